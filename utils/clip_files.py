@@ -1,0 +1,124 @@
+"""What lies in a clip folder, in which units: `preprocess/` writes it, `loaders/` reads it.
+
+cropped_video.mp4   H.264, 224x224, constant frame rate, no sound
+cropped_video.wav   mono PCM16 (readers also accept `audio.wav`, other rates and channel counts)
+landmarks.npy       (T, 478, 2) float32, x and y in the crop, 0..1; NaN where no face was found
+clip.json           ClipInfo; absent in folders that other tools prepared
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import ClipError
+
+VIDEO_NAME = "cropped_video.mp4"
+AUDIO_NAME = "cropped_video.wav"
+AUDIO_NAMES = (AUDIO_NAME, "audio.wav")
+LANDMARKS_NAME = "landmarks.npy"
+INFO_NAME = "clip.json"
+NUM_LANDMARKS = 478
+CROP_SIZE = 224
+SAMPLE_RATE_HZ = 48_000
+LAYOUT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipInfo:
+    """clip.json: where a clip comes from and what preprocessing saw in it. Holds no time stamps: same input,
+    same bytes.
+    """
+
+    layout_version: int
+    source: str  # path of the raw video, relative to the raw root
+    source_sha256: str
+    source_width: int  # as displayed, after rotation
+    source_height: int
+    source_fps: str  # fraction, e.g. "30000/1001": the average rate of the source
+    variable_frame_rate: bool  # the source's was, and the crop was resampled to a constant one
+    fps: str  # fraction: the crop's exact constant rate
+    num_frames: int
+    face_boxes: list[
+        list[float]
+    ]  # per frame x, y, side in pixels of the displayed source frame; [] before the track starts
+    frames_without_face: list[int]
+    num_face_tracks: int  # all continuous faces seen; the largest was taken
+    sample_rate_hz: int
+    audio_start_s: float  # where the sound begins, relative to the picture; the gap is silence
+    audio_padded_s: float  # silence added at the end to make sound and picture equally long
+    silent: bool  # the source has no sound track (kept by --allow_silent): the wav is all zeros
+    settings: dict[str, Any]  # the flags that shape the files
+    tools: dict[str, str]  # versions of the packages that made them
+    files: dict[str, str]  # name -> sha256 of the other files of the folder
+
+    @property
+    def fps_fraction(self) -> Fraction:
+        return Fraction(self.fps)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_clip_info(folder: Path, info: ClipInfo) -> None:
+    """Write clip.json into a folder that is not yet under its final name."""
+    text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
+    (folder / INFO_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_clip_info(folder: Path) -> ClipInfo | None:
+    """clip.json of a folder, None if it has none. Raises ClipError if it cannot be understood."""
+    path = folder / INFO_NAME
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return ClipInfo(**values)
+    except (ValueError, TypeError) as error:
+        raise ClipError(
+            path, f"not a clip.json of layout {LAYOUT_VERSION} ({error}); prepare the clip again"
+        ) from error
+
+
+def find_audio(folder: Path) -> Path:
+    """The sound file of a clip folder. Raises ClipError if there is none."""
+    for name in AUDIO_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise ClipError(folder, f"no {' or '.join(AUDIO_NAMES)}; prepare the clip again")
+
+
+def open_landmarks(folder: Path) -> np.ndarray:
+    """Memory-mapped landmarks (T, 478, 2) of a clip folder; files with (T, 956) are read as the same thing.
+
+    Raises ClipError if the file is missing, unreadable, or of another shape or type.
+    """
+    path = folder / LANDMARKS_NAME
+    if not path.is_file():
+        raise ClipError(path, "missing; run preprocess.extract_landmarks")
+    try:
+        landmarks = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ClipError(
+            path, f"not a readable .npy file ({error}); run preprocess.extract_landmarks"
+        ) from error
+    if landmarks.ndim == 2 and landmarks.shape[1] == 2 * NUM_LANDMARKS:
+        landmarks = landmarks.reshape(-1, NUM_LANDMARKS, 2)
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_LANDMARKS, 2) or landmarks.shape[0] == 0:
+        raise ClipError(path, f"shape {landmarks.shape}, expected (T, {NUM_LANDMARKS}, 2) with T > 0")
+    if landmarks.dtype.kind != "f":
+        raise ClipError(path, f"type {landmarks.dtype}, expected float32")
+    return landmarks

@@ -1,0 +1,62 @@
+"""Errors that a user can act on, and the one way in which a command ends.
+
+A command prints one line (what, where, what to do) on stderr and exits with 1 for data and 2 for usage. The
+traceback appears with `--debug`, and always for errors that are not ours: those are bugs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+class FrameworkError(Exception):
+    """Base of all errors that are the data's or the user's, not the program's."""
+
+    exit_status = 1
+
+
+class ClipError(FrameworkError):
+    """One clip or video cannot be used: `path` says which, `reason` says why and what to do."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ClipError], tuple[Path, str]]:
+        # the default would rebuild it from the joined message, and fail on the way back from a worker process
+        return type(self), (self.path, self.reason)
+
+
+class DatasetError(FrameworkError):
+    """A data set as a whole (its root, metadata or splits) cannot be used."""
+
+
+class CheckpointError(FrameworkError):
+    """A checkpoint cannot be read, or does not fit the model that is to take it."""
+
+
+class UsageError(FrameworkError):
+    """Flags that contradict each other, or ask for something that this machine does not have."""
+
+    exit_status = 2
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main`, turn a FrameworkError into one line on stderr and its exit status, and exit.
+
+    With `--debug` among the arguments the error keeps its traceback. Ctrl-C exits with 130.
+    """
+    try:
+        sys.exit(main() or 0)
+    except FrameworkError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

@@ -1,0 +1,342 @@
+"""The one place that decodes and encodes video and sound.
+
+PyAV carries a current FFmpeg in its wheel and is what preprocessing needs. Prepared crops can also be read
+through OpenCV, so that training runs on machines without PyAV. Frames are (H, W, 3) uint8 RGB, sound is
+float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.errors import ClipError, UsageError
+
+if TYPE_CHECKING:
+    import av
+
+RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
+
+
+def _import_av(path: Path) -> Any:
+    if importlib.util.find_spec("av") is None:
+        raise UsageError(f"reading {path} needs the package av; install it with: pip install av")
+    import av
+
+    return av
+
+
+@contextlib.contextmanager
+def _open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputContainer, Any]]:
+    """The container and its first stream of `kind` ("video" or "audio"; None if it has none); FFmpeg's errors
+    as ClipError.
+    """
+    av = _import_av(path)
+    if not path.is_file():
+        raise ClipError(path, "no such file")
+    if path.stat().st_size == 0:
+        raise ClipError(path, "the file is empty (0 bytes)")
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            streams = getattr(container.streams, kind)
+            yield container, streams[0] if streams else None
+    except av.FFmpegError as error:
+        raise ClipError(path, f"cannot be decoded: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTimes:
+    """When the frames of a video are shown, read from the container without decoding.
+
+    `starts_s` are the presentation times in rising order. `fps` is the average rate; `constant` says whether
+    every frame lies within half a frame of its place at that rate.
+    """
+
+    starts_s: np.ndarray  # (T,) float64, seconds, the first video frame's own time included
+    fps: Fraction
+    constant: bool
+
+
+def read_video_times(path: Path) -> VideoTimes:
+    """Read the presentation times of all frames (packets only, no decoding).
+
+    Raises ClipError if there is no video stream, no frame, or fewer frames than the container's header
+    announces (a file that was cut off).
+    """
+    with _open_container(path, "video") as (container, stream):
+        if stream is None:
+            raise ClipError(path, "has no video stream")
+        stamps = [
+            packet.pts
+            for packet in container.demux(stream)
+            if packet.size and packet.pts is not None and not packet.is_discard
+        ]
+        time_base, announced, nominal = (
+            stream.time_base,
+            stream.frames,
+            stream.guessed_rate or stream.average_rate,
+        )
+    if not stamps:
+        raise ClipError(path, "has no video frame")
+    if len(stamps) < announced * 0.98 - 1:
+        raise ClipError(
+            path, f"cut off: {len(stamps)} of {announced} announced frames are there; get the file again"
+        )
+    starts_s = np.unique(np.asarray(stamps, np.int64)) * float(time_base)
+    if len(starts_s) == 1:
+        return VideoTimes(starts_s=starts_s, fps=nominal or Fraction(25), constant=True)
+    mean_fps = (len(starts_s) - 1) / (starts_s[-1] - starts_s[0])
+    for fps in (nominal, Fraction(mean_fps).limit_denominator(1001)):
+        if fps and np.abs(starts_s - starts_s[0] - np.arange(len(starts_s)) / float(fps)).max() < 0.5 / float(
+            fps
+        ):
+            return VideoTimes(starts_s=starts_s, fps=Fraction(fps), constant=True)
+    return VideoTimes(starts_s=starts_s, fps=Fraction(mean_fps).limit_denominator(1001), constant=False)
+
+
+def iterate_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode a video once, from its first frame to its last: (presentation time in s, frame as displayed).
+
+    Rotation metadata is applied. One frame is held at a time. Raises ClipError where decoding fails.
+    """
+    with _open_container(path, "video") as (container, stream):
+        if stream is None:
+            raise ClipError(path, "has no video stream")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            if frame.pts is None:
+                raise ClipError(path, "a frame has no time stamp; remux the file")
+            image = frame.to_ndarray(format="rgb24")
+            if frame.rotation:
+                image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+            yield float(frame.pts * frame.time_base), image
+
+
+class VideoWriter:
+    """Write H.264 mp4 at an exact constant rate, always with the same encoder settings; use as a context
+    manager.
+
+    One thread and no B-frames: the same frames give the same bytes, and a window can be sought exactly. A key
+    frame every `keyframe_interval` frames bounds what a reader decodes in vain. With `waveform` (N,) the mp4
+    also carries AAC sound.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: Fraction,
+        width: int,
+        height: int,
+        crf: int = 18,
+        keyframe_interval: int = 12,
+        preset: str = "veryfast",
+    ) -> None:
+        av = _import_av(path)
+        self._frame_type = av.VideoFrame
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=fps)
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.thread_count = 1
+        self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0"}
+        self._audio_stream: Any = None
+        self._time_base = 1 / Fraction(fps)
+        self.num_frames = 0
+
+    def add_audio_stream(self, sample_rate_hz: int, bit_rate: int = 64_000) -> None:
+        """Declare a mono AAC track; call before the first frame, then `write_audio` once."""
+        self._audio_stream = self._container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+        self._audio_stream.bit_rate = bit_rate
+
+    def write(self, image: np.ndarray) -> None:
+        """Append one frame, (H, W, 3) uint8 RGB."""
+        frame = self._frame_type.from_ndarray(image, format="rgb24")
+        frame.pts = self.num_frames
+        frame.time_base = self._time_base
+        self.num_frames += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def write_audio(self, waveform: np.ndarray) -> None:
+        """Write the whole sound track, (N,) float32 in [-1, 1]."""
+        import av
+
+        rate = self._audio_stream.codec_context.sample_rate
+        for start in range(0, len(waveform), 1024):
+            piece = np.ascontiguousarray(waveform[None, start : start + 1024], dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            self._container.mux(self._audio_stream.encode(frame))
+
+    def close(self) -> None:
+        for stream in filter(None, (self._stream, self._audio_stream)):
+            self._container.mux(stream.encode(None))
+        self._container.close()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        if error_type is None:
+            self.close()
+        else:
+            self._container.close()
+
+
+def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode the first sound track once, mixed down to mono (mean of the channels) and resampled with soxr.
+
+    Yields (time of the first sample in s, samples (n,) float32) in order. Nothing is yielded if there is no
+    sound track.
+    """
+    import av
+    import soxr
+
+    with _open_container(path, "audio") as (container, stream):
+        if stream is None:
+            return
+        to_float = av.AudioResampler(format="fltp")
+        resampler: soxr.ResampleStream | None = None
+        position_s = 0.0
+        for decoded in container.decode(stream):
+            for frame in to_float.resample(decoded):
+                if resampler is None:
+                    source_rate = frame.sample_rate
+                    resampler = soxr.ResampleStream(
+                        source_rate, sample_rate_hz, 1, dtype="float32", quality=RESAMPLER_QUALITY
+                    )
+                    position_s = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
+                if frame.sample_rate != source_rate:
+                    raise ClipError(
+                        path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
+                    )
+                samples = resampler.resample_chunk(frame.to_ndarray().mean(axis=0, dtype=np.float32))
+                if len(samples):
+                    yield position_s, samples
+                    position_s += len(samples) / sample_rate_hz
+        if resampler is not None:
+            yield position_s, resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def has_audio_stream(path: Path) -> bool:
+    """Whether the file carries a sound track."""
+    with _open_container(path, "audio") as (_, stream):
+        return stream is not None
+
+
+def read_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    """Frames of a prepared crop: (len(indices), H, W, 3) uint8 RGB. `indices` (n,) must not fall.
+
+    Reads from the key frame before the first index to the last index, through PyAV or, where that is missing,
+    OpenCV. Raises ClipError if the file has no such frame.
+    """
+    read = _read_frames_av if importlib.util.find_spec("av") else _read_frames_cv2
+    frames = read(path, np.unique(indices))
+    return np.stack([frames[int(index)] for index in indices])
+
+
+def _read_frames_av(path: Path, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    with _open_container(path, "video") as (container, stream):
+        if stream is None:
+            raise ClipError(path, "has no video stream")
+        stream.codec_context.thread_count = 1
+        first_pts = stream.start_time or 0
+        step = 1 / (stream.average_rate * stream.time_base) if stream.average_rate else None
+        if step and wanted[0] > 0:
+            container.seek(first_pts + int(wanted[0] * step), stream=stream, backward=True)
+        frames: dict[int, np.ndarray] = {}
+        remaining = {int(index) for index in wanted}
+        for frame in container.decode(stream):
+            index = round((frame.pts - first_pts) / step) if step else len(frames)
+            if index in remaining:
+                frames[index] = frame.to_ndarray(format="rgb24")
+                remaining.discard(index)
+            if not remaining:
+                return frames
+    raise ClipError(
+        path, f"has no frame {min(remaining)}: cut off, or not at a constant rate; prepare the clip again"
+    )
+
+
+def _read_frames_cv2(path: Path, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        frames: dict[int, np.ndarray] = {}
+        for index in range(int(wanted[-1]) + 1):
+            if not capture.grab():
+                raise ClipError(path, f"has no frame {index}: cut off or not a video; prepare the clip again")
+            if index in wanted:
+                frames[index] = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+        return frames
+    finally:
+        capture.release()
+
+
+def read_frame_rate(path: Path) -> Fraction:
+    """Frames per second of a prepared crop, from its header."""
+    if importlib.util.find_spec("av"):
+        with _open_container(path, "video") as (_, stream):
+            if stream is None or not stream.average_rate:
+                raise ClipError(path, "has no video stream with a frame rate")
+            return Fraction(stream.average_rate)
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    if not fps > 0:
+        raise ClipError(path, "is not a readable video")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def read_waveform(
+    path: Path, sample_rate_hz: int, *, start_s: float = 0.0, duration_s: float | None = None
+) -> np.ndarray:
+    """A slice of a wav file: (N,) float32, mono (mean of the channels), resampled with soxr where the rates
+    differ.
+
+    Reads only the slice. Samples past either end of the file are left out, so the result may be shorter than
+    asked.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            start = min(max(round(start_s * rate), 0), file.frames)
+            file.seek(start)
+            count = -1 if duration_s is None else min(round(duration_s * rate), file.frames - start)
+            samples = file.read(count, dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
+    except soundfile.LibsndfileError as error:
+        raise ClipError(
+            path, f"is not a readable sound file ({error}); run preprocess.extract_audio"
+        ) from error
+    if rate == sample_rate_hz or len(samples) == 0:
+        return samples
+    import soxr
+
+    return soxr.resample(samples, rate, sample_rate_hz, quality=RESAMPLER_QUALITY).astype(
+        np.float32, copy=False
+    )
+
+
+def audio_duration_s(path: Path) -> float:
+    """Length of a wav file in seconds, from its header."""
+    import soundfile
+
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError as error:
+        raise ClipError(
+            path, f"is not a readable sound file ({error}); run preprocess.extract_audio"
+        ) from error

@@ -1,0 +1,100 @@
+"""The contract between the floors: what a loader yields, a model returns and a loss reads.
+
+B clips in a batch, T video frames, N waveform samples. Labels everywhere: 1 = fake, 0 = real, NaN (or None) =
+unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One prepared clip of a data set and all that its metadata says of it."""
+
+    clip_id: str  # unique and stable: "<dataset>/<path of the clip below the data root>"
+    folder: Path  # the clip folder (see utils/clip_files.py)
+    label: int  # 1 if the picture or the sound is fake
+    video_label: int | None  # None: the data set does not say
+    audio_label: int | None
+    category: str  # the data set's own class of forgery, e.g. "FakeVideo-RealAudio"
+    method: str  # e.g. "wav2lip", "real"
+    identity: str  # the person on screen, e.g. "fakeavceleb/id00076": splits are disjoint in it
+    source_id: str  # whose face or voice was put in; "" if nobody's
+    target_id: str  # whose body and background are seen; the same as the person on screen for a real clip
+    pair_key: str  # the real clip (or its person) that this one was made from
+    stratum: str  # what a split should balance, e.g. "African/men"
+    dataset: str
+    split: str | None = None  # as the data set's own files say; None: they do not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipBatch:
+    """Raw signals of B windows. Features (equalisation, MFCC, ...) belong to the models and are made on the
+    device.
+    """
+
+    video: Tensor  # (B, 3, T, H, W) uint8 RGB
+    waveform: Tensor  # (B, N) float32 in [-1, 1], mono
+    # (B, T, 478, 2) float32, normalised as `DataConfig.landmark_normalization` says; 0 where masked
+    landmarks: Tensor
+    video_padding_mask: Tensor  # (B, T) bool, True = padding
+    audio_padding_mask: Tensor  # (B, N) bool, True = padding
+    landmark_padding_mask: Tensor  # (B, T) bool, True = padding or a frame in which no face was found
+    video_labels: Tensor  # (B,) float32, 1 = fake picture, NaN = unknown
+    audio_labels: Tensor  # (B,) float32, 1 = fake sound, NaN = unknown
+    labels: Tensor  # (B,) float32, 1 = fake
+    clip_ids: tuple[str, ...]  # B ids, stable across runs: video-level scores group by them
+    video_fps: float  # frames per second of `video` and `landmarks`, the same for the whole batch
+    sample_rate_hz: int  # samples per second of `waveform`
+
+    def __post_init__(self) -> None:
+        num_clips, num_frames = self.video.shape[0], self.video.shape[2]
+        expected = {
+            "landmarks": (num_clips, num_frames, *self.landmarks.shape[2:]),
+            "video_padding_mask": (num_clips, num_frames),
+            "landmark_padding_mask": (num_clips, num_frames),
+            "audio_padding_mask": tuple(self.waveform.shape),
+            "waveform": (num_clips, *self.waveform.shape[1:]),
+            "video_labels": (num_clips,),
+            "audio_labels": (num_clips,),
+            "labels": (num_clips,),
+        }
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"ClipBatch.{name} is {tuple(getattr(self, name).shape)}, expected {shape}")
+        if len(self.clip_ids) != num_clips:
+            raise ValueError(f"ClipBatch has {len(self.clip_ids)} clip_ids for {num_clips} clips")
+
+    def _map_tensors(self, function: object) -> ClipBatch:
+        changes = {
+            f.name: function(value)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> ClipBatch:
+        """The same batch on `device`; copies from pinned memory do not block."""
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ClipBatch:
+        """The same batch in page-locked memory (called by the DataLoader)."""
+        return self._map_tensors(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorOutput:
+    """What every detector returns. A method adds what its loss reads by subclassing."""
+
+    logits: Tensor  # (B,), before the sigmoid; > 0 means fake
+    video_logits: Tensor | None = (
+        None  # (B,), > 0 means that the picture is fake; None: the method does not say
+    )
+    audio_logits: Tensor | None = None  # (B,), > 0 means that the sound is fake
