@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.errors import ClipError, UsageError
+from utils.picture import Picture, PictureConverter
 
 if TYPE_CHECKING:
     import av
@@ -101,23 +102,29 @@ def read_video_times(path: Path) -> VideoTimes:
     return VideoTimes(starts_s=starts_s, fps=Fraction(mean_fps).limit_denominator(1001), constant=False)
 
 
-def iterate_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
     """Decode a video once, from its first frame to its last: (presentation time in s, frame as displayed).
 
-    Rotation metadata is applied. One frame is held at a time. Raises ClipError where decoding fails.
+    One frame is held at a time; its pixels are converted where they are asked for. Raises ClipError where
+    decoding fails.
     """
     with _open_container(path, "video") as (container, stream):
         if stream is None:
             raise ClipError(path, "has no video stream")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
+        converter = PictureConverter()
+        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
         for frame in container.decode(stream):
             if frame.pts is None:
                 raise ClipError(path, "a frame has no time stamp; remux the file")
-            image = frame.to_ndarray(format="rgb24")
-            if frame.rotation:
-                image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
-            yield float(frame.pts * frame.time_base), image
+            yield float(frame.pts * frame.time_base), Picture(frame, converter, pixel_aspect)
+
+
+def iterate_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """As `iterate_pictures`, with every frame whole: (presentation time in s, (H, W, 3) uint8 RGB)."""
+    for time_s, picture in iterate_pictures(path):
+        yield time_s, picture.rgb()
 
 
 class VideoWriter:

@@ -1,0 +1,7 @@
+"""The menu of objectives, with exactly the keys of MODELS. Each has `config_type` (its flags)."""
+
+from losses.beyond_masking import BeyondMaskingLoss
+
+LOSSES = {
+    "beyond_masking": BeyondMaskingLoss,
+}

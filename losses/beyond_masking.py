@@ -1,0 +1,121 @@
+"""The weighted total of Beyond-Masking: classification, landmark distillation (LBD), contrastive term (MTIA).
+
+    L = (1 - alpha) * BCE + alpha * (KL_video + beta * KL_audio + gamma * contrastive)
+
+as the published code weighs them. The corrected preset adds to the first bracket one BCE per modality head,
+and to the second what the landmark teacher learns from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
+from losses.lbd import landmark_distillation
+from utils.config import opt
+from utils.types import ClipBatch, DetectorOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeyondMaskingLossConfig:
+    """losses/beyond_masking.py: weights and temperatures of the objective."""
+
+    auxiliary_weight: float = opt(
+        0.8, "share of LBD and contrastive term against BCE, 0..1 (alpha in the paper)"
+    )
+    lbd_audio_weight: float = opt(0.5, "weight of the audio student's KL (beta in the paper)")
+    contrastive_weight: float = opt(
+        0.5, "weight of the contrastive term within the auxiliary share (gamma in the paper)"
+    )
+    lbd_temperature: float = opt(0.1, "softmax temperature of teacher and students")
+    contrastive_temperature: float = opt(0.07, "temperature of the contrastive similarities")
+    lbd_reduction: str = opt("mean", "KL: mean over valid frames, or summed over them (published code)",
+                             choices=("mean", "sum"))  # fmt: skip
+    contrastive_pairs: str = opt("real", "positives: only pairs that are real in both modalities, or all "
+                                         "(published code)",
+                                 choices=("real", "all"))  # fmt: skip
+    modality_weight: float = opt(
+        0.5, "weight of each modality head's BCE beside the clip's; unknown labels count nothing"
+    )
+    reconstruction_weight: float = opt(1.0, "weight of the landmark teacher's own reconstruction loss")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.auxiliary_weight <= 1:
+            raise ValueError(f"auxiliary_weight must be in [0, 1], got {self.auxiliary_weight}")
+        for name in ("lbd_temperature", "contrastive_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+
+
+def known_bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of (B,) logits over the labels that are known (not NaN); 0 if none is."""
+    known = ~labels.isnan()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
+    return (losses * known).sum() / known.sum().clamp_min(1)
+
+
+class BeyondMaskingLoss(nn.Module):
+    """criterion(BeyondMaskingOutput, ClipBatch) -> {"total", "bce", ...}; every value a scalar, unweighted
+    but `total`.
+    """
+
+    config_type = BeyondMaskingLossConfig
+
+    def __init__(self, config: BeyondMaskingLossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+        c = self.config
+        terms = {"bce": known_bce(output.logits, batch.labels)}
+        classification = terms["bce"]
+        if output.video_logits is not None and output.audio_logits is not None:
+            terms["video_bce"] = known_bce(output.video_logits, batch.video_labels)
+            terms["audio_bce"] = known_bce(output.audio_logits, batch.audio_labels)
+            classification = classification + c.modality_weight * (terms["video_bce"] + terms["audio_bce"])
+
+        auxiliary = torch.zeros((), device=output.logits.device)
+        for name, weight in (("video", 1.0), ("audio", c.lbd_audio_weight)):
+            prediction = getattr(output, f"{name}_prediction")
+            if prediction is not None:
+                terms[f"{name}_lbd"] = landmark_distillation(
+                    prediction, output.landmark_target, output.landmark_padding_mask,
+                    temperature=c.lbd_temperature, reduction=c.lbd_reduction,
+                )  # fmt: skip
+                auxiliary = auxiliary + weight * terms[f"{name}_lbd"]
+        if output.video_embedding is not None:
+            terms["contrastive"] = self._contrastive(output, batch)
+            auxiliary = auxiliary + c.contrastive_weight * terms["contrastive"]
+        if output.reconstruction is not None:
+            terms["reconstruction"] = self._reconstruction(output)
+            auxiliary = auxiliary + c.reconstruction_weight * terms["reconstruction"]
+        terms["total"] = (1 - c.auxiliary_weight) * classification + c.auxiliary_weight * auxiliary
+        return terms
+
+    def _contrastive(self, output: DetectorOutput, batch: ClipBatch) -> Tensor:
+        temperature = self.config.contrastive_temperature
+        if self.config.contrastive_pairs == "all":
+            return contrastive_all_pairs(
+                output.video_embedding, output.audio_embedding, temperature=temperature
+            )
+        is_real = (batch.video_labels == 0) & (batch.audio_labels == 0)
+        return contrastive_real_pairs(
+            output.video_embedding, output.audio_embedding, is_real, temperature=temperature
+        )
+
+    def _reconstruction(self, output: DetectorOutput) -> Tensor:
+        """Mean squared error of the landmarks that the teacher's encoder could not see, over the frames with
+        a face.
+        """
+        reconstruction = output.reconstruction
+        errors = (
+            (reconstruction.prediction.float() - reconstruction.target).square().mean(dim=-1)
+        )  # (B, T, L)
+        counted = reconstruction.hidden.expand_as(errors)
+        if output.landmark_padding_mask is not None:
+            counted = counted & ~output.landmark_padding_mask[..., None]
+        return (errors * counted).sum() / counted.sum().clamp_min(1)

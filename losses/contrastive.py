@@ -1,0 +1,38 @@
+"""Video-audio contrastive terms (InfoNCE)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _similarities(video: Tensor, audio: Tensor, temperature: float) -> Tensor:
+    """Cosine similarity of every picture with every sound over the temperature: (B, D), (B, D) -> (B, B)
+    float32.
+    """
+    return F.normalize(video.float(), dim=-1) @ F.normalize(audio.float(), dim=-1).T / temperature
+
+
+def contrastive_all_pairs(video: Tensor, audio: Tensor, *, temperature: float) -> Tensor:
+    """The published code's term: picture i belongs to sound i, real and fake alike; video-to-audio direction,
+    mean over B.
+    """
+    logits = _similarities(video, audio, temperature)
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def contrastive_real_pairs(video: Tensor, audio: Tensor, is_real: Tensor, *, temperature: float) -> Tensor:
+    """Only pairs whose picture and sound are both real are positives; everything else is a negative. Both
+    directions.
+
+    is_real: (B,) bool. Mean over the real pairs; 0 if the batch has none.
+    """
+    logits = _similarities(video, audio, temperature)
+    if not is_real.any():
+        return logits.sum() * 0.0
+    diagonal = torch.arange(len(logits), device=logits.device)
+    both = F.cross_entropy(logits, diagonal, reduction="none") + F.cross_entropy(
+        logits.T, diagonal, reduction="none"
+    )
+    return both[is_real].mean() / 2

@@ -1,0 +1,29 @@
+"""Landmark-based distillation (LBD)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def landmark_distillation(
+    student: Tensor, teacher: Tensor, padding_mask: Tensor | None, *, temperature: float, reduction: str
+) -> Tensor:
+    """KL(teacher || student) of feature distributions softened by `temperature`, over D, per frame.
+
+    student, teacher: (B, T, D). padding_mask: (B, T), True = no face there, left out; None = all frames
+    count. reduction "mean": mean over the valid frames of the batch, so that the value does not depend on B
+    or T; 0 if there is none. "sum": summed over frames, divided by B, as the published code's "batchmean"
+    over (B, T, D) does; its weight against the other terms then grows with T. No gradient reaches `teacher`.
+    """
+    student = F.log_softmax(student.float() / temperature, dim=-1)
+    teacher = F.softmax(teacher.detach().float() / temperature, dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="none").sum(dim=-1)  # (B, T)
+    if reduction not in {"mean", "sum"}:
+        raise ValueError(f"reduction must be mean or sum, got {reduction!r}")
+    if padding_mask is not None:
+        divergence = divergence.masked_fill(padding_mask, 0.0)
+    if reduction == "sum":
+        return divergence.sum() / len(divergence)
+    num_valid = divergence.numel() if padding_mask is None else (~padding_mask).sum().clamp_min(1)
+    return divergence.sum() / num_valid

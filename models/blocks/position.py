@@ -1,0 +1,22 @@
+"""Sinusoidal positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sinusoidal_positions(positions: Tensor, feature_dim: int) -> Tensor:
+    """Sine and cosine code of real-valued positions ("Attention Is All You Need", section 3.5).
+
+    positions: (T,), in steps (they need not be whole). Returns (T, D) float32; even columns hold sines, odd
+    ones cosines.
+    """
+    if feature_dim % 2:
+        raise ValueError(f"feature_dim must be even for sinusoidal positions, got {feature_dim}")
+    even = torch.arange(0, feature_dim, 2, device=positions.device, dtype=torch.float32)
+    frequencies = torch.exp(even * (-math.log(10_000.0) / feature_dim))
+    angles = positions.float()[:, None] * frequencies  # (T, D/2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (T, D)

@@ -1,0 +1,1 @@
+"""Front ends and encoders: raw signals of a ClipBatch to feature sequences."""

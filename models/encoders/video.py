@@ -1,0 +1,161 @@
+"""Video front end and encoders: uint8 frames (B, 3, T, H, W) -> features (B, T, D)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+TORCHVISION_ENCODERS = ("r3d_18", "mc3_18", "r2plus1d_18")
+VIDEO_ENCODERS = ("conv3d", *TORCHVISION_ENCODERS)
+# per-channel statistics of Kinetics-400, with which torchvision's published video weights were trained
+KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
+KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+
+def equalize_luma(video: Tensor) -> Tensor:
+    """Histogram-equalise the luma of every frame on its own: (B, 3, T, H, W) uint8 RGB -> the same shape and
+    type.
+
+    RGB -> YCrCb, equalise Y, back: bit for bit what OpenCV's cvtColor and equalizeHist give.
+    """
+    red, green, blue = video.int().unbind(1)  # (B, T, H, W) each
+
+    def descale(value: Tensor) -> Tensor:  # OpenCV's fixed point has 14 fractional bits and rounds half up
+        return (value + (1 << 13)) >> 14
+
+    luma = descale(red * 4899 + green * 9617 + blue * 1868)
+    red_difference = (descale((red - luma) * 11682) + 128).clamp_(0, 255) - 128
+    blue_difference = (descale((blue - luma) * 9241) + 128).clamp_(0, 255) - 128
+    luma = _equalize(luma)
+    red = luma + descale(red_difference * 22987)
+    green = luma + descale(blue_difference * -5636 + red_difference * -11698)
+    blue = luma + descale(blue_difference * 29049)
+    return torch.stack([red, green, blue], dim=1).clamp_(0, 255).to(torch.uint8)
+
+
+def _equalize(luma: Tensor) -> Tensor:
+    """OpenCV's equalizeHist on (B, T, H, W) int 0..255, every (H, W) image on its own."""
+    images = luma.flatten(0, 1).flatten(1)  # (B*T, H*W)
+    num_pixels = images.shape[1]
+    histogram = torch.zeros(len(images), 256, dtype=torch.int32, device=luma.device)
+    histogram.scatter_add_(1, images.long(), torch.ones_like(images, dtype=torch.int32))
+    lowest = (histogram > 0).int().argmax(dim=1, keepdim=True)
+    lowest_count = histogram.gather(1, lowest)
+    scale = 255.0 / (num_pixels - lowest_count).clamp_min(1).float()
+    table = ((histogram.cumsum(1) - lowest_count).float() * scale).round().int().clamp(0, 255)
+    table = torch.where(
+        lowest_count == num_pixels, lowest.int(), table
+    )  # an image of one value stays as it is
+    return table.gather(1, images.long()).view_as(luma)
+
+
+class VideoFrontEnd(nn.Module):
+    """uint8 frames -> float frames (B, 3, T, S, S): luma equalisation, scaling to 0..1, resizing,
+    normalisation.
+
+    Equalisation is the published pipeline's: it takes the camera's exposure out of the picture, at a cost of
+    about 12 ms per 60 frames on a CPU core.
+    """
+
+    def __init__(self, image_size: int, *, equalize: bool, kinetics_normalization: bool) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.equalize = equalize
+        mean, std = (KINETICS_MEAN, KINETICS_STD) if kinetics_normalization else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, video: Tensor) -> Tensor:
+        frames = (equalize_luma(video) if self.equalize else video).float() / 255.0
+        if frames.shape[-2:] != (self.image_size, self.image_size):
+            num_clips, _, num_frames = frames.shape[:3]
+            frames = frames.transpose(1, 2).flatten(0, 1)  # (B*T, 3, H, W)
+            frames = F.interpolate(
+                frames, size=(self.image_size, self.image_size), mode="bilinear", antialias=True
+            )
+            frames = frames.unflatten(0, (num_clips, num_frames)).transpose(1, 2)
+        return (frames - self.mean) / self.std
+
+
+class Conv3dEncoder(nn.Module):
+    """Three blocks of [Conv3d, batch norm, ReLU, max pool (1, 2, 2)], then the mean over height and width.
+
+    Same layers as the released Beyond-Masking video extractor. Time is kept: (B, 3, T, H, W) -> (B, T, D).
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip((3, *channels), channels, strict=False):
+            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU(),
+                       nn.MaxPool3d((1, 2, 2))]  # fmt: skip
+        self.layers = nn.Sequential(*layers)
+        self.out_features = channels[-1]
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.layers(video).mean(dim=(3, 4)).transpose(1, 2)  # (B, T, D)
+
+
+class TorchvisionVideoEncoder(nn.Module):
+    """A torchvision video ResNet without its classifier, temporal strides set to 1: (B, 3, T, H, W) -> (B, T,
+    512).
+
+    One feature per frame is what distillation and alignment need; published weights fit all the same, since a
+    stride has no weights. `pretrained` loads torchvision's Kinetics-400 weights (a download, at
+    construction).
+    """
+
+    out_features = 512
+
+    def __init__(self, name: str, *, pretrained: bool) -> None:
+        super().__init__()
+        network = getattr(torchvision.models.video, name)(weights="KINETICS400_V1" if pretrained else None)
+        for module in network.modules():
+            if isinstance(module, nn.Conv3d):
+                module.stride = (1, *module.stride[1:])
+        self.layers = nn.Sequential(
+            network.stem, network.layer1, network.layer2, network.layer3, network.layer4
+        )
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.layers(video).mean(dim=(3, 4)).transpose(1, 2)  # (B, T, 512)
+
+
+class MaskedVideoEncoder(nn.Module):
+    """A video encoder whose padding frames cannot leak into valid ones.
+
+    Padding frames are set to 0 after every batch norm, which is what a convolution at the clip's end would
+    see: a clip's features do not depend on how far it was padded.
+    """
+
+    def __init__(self, name: str, channels: Sequence[int], *, pretrained: bool) -> None:
+        super().__init__()
+        if name == "conv3d":
+            self.encoder: Conv3dEncoder | TorchvisionVideoEncoder = Conv3dEncoder(channels)
+        else:
+            self.encoder = TorchvisionVideoEncoder(name, pretrained=pretrained)
+        self.out_features = self.encoder.out_features
+        self._padding: Tensor | None = None
+        for module in self.encoder.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.register_forward_hook(self._zero_padding)
+
+    def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        return None if self._padding is None else output.masked_fill(self._padding, 0.0)
+
+    def forward(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """video: (B, 3, T, H, W) float. padding_mask: (B, T), True = padding; None = no frame is. -> (B, T,
+        D).
+        """
+        if padding_mask is None or not padding_mask.any():
+            return self.encoder(video)
+        self._padding = padding_mask[:, None, :, None, None]
+        try:
+            return self.encoder(video.masked_fill(self._padding, 0.0))
+        finally:
+            self._padding = None

@@ -1,0 +1,124 @@
+"""MTIA, Multimodal Temporal Information Alignment: two feature sequences -> one vector per clip.
+
+Alignment attention brings the sound to the picture's time steps, each stream has its transformer,
+cross-attention fuses them, and a CLS token reads the result out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.position import sinusoidal_positions
+
+POSITIONS_PER_SECOND = 25.0  # positions in seconds are counted in 25ths, so that 25 fps video has whole ones
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Two feature sequences on their own clocks."""
+
+    video: Tensor  # (B, T, D)
+    audio: Tensor  # (B, S, D)
+    video_times_s: Tensor  # (T,) middle of each frame
+    audio_times_s: Tensor  # (S,) middle of each step
+    video_padding_mask: Tensor | None  # (B, T), True = padding; None = there is none
+    audio_padding_mask: Tensor | None  # (B, S)
+
+
+def masked_mean(features: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Mean over the valid steps: (B, T, D) -> (B, D)."""
+    if padding_mask is None:
+        return features.mean(dim=1)
+    valid = (~padding_mask).to(features.dtype)[..., None]
+    return (features * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1.0)
+
+
+def resample_steps(streams: Streams) -> Tensor:
+    """The audio steps read at the video frames' times, linearly between neighbours: (B, S, D) -> (B, T, D).
+
+    Alignment without attention, for the ablation rows that have no MTIA.
+    """
+    audio = streams.audio
+    step_s = (streams.audio_times_s[1] - streams.audio_times_s[0]) if audio.shape[1] > 1 else 1.0
+    place = (streams.video_times_s - streams.audio_times_s[0]) / step_s  # (T,) in audio steps
+    last = audio.shape[1] - 1.0
+    if streams.audio_padding_mask is not None:
+        last = ((~streams.audio_padding_mask).sum(dim=1, keepdim=True) - 1.0).clamp_min(0.0)  # (B, 1)
+    place = place.clamp_min(0.0).expand(len(audio), -1).clamp(max=torch.as_tensor(last, device=audio.device))
+    before = place.floor().long()
+    after = place.ceil().long()
+    share = (place - before)[..., None].to(audio.dtype)
+    rows = torch.arange(len(audio), device=audio.device)[:, None]
+    return audio[rows, before] * (1 - share) + audio[rows, after] * share
+
+
+class TemporalAlignment(nn.Module):
+    """The MTIA module.
+
+    `positions_first` adds positions in seconds to query and keys of the alignment; without it (the published
+    code) alignment sees no order of the audio steps. `fusion_residual` keeps the video stream beside the
+    fused one; without it the picture reaches the read-out only through attention weights.
+    """
+
+    def __init__(self, feature_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout:
+    float, *,
+                 positions_first: bool, fusion_residual: bool) -> None:  # fmt: skip
+        super().__init__()
+        self.positions_first = positions_first
+        self.fusion_residual = fusion_residual
+
+        def encoder(layers: int) -> nn.TransformerEncoder:
+            layer = nn.TransformerEncoderLayer(
+                feature_dim, num_heads, feedforward_dim, dropout, batch_first=True
+            )
+            return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+        self.alignment_attention = nn.MultiheadAttention(feature_dim, num_heads, dropout, batch_first=True)
+        self.video_transformer = encoder(num_layers)
+        self.audio_transformer = encoder(num_layers)
+        self.fusion_attention = nn.MultiheadAttention(feature_dim, num_heads, dropout, batch_first=True)
+        self.fusion_norm = nn.LayerNorm(feature_dim) if fusion_residual else nn.Identity()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, feature_dim))
+        self.aggregation_transformer = encoder(1)
+        self.position_dropout = nn.Dropout(dropout)
+
+    def _positions(self, times_s: Tensor, feature_dim: int) -> Tensor:
+        if self.positions_first:
+            return sinusoidal_positions(times_s * POSITIONS_PER_SECOND, feature_dim)
+        return sinusoidal_positions(torch.arange(len(times_s), device=times_s.device), feature_dim)
+
+    def align(self, streams: Streams) -> Tensor:
+        """Sound at the picture's time steps: (B, T, D)."""
+        query, keys = streams.video, streams.audio
+        if self.positions_first:
+            query = query + self._positions(streams.video_times_s, query.shape[-1]).to(query.dtype)
+            keys = keys + self._positions(streams.audio_times_s, keys.shape[-1]).to(keys.dtype)
+        aligned, _ = self.alignment_attention(
+            query, keys, streams.audio, key_padding_mask=streams.audio_padding_mask, need_weights=False
+        )
+        return aligned
+
+    def forward(self, streams: Streams, aligned_audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """aligned_audio: (B, T, D) from `align`. Returns the read-out (B, D) and both streams' sequences (B,
+        T, D).
+        """
+        padding = streams.video_padding_mask
+        positions = self._positions(streams.video_times_s, streams.video.shape[-1]).to(streams.video.dtype)
+        video = self.video_transformer(
+            self.position_dropout(streams.video + positions), src_key_padding_mask=padding
+        )
+        audio = self.audio_transformer(
+            self.position_dropout(aligned_audio + positions), src_key_padding_mask=padding
+        )
+        fused, _ = self.fusion_attention(video, audio, audio, key_padding_mask=padding, need_weights=False)
+        if self.fusion_residual:
+            fused = self.fusion_norm(video + fused)
+        tokens = torch.cat(
+            [self.cls_token.expand(len(fused), -1, -1).to(fused.dtype), fused], dim=1
+        )  # (B, 1 + T, D)
+        if padding is not None:
+            padding = torch.cat([torch.zeros_like(padding[:, :1]), padding], dim=1)
+        return self.aggregation_transformer(tokens, src_key_padding_mask=padding)[:, 0], video, audio

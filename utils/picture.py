@@ -1,0 +1,107 @@
+"""A decoded frame whose pixels become RGB only where they are looked at.
+
+Turning a whole 4K frame into RGB costs more than decoding it, and preprocessing looks at one face: a region
+is cut from the planes first and converted afterwards, with the same result pixel for pixel.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import av
+
+PLANAR_FORMATS = ("yuv420p", "yuvj420p")  # those that are cut before conversion: nearly all files there are
+
+
+class PictureConverter:
+    """Turns frames of one video into RGB, on one thread and with one scaler for all frames."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        # one per use: a scaler is set up anew whenever sizes change
+        self._whole, self._region, self._thumbnail = (VideoReformatter() for _ in range(3))
+
+    def whole(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of the frame as stored."""
+        return self._whole.reformat(frame, format="rgb24", threads=1).to_ndarray()
+
+    def thumbnail(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """(height, width, 3) uint8 RGB, shrunk by area averaging."""
+        small = self._thumbnail.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1
+        )
+        return small.to_ndarray()
+
+    def region(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """(y1 - y0, x1 - x0, 3) uint8 RGB of a frame in one of PLANAR_FORMATS."""
+        import av
+
+        # chroma has half the resolution: cut at even places, so that it stays aligned
+        left, top = x0 - x0 % 2, y0 - y0 % 2
+        width, height = x1 - left + (x1 - left) % 2, y1 - top + (y1 - top) % 2
+        cut = av.VideoFrame(width, height, frame.format.name)
+        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
+        for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
+            half = 1 if index == 0 else 2
+            rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
+            rows = rows[top // half : (top + height) // half, left // half : (left + width) // half]
+            into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+            into[: rows.shape[0], : rows.shape[1]] = rows
+        image = self._region.reformat(cut, format="rgb24", threads=1).to_ndarray()
+        return image[y0 - top : y1 - top, x0 - left : x1 - left]
+
+
+class Picture:
+    """One frame as displayed: rotation and pixel shape of the file are applied to all that it gives out."""
+
+    def __init__(
+        self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: Fraction = Fraction(1)
+    ) -> None:
+        self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
+        self._turns = round(frame.rotation / 90) % 4  # quarter turns against the clock
+        self._rgb: np.ndarray | None = None
+        width, height = frame.width, frame.height
+        if pixel_aspect > 1:
+            width = round(width * pixel_aspect)
+        elif pixel_aspect < 1:
+            height = round(height / pixel_aspect)
+        self._upright_width, self._upright_height = width, height
+        self.width, self.height = (height, width) if self._turns % 2 else (width, height)
+
+    def rgb(self) -> np.ndarray:
+        """The whole frame, (H, W, 3) uint8."""
+        if self._rgb is None:
+            image = self._converter.whole(self._frame)
+            if self._pixel_aspect != 1:
+                import cv2
+
+                image = cv2.resize(image, (self._upright_width, self._upright_height))
+            self._rgb = np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
+        return self._rgb
+
+    def thumbnail(self, max_side: int) -> np.ndarray:
+        """The whole frame, not larger than `max_side` pixels either way, (h, w, 3) uint8."""
+        scale = min(1.0, max_side / max(self.width, self.height))
+        size = (
+            max(1, round(self._upright_width * scale)),
+            max(1, round(self._upright_height * scale)),
+        )
+        image = self._converter.thumbnail(self._frame, *size)
+        return np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
+
+    def region(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """Columns x0 to x1 and rows y0 to y1 (ends left out, both inside the frame), (h, w, 3) uint8."""
+        cheap = self._frame.format.name in PLANAR_FORMATS and self._pixel_aspect == 1
+        if self._rgb is not None or not cheap:
+            return self.rgb()[y0:y1, x0:x1]
+        width, height = self.width, self.height
+        for _ in range(self._turns):  # back to the stored frame, a quarter turn with the clock at a time
+            x0, y0, x1, y1 = height - y1, x0, height - y0, x1
+            width, height = height, width
+        image = self._converter.region(self._frame, x0, y0, x1, y1)
+        return np.rot90(image, self._turns) if self._turns else image
