@@ -289,21 +289,23 @@ def _read_frames_cv2(path: Path, wanted: np.ndarray) -> dict[int, np.ndarray]:
         capture.release()
 
 
-def read_frame_rate(path: Path) -> Fraction:
-    """Frames per second of a prepared crop, from its header."""
+def read_video_header(path: Path) -> tuple[Fraction, int]:
+    """(frames per second, number of frames) of a prepared crop, from its header; 0 frames where it does not
+    say.
+    """
     if importlib.util.find_spec("av"):
         with _open_container(path, "video") as (_, stream):
             if stream is None or not stream.average_rate:
                 raise ClipError(path, "has no video stream with a frame rate")
-            return Fraction(stream.average_rate)
+            return Fraction(stream.average_rate), stream.frames
     import cv2
 
     capture = cv2.VideoCapture(str(path))
-    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps, num_frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
     if not fps > 0:
         raise ClipError(path, "is not a readable video")
-    return Fraction(fps).limit_denominator(1001)
+    return Fraction(fps).limit_denominator(1001), max(num_frames, 0)
 
 
 def read_waveform(

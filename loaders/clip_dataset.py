@@ -1,0 +1,233 @@
+"""Clip -> tensors of one window: picture, sound and landmarks are cut by the same seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.clip_files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
+from utils.config import opt
+from utils.errors import ClipError, UsageError
+from utils.media import audio_duration_s, read_frames, read_video_header, read_waveform
+from utils.types import Clip
+
+RELEASED_FRAMES = 60  # the published code's clip length
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """loaders/clip_dataset.py: what is cut out of a clip, and which labels it gets."""
+
+    window: str = opt(
+        "seconds",
+        "seconds = one window cuts picture, sound and landmarks; released = the published code's middle "
+        "60 frames beside "
+        "the whole sound, of which the model takes the middle columns",
+        choices=("seconds", "released"),
+    )
+    window_s: float = opt(2.4, "length of the window in seconds (60 frames at 25 fps)")
+    video_fps: float = opt(
+        25.0, "frames per second that the model sees: sources are read at the nearest frames"
+    )
+    windows_per_clip: int = opt(3, "evenly spread windows per clip in evaluation, whose logits are averaged")
+    landmark_normalization: str = opt(
+        "face_box",
+        "face_box = units of the face's width, origin at its middle, per frame; clip_zscore = per "
+        "coordinate over the "
+        "clip (published code: erases the face's shape)",
+        choices=("face_box", "clip_zscore"),
+    )
+    label_rule: str = opt(
+        "any",
+        "any = fake if picture or sound is; video = by the picture alone (published code)",
+        choices=("any", "video"),
+    )
+    max_length_gap_s: float = opt(0.1, "largest difference in length of a clip's picture and sound")
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "video_fps", "windows_per_clip", "max_length_gap_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.window == "released" and self.windows_per_clip != 1:
+            raise ValueError("window released has one window per clip: set --windows_per_clip 1")
+
+    @property
+    def window_frames(self) -> int:
+        """T of a full window."""
+        return RELEASED_FRAMES if self.window == "released" else max(1, round(self.window_s * self.video_fps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipWindow:
+    """One window before batching: T frames, N samples, none of them padding."""
+
+    video: Tensor  # (T, H, W, 3) uint8 RGB
+    waveform: Tensor  # (N,) float32
+    landmarks: Tensor  # (T, 478, 2) float32, 0 where there is no face
+    has_landmarks: Tensor  # (T,) bool
+    video_label: float  # NaN = unknown
+    audio_label: float
+    label: float
+    clip_id: str
+
+
+def normalize_face_box(landmarks: np.ndarray) -> np.ndarray:
+    """(T, 478, 2) in any unit -> units of the face's width, origin at the middle of the face's box, frame by
+    frame.
+
+    Keeps the face's shape and pose, drops where it is and how large. NaN stays NaN.
+    """
+    low, high = landmarks.min(axis=1, keepdims=True), landmarks.max(axis=1, keepdims=True)
+    width = np.maximum(high[..., :1] - low[..., :1], 1e-6)
+    return (landmarks - (low + high) / 2) / width
+
+
+def normalize_clip_zscore(landmarks: np.ndarray) -> np.ndarray:
+    """(T, 478, 2) -> every coordinate standardised over all T frames of the clip (population deviation, 0 ->
+    1e-6).
+    """
+    if np.isnan(landmarks).all():
+        return landmarks
+    mean, std = np.nanmean(landmarks, axis=0), np.nanstd(landmarks, axis=0)
+    return (landmarks - mean) / np.where(std == 0, 1e-6, std)
+
+
+def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
+    """(label, video_label, audio_label) of a clip under a label rule, NaN = unknown."""
+    video, audio = (
+        math.nan if value is None else float(value) for value in (clip.video_label, clip.audio_label)
+    )
+    if rule == "video":
+        if clip.video_label is None:
+            raise UsageError(
+                f"--label_rule video: {clip.dataset} does not say whether the picture of {clip.clip_id} "
+                "is fake"
+            )
+        return video, video, audio
+    return float(clip.label), video, audio
+
+
+class ClipDataset(Dataset):
+    """Windows of clips. An item is asked for by (clip index, draw).
+
+    In training, `draw` is the epoch and the window's start is drawn from (seed, epoch, clip index) alone, so
+    a resumed run sees the same windows. In evaluation it is the number of one of `windows_per_clip` evenly
+    spread windows.
+    """
+
+    def __init__(self, clips: Sequence[Clip], config: DataConfig, *, training: bool, seed: int = 0) -> None:
+        self.clips = list(clips)
+        self.config = config
+        self.training = training
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipWindow:
+        index, draw = key
+        clip = self.clips[index]
+        landmarks = open_landmarks(clip.folder)
+        video_path = clip.folder / VIDEO_NAME
+        fps, num_video_frames = read_video_header(video_path)
+        if num_video_frames and num_video_frames != len(landmarks):
+            raise ClipError(
+                clip.folder,
+                f"{len(landmarks)} landmark frames for {num_video_frames} video frames; prepare it again",
+            )
+        if self.config.window == "released":
+            frames, waveform, landmarks = self._released_window(clip, landmarks)
+        else:
+            frames, waveform, landmarks = self._window(clip, landmarks, fps, index, draw)
+        has_landmarks = ~np.isnan(landmarks).any(axis=(1, 2))
+        landmarks = np.where(has_landmarks[:, None, None], landmarks, 0.0).astype(np.float32)
+        label, video_label, audio_label = clip_labels(clip, self.config.label_rule)
+        return ClipWindow(
+            video=torch.from_numpy(read_frames(video_path, frames)),
+            waveform=torch.from_numpy(waveform),
+            landmarks=torch.from_numpy(landmarks),
+            has_landmarks=torch.from_numpy(has_landmarks),
+            video_label=video_label,
+            audio_label=audio_label,
+            label=label,
+            clip_id=clip.clip_id,
+        )
+
+    def _window(
+        self, clip: Clip, landmarks: np.ndarray, fps: Fraction, index: int, draw: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(frame numbers, samples, normalised landmarks) of a window in seconds."""
+        config, num_frames = self.config, len(landmarks)
+        audio_path = find_audio(clip.folder)
+        gap_s = audio_duration_s(audio_path) - num_frames / float(fps)
+        if abs(gap_s) > max(config.max_length_gap_s, 1 / float(fps)):
+            raise ClipError(audio_path, f"is {abs(gap_s):.2f} s {'longer' if gap_s > 0 else 'shorter'} "
+                                        "than the picture; "
+                            "prepare the clip again")  # fmt: skip
+        last_start = last_start_frame(num_frames, fps, config.window_s)
+        if self.training:
+            start = int(np.random.default_rng((self.seed, draw, index)).integers(last_start + 1))
+        else:
+            start = evaluation_starts(last_start, config.windows_per_clip)[draw]
+        # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of
+        # a frame
+        num_steps = min(
+            config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6)
+        )
+        steps = (np.arange(max(num_steps, 1)) + 0.5) / config.video_fps * float(fps)
+        frames = np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
+        waveform = read_waveform(
+            audio_path, SAMPLE_RATE_HZ, start_s=start / float(fps), duration_s=len(frames) / config.video_fps
+        )
+        chosen = np.asarray(landmarks[frames], np.float32)
+        if config.landmark_normalization == "clip_zscore":
+            return frames, waveform, normalize_clip_zscore(np.asarray(landmarks, np.float32))[frames]
+        return frames, waveform, normalize_face_box(chosen)
+
+    def _released_window(
+        self, clip: Clip, landmarks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Middle 60 frames (the last one repeated where there are fewer), the whole sound, landmarks of the
+        60 frames.
+        """
+        start = max(0, (len(landmarks) - RELEASED_FRAMES) // 2)
+        frames = np.minimum(start + np.arange(RELEASED_FRAMES), len(landmarks) - 1)
+        landmarks = np.asarray(landmarks, np.float32)
+        if self.config.landmark_normalization == "clip_zscore":
+            normalized = normalize_clip_zscore(landmarks)[frames]
+        else:
+            normalized = normalize_face_box(landmarks[frames])
+        return frames, read_waveform(find_audio(clip.folder), SAMPLE_RATE_HZ), normalized
+
+    def evaluation_keys(self) -> list[tuple[int, int]]:
+        """All (clip index, window number); a clip that is not longer than a window has one."""
+        keys: list[tuple[int, int]] = []
+        for index, clip in enumerate(self.clips):
+            num_windows = 1
+            if self.config.window == "seconds" and self.config.windows_per_clip > 1:
+                fps, _ = read_video_header(clip.folder / VIDEO_NAME)
+                last_start = last_start_frame(len(open_landmarks(clip.folder)), fps, self.config.window_s)
+                num_windows = len(evaluation_starts(last_start, self.config.windows_per_clip))
+            keys += [(index, window) for window in range(num_windows)]
+        return keys
+
+
+def last_start_frame(num_frames: int, fps: Fraction, window_s: float) -> int:
+    """The last frame at which a full window can start; 0 for clips that are shorter."""
+    return max(0, num_frames - math.ceil(window_s * float(fps) - 1e-6))
+
+
+def evaluation_starts(last_start: int, windows: int) -> list[int]:
+    """At most `windows` different start frames, evenly spread over 0..last_start; a single one lies in the
+    middle.
+    """
+    if windows == 1:
+        return [last_start // 2]
+    return sorted({round(place) for place in np.linspace(0, last_start, windows)})

@@ -1,0 +1,93 @@
+"""Windows -> ClipBatch: pads and masks, never filters. Also the order in which clips are drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from loaders.clip_dataset import ClipWindow
+from utils.clip_files import SAMPLE_RATE_HZ
+from utils.errors import ClipError
+from utils.types import Clip, ClipBatch
+
+
+class Collate:
+    """Windows of one size -> ClipBatch. Shorter ones are padded with zeros at the end and masked."""
+
+    def __init__(self, video_fps: float) -> None:
+        self.video_fps = video_fps
+
+    def __call__(self, windows: Sequence[ClipWindow]) -> ClipBatch:
+        first = windows[0]
+        for window in windows:
+            if window.video.shape[1:] != first.video.shape[1:]:
+                raise ClipError(
+                    window.clip_id,
+                    f"frames of {tuple(window.video.shape[1:3])} beside {tuple(first.video.shape[1:3])} "
+                    f"of {first.clip_id}; "
+                    "prepare all clips with one --crop_size",
+                )
+        video, video_padding_mask = _pad([window.video for window in windows])
+        waveform, audio_padding_mask = _pad([window.waveform for window in windows])
+        landmarks, _ = _pad([window.landmarks for window in windows])
+        has_landmarks, _ = _pad([window.has_landmarks for window in windows])
+
+        def labels(name: str) -> Tensor:
+            return torch.tensor([getattr(window, name) for window in windows], dtype=torch.float32)
+
+        return ClipBatch(
+            video=video.permute(0, 4, 1, 2, 3).contiguous(),  # (B, 3, T, H, W)
+            waveform=waveform,
+            landmarks=landmarks,
+            video_padding_mask=video_padding_mask,
+            audio_padding_mask=audio_padding_mask,
+            landmark_padding_mask=~has_landmarks,
+            video_labels=labels("video_label"),
+            audio_labels=labels("audio_label"),
+            labels=labels("label"),
+            clip_ids=tuple(window.clip_id for window in windows),
+            video_fps=self.video_fps,
+            sample_rate_hz=SAMPLE_RATE_HZ,
+        )
+
+
+def _pad(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack sequences of different lengths (n_i, ...) -> (B, n, ...) and the padding mask (B, n)."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    padded = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+    return padded, torch.arange(padded.shape[1]) >= lengths[:, None]
+
+
+class TrainingSampler(Sampler):
+    """(clip index, epoch) in an order drawn from (seed, epoch) alone.
+
+    balance "none": every clip once. "label" or "category": as many draws per class, each class shuffled over
+    and over, so that its clips are seen equally often.
+    """
+
+    def __init__(self, clips: Sequence[Clip], *, balance: str, seed: int) -> None:
+        self.num_clips, self.seed, self.epoch = len(clips), seed, 0
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index, clip in enumerate(clips):
+            groups[getattr(clip, balance) if balance != "none" else None].append(index)
+        self.groups = [np.array(groups[key]) for key in sorted(groups, key=str)]
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        quotas = np.diff(np.linspace(0, self.num_clips, len(self.groups) + 1).round().astype(int))
+        if len(self.groups) == 1:
+            quotas = [self.num_clips]
+        drawn = []
+        for group, quota in zip(self.groups, quotas, strict=True):
+            rounds = [rng.permutation(group) for _ in range(-(-quota // len(group)))]
+            drawn.append(np.concatenate(rounds)[:quota])
+        for index in rng.permutation(np.concatenate(drawn)):
+            yield int(index), self.epoch

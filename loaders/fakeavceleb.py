@@ -1,0 +1,176 @@
+"""FakeAVCeleb v1.2: metadata to clips.
+
+Reads the original `meta_data.csv` (nine header names, ten values a row: the column `path` holds the file name
+and the unnamed tenth the folder), its renamed form (`filename` or `vid` + `path`), and
+`FakeAVCeleb_metadata_corrected.csv` of the published Beyond-Masking code (`type` = split, `file_path`,
+`video_label`).
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+ORIGINAL_METADATA = "meta_data.csv"
+CORRECTED_METADATA = "FakeAVCeleb_metadata_corrected.csv"
+# type -> (letter in the column `category`, picture is fake, sound is fake); counts are those of release 1.2
+CATEGORIES = {
+    "RealVideo-RealAudio": ("A", 0, 0),
+    "RealVideo-FakeAudio": ("B", 0, 1),
+    "FakeVideo-RealAudio": ("C", 1, 0),
+    "FakeVideo-FakeAudio": ("D", 1, 1),
+}
+PUBLISHED_COUNTS = {
+    "RealVideo-RealAudio": 500,
+    "RealVideo-FakeAudio": 500,
+    "FakeVideo-RealAudio": 9_709,
+    "FakeVideo-FakeAudio": 10_835,
+}
+METHODS = {"real", "rtvc", "wav2lip", "faceswap", "fsgan", "faceswap-wav2lip", "fsgan-wav2lip"}
+# where clip folders lie below the data root: ours, and the published code's
+CLIP_ROOTS = (".", "landmark_features/features_mediapipe")
+IDENTITY = re.compile(r"id\d{5}")
+
+
+def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared FakeAVCeleb tree. Raises DatasetError where root, metadata or clips are not as
+    expected.
+    """
+    if not data_root.is_dir():
+        raise DatasetError(f"{data_root}: no such folder (--data_root is the output of preprocess.prepare)")
+    corrected, original = data_root / CORRECTED_METADATA, data_root / ORIGINAL_METADATA
+    if corrected.is_file():
+        records = _read_corrected(corrected)
+    elif original.is_file():
+        records = _read_original(original)
+    else:
+        raise DatasetError(
+            f"{data_root}: neither {ORIGINAL_METADATA} nor {CORRECTED_METADATA} is there; is this the "
+            "data root?"
+        )
+    clip_root = next(
+        (data_root / part for part in reversed(CLIP_ROOTS) if (data_root / part).is_dir()), data_root
+    )
+    clips: dict[str, Clip] = {}
+    num_duplicates = 0
+    for path, fields in records:
+        clip = _make_clip(clip_root, path, fields)
+        num_duplicates += clip.clip_id in clips
+        clips.setdefault(clip.clip_id, clip)
+    if num_duplicates:
+        log.info(
+            "fakeavceleb: %d rows list a file again (another method name); the first row counts",
+            num_duplicates,
+        )
+    return select_clips("fakeavceleb", list(clips.values()), config)
+
+
+def _rows(path: Path, required: set[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV whose header must have `required`; an unnamed column is called ""."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            if missing := required - set(header):
+                raise DatasetError(
+                    f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(header)}"
+                )
+            for row in reader:
+                yield reader.line_num, {k: (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: is not UTF-8 ({error})") from error
+    except csv.Error as error:
+        raise DatasetError(f"{path}: is not a readable CSV ({error})") from error
+
+
+def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
+    for line, row in _rows(
+        path, {"source", "target1", "method", "category", "type", "race", "gender", "path"}
+    ):
+        unnamed = row.get("", row.get("Unnamed: 9", ""))
+        name = row.get("filename") or row.get("vid") or row["path"]
+        folder = unnamed or row["path"]
+        if not name.endswith(".mp4") or folder == name:
+            raise DatasetError(
+                f"{path}, line {line}: expected a file name and a folder, got {name!r} and {folder!r}"
+            )
+        if row["type"] not in CATEGORIES:
+            raise DatasetError(
+                f"{path}, line {line}: unknown type {row['type']!r}, expected one of {', '.join(CATEGORIES)}"
+            )
+        if row["category"] != CATEGORIES[row["type"]][0]:
+            raise DatasetError(
+                f"{path}, line {line}: category {row['category']!r} does not fit type {row['type']!r}"
+            )
+        if row["method"] not in METHODS:
+            raise DatasetError(
+                f"{path}, line {line}: unknown method {row['method']!r}, expected one of "
+                f"{', '.join(sorted(METHODS))}"
+            )
+        parts = PurePosixPath(folder, name).parts
+        if row["type"] not in parts:
+            raise DatasetError(f"{path}, line {line}: folder {folder!r} does not contain {row['type']}")
+        yield PurePosixPath(*parts[parts.index(row["type"]) :]), row | {"split": ""}
+
+
+def _read_corrected(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
+    for line, row in _rows(path, {"type", "file_path", "video_label"}):
+        clip_path = PurePosixPath(row["file_path"])
+        category = next((part for part in clip_path.parts if part in CATEGORIES), None)
+        if category is None or clip_path.suffix != ".mp4":
+            raise DatasetError(
+                f"{path}, line {line}: {row['file_path']!r} is not <category>/<race>/<gender>/<id>/<name>.mp4"
+            )
+        if row["type"] not in {"train", "val", "test"}:
+            raise DatasetError(
+                f"{path}, line {line}: type is {row['type']!r}, expected train, val or test in this file"
+            )
+        if row["video_label"] not in {"0", "1"} or int(row["video_label"]) != CATEGORIES[category][1]:
+            raise DatasetError(
+                f"{path}, line {line}: video_label {row['video_label']!r} does not fit {category}"
+            )
+        clip_path = PurePosixPath(*clip_path.parts[clip_path.parts.index(category) :])
+        race, gender, source = (*clip_path.parts[1:-1], "", "", "")[:3]
+        donor = next((match for match in IDENTITY.findall(clip_path.stem) if match != source), "")
+        known = {"source": source, "race": race, "gender": gender, "target1": donor,
+                 "method": "real" if category == "RealVideo-RealAudio" else "unknown"}  # fmt: skip
+        yield clip_path, known | row | {"type": category, "split": row["type"]}
+
+
+def _make_clip(clip_root: Path, path: PurePosixPath, fields: dict[str, str]) -> Clip:
+    if path.is_absolute() or ".." in path.parts:
+        raise DatasetError(f"the metadata names a path outside the data root: {path}")
+    category = fields["type"]
+    _, video_label, audio_label = CATEGORIES[category]
+    name = path.with_suffix("").as_posix()
+    folder = clip_root / name
+    if not folder.is_dir():  # some copies sanitise "Asian (East)" to "Asian-East"
+        sanitised = clip_root / name.replace(" (", "-").replace(")", "")
+        folder = sanitised if sanitised.is_dir() else folder
+    donor = fields["target1"] if IDENTITY.fullmatch(fields["target1"]) else ""
+    return Clip(
+        clip_id=f"fakeavceleb/{name}",
+        folder=folder,
+        label=int(video_label or audio_label),
+        video_label=video_label,
+        audio_label=audio_label,
+        category=category,
+        method=fields["method"],
+        identity=f"fakeavceleb/{fields['source']}",
+        source_id=f"fakeavceleb/{donor}" if donor else "",
+        target_id=f"fakeavceleb/{fields['source']}",
+        pair_key=f"fakeavceleb/{fields['source']}",
+        stratum=f"{fields['race']}/{fields['gender']}",
+        dataset="fakeavceleb",
+        split=fields["split"] or None,
+    )

@@ -1,0 +1,116 @@
+"""What a data set's metadata lists and what of it is there: nothing is dropped without being counted."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.config import opt
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+MAX_MISSING_SHARE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingConfig:
+    """loaders/listing.py: which of the listed clips are used."""
+
+    allow_missing: bool = opt(False, "go on although more than 2 % of the listed clips are not prepared")
+    exclude_list: Path | None = opt(
+        None,
+        "text file with one clip_id a line, # starts a comment: reviewed clips to leave out, each counted",
+    )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Clips of a data set by what became of them."""
+
+    dataset: str
+    clips: list[Clip]  # prepared and wanted
+    missing: list[Clip] = field(default_factory=list)  # in the metadata, not (fully) prepared
+    excluded: list[Clip] = field(default_factory=list)  # named in the exclusion list
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether all three files of a clip folder are there (their content is checked by preprocess.verify)."""
+    return (
+        (folder / LANDMARKS_NAME).is_file()
+        and (folder / VIDEO_NAME).is_file()
+        and any((folder / name).is_file() for name in AUDIO_NAMES)
+    )
+
+
+def select_clips(dataset: str, listed: list[Clip], config: ListingConfig) -> Listing:
+    """Sort the listed clips into prepared, missing and excluded.
+
+    Raises DatasetError if more than 2 % are missing without `allow_missing`, if nothing is left, or if the
+    exclusion list names a clip that the metadata does not.
+    """
+    excluded_ids = _read_exclusions(config.exclude_list)
+    unknown = excluded_ids - {clip.clip_id for clip in listed}
+    if unknown:
+        raise DatasetError(
+            f"{config.exclude_list}: names clips that {dataset} does not list: {sorted(unknown)[:3]}"
+        )
+    excluded = [clip for clip in listed if clip.clip_id in excluded_ids]
+    wanted = [clip for clip in listed if clip.clip_id not in excluded_ids]
+    present = {clip.clip_id for clip in wanted if is_prepared(clip.folder)}
+    clips = [clip for clip in wanted if clip.clip_id in present]
+    missing = [clip for clip in wanted if clip.clip_id not in present]
+    if missing:
+        share = len(missing) / len(wanted)
+        example = missing[0].folder
+        message = (
+            f"{dataset}: {len(missing)} of {len(wanted)} listed clips ({share:.1%}) are not prepared "
+            f"({_by_category(missing)}), e.g. {example}; run preprocess.prepare, or see its failures.csv"
+        )
+        if not clips or (share > MAX_MISSING_SHARE and not config.allow_missing):
+            raise DatasetError(message + ("" if not clips else "; --allow_missing goes on without them"))
+        log.warning(message)
+    if not clips:
+        raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
+    return Listing(dataset, clips, missing, excluded)
+
+
+def _read_exclusions(path: Path | None) -> set[str]:
+    if path is None:
+        return set()
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such exclusion list")
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return {line for line in lines if line}
+
+
+def _by_category(clips: list[Clip]) -> str:
+    return ", ".join(
+        f"{category} {count}" for category, count in sorted(Counter(c.category for c in clips).items())
+    )
+
+
+def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:
+    """A table in lines: found, missing, excluded and used clips per split and category.
+
+    `split_of` maps a clip_id to its split; clips of identities in no split stand under "-".
+    """
+    rows: Counter[tuple[str, str, str]] = Counter()
+    for state, clips in (
+        ("used", listing.clips),
+        ("missing", listing.missing),
+        ("excluded", listing.excluded),
+    ):
+        for clip in clips:
+            rows[split_of.get(clip.clip_id, "-"), clip.category, state] += 1
+    order = {"train": 0, "val": 1, "test": 2}
+    keys = sorted({key[:2] for key in rows}, key=lambda key: (order.get(key[0], 3), key))
+    columns = f"{'category':<24}{'found':>8}{'missing':>9}{'excluded':>10}{'used':>8}"
+    lines = [f"{listing.dataset + ' split':<20}{columns}"]
+    for split, category in keys:
+        used, missing, excluded = (rows[split, category, state] for state in ("used", "missing", "excluded"))
+        lines.append(f"{split:<20}{category:<24}{used + excluded:>8}{missing:>9}{excluded:>10}{used:>8}")
+    return lines

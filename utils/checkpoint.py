@@ -1,0 +1,58 @@
+"""Checkpoints: plain tensors and plain values, written beside and renamed, read with weights_only=True."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import CheckpointError
+
+FORMAT = "beyond-masking-checkpoint-1"
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call write(partial path), make it durable, and give it its final name: never a half-written file under
+    it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Save a dict of tensors and plain values (they may nest) atomically."""
+    write_atomically(path, lambda partial: torch.save({"format": FORMAT, **state}, partial))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, tensors and plain values only.
+
+    Returns {"model": state_dict, "config": ..., ...}; a bare state_dict, as the published code saves it,
+    comes back as {"released": state_dict}. Raises CheckpointError if the file is missing, damaged, or holds
+    anything else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: is damaged, or holds more than tensors and plain values ({reason})"
+        ) from error
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return content
+    if (
+        isinstance(content, dict)
+        and content
+        and all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        return {"released": content}
+    raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor a bare state_dict")

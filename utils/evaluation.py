@@ -1,0 +1,108 @@
+"""Score a data set: the one function that training (validation) and test.py call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from utils.errors import FrameworkError
+from utils.types import ClipBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipScores:
+    """One row per clip, in the order in which the clips first came; logits are means over a clip's windows."""
+
+    clip_ids: list[str]
+    labels: np.ndarray  # (n,) 1 = fake
+    logits: np.ndarray  # (n,) float64
+    video_logits: np.ndarray | None  # (n,), None if the method does not say
+    audio_logits: np.ndarray | None
+    num_windows: np.ndarray  # (n,)
+    mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
+
+
+class NotFiniteError(FrameworkError):
+    """A loss or a score is NaN or infinite."""
+
+
+def require_finite(terms: dict[str, torch.Tensor], clip_ids: tuple[str, ...]) -> None:
+    """Raise NotFiniteError that names the term and the clips if a loss term is NaN or infinite."""
+    for name, value in terms.items():
+        if not torch.isfinite(value).all():
+            raise NotFiniteError(
+                f"{name} is {value.item()} on the batch of clips {', '.join(clip_ids)}; look at them with "
+                "preprocess.verify, or lower --learning_rate"
+            )
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """bf16 autocast on `device` where `precision` is "bf16", plain float32 where it is "fp32"."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[ClipBatch],
+    device: torch.device,
+    *,
+    precision: str = "fp32",
+    criterion: nn.Module | None = None,
+    description: str = "evaluate",
+    show_progress: bool = True,
+) -> ClipScores:
+    """Score every window and average the logits of each clip's windows. The model's mode is restored
+    afterwards.
+    """
+    was_training = model.training
+    model.eval()
+    windows: list[tuple[str, float, float, float, float]] = []
+    sums: dict[str, float] = {}
+    has_heads = False
+    for batch in tqdm(batches, desc=description, leave=False, disable=not show_progress, unit="batch"):
+        on_device = batch.to(device)
+        with autocast(device, precision):
+            output = model(on_device)
+            terms = criterion(output, on_device) if criterion else {}
+        has_heads = output.video_logits is not None and output.audio_logits is not None
+        nothing = torch.full_like(output.logits, torch.nan)
+        columns = (
+            output.logits,
+            output.video_logits if has_heads else nothing,
+            output.audio_logits if has_heads else nothing,
+        )
+        values = torch.stack([column.float() for column in columns]).cpu().double().numpy()  # (3, B)
+        if not np.isfinite(values[0]).all():
+            raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
+        windows += zip(batch.clip_ids, batch.labels.tolist(), *values, strict=True)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(batch.clip_ids)
+    model.train(was_training)
+    return _average(windows, has_heads, {name: value / len(windows) for name, value in sums.items()})
+
+
+def _average(
+    windows: list[tuple[str, float, float, float, float]], has_heads: bool, terms: dict[str, float]
+) -> ClipScores:
+    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    for clip_id, *values in windows:
+        rows.setdefault(clip_id, []).append(tuple(values))
+    means = np.array([np.mean(values, axis=0) for values in rows.values()]).reshape(-1, 4)
+    return ClipScores(
+        clip_ids=list(rows),
+        labels=means[:, 0],
+        logits=means[:, 1],
+        video_logits=means[:, 2] if has_heads else None,
+        audio_logits=means[:, 3] if has_heads else None,
+        num_windows=np.array([len(values) for values in rows.values()]),
+        mean_terms=terms,
+    )

@@ -1,0 +1,98 @@
+"""What a run writes about itself: train.log, metrics.csv, TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from utils.checkpoint import write_atomically
+
+__all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
+PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
+
+
+def configure_logging(log_file: Path | None = None) -> None:
+    """Log to stderr and, if given, append to a file. Called once, by main()."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+
+
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """Commit, versions and hardware of a run. No host or user name."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return {
+        "commit": git.stdout.strip() or "unknown (not a git checkout)",
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or "cpu",
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+class RunLog:
+    """TensorBoard curves (`train/lbd`, `val/auc`) and metrics.csv, one row per epoch.
+
+    After a resume at `first_step` and `num_epochs` the rows and curves of later, lost epochs are dropped.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int = 0, num_epochs: int = 0) -> None:
+        self.path = run_dir / "metrics.csv"
+        self.writer = SummaryWriter(str(run_dir), purge_step=first_step or None)
+        self.step = first_step
+        self.rows: list[dict[str, str]] = []
+        if num_epochs and self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                self.rows = list(csv.DictReader(file))[:num_epochs]
+
+    def train_step(self, terms: dict[str, torch.Tensor], *, grad_norm: float, learning_rate: float) -> None:
+        """Record one optimiser step."""
+        for name, value in terms.items():
+            self.writer.add_scalar(f"train/{name}", value.item(), self.step)
+        self.writer.add_scalar("train/grad_norm", grad_norm, self.step)
+        self.writer.add_scalar("train/learning_rate", learning_rate, self.step)
+        self.step += 1
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """Record one epoch: a row of metrics.csv (rewritten whole, atomically) and the validation curves."""
+        for name, value in values.items():
+            if name.startswith("val_"):
+                self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, self.step)
+        self.writer.flush()
+        self.rows.append({"epoch": str(epoch), **{name: repr(value) for name, value in values.items()}})
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(self.rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, lambda partial: partial.write_text(buffer.getvalue(), encoding="utf-8"))
+
+    def close(self) -> None:
+        self.writer.close()
