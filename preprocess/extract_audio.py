@@ -1,0 +1,167 @@
+"""Step 3: the sound track as `cropped_video.wav`: mono, PCM16, exactly as long as the picture.
+
+    python -m preprocess.extract_audio --input video.mp4 --output prepared
+    python -m preprocess.extract_audio --dataset fakeavceleb --source RAW --output prepared
+
+The sound is placed by its own start time: sample 0 belongs to the first frame. What is missing at either end
+is silence; more than `--max_missing_audio_s` of it is a failure, and so is a video without sound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
+from utils.clip_files import AUDIO_NAME, SAMPLE_RATE_HZ
+from utils.config import opt, parse_command
+from utils.errors import ClipError, run_command
+from utils.media import has_audio_stream, iterate_audio, read_video_times
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig:
+    """preprocess/extract_audio.py: how the sound is written, and when it is too short."""
+
+    sample_rate_hz: int = opt(SAMPLE_RATE_HZ, "samples per second of the wav")
+    max_missing_audio_s: float = opt(0.5, "sound that may be missing at start and end together, in s")
+    allow_silent: bool = opt(
+        False, "keep videos without sound, with a silent wav, and mark them in clip.json"
+    )
+
+    def __post_init__(self) -> None:
+        if not 8000 <= self.sample_rate_hz <= 192_000:
+            raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
+        if self.max_missing_audio_s < 0:
+            raise ValueError(f"max_missing_audio_s must not be negative, got {self.max_missing_audio_s}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioReport:
+    """How the sound of one video fits its picture."""
+
+    start_s: float  # of the sound's first sample, relative to the first frame
+    padded_s: float  # silence added at the end
+    silent: bool  # there was no sound at all
+
+
+class _WavWriter:
+    """PCM16 of exactly `total` samples; what does not fit is cut, what is missing is zero."""
+
+    def __init__(self, path: Path, sample_rate_hz: int, total: int) -> None:
+        import soundfile
+
+        self._file = soundfile.SoundFile(
+            path, "w", samplerate=sample_rate_hz, channels=1, format="WAV", subtype="PCM_16"
+        )
+        self._total = total
+        self.num_written = 0
+
+    def write(self, samples: np.ndarray) -> None:
+        samples = samples[: self._total - self.num_written]
+        # by 32768, so that a PCM16 source at the same rate keeps its very numbers
+        self._file.write(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16))
+        self.num_written += len(samples)
+
+    def pad_to(self, position: int) -> int:
+        """Silence up to sample `position`; returns how much was added."""
+        start = self.num_written
+        while (left := min(position, self._total) - self.num_written) > 0:
+            self.write(np.zeros(min(left, 1 << 16), np.float32))
+        return self.num_written - start
+
+    @property
+    def full(self) -> bool:
+        return self.num_written >= self._total
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def extract_audio(
+    source: Path, path: Path, *, num_frames: int, fps: Fraction, video_start_s: float, config: AudioConfig
+) -> AudioReport:
+    """Write the sound that belongs to `num_frames` frames at `fps` as PCM16 wav, in constant memory.
+
+    `video_start_s` is the first frame's presentation time. Raises ClipError if there is no sound track
+    (unless `allow_silent`), if it cannot be decoded, or if too much of it is missing.
+    """
+    rate = config.sample_rate_hz
+    total = round(num_frames / fps * rate)
+    if not has_audio_stream(source) and not config.allow_silent:
+        raise ClipError(source, "has no sound track; --allow_silent keeps such videos")
+    wav = _WavWriter(path, rate, total)
+    first: int | None = None  # sample of the wav at which the sound begins
+    try:
+        for time_s, samples in iterate_audio(source, rate):
+            if first is None:
+                first = round((time_s - video_start_s) * rate)
+                wav.pad_to(first)
+                to_cut = max(0, -first)
+            wav.write(samples[to_cut:])
+            to_cut = max(0, to_cut - len(samples))
+            if wav.full:
+                break
+        padded = wav.pad_to(total)
+    finally:
+        wav.close()
+    silent = first is None
+    if silent and not config.allow_silent:
+        raise ClipError(source, "its sound track is empty; --allow_silent keeps such videos")
+    report = AudioReport(
+        start_s=0.0 if silent else round(first / rate, 6),
+        padded_s=0.0 if silent else round(padded / rate, 6),
+        silent=silent,
+    )
+    require_sound(source, report, config)
+    return report
+
+
+def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:
+    """Raise ClipError if the sound is too short for its picture, or silent where that is not allowed."""
+    if report.silent and not config.allow_silent:
+        raise ClipError(path, "has no sound track; --allow_silent keeps such videos")
+    missing_s = max(0.0, report.start_s) + report.padded_s
+    if missing_s > config.max_missing_audio_s:
+        raise ClipError(
+            path,
+            f"the sound starts {max(0.0, report.start_s):.2f} s after the picture and ends"
+            f" {report.padded_s:.2f} s before it: more than --max_missing_audio_s"
+            f" {config.max_missing_audio_s:g} is missing",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractAudioConfig(BatchConfig, AudioConfig):
+    """python -m preprocess.extract_audio"""
+
+    overwrite: bool = opt(False, "extract anew where a wav is there already")
+
+
+def audio_job(job: Job, config: ExtractAudioConfig) -> str:
+    """One video of the command: "done" or "already there"."""
+    if (job.folder / AUDIO_NAME).is_file() and not config.overwrite:
+        return "already there"
+    times = read_video_times(job.source)
+    extract_audio(
+        job.source,
+        job.scratch / AUDIO_NAME,
+        num_frames=len(times.starts_s),
+        fps=times.fps,
+        video_start_s=float(times.starts_s[0]),
+        config=config,
+    )
+    job.install(AUDIO_NAME)
+    return "done"
+
+
+def main() -> int:
+    config = parse_command(ExtractAudioConfig, __doc__)
+    return run_batch(find_jobs(config), audio_job, config)
+
+
+if __name__ == "__main__":
+    run_command(main)

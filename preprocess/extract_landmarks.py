@@ -1,0 +1,85 @@
+"""Step 2: the 478 landmarks of each frame of `cropped_video.mp4`, written as `landmarks.npy` beside it.
+
+    python -m preprocess.extract_landmarks --data_root prepared
+
+For clip folders whose crops are there already (from preprocess.crop_faces or another tool). Frames without a
+face are NaN. `preprocess.prepare` finds the same landmarks on the source's own pixels, before they are
+encoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.batch import FolderBatchConfig, Job, find_folder_jobs, run_batch
+from preprocess.face_mesh import FaceMesh
+from utils.clip_files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
+from utils.config import opt, parse_command
+from utils.errors import ClipError, run_command
+from utils.media import iterate_frames, read_video_times
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractLandmarksConfig(FolderBatchConfig):
+    """python -m preprocess.extract_landmarks"""
+
+    min_face_fraction: float = opt(0.8, "share of frames in which a face must be found")
+    overwrite: bool = opt(False, "extract anew where landmarks are there already")
+
+
+def extract_landmarks(video: Path, path: Path) -> int:
+    """Write (T, 478, 2) float32 landmarks of a crop to `path`; return the number of frames with a face.
+
+    Raises ClipError if the crop cannot be decoded to its end.
+    """
+    num_frames = len(read_video_times(video).starts_s)
+    landmarks = np.lib.format.open_memmap(
+        path, mode="w+", dtype="<f4", shape=(num_frames, NUM_LANDMARKS, 2), version=(1, 0)
+    )
+    mesh = FaceMesh()
+    num_seen = index = 0
+    for index, (_, image) in enumerate(iterate_frames(video), start=1):
+        if index > num_frames:
+            break
+        found = mesh(image)
+        landmarks[index - 1] = np.nan if found is None else found
+        num_seen += found is not None
+    mesh.close()
+    landmarks.flush()
+    if index != num_frames:
+        raise ClipError(video, f"{index} of {num_frames} frames can be decoded; crop the face again")
+    return num_seen
+
+
+def landmarks_job(job: Job, config: ExtractLandmarksConfig) -> str:
+    """One clip folder of the command: "done" or "already there"."""
+    if (job.folder / LANDMARKS_NAME).is_file() and not config.overwrite:
+        return "already there"
+    video = job.folder / VIDEO_NAME
+    num_seen = extract_landmarks(video, job.scratch / LANDMARKS_NAME)
+    num_frames = len(np.load(job.scratch / LANDMARKS_NAME, mmap_mode="r"))
+    require_faces(video, num_seen, num_frames, config.min_face_fraction)
+    job.install(LANDMARKS_NAME)
+    return "done"
+
+
+def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:
+    """Raise ClipError if a face was found in too few frames."""
+    if num_seen < min_face_fraction * num_frames:
+        raise ClipError(
+            path,
+            f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%}), fewer than"
+            f" --min_face_fraction {min_face_fraction:g}",
+        )
+
+
+def main() -> int:
+    config = parse_command(ExtractLandmarksConfig, __doc__)
+    return run_batch(find_folder_jobs(config), landmarks_job, config)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,268 @@
+"""One continuous face: its place in every frame, the steady box around it, and the files that it streams
+into.
+
+Positions are in pixels of the displayed source frame. A frame is written about a second after it was seen,
+when the box can be smoothed over what came before and after it.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from preprocess.face_finder import Face
+from preprocess.face_mesh import FaceMesh
+from utils.clip_files import CROP_SIZE, NUM_LANDMARKS
+from utils.config import opt
+from utils.media import VideoWriter
+from utils.picture import Picture
+
+FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
+# Shares of the height from hairline to chin, means over three talking people: of the line hairline to nose,
+# and of the width between the cheeks. Both stay the same when the mouth opens.
+UPPER_FACE, FACE_WIDTH = 0.56, 0.82
+MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face, not its neighbour
+KEPT_SIDE = 2.4  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """preprocess/face_track.py: how faces are followed and cropped."""
+
+    crop_margin: float = opt(1.5, "side of the crop in face heights (hairline to chin)")
+    smoothing_s: float = opt(0.35, "standard deviation, in s, of the Gaussian that smooths the crop box")
+    detect_every_s: float = opt(0.5, "look for further faces every so many seconds")
+    max_gap_s: float = opt(1.5, "a face that is lost for longer ends its track; until then the box is held")
+    max_faces: int = opt(4, "faces followed at a time, the largest ones")
+    min_detection_score: float = opt(0.5, "score of the face detector from which a new face is believed")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop_margin <= 2.2:
+            raise ValueError(f"crop_margin must be between 1 and 2.2, got {self.crop_margin}")
+        for name in ("smoothing_s", "detect_every_s", "max_gap_s"):
+            if not 0 < getattr(self, name) <= 10:
+                raise ValueError(f"{name} must be above 0 and at most 10, got {getattr(self, name)}")
+        if self.max_faces < 1:
+            raise ValueError(f"max_faces must be at least 1, got {self.max_faces}")
+        if not 0 < self.min_detection_score < 1:
+            raise ValueError(f"min_detection_score must be between 0 and 1, got {self.min_detection_score}")
+
+
+class Pose(NamedTuple):
+    """Centre and height (hairline to chin) of a face, in pixels of the displayed frame."""
+
+    x: float
+    y: float
+    height: float
+
+
+def pose_of(landmarks: np.ndarray) -> Pose:
+    """Place and size of a face from (478, 2) landmarks in pixels, whether its mouth is open or shut."""
+    upper = landmarks[UNDER_NOSE] - landmarks[FOREHEAD]
+    across = landmarks[LEFT_CHEEK] - landmarks[RIGHT_CHEEK]
+    # a turned face is narrower and a bowed one shorter: the larger estimate is the undistorted one
+    height = max(math.hypot(*upper) / UPPER_FACE, math.hypot(*across) / FACE_WIDTH)
+    middle = landmarks[FOREHEAD] + upper * (0.5 / UPPER_FACE)
+    cheeks = (landmarks[LEFT_CHEEK] + landmarks[RIGHT_CHEEK]) / 2
+    return Pose(float(middle[0] + cheeks[0]) / 2, float(middle[1]), height)
+
+
+def pose_of_detection(face: Face) -> Pose:
+    """The same from a detection, whose box is about 7 % smaller."""
+    return Pose(face.x, face.y, face.size * 1.07)
+
+
+class _Kept(NamedTuple):
+    """A frame that waits for its box: the surroundings of the face and where they were cut."""
+
+    image: np.ndarray  # (h, w, 3) uint8
+    left: float
+    top: float
+    shrink: float  # source pixels per pixel of `image`
+    landmarks: np.ndarray | None  # (478, 2) float32, source pixels
+
+
+class FaceTrack:
+    """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.landmarks`."""
+
+    def __init__(
+        self,
+        stem: Path,
+        *,
+        first_frame: int,
+        num_frames: int,
+        fps: Fraction,
+        pose: Pose,
+        config: CropConfig,
+        mesh: FaceMesh,
+    ) -> None:
+        self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".landmarks")
+        self.first_frame, self.pose, self.config = first_frame, pose, config
+        self.mesh = mesh  # this track's own from here on
+        self.missing = 0  # frames since Face Mesh or the detector last saw the face
+        self.num_seen = 0  # frames with landmarks
+        self.area = 0.0  # face area x frames, by which tracks are compared
+        self.boxes: list[list[float]] = []  # x, y, side per frame from first_frame on, smoothed
+        self.without_face: list[int] = []
+        self._num_frames, self._fps = num_frames, fps
+        self._writer: VideoWriter | None = None
+        self._landmarks_file = None
+        self._sigma = config.smoothing_s * float(fps)
+        self._radius = max(1, min(round(3 * self._sigma), 90))
+        self._kept: collections.deque[_Kept] = collections.deque()
+        # poses of the frames around the one that is written next; NaN where the face was lost
+        self._poses: collections.deque[tuple[float, float, float]] = collections.deque()
+        self._num_behind = 0
+        self._look: _Kept | None = None
+        self._detected = False
+        self._shrink = 1
+
+    @property
+    def sees(self) -> bool:
+        """Whether the last `look` found landmarks."""
+        return self._look is not None and self._look.landmarks is not None
+
+    def look(self, picture: Picture, near: Pose | None = None) -> bool:
+        """Find the face in the current frame, where it was or `near` where the detector sees it.
+
+        Returns whether Face Mesh sees it there, too. `keep` then takes the frame over.
+        """
+        self._detected = near is not None
+        if near is not None:
+            self.pose = near
+        pose = self.pose
+        image, left, top = self._cut(picture, pose)
+        half = MESH_SIDE * pose.height / 2
+        x0, y0 = (max(0, round((c - half - o) / self._shrink)) for c, o in ((pose.x, left), (pose.y, top)))
+        side = max(16, round(2 * half / self._shrink))
+        seen = image[y0 : y0 + side, x0 : x0 + side]
+        landmarks = self.mesh(seen) if min(seen.shape[:2]) >= 16 else None
+        if landmarks is not None:
+            landmarks = landmarks * np.float32([seen.shape[1], seen.shape[0]]) + np.float32([x0, y0])
+            landmarks = landmarks * np.float32(self._shrink) + np.float32([left, top])
+            found = pose_of(landmarks)
+            moved = max(abs(found.x - pose.x), abs(found.y - pose.y))
+            if moved > 0.6 * pose.height or not 0.5 < found.height / pose.height < 2:
+                landmarks = None  # another face, or none: the next look starts afresh
+                self.mesh.forget()
+            else:
+                self.pose = found
+        self._look = _Kept(image, left, top, self._shrink, landmarks)
+        return landmarks is not None
+
+    def _cut(self, picture: Picture, pose: Pose) -> tuple[np.ndarray, int, int]:
+        """The face's surroundings, shrunk by a whole factor so that the box is about as large as the crop."""
+        wanted = self.config.crop_margin * pose.height / CROP_SIZE
+        if not 0.65 < wanted / self._shrink < 1.6:  # with some slack: the factor should not flicker
+            self._shrink = max(1, round(wanted))
+        half = max(KEPT_SIDE * pose.height / 2, 12)
+        x0, x1 = (min(max(round(pose.x + s), 0), picture.width) for s in (-half, half))
+        y0, y1 = (min(max(round(pose.y + s), 0), picture.height) for s in (-half, half))
+        x0, y0 = min(x0, picture.width - 1), min(y0, picture.height - 1)
+        x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+        image = picture.region(x0, y0, x1, y1)
+        if self._shrink == 1:
+            return np.ascontiguousarray(image), x0, y0
+        # whole blocks only: the rows and columns left over at the far edge are a few pixels outside the box
+        rows, columns = (max(1, n // self._shrink) for n in image.shape[:2])
+        image = image[: rows * self._shrink, : columns * self._shrink]
+        return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), x0, y0
+
+    def keep(self) -> None:
+        """Take over what the last `look` saw and write the frame whose surroundings in time are now known."""
+        look = self._look
+        if look.landmarks is not None:
+            self.num_seen += 1
+            self.area += self.pose.height**2
+        if look.landmarks is not None or self._detected:
+            self.missing = 0
+            self._poses.append(self.pose)
+        else:
+            self.missing += 1
+            self._poses.append((math.nan,) * 3)
+        self._kept.append(look)
+        if len(self._kept) > self._radius:
+            self._write_next()
+
+    def _smoothed_box(self) -> tuple[float, float, float]:
+        """x, y (top left corner) and side of the box of the frame that is written next."""
+        poses = np.array(self._poses)  # (n, 3)
+        offsets = np.arange(len(poses)) - self._num_behind
+        weights = np.exp(-0.5 * (offsets / self._sigma) ** 2) * np.isfinite(poses[:, 0])
+        if weights.sum() < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
+            return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
+        return self._box_of(*(weights @ np.nan_to_num(poses) / weights.sum()))
+
+    def _box_of(self, x: float, y: float, height: float) -> tuple[float, float, float]:
+        side = self.config.crop_margin * height
+        return x - side / 2, y - side / 2, side
+
+    def _write_next(self) -> None:
+        if self._writer is None:
+            self._start_files()
+        x, y, side = self._smoothed_box()
+        kept = self._kept.popleft()
+        if self._num_behind == self._radius:
+            self._poses.popleft()
+        else:
+            self._num_behind += 1
+        # crop pixel c shows source place x + (c + 1/2) * side / CROP_SIZE
+        scale = side / CROP_SIZE / kept.shrink
+        shift_x = (x - kept.left) / kept.shrink + 0.5 * scale - 0.5
+        shift_y = (y - kept.top) / kept.shrink + 0.5 * scale - 0.5
+        crop = cv2.warpAffine(
+            kept.image,
+            np.float64([[scale, 0, shift_x], [0, scale, shift_y]]),
+            (CROP_SIZE, CROP_SIZE),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        landmarks = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
+        if kept.landmarks is None:
+            self.without_face.append(self.first_frame + len(self.boxes))
+        else:
+            landmarks[:] = (kept.landmarks - np.float32([x, y])) / np.float32(side)
+        self.boxes.append([float(x), float(y), float(side)])
+        self._writer.write(crop)
+        self._landmarks_file.write(landmarks.tobytes())
+
+    def _start_files(self) -> None:
+        self._writer = VideoWriter(self.video_path, fps=self._fps, width=CROP_SIZE, height=CROP_SIZE)
+        self._landmarks_file = self.landmarks_path.open("wb")
+        self._write_black(self.first_frame)
+
+    def _write_black(self, count: int) -> None:
+        """Frames before the face appears and after it has gone."""
+        black = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        nothing = np.full((NUM_LANDMARKS, 2), np.nan, np.float32).tobytes()
+        for _ in range(count):
+            self._writer.write(black)
+            self._landmarks_file.write(nothing)
+
+    def end(self) -> None:
+        """Write the frames that still wait; no further `look`. The files stay open for `finish`."""
+        while self._kept:
+            self._write_next()
+        self.mesh.close()
+
+    def finish(self) -> None:
+        """Fill up with black to the length of the video and close the files."""
+        self._write_black(self._num_frames - self.first_frame - len(self.boxes))
+        self._landmarks_file.close()
+        self._writer.close()
+
+    def discard(self) -> None:
+        """Throw an ended track away, with its files."""
+        self._kept.clear()
+        if self._writer is not None:
+            self._landmarks_file.close()
+            self._writer.close()
+            self.video_path.unlink()
+            self.landmarks_path.unlink()

@@ -1,0 +1,152 @@
+"""All faces of a video in one pass: when to detect, which face belongs to which track, when a track ends."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+from preprocess.face_finder import Face, FaceDetector
+from preprocess.face_mesh import FaceMesh
+from preprocess.face_track import CropConfig, FaceTrack, Pose, pose_of_detection
+from utils.picture import Picture
+
+TILES_EVERY_S = 0.2  # how often the tiles are searched while no face is in sight
+IDLE_AFTER_S = 2.0  # without a face for so long, only one frame in RETRY_FRAMES is searched
+RETRY_FRAMES = 3  # a lost face is looked for in each of the first frames, then in one of so many
+COUNTED_FROM_S = 0.2  # a face seen for a shorter time is not counted
+
+
+class FaceTracker:
+    """Follows the faces of one video, frame by frame, in bounded memory."""
+
+    def __init__(self, folder: Path, *, num_frames: int, fps: Fraction, config: CropConfig) -> None:
+        self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
+        self._detector = FaceDetector()
+        self._spare_mesh: FaceMesh | None = None  # left by a start that failed; costly to build
+        self._live: list[FaceTrack] = []
+        self._best: FaceTrack | None = None  # of the tracks that have ended
+        self._num_started = 0
+        self._frame = 0
+        self._last_in_sight = 0
+        self.num_tracks = 0  # faces that lasted long enough to be counted
+
+    def _frames(self, seconds: float) -> int:
+        return max(1, round(seconds * self._fps))
+
+    def step(self, picture: Picture) -> None:
+        """Take the next frame."""
+        for track in self._live:
+            if not track.look(picture) and (
+                track.missing < RETRY_FRAMES or track.missing % RETRY_FRAMES == 0
+            ):
+                self._look_around(track, picture)
+        in_sight = any(track.sees for track in self._live)
+        if in_sight:
+            self._last_in_sight = self._frame
+        idle = self._frame - self._last_in_sight > self._frames(IDLE_AFTER_S)
+        if in_sight:
+            due = self._frame % self._frames(self._config.detect_every_s) == 0
+        else:
+            due = not idle or self._frame % RETRY_FRAMES == 0
+        if due:
+            self._look_for_new_faces(picture, in_sight=in_sight)
+        for track in self._live:
+            track.keep()
+        for track in self._live[:]:
+            if track.missing > self._frames(self._config.max_gap_s) or self._follows_another(track):
+                self._end(track)
+        self._frame += 1
+
+    def finish(self) -> FaceTrack | None:
+        """After the last frame: the largest continuous face, its files complete; None if there was none."""
+        while self._live:
+            self._end(self._live[0])
+        self._detector.close()
+        if self._spare_mesh is not None:
+            self._spare_mesh.close()
+        if self._best is not None:
+            self._best.finish()
+        return self._best
+
+    def _look_around(self, track: FaceTrack, picture: Picture) -> None:
+        """Zoom in on the place where a face was lost; a face that only the detector sees keeps the track
+        alive.
+        """
+        lost_at = track.pose
+        faces = [
+            pose_of_detection(face)
+            for face in self._detector.around(picture, lost_at.x, lost_at.y, 4 * lost_at.height)
+        ]
+        others = [other.pose for other in self._live if other is not track and other.sees]
+        faces = [
+            pose
+            for pose in faces
+            if _distance(pose, lost_at) < 1.2 * lost_at.height
+            and 0.5 < pose.height / lost_at.height < 2
+            and all(_distance(pose, other) > 0.5 * other.height for other in others)
+        ]
+        if faces:
+            track.look(picture, near=min(faces, key=lambda pose: _distance(pose, lost_at)))
+
+    def _look_for_new_faces(self, picture: Picture, *, in_sight: bool) -> None:
+        faces = self._believed(self._detector.in_frame(picture))
+        if not in_sight and not faces and self._frame % self._frames(TILES_EVERY_S) == 0:
+            faces = self._believed(self._detector.in_tiles(picture))
+        for face in faces:
+            pose = pose_of_detection(face)
+            if all(_distance(pose, track.pose) > 0.7 * pose.height for track in self._live):
+                self._start(pose, picture)
+
+    def _believed(self, faces: list[Face]) -> list[Face]:
+        return [face for face in faces if face.score >= self._config.min_detection_score]
+
+    def _start(self, pose: Pose, picture: Picture) -> None:
+        """Begin a track if Face Mesh agrees that there is a face, at the cost of the smallest if there are
+        many.
+        """
+        if len(self._live) >= self._config.max_faces:
+            smallest = min(self._live, key=lambda track: track.pose.height)
+            if pose.height**2 < 2 * smallest.pose.height**2:
+                return
+            self._end(smallest)
+        track = FaceTrack(
+            self._folder / f"track_{self._num_started}",
+            first_frame=self._frame,
+            num_frames=self._num_frames,
+            fps=self._fps,
+            pose=pose,
+            config=self._config,
+            mesh=self._spare_mesh or FaceMesh(),
+        )
+        self._spare_mesh = None
+        if not track.look(picture) or any(_same_place(track, other) for other in self._live):
+            self._spare_mesh = track.mesh
+            return
+        self._live.append(track)
+        self._num_started += 1
+
+    def _follows_another(self, track: FaceTrack) -> bool:
+        """Whether a longer track follows the same face."""
+        return any(
+            other is not track and other.num_seen >= track.num_seen and _same_place(track, other)
+            for other in self._live
+        )
+
+    def _end(self, track: FaceTrack) -> None:
+        self._live.remove(track)
+        track.end()
+        if track.num_seen >= self._frames(COUNTED_FROM_S):
+            self.num_tracks += 1
+        loser = track
+        if self._best is None or track.area > self._best.area:
+            loser, self._best = self._best, track
+        if loser is not None:
+            loser.discard()
+
+
+def _distance(one: Pose, other: Pose) -> float:
+    return max(abs(one.x - other.x), abs(one.y - other.y))
+
+
+def _same_place(track: FaceTrack, other: FaceTrack) -> bool:
+    return _distance(track.pose, other.pose) < 0.4 * max(track.pose.height, other.pose.height)

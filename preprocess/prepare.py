@@ -1,0 +1,161 @@
+"""Raw videos to clip folders in one decode pass per video: face crop, 478 landmarks, mono wav, clip.json.
+
+    python -m preprocess.prepare --dataset fakeavceleb --source RAW --output prepared --num_workers 16
+    python -m preprocess.prepare --input video.mp4 --output prepared
+    python -m preprocess.prepare --input folder_of_videos --output prepared
+
+OUTPUT/<path of the video without its suffix>/ holds cropped_video.mp4, cropped_video.wav, landmarks.npy and
+clip.json. Call it again after an interruption: finished clips are recognised by clip.json and its checksums,
+all others are made anew. On a cluster, give each machine its --shard (1/16, 2/16, ...) and the same --output.
+Videos that cannot be used are listed with their reasons in OUTPUT/failures.csv, and the exit status is then
+1. Check what came out with: python -m preprocess.verify --data_root prepared
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
+from preprocess.crop_faces import crop_face
+from preprocess.extract_audio import AudioConfig, AudioReport, extract_audio, require_sound
+from preprocess.extract_landmarks import require_faces
+from preprocess.face_track import CropConfig
+from utils.clip_files import (
+    AUDIO_NAME,
+    LANDMARKS_NAME,
+    LAYOUT_VERSION,
+    VIDEO_NAME,
+    ClipInfo,
+    file_sha256,
+    read_clip_info,
+    write_clip_info,
+)
+from utils.config import opt, parse_command, to_plain
+from utils.errors import ClipError, run_command
+from utils.media import has_audio_stream, read_video_times
+
+TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(CropConfig, AudioConfig):
+    """preprocess/prepare.py: how one clip is made."""
+
+    min_face_fraction: float = opt(0.8, "share of frames in which a face must be found")
+
+    def __post_init__(self) -> None:
+        CropConfig.__post_init__(self)
+        AudioConfig.__post_init__(self)
+        if not 0 <= self.min_face_fraction <= 1:
+            raise ValueError(f"min_face_fraction must be between 0 and 1, got {self.min_face_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(BatchConfig, ClipConfig):
+    """python -m preprocess.prepare"""
+
+
+# these say which clips are good enough, not what is in the files: a change of them makes no clip stale
+_THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
+
+
+def clip_settings(config: ClipConfig) -> dict[str, Any]:
+    """The flags that shape a clip's files, as they stand in clip.json."""
+    names = {field.name for field in dataclasses.fields(ClipConfig)} - set(_THRESHOLDS)
+    return {name: value for name, value in sorted(to_plain(config).items()) if name in names}
+
+
+def prepare_clip(source: Path, folder: Path, config: ClipConfig, *, name: str | None = None) -> ClipInfo:
+    """Make a clip folder's four files in `folder`, which must exist and be empty; return what clip.json says.
+
+    `name` is what clip.json calls the source (default: its file name). Raises ClipError if the video cannot
+    be used; `folder` may then hold temporary files.
+    """
+    times = read_video_times(source)
+    if not config.allow_silent and not has_audio_stream(source):  # known before the long part of the work
+        raise ClipError(source, "has no sound track; --allow_silent keeps such videos")
+    audio = extract_audio(
+        source,
+        folder / AUDIO_NAME,
+        num_frames=len(times.starts_s),
+        fps=times.fps,
+        video_start_s=float(times.starts_s[0]),
+        config=config,
+    )
+    crop = crop_face(source, folder, config)
+    info = ClipInfo(
+        layout_version=LAYOUT_VERSION,
+        source=name or source.name,
+        source_sha256=file_sha256(source),
+        source_width=crop.width,
+        source_height=crop.height,
+        source_fps=str(times.fps),
+        variable_frame_rate=not times.constant,
+        fps=str(times.fps),
+        num_frames=crop.num_frames,
+        face_boxes=crop.face_boxes,
+        frames_without_face=crop.frames_without_face,
+        num_face_tracks=crop.num_face_tracks,
+        sample_rate_hz=config.sample_rate_hz,
+        audio_start_s=audio.start_s,
+        audio_padded_s=audio.padded_s,
+        silent=audio.silent,
+        settings=clip_settings(config),
+        tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
+        files={file: file_sha256(folder / file) for file in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)},
+    )
+    require_usable(source, info, config)
+    write_clip_info(folder, info)
+    return info
+
+
+def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
+    """Raise ClipError if a clip does not meet the thresholds of `config`."""
+    num_seen = info.num_frames - len(info.frames_without_face)
+    require_faces(path, num_seen, info.num_frames, config.min_face_fraction)
+    audio = AudioReport(start_s=info.audio_start_s, padded_s=info.audio_padded_s, silent=info.silent)
+    require_sound(path, audio, config)
+
+
+def is_finished(source: Path, folder: Path, config: ClipConfig) -> bool:
+    """Whether `folder` holds what `prepare_clip` would make today of this very source file."""
+    try:
+        info = read_clip_info(folder)
+        if info is None:
+            return False
+        require_usable(source, info, config)
+    except ClipError:
+        return False
+    return (
+        info.layout_version == LAYOUT_VERSION
+        and info.settings == clip_settings(config)
+        and set(info.files) == {VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME}
+        and all((folder / file).is_file() for file in info.files)
+        and all(file_sha256(folder / file) == digest for file, digest in info.files.items())
+        and source.is_file()
+        and file_sha256(source) == info.source_sha256
+    )
+
+
+def prepare_job(job: Job, config: PrepareConfig) -> str:
+    """One video of the command: "done" or "already there"."""
+    if is_finished(job.source, job.folder, config):
+        return "already there"
+    # unfinished, stale or damaged: not to be mistaken for this source's clip if that fails
+    job.remove_folder()
+    prepare_clip(job.source, job.scratch, config, name=job.name)
+    job.install_folder()
+    return "done"
+
+
+def main() -> int:
+    config = parse_command(PrepareConfig, __doc__)
+    return run_batch(find_jobs(config), prepare_job, config, done="prepared")
+
+
+if __name__ == "__main__":
+    run_command(main)
