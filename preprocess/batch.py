@@ -42,10 +42,6 @@ class WorkConfig:
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         self.shard_numbers()
-        for base in type(self).__mro__[1:]:  # the other parents of a command's config check their own fields
-            check = base.__dict__.get("__post_init__")
-            if check is not None and check is not WorkConfig.__post_init__:
-                check(self)
 
     def shard_numbers(self) -> tuple[int, int]:
         """(k, n) of `shard`, 1 <= k <= n."""
@@ -59,20 +55,31 @@ class WorkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig(WorkConfig):
+class InputConfig:
     """preprocess/batch.py: what is read and where it goes."""
 
+    input: Path | None = opt(None, "one video, or a folder that is searched for videos")
+    dataset: str | None = opt(None, "instead of --input: a raw data set", choices=sorted(SOURCES))
+    source: Path | None = opt(None, "where that raw data set lies, in its own layout")
     output: Path = opt(dataclasses.MISSING, "folder of the prepared clips")
-    dataset: str | None = opt(None, "a raw data set in its own layout", choices=sorted(SOURCES))
-    source: Path | None = opt(None, "where the raw data set lies (with --dataset)")
-    input: Path | None = opt(None, "instead of --dataset: one video, or a folder that is searched for videos")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderBatchConfig(WorkConfig):
+class FolderConfig:
     """preprocess/batch.py: which clip folders are worked on."""
 
     data_root: Path = opt(dataclasses.MISSING, "folder that holds the clip folders, at any depth")
+
+
+# fields of a parent named last stand first in --help
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(WorkConfig, InputConfig):
+    """preprocess/batch.py: a command that reads raw videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderBatchConfig(WorkConfig, FolderConfig):
+    """preprocess/batch.py: a command that reads clip folders."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,10 +133,14 @@ def _write_landmarks(raw: Path, path: Path, num_frames: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropFacesConfig(BatchConfig, CropConfig):
+class CropFacesConfig(CropConfig, BatchConfig):
     """python -m preprocess.crop_faces"""
 
     overwrite: bool = opt(False, "crop anew where a crop is there already")
+
+    def __post_init__(self) -> None:
+        CropConfig.__post_init__(self)
+        BatchConfig.__post_init__(self)
 
 
 def crop_job(job: Job, config: CropFacesConfig) -> str:

@@ -135,10 +135,14 @@ def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractAudioConfig(BatchConfig, AudioConfig):
+class ExtractAudioConfig(AudioConfig, BatchConfig):
     """python -m preprocess.extract_audio"""
 
     overwrite: bool = opt(False, "extract anew where a wav is there already")
+
+    def __post_init__(self) -> None:
+        AudioConfig.__post_init__(self)
+        BatchConfig.__post_init__(self)
 
 
 def audio_job(job: Job, config: ExtractAudioConfig) -> str:

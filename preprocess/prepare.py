@@ -7,8 +7,9 @@
 OUTPUT/<path of the video without its suffix>/ holds cropped_video.mp4, cropped_video.wav, landmarks.npy and
 clip.json. Call it again after an interruption: finished clips are recognised by clip.json and its checksums,
 all others are made anew. On a cluster, give each machine its --shard (1/16, 2/16, ...) and the same --output.
-Videos that cannot be used are listed with their reasons in OUTPUT/failures.csv, and the exit status is then
-1. Check what came out with: python -m preprocess.verify --data_root prepared
+Videos that cannot be used are listed with their reasons in OUTPUT/failures.csv; the exit status is then 1.
+
+Check what came out with: python -m preprocess.verify --data_root prepared
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ class ClipConfig(CropConfig, AudioConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig(BatchConfig, ClipConfig):
+class PrepareConfig(ClipConfig, BatchConfig):
     """python -m preprocess.prepare"""
+
+    def __post_init__(self) -> None:
+        ClipConfig.__post_init__(self)
+        BatchConfig.__post_init__(self)
 
 
 # these say which clips are good enough, not what is in the files: a change of them makes no clip stale

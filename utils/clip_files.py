@@ -75,8 +75,10 @@ def file_sha256(path: Path) -> str:
 
 def write_clip_info(folder: Path, info: ClipInfo) -> None:
     """Write clip.json into a folder that is not yet under its final name."""
-    text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
-    (folder / INFO_NAME).write_text(text + "\n", encoding="utf-8")
+    # one line per field: the boxes of a long clip would otherwise be most of its lines
+    fields = sorted(dataclasses.asdict(info).items())
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value, sort_keys=True)}" for name, value in fields)
+    (folder / INFO_NAME).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def read_clip_info(folder: Path) -> ClipInfo | None:
