@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from utils.config import opt
 from utils.errors import DatasetError
+from utils.files import write_atomically
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -152,28 +152,26 @@ def require_disjoint(split: Split) -> None:
             )
 
 
-def split_checksum(text: str) -> str:
-    """Checksum of a split file's text after its first line."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_split(path: Path, split: Split) -> str:
-    """Write a split file atomically and return its checksum."""
+def _split_text(split: Split) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(SPLIT_COLUMNS)
     for clip_id, name in sorted(split.split_of.items()):
         disjoint = int(clip_id in split.donor_disjoint)
         writer.writerow((split.dataset, clip_id, split.identity_of[clip_id], name, disjoint))
-    checksum = split_checksum(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def split_checksum(split: Split) -> str:
+    """The checksum that stands in the split's file."""
+    return hashlib.sha256(_split_text(split).encode()).hexdigest()
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write a split file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# sha256={checksum}\n{buffer.getvalue()}")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    return checksum
+    text = f"# sha256={split_checksum(split)}\n{_split_text(split)}"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_split(path: Path, dataset: str) -> Split:
@@ -181,7 +179,7 @@ def read_split(path: Path, dataset: str) -> Split:
     if not path.is_file():
         raise DatasetError(f"{path}: no such split file")
     head, _, text = path.read_text(encoding="utf-8").partition("\n")
-    if head != f"# sha256={split_checksum(text)}":
+    if head != f"# sha256={hashlib.sha256(text.encode()).hexdigest()}":
         raise DatasetError(
             f"{path}: the checksum in its first line does not fit its content; it was changed by hand"
         )

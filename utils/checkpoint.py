@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +10,9 @@ from typing import Any
 import torch
 
 from utils.errors import CheckpointError
+from utils.files import write_atomically
 
 FORMAT = "beyond-masking-checkpoint-1"
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call write(partial path), make it durable, and give it its final name: never a half-written file under
-    it.
-    """
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

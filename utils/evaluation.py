@@ -17,7 +17,7 @@ from utils.types import ClipBatch
 
 @dataclass(frozen=True, kw_only=True)
 class ClipScores:
-    """One row per clip, in the order in which the clips first came; logits are means over a clip's windows."""
+    """One row per clip, in the order of their first windows; logits are means over a clip's windows."""
 
     clip_ids: list[str]
     labels: np.ndarray  # (n,) 1 = fake

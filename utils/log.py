@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from utils.checkpoint import write_atomically
+from utils.files import write_atomically
 
 __all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
 PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
@@ -44,9 +44,12 @@ def describe_environment(device: torch.device) -> dict[str, object]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False,
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
         cwd=Path(__file__).parent,
-    )  # fmt: skip
+    )
     return {
         "commit": git.stdout.strip() or "unknown (not a git checkout)",
         "python": platform.python_version(),

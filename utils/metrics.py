@@ -13,7 +13,7 @@ from utils.errors import DatasetError
 
 
 def require_both_classes(labels: np.ndarray, what: str) -> None:
-    """Raise DatasetError unless `labels` holds reals and fakes: AUC, AP and EER have no meaning on one class."""
+    """Raise DatasetError unless `labels` holds reals and fakes: AUC and EER have no meaning on one class."""
     num_fake = int((labels == 1).sum())
     if num_fake == 0 or num_fake == len(labels):
         raise DatasetError(
@@ -57,7 +57,7 @@ class DetectionMetrics:
 
 
 def detection_metrics(labels: np.ndarray, logits: np.ndarray, what: str) -> DetectionMetrics:
-    """All metrics of (n,) labels and logits. Raises DatasetError, naming `what`, if only one class is there."""
+    """All metrics of (n,) labels and logits. Raises DatasetError, naming `what`, on one class only."""
     require_both_classes(labels, what)
     if not np.isfinite(logits).all():
         raise DatasetError(f"{what}: {int((~np.isfinite(logits)).sum())} scores are not finite")

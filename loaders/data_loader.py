@@ -1,0 +1,110 @@
+"""Clips -> an iterable of ClipBatch, in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+
+from loaders.clip_dataset import ClipDataset, ClipWindow, DataConfig
+from loaders.collate import Collate, TrainingSampler
+from utils.config import opt
+from utils.errors import FrameworkError
+from utils.types import Clip, ClipBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """loaders/data_loader.py: how batches are made."""
+
+    batch_size: int = opt(16, "clips per training step; windows per batch in evaluation")
+    num_workers: int = opt(
+        -1, "processes that decode clips; 0 = none beside the main one, -1 = from the machine's cores"
+    )
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_workers < -1:
+            raise ValueError(
+                f"batch_size must be >= 1 and num_workers >= -1, got {self.batch_size}, {self.num_workers}"
+            )
+
+    @property
+    def resolved_workers(self) -> int:
+        """`num_workers`, or one less than the cores this process may use (at least 1, at most 8)."""
+        if self.num_workers >= 0:
+            return self.num_workers
+        return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+
+
+class _ErrorsAsValues(ClipDataset):
+    """A DataLoader worker turns our errors into a RuntimeError around a traceback; as values they arrive
+    whole.
+    """
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipWindow | FrameworkError:
+        try:
+            return super().__getitem__(key)
+        except FrameworkError as error:
+            return error
+
+
+class _Collate(Collate):
+    def __call__(self, windows: Sequence[ClipWindow | FrameworkError]) -> ClipBatch | FrameworkError:
+        for window in windows:
+            if isinstance(window, FrameworkError):
+                return window
+        try:
+            return super().__call__(windows)
+        except FrameworkError as error:
+            return error
+
+
+class ClipLoader(DataLoader):
+    """A DataLoader of ClipBatch. The first clip that cannot be read stops it with its ClipError."""
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        for batch in super().__iter__():
+            if isinstance(batch, FrameworkError):
+                raise batch
+            yield batch
+
+
+def _one_thread(worker_id: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _loader(dataset: ClipDataset, workers: WorkerConfig, **options: object) -> ClipLoader:
+    num_workers = workers.resolved_workers
+    return ClipLoader(
+        dataset,
+        collate_fn=_Collate(dataset.config.video_fps),
+        num_workers=num_workers,
+        worker_init_fn=_one_thread,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+
+
+def training_loader(
+    clips: Sequence[Clip], data: DataConfig, workers: WorkerConfig, *, balance: str, seed: int
+) -> tuple[ClipLoader, TrainingSampler]:
+    """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
+
+    A last, smaller batch is left out (batch norm needs more than one clip), unless it is the only one.
+    """
+    sampler = TrainingSampler(clips, balance=balance, seed=seed)
+    dataset = _ErrorsAsValues(clips, data, training=True, seed=seed)
+    drop_last = len(clips) >= workers.batch_size
+    return _loader(
+        dataset, workers, batch_size=workers.batch_size, sampler=sampler, drop_last=drop_last
+    ), sampler
+
+
+def evaluation_loader(clips: Sequence[Clip], data: DataConfig, workers: WorkerConfig) -> ClipLoader:
+    """Every evaluation window of every clip once, in listing order."""
+    dataset = _ErrorsAsValues(clips, data, training=False)
+    return _loader(dataset, workers, batch_size=workers.batch_size, sampler=dataset.evaluation_keys())

@@ -1,0 +1,414 @@
+"""Train a detector: build, loop, validate, checkpoint.
+
+    python train.py --dataset fakeavceleb --data_root PREPARED --run_dir saved_models/X
+
+The flags below are those of the chosen --model. Values come from the command line, then --config FILE, then
+the --preset, then the default. A run directory holds config.json, splits/, train.log, metrics.csv,
+TensorBoard events, best.pt and last.pt; --resume goes on after the last finished epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import shlex
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from loaders import DATASETS
+from loaders.clip_dataset import DataConfig
+from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.listing import ListingConfig, summarize
+from loaders.splits import SPLITS, SplitConfig, make_split, split_checksum, write_split
+from losses import LOSSES
+from models import MODELS
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import HelpFormatter, add_config, add_debug, from_args, opt, to_plain
+from utils.device import PRECISIONS, resolve_device, resolve_precision
+from utils.errors import UsageError, run_command
+from utils.evaluation import autocast, evaluate, require_finite
+from utils.files import write_atomically
+from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
+from utils.metrics import Best, detection_metrics
+from utils.seed import seed_everything
+from utils.types import Clip
+
+log = logging.getLogger("train")
+# what may differ between a run and its resumption
+RESUMABLE = {"epochs", "patience", "num_workers", "device"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """train.py: what is trained, on what, for how long."""
+
+    dataset: str = opt("fakeavceleb", "data set", choices=sorted(DATASETS))
+    data_root: Path = opt(Path(), "the prepared data set (output of preprocess.prepare)")
+    run_dir: Path = opt(Path("saved_models/run"), "where the run is written")
+    model: str = opt("beyond_masking", "method", choices=sorted(MODELS))
+    preset: str = opt("corrected", "named set of values: released = the published code to the letter")
+    config: Path | None = opt(None, "repeat the run of this config.json; explicit flags win over it")
+    resume: bool = opt(False, "go on after the last finished epoch of --run_dir, with its configuration")
+    print_config: bool = opt(False, "print the resolved configuration as JSON and exit")
+    epochs: int = opt(30, "passes over the training clips")
+    learning_rate: float = opt(1e-4, "peak learning rate")
+    optimizer: str = opt("adamw", "optimiser", choices=("adamw", "adam"))
+    weight_decay: float = opt(0.01, "weight decay")
+    schedule: str = opt("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
+    max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
+    precision: str = opt(
+        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
+    )
+    balance: str = opt(
+        "label",
+        "training draws as many clips of each class: real / fake, or the data set's categories",
+        choices=("none", "label", "category"),
+    )
+    select_by: str = opt("val_auc", "what the best epoch is best in", choices=("val_auc", "val_loss"))
+    patience: int = opt(10, "stop after this many epochs without a better one; 0 = never")
+    seed: int = opt(42, "seed of weights, order and windows")
+    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.warmup_epochs < 0 or self.max_grad_norm < 0 or self.patience < 0 or self.weight_decay < 0:
+            raise ValueError("warmup_epochs, max_grad_norm, patience and weight_decay must not be negative")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All flag groups of a run, in the order of --help."""
+
+    train: TrainConfig
+    workers: WorkerConfig
+    data: DataConfig
+    listing: ListingConfig
+    split: SplitConfig
+    model: Any
+    loss: Any
+
+    def as_plain(self) -> dict[str, dict[str, Any]]:
+        """Sections of JSON-ready values, without the flags that say what to do with them: for config.json."""
+        sections = {field.name: to_plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        for name in ("resume", "print_config", "config"):
+            del sections["train"][name]
+        return sections
+
+
+def parse_args(argv: list[str] | None = None) -> RunConfig:
+    """The run's configuration. Raises UsageError for contradictions; argparse exits with 2 on an unknown
+    flag.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("model", "preset", "config", "run_dir", "resume"):
+        first.add_argument(f"--{name}", nargs="?", const="true")
+    chosen, _ = first.parse_known_args(argv)
+    file = Path(chosen.config) if chosen.config else None
+    if chosen.resume and chosen.resume.lower() not in {"false", "0", "no", "off"}:
+        file = file or Path(chosen.run_dir or TrainConfig.run_dir) / "config.json"
+    saved = _read_config(file) if file else {}
+    model_name = chosen.model or saved.get("train", {}).get("model", TrainConfig.model)
+    if model_name not in MODELS:
+        raise UsageError(f"unknown --model {model_name}; there are {', '.join(sorted(MODELS))}")
+    model_type, loss_type = MODELS[model_name], LOSSES[model_name]
+    preset_name = chosen.preset or saved.get("train", {}).get("preset", TrainConfig.preset)
+    if preset_name not in model_type.presets:
+        raise UsageError(
+            f"unknown --preset {preset_name} of {model_name}; there are {', '.join(model_type.presets)}"
+        )
+
+    groups = {
+        "train": TrainConfig,
+        "workers": WorkerConfig,
+        "data": DataConfig,
+        "listing": ListingConfig,
+        "split": SplitConfig,
+        "model": model_type.config_type,
+        "loss": loss_type.config_type,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    for group in groups.values():
+        add_config(parser, group)
+    add_debug(parser)
+    args = parser.parse_args(argv)
+    preset = (f"preset {preset_name}", model_type.presets[preset_name])
+    config = RunConfig(
+        **{
+            name: from_args(kind, args, (str(file), saved.get(name, {})), preset)
+            for name, kind in groups.items()
+        }
+    )
+    for name, reason in config.model.unused().items():
+        if name in vars(args):
+            raise UsageError(f"--{name} has no effect here: {reason}")
+    if config.train.resume:
+        _require_same(saved, config.as_plain())
+    return config
+
+
+def _read_config(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such configuration; is --run_dir a run, or --config a config.json?")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: is not a config.json of a run ({error!r})") from error
+
+
+def _require_same(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> None:
+    changed = [
+        f"--{name} was {saved[section].get(name)}, is {value}"
+        for section, values in now.items()
+        for name, value in values.items()
+        if name not in RESUMABLE and saved[section].get(name) != value
+    ]
+    if changed:
+        raise UsageError(
+            "a resumed run keeps its configuration; start a new --run_dir, or drop: " + "; ".join(changed)
+        )
+
+
+def learning_rate_factor(config: TrainConfig, steps_per_epoch: int) -> Any:
+    """step -> factor on the learning rate: linear warm-up, then constant or a cosine down to 0."""
+    warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if config.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
+
+    return factor
+
+
+def prepare_splits(
+    config: RunConfig, expected: dict[str, str] | None
+) -> tuple[dict[str, list[Clip]], dict[str, str]]:
+    """List the data set, split it, write the split file; returns the clips per split and the files'
+    checksums.
+
+    Raises UsageError if a resumed run `expected` other checksums, or if a split has one class only.
+    """
+    name = config.train.dataset
+    listing = DATASETS[name](config.train.data_root, config.listing)
+    split = make_split(name, listing.clips + listing.missing + listing.excluded, config.split)
+    checksums = {name: split_checksum(split)}
+    if expected is not None and expected != checksums:
+        raise UsageError(
+            f"the clips or the split of {name} changed since {config.train.run_dir} was begun; start a "
+            "new --run_dir"
+        )
+    write_split(config.train.run_dir / "splits" / f"{name}.csv", split)
+    for line in summarize(listing, split.split_of):
+        log.info(line)
+    clips = {part: split.select(listing.clips, part) for part in SPLITS}
+    for part in ("train", "val"):
+        if len({clip.label for clip in clips[part]}) < 2:
+            raise UsageError(
+                f"the {part} split of {name} has one class only: {Counter(c.label for c in clips[part])}"
+            )
+    return clips, checksums
+
+
+def train_epoch(
+    model: nn.Module,
+    criterion: nn.Module,
+    batches: Any,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    run_log: RunLog,
+    device: torch.device,
+    config: TrainConfig,
+    precision: str,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the training clips; returns the mean of every loss term."""
+    model.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sums: Counter[str] = Counter()
+    start, num_clips = time.monotonic(), 0
+    progress = tqdm(batches, desc=f"epoch {epoch}", leave=False, unit="batch")
+    for batch in progress:
+        batch = batch.to(device)
+        with autocast(device, precision):
+            output = model(batch)
+            terms = criterion(output, batch)
+        require_finite(terms, batch.clip_ids)
+        optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        grad_norm = nn.utils.clip_grad_norm_(
+            parameters, config.max_grad_norm or math.inf, error_if_nonfinite=False
+        )
+        require_finite({"gradient norm": grad_norm}, batch.clip_ids)
+        run_log.train_step(terms, grad_norm=grad_norm.item(), learning_rate=scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+        num_clips += len(batch.clip_ids)
+        sums.update({name: value.item() for name, value in terms.items()})
+        progress.set_postfix(
+            loss=f"{terms['total'].item():.3f}", clips_per_s=f"{num_clips / (time.monotonic() - start):.1f}"
+        )
+    log.info("epoch %d: %d clips, %.1f clips/s", epoch, num_clips, num_clips / (time.monotonic() - start))
+    return {f"train_{name}": value / len(batches) for name, value in sums.items()}
+
+
+def main() -> int:
+    config = parse_args()
+    if config.train.print_config:
+        sys.stdout.write(json.dumps(config.as_plain(), indent=1) + "\n")
+        return 0
+    device = resolve_device(config.train.device)
+    precision = resolve_precision(config.train.precision, device)
+    run_dir = config.train.run_dir
+    last = run_dir / "last.pt"
+    if last.exists() and not config.train.resume:
+        raise UsageError(
+            f"{run_dir} holds a run already: --resume goes on with it, another --run_dir starts anew"
+        )
+    if config.train.resume and not last.exists():
+        raise UsageError(f"{last}: there is nothing to resume; start without --resume")
+    if not config.train.data_root.is_dir() or config.train.data_root == Path():
+        raise UsageError(
+            f"--data_root {config.train.data_root}: no such folder; it is the output of preprocess.prepare"
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    configure_logging(run_dir / "train.log")
+    environment = describe_environment(device)
+    log.info("command: %s", shlex.join(sys.argv))
+    log.info("environment: %s", json.dumps(environment))
+    log.info("config: %s", json.dumps(config.as_plain()))
+    log.info("device %s, precision %s, %d loader workers", device, precision, config.workers.resolved_workers)
+    with logging_redirect_tqdm():
+        fit(config, device, precision, environment)
+    return 0
+
+
+def fit(config: RunConfig, device: torch.device, precision: str, environment: dict[str, object]) -> None:
+    """The training loop, from data to the last checkpoint."""
+    train, run_dir = config.train, config.train.run_dir
+    saved = load_checkpoint(run_dir / "last.pt") if train.resume else None
+    clips, checksums = prepare_splits(config, saved["split_checksums"] if saved else None)
+    batches, sampler = training_loader(
+        clips["train"], config.data, config.workers, balance=train.balance, seed=train.seed
+    )
+    val_batches = evaluation_loader(clips["val"], config.data, config.workers)
+
+    seed_everything(train.seed)
+    model = MODELS[train.model](config.model).to(device)
+    criterion = LOSSES[train.model](config.loss).to(device)
+    parameters = [p for module in (model, criterion) for p in module.parameters() if p.requires_grad]
+    log.info(
+        "%s: %d parameters, %d trained",
+        train.model,
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in parameters),
+    )
+    optimizer_type = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
+    optimizer = optimizer_type(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
+    scheduler = LambdaLR(optimizer, learning_rate_factor(train, len(batches)))
+    best = Best(higher_is_better=train.select_by == "val_auc")
+    first_epoch = 0
+    if saved:
+        model.load_state_dict(saved["model"])
+        criterion.load_state_dict(saved["criterion"])
+        optimizer.load_state_dict(saved["optimizer"])
+        scheduler.load_state_dict(saved["scheduler"])
+        best.value, best.epochs_since = saved["best_value"], saved["epochs_since_best"]
+        first_epoch = saved["epoch"] + 1
+        log.info("resumed after epoch %d", saved["epoch"])
+    config_text = json.dumps(
+        {
+            "config": config.as_plain(),
+            "command": shlex.join(sys.argv),
+            "environment": environment,
+            "split_checksums": checksums,
+        },
+        indent=1,
+    )
+    write_atomically(
+        run_dir / "config.json", lambda path: path.write_text(config_text + "\n", encoding="utf-8")
+    )
+    run_log = RunLog(run_dir, first_step=first_epoch * len(batches), num_epochs=first_epoch)
+
+    for epoch in range(first_epoch, train.epochs):
+        if train.patience and best.epochs_since >= train.patience:
+            log.info("stopped: %d epochs without a better %s", best.epochs_since, train.select_by)
+            break
+        seed_everything(train.seed, epoch + 1)
+        sampler.epoch = epoch
+        row = train_epoch(
+            model, criterion, batches, optimizer, scheduler, run_log, device, train, precision, epoch
+        )
+        scores = evaluate(
+            model, val_batches, device, precision=precision, criterion=criterion, description="validate"
+        )
+        metrics = detection_metrics(scores.labels, scores.logits, "the validation split")
+        row |= {
+            "val_auc": metrics.auc,
+            "val_ap": metrics.ap,
+            "val_eer": metrics.eer,
+            "val_balanced_accuracy": metrics.balanced_accuracy,
+            "val_loss": scores.mean_terms["total"],
+        }
+        row |= {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}
+        improved = best.update(row[train.select_by])
+        run_log.epoch(epoch, row)
+        log.info(
+            "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s",
+            epoch,
+            row["train_total"],
+            row["val_loss"],
+            metrics.auc,
+            metrics.eer,
+            ", best so far" if improved else "",
+        )
+        state = {
+            "model": model.state_dict(),
+            "config": config.as_plain(),
+            "epoch": epoch,
+            "val": dataclasses.asdict(metrics),
+            "split_checksums": checksums,
+            "environment": environment,
+        }
+        if improved:
+            save_checkpoint(run_dir / "best.pt", state)
+        save_checkpoint(
+            run_dir / "last.pt",
+            state
+            | {
+                "criterion": criterion.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "best_value": best.value,
+                "epochs_since_best": best.epochs_since,
+            },
+        )
+    run_log.close()
+    log.info(
+        "best %s %.4f, checkpoint %s",
+        train.select_by,
+        best.value if best.value is not None else np.nan,
+        run_dir / "best.pt",
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,43 @@
+"""Which device computes, and in which precision. Never a silent change of either."""
+
+from __future__ import annotations
+
+import torch
+
+from utils.errors import UsageError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """A device name (auto, cpu, cuda or cuda:N) -> device. Raises UsageError if it was asked for and is not
+    there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} usable CUDA devices; use "
+            "--device cpu, or check "
+            "the driver and that torch is a CUDA build"
+        )
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU that has it and on a CPU with AMX (where it is about three times as fast), else
+    fp32.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
