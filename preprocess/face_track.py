@@ -104,7 +104,8 @@ class FaceTrack:
         mesh: FaceMesh,
     ) -> None:
         self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".landmarks")
-        self.first_frame, self.pose, self.config = first_frame, pose, config
+        self.first_frame, self.config = first_frame, config
+        self.pose = self._window = pose
         self.mesh = mesh  # this track's own from here on
         self.missing = 0  # frames since Face Mesh or the detector last saw the face
         self.num_seen = 0  # frames with landmarks
@@ -136,8 +137,8 @@ class FaceTrack:
         """
         self._detected = near is not None
         if near is not None:
-            self.pose = near
-        pose = self.pose
+            self.pose = self._window = near
+        pose = self._follow()
         image, left, top = self._cut(picture, pose)
         half = MESH_SIDE * pose.height / 2
         x0, y0 = (max(0, round((c - half - o) / self._shrink)) for c, o in ((pose.x, left), (pose.y, top)))
@@ -148,14 +149,27 @@ class FaceTrack:
             landmarks = landmarks * np.float32([seen.shape[1], seen.shape[0]]) + np.float32([x0, y0])
             landmarks = landmarks * np.float32(self._shrink) + np.float32([left, top])
             found = pose_of(landmarks)
-            moved = max(abs(found.x - pose.x), abs(found.y - pose.y))
-            if moved > 0.6 * pose.height or not 0.5 < found.height / pose.height < 2:
+            moved = max(abs(found.x - self.pose.x), abs(found.y - self.pose.y))
+            if moved > 0.6 * self.pose.height or not 0.5 < found.height / self.pose.height < 2:
                 landmarks = None  # another face, or none: the next look starts afresh
                 self.mesh.forget()
             else:
                 self.pose = found
         self._look = _Kept(image, left, top, self._shrink, landmarks)
         return landmarks is not None
+
+    def _follow(self) -> Pose:
+        """Where to look: after the face, but not at its every move. Face Mesh expects the face where it was
+        in the image before, and its landmarks tremble (by a half more, measured) when the image itself moves.
+        """
+        pose, window = self.pose, self._window
+        away = max(abs(pose.x - window.x), abs(pose.y - window.y)) / pose.height
+        gain = min(1.0, 2 * max(0.0, away - 0.1))
+        height = window.height if 0.87 < pose.height / window.height < 1.15 else pose.height
+        self._window = Pose(
+            window.x + gain * (pose.x - window.x), window.y + gain * (pose.y - window.y), height
+        )
+        return self._window
 
     def _cut(self, picture: Picture, pose: Pose) -> tuple[np.ndarray, int, int]:
         """The face's surroundings, shrunk by a whole factor so that the box is about as large as the crop."""
