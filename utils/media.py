@@ -49,7 +49,9 @@ def _open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputC
             streams = getattr(container.streams, kind)
             yield container, streams[0] if streams else None
     except av.FFmpegError as error:
-        raise ClipError(path, f"cannot be decoded: {error.strerror or error}") from error
+        raise ClipError(
+            path, f"cannot be decoded ({error.strerror or error}): cut off, damaged, or not a video"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

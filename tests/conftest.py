@@ -1,0 +1,32 @@
+"""Fixtures and markers. Tests run offline and on the CPU; a skip says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.clip_factory import write_fakeavceleb_tree
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than about ten seconds")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference fixtures and real clips beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the project: its fixtures and real clips are not part of it")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def prepared_root(tmp_path_factory) -> Path:
+    """A prepared FakeAVCeleb tree of 12 identities with small synthetic clips; do not write into it."""
+    return write_fakeavceleb_tree(tmp_path_factory.mktemp("prepared") / "fakeavceleb", num_identities=12)

@@ -1,0 +1,214 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from loaders.clip_dataset import (
+    ClipDataset,
+    DataConfig,
+    evaluation_starts,
+    last_start_frame,
+    normalize_face_box,
+)
+from loaders.collate import Collate, TrainingSampler
+from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
+from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
+from utils import media
+from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
+from utils.errors import ClipError
+
+
+def frame_numbers(window):
+    """Which source frames a window of a synthetic clip holds, read from their bits."""
+    size = window.video.shape[1]
+    bits = window.video[:, : size // 2].float().mean(dim=(1, 3)).unflatten(1, (NUM_BITS, -1)).mean(2) > 128
+    return (bits * 2 ** torch.arange(NUM_BITS)).sum(1).tolist()
+
+
+def sound_start_s(window):
+    """Where in the source the sound of a synthetic clip begins, read from its rising level."""
+    level = window.waveform[: SAMPLE_RATE_HZ // 10].mean().item() * 10
+    return level - 0.05
+
+
+@pytest.mark.parametrize("fps", [Fraction(25), Fraction(30_000, 1001), Fraction(15)])
+def test_one_window_cuts_picture_sound_and_landmarks(tmp_path, fps):
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=60, fps=fps))
+    config = DataConfig(window_s=0.8, video_fps=25.0, windows_per_clip=3)
+    dataset = ClipDataset([clip], config, training=False)
+    source = np.load(clip.folder / LANDMARKS_NAME)
+    starts = set()
+    for key in dataset.evaluation_keys():
+        window = dataset[key]
+        frames = frame_numbers(window)
+        starts.add(frames[0])
+        assert len(frames) == 20
+        expected = frames[0] + np.floor(
+            (np.arange(20) + 0.5) / 25 * float(fps) + 1e-6
+        )  # the frame shown at that moment
+        assert frames == expected.astype(int).tolist()
+        assert len(window.waveform) == round(0.8 * SAMPLE_RATE_HZ)
+        assert sound_start_s(window) == pytest.approx(frames[0] / float(fps), abs=0.02)
+        torch.testing.assert_close(
+            window.landmarks.numpy(), normalize_face_box(source[frames]), rtol=1e-5, atol=1e-5
+        )
+    assert len(starts) == 3
+    assert min(starts) == 0
+
+
+def test_training_windows_come_from_seed_epoch_and_clip_alone(tmp_path):
+    clips = [make_clip(write_clip_folder(tmp_path / str(i), num_frames=60)) for i in range(2)]
+    config = DataConfig(window_s=0.4)
+
+    def start(seed, epoch, index, clips=clips):
+        return frame_numbers(ClipDataset(clips, config, training=True, seed=seed)[index, epoch])[0]
+
+    assert start(1, 2, 1) == start(1, 2, 1)
+    assert len({start(1, epoch, 0) for epoch in range(12)}) > 5
+    assert [start(1, e, 0) for e in range(6)] != [start(2, e, 0) for e in range(6)]
+    assert [start(1, e, 0) for e in range(6)] != [start(1, e, 1) for e in range(6)]
+
+
+def test_a_short_clip_is_padded_and_masked(tmp_path):
+    clips = [make_clip(write_clip_folder(tmp_path / str(n), num_frames=n)) for n in (10, 40)]
+    config = DataConfig(window_s=1.0)
+    dataset = ClipDataset(clips, config, training=False)
+    assert [key[0] for key in dataset.evaluation_keys()] == [
+        0,
+        1,
+        1,
+        1,
+    ]  # one window is all of the short clip
+    batch = Collate(25.0)([dataset[0, 0], dataset[1, 0]])
+    assert batch.video_padding_mask.sum(1).tolist() == [15, 0]
+    assert batch.landmark_padding_mask.sum(1).tolist() == [15, 0]
+    assert batch.audio_padding_mask.sum(1).tolist() == [SAMPLE_RATE_HZ - round(0.4 * SAMPLE_RATE_HZ), 0]
+    assert (batch.waveform[0][batch.audio_padding_mask[0]] == 0).all()
+    assert batch.video.shape == (2, 3, 25, 64, 64)
+
+
+def test_frames_without_a_face_are_masked_not_nan(tmp_path):
+    folder = write_clip_folder(tmp_path / "clip", num_frames=20)
+    landmarks = np.load(folder / LANDMARKS_NAME)
+    landmarks[5:8] = np.nan
+    np.save(folder / LANDMARKS_NAME, landmarks)
+    for window, normalization in (("seconds", "face_box"), ("released", "clip_zscore")):
+        config = DataConfig(
+            window=window, window_s=0.8, windows_per_clip=1, landmark_normalization=normalization
+        )
+        item = ClipDataset([make_clip(folder)], config, training=False)[0, 0]
+        assert not item.landmarks.isnan().any()
+        assert (~item.has_landmarks).nonzero().flatten().tolist() == [5, 6, 7]
+
+
+def test_face_box_units_keep_shape_and_drop_place_and_size():
+    face = np.random.default_rng(0).uniform(0, 1, (4, 478, 2)).astype(np.float32)
+    moved = face * 0.3 + np.array([0.5, 0.1], np.float32)
+    np.testing.assert_allclose(normalize_face_box(moved), normalize_face_box(face), atol=1e-5)
+    assert np.ptp(normalize_face_box(face)[..., 0], axis=1) == pytest.approx(1.0, abs=1e-5)
+    stretched = face * np.array([1.0, 1.5], np.float32)
+    assert np.abs(normalize_face_box(stretched) - normalize_face_box(face)).max() > 0.1
+
+
+def test_unknown_labels_stay_unknown(tmp_path):
+    folder = write_clip_folder(tmp_path / "clip", num_frames=15)
+    clip = make_clip(folder, label=1, video_label=1, audio_label=None)
+    item = ClipDataset([clip], DataConfig(window_s=0.4), training=False)[0, 0]
+    assert (item.label, item.video_label) == (1.0, 1.0)
+    assert np.isnan(item.audio_label)
+
+
+def test_the_label_rule_video_calls_a_fake_voice_over_a_real_picture_real(tmp_path):
+    clip = make_clip(
+        write_clip_folder(tmp_path / "clip", num_frames=15), label=1, video_label=0, audio_label=1
+    )
+    items = {
+        rule: ClipDataset([clip], DataConfig(window_s=0.4, label_rule=rule), training=False)[0, 0]
+        for rule in ("any", "video")
+    }
+    assert (items["any"].label, items["video"].label) == (1.0, 0.0)
+
+
+def _cut_sound(folder):
+    samples, rate = soundfile.read(folder / AUDIO_NAME)
+    soundfile.write(folder / AUDIO_NAME, samples[: len(samples) // 2], rate)
+
+
+def _save(landmarks):
+    return lambda folder: np.save(folder / LANDMARKS_NAME, landmarks, allow_pickle=landmarks.dtype == object)
+
+
+BAD_CLIPS = {  # fault: (how to make it, what the error says)
+    "landmark width": (_save(np.zeros((30, 468, 2), np.float32)), r"\(30, 468, 2\)"),
+    "landmark frames": (_save(np.zeros((29, 478, 2), np.float32)), "29 landmark frames for 30 video frames"),
+    "pickled landmarks": (_save(np.array([{}])), "not a readable .npy"),
+    "no landmarks": (lambda f: (f / LANDMARKS_NAME).unlink(), "missing"),
+    "half the sound": (_cut_sound, "0.60 s shorter than the picture"),
+    "text as sound": (lambda f: (f / AUDIO_NAME).write_text("RIFF"), "not a readable sound file"),
+    "no sound": (lambda f: (f / AUDIO_NAME).unlink(), "no cropped_video.wav or audio.wav"),
+    "text as video": (lambda f: (f / VIDEO_NAME).write_text("no video"), "cannot be decoded"),
+    "empty video": (lambda f: (f / VIDEO_NAME).write_bytes(b""), "empty"),
+    "no video": (lambda f: (f / VIDEO_NAME).unlink(), "no such file"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CLIPS)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_bad_clip_stops_the_loader_with_path_and_reason(tmp_path, fault, num_workers):
+    clips = [make_clip(write_clip_folder(tmp_path / name, num_frames=30)) for name in ("good", "bad")]
+    spoil, message = BAD_CLIPS[fault]
+    spoil(clips[1].folder)
+    config = DataConfig(window_s=0.4, windows_per_clip=1)
+    workers = WorkerConfig(batch_size=2, num_workers=num_workers)
+    batches, _ = training_loader(clips, config, workers, balance="none", seed=0)
+    with pytest.raises(ClipError, match=message) as error:
+        list(batches)
+    assert "/bad" in str(error.value.path)
+
+
+def test_evaluation_scores_every_window_once(tmp_path):
+    clips = [make_clip(write_clip_folder(tmp_path / str(n), num_frames=n)) for n in (12, 30, 31)]
+    batches = evaluation_loader(
+        clips, DataConfig(window_s=0.4, windows_per_clip=2), WorkerConfig(batch_size=2, num_workers=1)
+    )
+    ids = [clip_id for batch in batches for clip_id in batch.clip_ids]
+    assert ids == [clip.clip_id for clip in clips for _ in range(2)]
+
+
+def test_opencv_reads_the_same_frames_where_av_is_missing(tmp_path, monkeypatch):
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=40))
+    dataset = ClipDataset([clip], DataConfig(window_s=0.4), training=False)
+    with_av = dataset[0, 1]
+    find_spec = media.importlib.util.find_spec
+    monkeypatch.setattr(
+        media.importlib.util, "find_spec", lambda name: None if name == "av" else find_spec(name)
+    )
+    without_av = dataset[0, 1]
+    assert frame_numbers(without_av) == frame_numbers(with_av)
+    assert (without_av.video.int() - with_av.video.int()).abs().max() <= 2
+
+
+def test_evaluation_windows_are_spread_from_start_to_end():
+    assert evaluation_starts(50, 3) == [0, 25, 50]
+    assert evaluation_starts(50, 1) == [25]
+    assert evaluation_starts(1, 3) == [0, 1]
+    assert evaluation_starts(0, 5) == [0]
+    assert last_start_frame(60, Fraction(25), 2.4) == 0
+    assert last_start_frame(75, Fraction(25), 2.4) == 15
+    assert last_start_frame(10, Fraction(25), 2.4) == 0
+
+
+def test_balanced_sampling_draws_classes_alike_and_clips_evenly(tmp_path):
+    clips = [make_clip(tmp_path / str(i), clip_id=str(i), label=int(i >= 4)) for i in range(40)]
+    sampler = TrainingSampler(clips, balance="label", seed=3)
+    drawn = [index for index, _ in sampler]
+    reals = [index for index in drawn if index < 4]
+    assert (len(drawn), len(reals)) == (40, 20)
+    assert {reals.count(i) for i in range(4)} == {5}
+    assert drawn == [index for index, _ in sampler]  # the same epoch, the same order
+    sampler.epoch = 1
+    assert drawn != [index for index, _ in sampler]
+    assert {epoch for _, epoch in sampler} == {1}
+    assert sorted(index for index, _ in TrainingSampler(clips, balance="none", seed=3)) == list(range(40))

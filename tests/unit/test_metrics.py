@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from utils.errors import DatasetError
+from utils.metrics import Best, detection_metrics, equal_error_rate, true_positive_rate_at
+
+# worked by hand: reals 0.1, 0.4, 0.6, fakes 0.35, 0.7, 0.8 -> 8 of 9 pairs in order
+LABELS = np.array([0, 0, 0, 1, 1, 1])
+SCORES = np.array([0.1, 0.4, 0.6, 0.35, 0.7, 0.8])
+
+
+def test_metrics_equal_a_table_worked_by_hand():
+    metrics = detection_metrics(LABELS, SCORES - 0.5, "table")
+    assert metrics.auc == pytest.approx(7 / 9)  # 0.35 lies below 0.4 and 0.6
+    assert metrics.ap == pytest.approx((1 + 1 + 3 / 5) / 3)
+    assert metrics.eer == pytest.approx(1 / 3)
+    assert metrics.accuracy == pytest.approx(4 / 6)
+    assert metrics.balanced_accuracy == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert (metrics.num_real, metrics.num_fake, metrics.prevalence) == (3, 3, 0.5)
+
+
+def test_eer_lies_between_the_points_of_the_roc():
+    # 1 real of 2 at or above every fake but one: FPR jumps 0 -> 0.5 while TPR stands at 0.5, so they meet at
+    # 0.5
+    assert equal_error_rate(np.array([0, 0, 1, 1]), np.array([0.0, 0.6, 0.5, 0.7])) == pytest.approx(0.5)
+    # all tied: the ROC is the diagonal and meets the counter-diagonal in the middle
+    assert equal_error_rate(np.array([0, 0, 0, 1]), np.zeros(4)) == pytest.approx(0.5)
+    assert equal_error_rate(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])) == 0.0
+
+
+def test_tpr_at_fpr_never_accuses_more_reals_than_allowed():
+    labels = np.array([0] * 100 + [1] * 4)
+    scores = np.concatenate([np.arange(100), [98.5, 99.5, 97.5, 10]])
+    assert true_positive_rate_at(labels, scores, 0.01) == 0.5  # one real (99) may be accused: 98.5 and 99.5
+    assert true_positive_rate_at(labels, scores, 0.05) == 0.75
+
+
+@pytest.mark.parametrize("labels", [np.zeros(5), np.ones(5)])
+def test_one_class_is_an_error_that_names_the_set(labels):
+    with pytest.raises(DatasetError, match="the test split"):
+        detection_metrics(labels, np.arange(5.0), "the test split")
+
+
+def test_scores_that_are_not_finite_are_an_error():
+    with pytest.raises(DatasetError, match="not finite"):
+        detection_metrics(LABELS, np.where(SCORES == 0.7, np.nan, SCORES), "x")
+
+
+def test_patience_counts_from_the_best_epoch_of_a_falling_and_a_flat_curve():
+    best = Best(higher_is_better=False)
+    assert [best.update(value) for value in (3.0, 2.0, 1.0, 0.5)] == [True] * 4
+    assert best.epochs_since == 0  # a loss that keeps falling never runs out of patience
+    assert [best.update(0.5) for _ in range(3)] == [False] * 3
+    assert best.epochs_since == 3
+    assert best.update(0.4)
+    assert best.epochs_since == 0
