@@ -216,23 +216,23 @@ def find_folder_jobs(config: FolderBatchConfig) -> Batch:
     return Batch(jobs=_take_shard(jobs, config), output=config.data_root)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
+    """Write a file in the folder `scratch` of the same file system, then move it to its place."""
+    beside = scratch / f".{path.name}.partial"
+    with beside.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
 
 
-def failures_csv(failures: list[tuple[str, str]]) -> str:
+def failures_csv(failures: list[tuple[str, str]]) -> bytes:
     """CSV text with the columns path and reason, sorted by path."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason"])
     writer.writerows(sorted(failures))
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 def run_batch(
@@ -256,7 +256,7 @@ def run_batch(
     num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), max(1, len(batch.jobs)))
     with lock_partial(batch.output / PARTIAL_NAME, shard) as partial, logging_redirect_tqdm():
         for source, target in batch.copies:
-            write_atomically(target, source.read_text(encoding="utf-8"))
+            write_atomically(target, source.read_bytes(), partial)
         outcomes = run_workers(batch.jobs, work, config, partial, num_workers)
         progress = tqdm(outcomes, total=len(batch.jobs), unit="clip", smoothing=0.05, dynamic_ncols=True)
         for job, status, reason in progress:
@@ -266,10 +266,10 @@ def run_batch(
             else:
                 counts[status] += 1
             progress.set_postfix(failed=len(failures))
-    failures_path = batch.output / ("failures.csv" if n == 1 else f"failures_{shard}.csv")
-    failures_path.unlink(missing_ok=True)
-    if failures:
-        write_atomically(failures_path, failures_csv(failures))
+        failures_path = batch.output / ("failures.csv" if n == 1 else f"failures_{shard}.csv")
+        failures_path.unlink(missing_ok=True)
+        if failures:
+            write_atomically(failures_path, failures_csv(failures), partial)
     where = f" (see {failures_path})" if failures else ""
     log.info(
         "%d %s, %d already there, %d failed%s",

@@ -89,13 +89,12 @@ def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
         yield picture
 
 
-def crop_face(source: Path, folder: Path, config: CropConfig) -> CropReport:
+def crop_face(source: Path, folder: Path, times: VideoTimes, config: CropConfig) -> CropReport:
     """Write `cropped_video.mp4` and `landmarks.npy` of the largest continuous face into `folder`.
 
     Decodes the video once and holds about a second of it. `folder` must exist and is used for temporary
     files. Raises ClipError if the video cannot be decoded or no face is found in it.
     """
-    times = read_video_times(source)
     num_frames = len(times.starts_s)
     tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
     width = height = 0
@@ -147,7 +146,7 @@ def crop_job(job: Job, config: CropFacesConfig) -> str:
     """One video of the command: "done" or "already there"."""
     if (job.folder / VIDEO_NAME).is_file() and not config.overwrite:
         return "already there"
-    crop_face(job.source, job.scratch, config)
+    crop_face(job.source, job.scratch, read_video_times(job.source), config)
     job.install(VIDEO_NAME)
     return "done"
 

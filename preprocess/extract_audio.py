@@ -10,7 +10,6 @@ is silence; more than `--max_missing_audio_s` of it is a failure, and so is a vi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
 from utils.clip_files import AUDIO_NAME, SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, run_command
-from utils.media import has_audio_stream, iterate_audio, read_video_times
+from utils.media import VideoTimes, iterate_audio, read_video_times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,24 +80,21 @@ class _WavWriter:
         self._file.close()
 
 
-def extract_audio(
-    source: Path, path: Path, *, num_frames: int, fps: Fraction, video_start_s: float, config: AudioConfig
-) -> AudioReport:
-    """Write the sound that belongs to `num_frames` frames at `fps` as PCM16 wav, in constant memory.
+def extract_audio(source: Path, path: Path, times: VideoTimes, config: AudioConfig) -> AudioReport:
+    """Write the sound that belongs to a video's frames as mono PCM16 wav, in constant memory.
 
-    `video_start_s` is the first frame's presentation time. Raises ClipError if there is no sound track
-    (unless `allow_silent`), if it cannot be decoded, or if too much of it is missing.
+    `times` are those of `read_video_times(source)`: sample 0 belongs to the first frame, and the length is
+    that of all frames at the average rate. Raises ClipError if there is no sound track (unless
+    `allow_silent`), if it cannot be decoded, or if too much of it is missing.
     """
     rate = config.sample_rate_hz
-    total = round(num_frames / fps * rate)
-    if not has_audio_stream(source) and not config.allow_silent:
-        raise ClipError(source, "has no sound track; --allow_silent keeps such videos")
+    total = round(len(times.starts_s) / times.fps * rate)
     wav = _WavWriter(path, rate, total)
     first: int | None = None  # sample of the wav at which the sound begins
     try:
         for time_s, samples in iterate_audio(source, rate):
             if first is None:
-                first = round((time_s - video_start_s) * rate)
+                first = round((time_s - times.starts_s[0]) * rate)
                 wav.pad_to(first)
                 to_cut = max(0, -first)
             wav.write(samples[to_cut:])
@@ -109,8 +105,6 @@ def extract_audio(
     finally:
         wav.close()
     silent = first is None
-    if silent and not config.allow_silent:
-        raise ClipError(source, "its sound track is empty; --allow_silent keeps such videos")
     report = AudioReport(
         start_s=0.0 if silent else round(first / rate, 6),
         padded_s=0.0 if silent else round(padded / rate, 6),
@@ -123,7 +117,7 @@ def extract_audio(
 def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:
     """Raise ClipError if the sound is too short for its picture, or silent where that is not allowed."""
     if report.silent and not config.allow_silent:
-        raise ClipError(path, "has no sound track; --allow_silent keeps such videos")
+        raise ClipError(path, "has no sound track, or an empty one; --allow_silent keeps such videos")
     missing_s = max(0.0, report.start_s) + report.padded_s
     if missing_s > config.max_missing_audio_s:
         raise ClipError(
@@ -149,15 +143,7 @@ def audio_job(job: Job, config: ExtractAudioConfig) -> str:
     """One video of the command: "done" or "already there"."""
     if (job.folder / AUDIO_NAME).is_file() and not config.overwrite:
         return "already there"
-    times = read_video_times(job.source)
-    extract_audio(
-        job.source,
-        job.scratch / AUDIO_NAME,
-        num_frames=len(times.starts_s),
-        fps=times.fps,
-        video_start_s=float(times.starts_s[0]),
-        config=config,
-    )
+    extract_audio(job.source, job.scratch / AUDIO_NAME, read_video_times(job.source), config)
     job.install(AUDIO_NAME)
     return "done"
 

@@ -29,7 +29,10 @@ FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 # and of the width between the cheeks. Both stay the same when the mouth opens.
 UPPER_FACE, FACE_WIDTH = 0.56, 0.82
 MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face, not its neighbour
-KEPT_SIDE = 2.4  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
+# against "veryfast" at equal quality (PSNR 39.7 to 42.3 dB): two thirds of the time, 1.3 to 1.5 times the
+# size
+ENCODER_PRESET = "superfast"
+KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class CropConfig:
 
     crop_margin: float = opt(1.5, "side of the crop in face heights (hairline to chin)")
     smoothing_s: float = opt(0.35, "standard deviation, in s, of the Gaussian that smooths the crop box")
-    detect_every_s: float = opt(0.5, "look for further faces every so many seconds")
+    detect_every_s: float = opt(1.0, "look for further faces every so many seconds")
     max_gap_s: float = opt(1.5, "a face that is lost for longer ends its track; until then the box is held")
     max_faces: int = opt(4, "faces followed at a time, the largest ones")
     min_detection_score: float = opt(0.5, "score of the face detector from which a new face is believed")
@@ -118,9 +121,12 @@ class FaceTrack:
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
-        # poses of the frames around the one that is written next; NaN where the face was lost
-        self._poses: collections.deque[tuple[float, float, float]] = collections.deque()
-        self._num_behind = 0
+        # Poses of the frames around the one that is written next, that one in the middle; weight 0 where the
+        # face was lost or the track does not reach.
+        self._poses = np.zeros((2 * self._radius + 1, 3))
+        self._known = np.zeros(2 * self._radius + 1)
+        offsets = np.arange(-self._radius, self._radius + 1)
+        self._gaussian = np.exp(-0.5 * (offsets / self._sigma) ** 2)
         self._look: _Kept | None = None
         self._detected = False
         self._shrink = 1
@@ -195,24 +201,21 @@ class FaceTrack:
         if look.landmarks is not None:
             self.num_seen += 1
             self.area += self.pose.height**2
-        if look.landmarks is not None or self._detected:
-            self.missing = 0
-            self._poses.append(self.pose)
-        else:
-            self.missing += 1
-            self._poses.append((math.nan,) * 3)
+        known = look.landmarks is not None or self._detected
+        self.missing = 0 if known else self.missing + 1
+        place = self._radius + len(self._kept)  # the kept frames lie between the middle and the end
+        self._poses[place], self._known[place] = self.pose, known
         self._kept.append(look)
         if len(self._kept) > self._radius:
             self._write_next()
 
     def _smoothed_box(self) -> tuple[float, float, float]:
         """x, y (top left corner) and side of the box of the frame that is written next."""
-        poses = np.array(self._poses)  # (n, 3)
-        offsets = np.arange(len(poses)) - self._num_behind
-        weights = np.exp(-0.5 * (offsets / self._sigma) ** 2) * np.isfinite(poses[:, 0])
-        if weights.sum() < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
+        weights = self._gaussian * self._known
+        total = weights.sum()
+        if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
             return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        return self._box_of(*(weights @ np.nan_to_num(poses) / weights.sum()))
+        return self._box_of(*(weights @ self._poses / total))
 
     def _box_of(self, x: float, y: float, height: float) -> tuple[float, float, float]:
         side = self.config.crop_margin * height
@@ -223,10 +226,8 @@ class FaceTrack:
             self._start_files()
         x, y, side = self._smoothed_box()
         kept = self._kept.popleft()
-        if self._num_behind == self._radius:
-            self._poses.popleft()
-        else:
-            self._num_behind += 1
+        self._poses[:-1], self._known[:-1] = self._poses[1:], self._known[1:]
+        self._known[-1] = 0
         # crop pixel c shows source place x + (c + 1/2) * side / CROP_SIZE
         scale = side / CROP_SIZE / kept.shrink
         shift_x = (x - kept.left) / kept.shrink + 0.5 * scale - 0.5
@@ -248,7 +249,9 @@ class FaceTrack:
         self._landmarks_file.write(landmarks.tobytes())
 
     def _start_files(self) -> None:
-        self._writer = VideoWriter(self.video_path, fps=self._fps, width=CROP_SIZE, height=CROP_SIZE)
+        self._writer = VideoWriter(
+            self.video_path, fps=self._fps, width=CROP_SIZE, height=CROP_SIZE, preset=ENCODER_PRESET
+        )
         self._landmarks_file = self.landmarks_path.open("wb")
         self._write_black(self.first_frame)
 

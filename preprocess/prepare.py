@@ -37,7 +37,7 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command, to_plain
 from utils.errors import ClipError, run_command
-from utils.media import has_audio_stream, read_video_times
+from utils.media import read_video_times
 
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 
@@ -81,17 +81,8 @@ def prepare_clip(source: Path, folder: Path, config: ClipConfig, *, name: str | 
     be used; `folder` may then hold temporary files.
     """
     times = read_video_times(source)
-    if not config.allow_silent and not has_audio_stream(source):  # known before the long part of the work
-        raise ClipError(source, "has no sound track; --allow_silent keeps such videos")
-    audio = extract_audio(
-        source,
-        folder / AUDIO_NAME,
-        num_frames=len(times.starts_s),
-        fps=times.fps,
-        video_start_s=float(times.starts_s[0]),
-        config=config,
-    )
-    crop = crop_face(source, folder, config)
+    audio = extract_audio(source, folder / AUDIO_NAME, times, config)  # first: it is quick to fail
+    crop = crop_face(source, folder, times, config)
     info = ClipInfo(
         layout_version=LAYOUT_VERSION,
         source=name or source.name,

@@ -194,7 +194,7 @@ def main() -> int:
                 problems.append((str(path.relative_to(config.data_root)), reason))
                 log.warning("%s: %s", *problems[-1])
     if config.output is not None:
-        write_atomically(config.output, failures_csv(problems))
+        write_atomically(config.output, failures_csv(problems), config.output.parent)
     log.info("%d clips checked, %d of them bad", len(folders), num_bad)
     return 1 if num_bad else 0
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 
+LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
+
 
 def _import_av(path: Path) -> Any:
     if importlib.util.find_spec("av") is None:
@@ -200,11 +202,17 @@ class VideoWriter:
             self._container.close()
 
 
+def _silence(count: int, piece: int) -> Iterator[np.ndarray]:
+    """`count` zeros in pieces."""
+    for start in range(0, count, piece):
+        yield np.zeros(min(piece, count - start), np.float32)
+
+
 def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
     """Decode the first sound track once, mixed down to mono (mean of the channels) and resampled with soxr.
 
-    Yields (time of the first sample in s, samples (n,) float32) in order. Nothing is yielded if there is no
-    sound track.
+    Yields (time of the first sample in s, samples (n,) float32) in order, without gaps: where the track
+    leaves one out, it is silent. Nothing is yielded if there is no sound track.
     """
     import av
     import soxr
@@ -214,23 +222,30 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
             return
         to_float = av.AudioResampler(format="fltp")
         resampler: soxr.ResampleStream | None = None
-        position_s = 0.0
+        position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
         for decoded in container.decode(stream):
             for frame in to_float.resample(decoded):
+                time_s = None if frame.pts is None else float(frame.pts * frame.time_base)
                 if resampler is None:
                     source_rate = frame.sample_rate
                     resampler = soxr.ResampleStream(
                         source_rate, sample_rate_hz, 1, dtype="float32", quality=RESAMPLER_QUALITY
                     )
-                    position_s = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
+                    position_s = source_s = time_s or 0.0
                 if frame.sample_rate != source_rate:
                     raise ClipError(
                         path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
                     )
-                samples = resampler.resample_chunk(frame.to_ndarray().mean(axis=0, dtype=np.float32))
-                if len(samples):
-                    yield position_s, samples
-                    position_s += len(samples) / sample_rate_hz
+                pieces = [frame.to_ndarray().mean(axis=0, dtype=np.float32)]
+                if time_s is not None and time_s - source_s > LARGEST_AUDIO_GAP_S:
+                    pieces[:0] = _silence(round((time_s - source_s) * source_rate), source_rate)
+                    source_s = time_s
+                source_s += frame.samples / source_rate
+                for piece in pieces:
+                    samples = resampler.resample_chunk(piece)
+                    if len(samples):
+                        yield position_s, samples
+                        position_s += len(samples) / sample_rate_hz
         if resampler is not None:
             yield position_s, resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 

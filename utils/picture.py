@@ -62,6 +62,8 @@ class Picture:
     def __init__(
         self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: Fraction = Fraction(1)
     ) -> None:
+        if not Fraction(1, 4) <= pixel_aspect <= 4:  # nonsense in the header
+            pixel_aspect = Fraction(1)
         self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
         self._turns = round(frame.rotation / 90) % 4  # quarter turns against the clock
         self._rgb: np.ndarray | None = None
