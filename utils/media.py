@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -236,9 +237,10 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
                     raise ClipError(
                         path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
                     )
-                pieces = [frame.to_ndarray().mean(axis=0, dtype=np.float32)]
+                pieces: Iterable[np.ndarray] = [frame.to_ndarray().mean(axis=0, dtype=np.float32)]
                 if time_s is not None and time_s - source_s > LARGEST_AUDIO_GAP_S:
-                    pieces[:0] = _silence(round((time_s - source_s) * source_rate), source_rate)
+                    gap = _silence(round((time_s - source_s) * source_rate), source_rate)
+                    pieces = itertools.chain(gap, pieces)
                     source_s = time_s
                 source_s += frame.samples / source_rate
                 for piece in pieces:
