@@ -29,9 +29,9 @@ FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 # and of the width between the cheeks. Both stay the same when the mouth opens.
 UPPER_FACE, FACE_WIDTH = 0.56, 0.82
 MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face, not its neighbour
-# against "veryfast" at equal quality (PSNR 39.7 to 42.3 dB): two thirds of the time, 1.3 to 1.5 times the
-# size
+# against "veryfast" at equal PSNR: two thirds of the time, 1.3 to 1.5 times the size
 ENCODER_PRESET = "superfast"
+MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
 KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 
@@ -215,7 +215,14 @@ class FaceTrack:
         total = weights.sum()
         if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
             return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        return self._box_of(*(weights @ self._poses / total))
+        smooth = weights @ self._poses / total
+        if self._known[self._radius]:  # the face may leave its usual place in the crop, but not the crop
+            x, y, height = self._poses[self._radius]
+            reach = MAX_LAG * height
+            smooth = np.clip(
+                smooth, (x - reach, y - reach, 0.8 * height), (x + reach, y + reach, 1.25 * height)
+            )
+        return self._box_of(*smooth)
 
     def _box_of(self, x: float, y: float, height: float) -> tuple[float, float, float]:
         side = self.config.crop_margin * height
