@@ -1,0 +1,18 @@
+"""python -m preprocess.demo --output DIR: write the generated demo set, ready for preprocess.prepare."""
+
+from __future__ import annotations
+
+import logging
+
+from preprocess.demo.dataset import DemoConfig, make_demo_set
+from utils.config import parse_command
+from utils.errors import run_command
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    make_demo_set(parse_command(DemoConfig, __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,260 @@
+"""An identity in motion: head, eyes and mouth follow given curves in front of a still background.
+
+The face moves on its canvas (lips, lids), the canvas is turned by a small three-dimensional rotation (depth
+from the landmarks), and one interpolation brings it into the frame. `render` also returns where the landmarks
+went, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from preprocess.demo.geometry import (
+    CHIN,
+    FACE_OVAL,
+    FOREHEAD,
+    LEFT_LOWER_LID,
+    LEFT_UPPER_LID,
+    LIPS,
+    NOSE_BASE,
+    RIGHT_LOWER_LID,
+    RIGHT_UPPER_LID,
+    enlarge,
+    read_at,
+    smoothstep,
+)
+from preprocess.demo.identities import CANVAS, FACE_CENTRE, FACE_HEIGHT, Identity
+from preprocess.demo.mouth import MouthField, mouth_field, paint_interior
+
+GRID_STEP = 8  # pixels between the nodes at which the head's turn is computed
+MAX_OPENING = 0.14  # widest lip gap as a share of the face height
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What the head does in each of T frames. Angles in radians, shifts in pixels of the frame."""
+
+    opening: np.ndarray  # (T,) 0..1, share of MAX_OPENING
+    rounding: np.ndarray  # (T,) 0..1, how far the mouth corners come together
+    blink: np.ndarray  # (T,) 0..1, 1 = closed
+    yaw: np.ndarray
+    pitch: np.ndarray
+    roll: np.ndarray
+    centre: np.ndarray  # (T, 2) where the middle of the face lies
+    scale: np.ndarray  # (T,) size against the canvas
+
+
+def smooth_noise(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
+    """Noise with unit spread that changes over about `width` samples: (count,)."""
+    radius = int(4 * width)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
+    noise = np.convolve(rng.standard_normal(count + 2 * radius), kernel, mode="valid")
+    return noise / np.sqrt((kernel**2).sum())
+
+
+def draw_motion(
+    opening: np.ndarray, rounding: np.ndarray, rng: np.random.Generator, *, size: int, fps: float
+) -> Motion:
+    """Head and eye movements to go with a mouth track (T,), for frames of `size` pixels square."""
+    count = len(opening)
+    middle = size / 2 + np.array([rng.uniform(-0.08, 0.08), rng.uniform(-0.03, 0.06)]) * size
+    scale = rng.uniform(0.9, 1.1) * size / 320
+    drift = np.stack([smooth_noise(rng, count, 0.5 * fps) for _ in range(2)], -1) * 0.008 * size
+    blink = np.zeros(count)
+    times = np.arange(count)
+    start = rng.uniform(0.1, 1.5) * fps
+    while start < count:
+        blink = np.maximum(blink, np.exp(-(((times - start) / (0.065 * fps)) ** 2)))
+        start += rng.uniform(1.0, 3.5) * fps
+    nod = np.convolve(opening, np.ones(5) / 5, mode="same")
+    return Motion(
+        opening=opening,
+        rounding=rounding,
+        blink=blink,
+        yaw=rng.uniform(-0.1, 0.1) + 0.05 * smooth_noise(rng, count, 0.4 * fps),
+        pitch=rng.uniform(-0.05, 0.05) + 0.03 * smooth_noise(rng, count, 0.4 * fps) - 0.03 * nod,
+        roll=rng.uniform(-0.05, 0.05) + 0.02 * smooth_noise(rng, count, 0.5 * fps),
+        centre=middle + drift,
+        scale=scale * (1 + 0.01 * smooth_noise(rng, count, 0.8 * fps)),
+    )
+
+
+@dataclass(frozen=True)
+class _Lid:
+    columns: np.ndarray  # (w,) canvas columns of the eye
+    top: np.ndarray  # (w,) where the moving skin begins
+    upper: np.ndarray  # (w,)
+    lower: np.ndarray  # (w,)
+
+
+class Puppet:
+    """An identity prepared for rendering; making one takes some tens of milliseconds."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        points = identity.landmarks[:, :2]
+        reach = identity.landmarks[list(FACE_OVAL), :2]
+        low = np.floor(reach.min(0)).astype(int) - 20
+        high = np.ceil(reach.max(0)).astype(int) + [20, 60]
+        self.box = (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+        self.mouth: MouthField = mouth_field(identity.landmarks, self.box)
+        self.depth = _depth(identity.landmarks)
+        self.lids = [
+            _lid(points, LEFT_UPPER_LID, LEFT_LOWER_LID),
+            _lid(points, RIGHT_UPPER_LID, RIGHT_LOWER_LID),
+        ]
+        middle = points[list(LIPS)].mean(0) - low
+        columns, rows = np.meshgrid(np.arange(self.box[2]), np.arange(self.box[3]))
+        self.near_mouth = np.exp(
+            -(((columns - middle[0]) / 42) ** 2) - ((rows - middle[1]) / 30) ** 2
+        ).astype(np.float32)
+        self.mouth_x = float(middle[0])
+
+    def expression(self, motion: Motion, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Shift map (h, w, 2) of the face box, and its mouth interior (h, w, 4) with its share in channel 3."""
+        width, height = self.box[2:]
+        change = float(motion.opening[index]) * MAX_OPENING * FACE_HEIGHT
+        rows, share, depth, gap = self.mouth.warp(change, change)
+        shift = np.zeros((height, width, 2), np.float32)
+        shift[..., 1] = rows - np.arange(height, dtype=np.float32)[:, None]
+        columns = np.arange(width, dtype=np.float32)
+        shift[..., 0] = 0.22 * float(motion.rounding[index]) * (columns - self.mouth_x) * self.near_mouth
+        colours = paint_interior(self.mouth, depth, gap, self.identity.interior, face_height=FACE_HEIGHT)
+        for lid in self.lids:
+            self._close_lid(shift, lid, float(motion.blink[index]))
+        return shift, np.dstack([colours, share])
+
+    def _close_lid(self, shift: np.ndarray, lid: _Lid, closed: float) -> None:
+        """Stretch the skin between brow and lid over the eye."""
+        if closed < 0.02:
+            return
+        x0, y0 = self.box[:2]
+        first, last = int(lid.top.min()) - y0, int(np.ceil(lid.lower.max())) - y0 + 1
+        columns = lid.columns - x0
+        rows = np.arange(first, last, dtype=np.float32)[:, None] + y0
+        edge = lid.upper + closed * 0.96 * (lid.lower - lid.upper)
+        stretched = lid.top + (rows - lid.top) * (lid.upper - lid.top) / (edge - lid.top)
+        moved = (rows >= lid.top) & (rows <= edge)
+        part = shift[first:last, columns[0] : columns[-1] + 1, 1]
+        part[moved] = (stretched - rows)[moved]
+
+    def landmarks(self, motion: Motion, index: int) -> np.ndarray:
+        """The landmarks in the frame: (478, 2) pixels."""
+        identity = self.identity
+        x0, y0 = self.box[:2]
+        change = float(motion.opening[index]) * MAX_OPENING * FACE_HEIGHT
+        points = identity.landmarks[:, :2] - [x0, y0]
+        points[:, 1] += self.mouth.displace(points, change)
+        pull = read_at(self.near_mouth, points[None].astype(np.float32))[0]
+        points[:, 0] = self.mouth_x + (points[:, 0] - self.mouth_x) / (
+            1 + 0.22 * float(motion.rounding[index]) * pull
+        )
+        closed = 0.96 * float(motion.blink[index])
+        for upper, lower in ((LEFT_UPPER_LID, LEFT_LOWER_LID), (RIGHT_UPPER_LID, RIGHT_LOWER_LID)):
+            points[list(upper), 1] += closed * (points[list(lower), 1] - points[list(upper), 1])
+        points += [x0, y0]
+        depth = read_at(self.depth, points[None].astype(np.float32))[0]
+        points = points + depth[:, None] * [motion.yaw[index], motion.pitch[index]]
+        return (points - FACE_CENTRE) @ _turn(motion, index).T + motion.centre[index]
+
+    def frame_map(self, motion: Motion, index: int, size: int) -> np.ndarray:
+        """Where on the canvas each pixel of the frame lies: (size, size, 2)."""
+        nodes = size // GRID_STEP + 2
+        grid = np.stack(np.meshgrid(np.arange(nodes), np.arange(nodes)), -1) * float(GRID_STEP)
+        back = np.linalg.inv(_turn(motion, index))
+        head = (grid - motion.centre[index]) @ back.T
+        body = (grid - motion.centre.mean(0) - 0.4 * (motion.centre[index] - motion.centre.mean(0))) / (
+            motion.scale.mean()
+        )
+        # the shoulders follow the head less than halfway, and the neck bends between
+        chin = self.identity.landmarks[CHIN, 1] - FACE_CENTRE[1]
+        share = smoothstep(head[..., 1:], chin + 8, chin + 80)
+        turned = (head + share * (body - head) + FACE_CENTRE).astype(np.float32)
+        angles = np.array([motion.yaw[index], motion.pitch[index]], np.float32)
+        canvas = turned
+        for _ in range(2):
+            canvas = turned - read_at(self.depth, canvas)[..., None] * angles
+        return enlarge(canvas.astype(np.float32), GRID_STEP)[:size, :size]
+
+
+def render(puppet: Puppet, motion: Motion, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a clip: frames (T, S, S, 3) uint8 before any camera, and landmarks (T, 478, 2) float32 in pixels.
+
+    `background` (S, S, 3) uint8 stays where it is.
+    """
+    size, count = background.shape[0], len(motion.opening)
+    frames = np.empty((count, size, size, 3), np.uint8)
+    landmarks = np.empty((count, puppet.identity.landmarks.shape[0], 2), np.float32)
+    backdrop = background.astype(np.float32)
+    x0, y0, width, height = puppet.box
+    for index in range(count):
+        positions = puppet.frame_map(motion, index, size)
+        shift, interior = puppet.expression(motion, index)
+        landmarks[index] = puppet.landmarks(motion, index)
+        inside = _frame_box(landmarks[index], size)
+        part = positions[inside]
+        at_face = part - np.array([x0, y0], np.float32)
+        part += read_at(shift, at_face, border=cv2.BORDER_CONSTANT)
+        picture = read_at(puppet.identity.texture, positions).astype(np.float32)
+        mouth = read_at(interior, at_face, border=cv2.BORDER_CONSTANT)
+        face = picture[inside]
+        face[..., :3] += mouth[..., 3:] * (mouth[..., :3] - face[..., :3])
+        frame = backdrop + picture[..., 3:] * (1 / 255) * (picture[..., :3] - backdrop)
+        frames[index] = frame.round().clip(0, 255)
+    return frames, landmarks
+
+
+def _frame_box(landmarks: np.ndarray, size: int) -> tuple[slice, slice]:
+    """The part of the frame that lips, jaw and lids can change."""
+    tall = np.linalg.norm(landmarks[FOREHEAD] - landmarks[CHIN])
+    low = np.clip(landmarks.min(0) - 0.1 * tall, 0, size - 1).astype(int)
+    high = np.clip(landmarks.max(0) + [0.1 * tall, 0.4 * tall], 1, size).astype(int)
+    return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _turn(motion: Motion, index: int) -> np.ndarray:
+    cosine, sine = np.cos(motion.roll[index]), np.sin(motion.roll[index])
+    return motion.scale[index] * np.array([[cosine, -sine], [sine, cosine]])
+
+
+def _depth(landmarks: np.ndarray) -> np.ndarray:
+    """Smooth height towards the camera in pixels, (CANVAS, CANVAS) float32, from Face Mesh's z."""
+    centre = landmarks[list(FACE_OVAL), :2].mean(0)
+    step = 8
+    nodes = CANVAS // step + 1
+    grid = np.stack(np.meshgrid(np.arange(nodes), np.arange(nodes)), -1).reshape(-1, 2) * step
+    points = np.vstack([landmarks[:468, :2], centre + (landmarks[list(FACE_OVAL), :2] - centre) * 1.8])
+    rim = landmarks[list(FACE_OVAL), 2]
+    height = -np.concatenate([landmarks[:468, 2], rim])
+    squared = ((grid[:, None] - points[None]) ** 2).sum(-1)
+    weights = np.exp(-squared / (2 * 14.0**2)) + 1e-9 / (1 + squared)
+    depth = (weights @ height / weights.sum(1)).reshape(nodes, nodes)
+    depth -= -landmarks[NOSE_BASE, 2] * 0.4
+    return enlarge(depth.astype(np.float32), step)[:CANVAS, :CANVAS]
+
+
+def _lid(points: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> _Lid:
+    first, last = points[upper[0], 0], points[upper[-1], 0]
+    columns = np.arange(int(np.ceil(first)), int(np.floor(last)))
+    top_line = np.interp(columns, *points[list(upper)].T)
+    bottom_line = np.maximum(np.interp(columns, *points[list(lower)].T), top_line)
+    eye = max(float((bottom_line - top_line).max()), 4.0)
+    return _Lid(columns, top_line - 1.2 * eye, top_line, bottom_line)
+
+
+def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A blurred room: gradient, boxes and lamps out of focus, wall grain. (size, size, 3) uint8."""
+    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    base, lean = rng.uniform(50, 190) + rng.normal(0, 14, 3), rng.normal(0, 25, (2, 3))
+    image = base + (rows[..., None] - 0.5) * lean[0] + (columns[..., None] - 0.5) * lean[1]
+    for _ in range(int(rng.integers(4, 14))):
+        x, y = rng.integers(0, size, 2)
+        wide, tall = rng.integers(size // 12, size // 3, 2)
+        image[y : y + tall, x : x + wide] += rng.normal(0, 30) + rng.normal(0, 12, 3)
+    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), float(rng.uniform(1.5, 6)))
+    grain = cv2.GaussianBlur(rng.standard_normal((size, size)).astype(np.float32), (0, 0), rng.uniform(1, 3))
+    image += (rng.uniform(1, 7) * grain / grain.std())[..., None]
+    return image.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,274 @@
+"""Pseudo-identities: faces that nobody has, made from two public-domain portraits inside installed packages.
+
+Rear Admiral Grace Hopper (US Navy, in matplotlib's sample data) and astronaut Eileen Collins (NASA, in
+skimage.data) are aligned by their Face Mesh landmarks, morphed, reshaped, and given other skin, hair and
+clothes. The result says nothing about either person, and is good for testing software only.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from preprocess.demo.geometry import (
+    CHIN,
+    CONTROL_POINTS,
+    FACE_OVAL,
+    FOREHEAD,
+    LEFT_BROW,
+    LIDS,
+    LIPS,
+    NOSE,
+    RIGHT_BROW,
+    face_height,
+    face_mask,
+    identity_map,
+    lip_opening,
+    read_at,
+    smoothstep,
+    spline_map,
+)
+from preprocess.demo.mouth import MouthInterior, mouth_field
+from utils.errors import UsageError
+
+CANVAS = 480  # pixels of the square on which a face is defined, before the head moves
+FACE_HEIGHT = 170.0  # forehead to chin on the canvas
+FACE_CENTRE = np.array([240.0, 232.0])
+# mean skin colours in CIE Lab (L 0..100), fair to dark
+SKIN_TONES = (
+    (77.0, 11.0, 14.0),
+    (71.0, 14.0, 18.0),
+    (64.0, 15.0, 22.0),
+    (56.0, 16.0, 24.0),
+    (48.0, 15.0, 21.0),
+    (39.0, 12.0, 16.0),
+)
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A closed-mouthed face on the canvas."""
+
+    image: np.ndarray  # (CANVAS, CANVAS, 3) float32 RGB 0..255
+    alpha: np.ndarray  # (CANVAS, CANVAS) float32, 1 = person
+    landmarks: np.ndarray  # (478, 3) float64 pixels
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A pseudo-identity at rest, looking ahead with closed lips."""
+
+    texture: np.ndarray  # (CANVAS, CANVAS, 4) uint8 RGB and person mask
+    landmarks: np.ndarray  # (478, 3) float64 pixels; z as Face Mesh gives it, negative towards the camera
+    interior: MouthInterior
+
+
+@functools.cache
+def load_portraits() -> tuple[Portrait, ...]:
+    """Both portraits and their mirror images, cut out and aligned; Face Mesh finds the landmarks (once per
+    process).
+
+    Raises UsageError if a package is missing.
+    """
+    try:
+        import matplotlib.cbook
+        import mediapipe
+        import skimage.data
+    except ImportError as error:
+        raise UsageError(f"the demo set needs the package {error.name}; pip install {error.name}") from error
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        hopper = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    photos = [np.ascontiguousarray(hopper), np.ascontiguousarray(skimage.data.astronaut())]
+    photos += [np.ascontiguousarray(photo[:, ::-1]) for photo in photos]
+    solutions = mediapipe.solutions
+    portraits = []
+    with (
+        solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True) as mesh,
+        solutions.selfie_segmentation.SelfieSegmentation(model_selection=0) as segmenter,
+    ):
+        for photo in photos:
+            found = mesh.process(photo).multi_face_landmarks[0].landmark
+            height, width = photo.shape[:2]
+            points = np.array([[p.x * width, p.y * height, p.z * width] for p in found])
+            portraits.append(_align(photo, segmenter.process(photo).segmentation_mask, points))
+    return tuple(portraits)
+
+
+def _align(photo: np.ndarray, person: np.ndarray, points: np.ndarray) -> Portrait:
+    """Turn and scale a photo so that forehead and chin lie at fixed places of the canvas; close its mouth."""
+    axis = points[CHIN, :2] - points[FOREHEAD, :2]
+    scale = FACE_HEIGHT / np.linalg.norm(axis)
+    angle = np.arctan2(axis[0], axis[1])
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = (points[CHIN, :2] + points[FOREHEAD, :2]) / 2
+    matrix = np.hstack([turn, (FACE_CENTRE - turn @ centre)[:, None]])
+    size = (CANVAS, CANVAS)
+    image = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    alpha = cv2.warpAffine(person, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # the segmentation's soft rim carries the old background: keep its inner part
+    alpha = smoothstep(cv2.erode(alpha, np.ones((3, 3), np.uint8)), 0.35, 0.95).astype(np.float32)
+    alpha[:8] = 0
+    landmarks = np.hstack([points[:, :2] @ turn.T + matrix[:, 2], points[:, 2:] * scale])
+    gap = float(lip_opening(landmarks) * face_height(landmarks))
+    field = mouth_field(landmarks, (0, 0, CANVAS, CANVAS))
+    rows, _, _, _ = field.warp(-1.15 * gap, 0.0)
+    positions = identity_map((0, 0, CANVAS, CANVAS))
+    positions[..., 1] = rows
+    closed = landmarks.copy()
+    closed[:, 1] += field.displace(landmarks[:, :2], -gap)
+    return Portrait(read_at(image.astype(np.float32), positions), alpha, closed)
+
+
+def make_identity(rng: np.random.Generator) -> Identity:
+    """Draw one pseudo-identity; the same generator state gives the same face."""
+    portraits = load_portraits()
+    outer = int(rng.integers(4))
+    inner = int(rng.integers(4))
+    share = float(rng.uniform(0.15, 0.85)) if inner % 2 != outer % 2 else float(rng.uniform(0.5, 1.0))
+    shape = (1 - share) * portraits[outer].landmarks + share * portraits[inner].landmarks
+    landmarks = _reshape(shape, rng)
+    outer_image, outer_alpha = _fit(portraits[outer], landmarks)
+    inner_image, _ = _fit(portraits[inner], landmarks)
+    size = (CANVAS, CANVAS)
+    core = face_mask(landmarks, size, grow=0.86, feather=2, points=FACE_OVAL)
+    blend = face_mask(landmarks, size, grow=0.84, feather=7, points=FACE_OVAL) * share
+    # the forehead stays with the hair that falls on it
+    rows = np.arange(CANVAS)[:, None]
+    brow_row = landmarks[list(LEFT_BROW + RIGHT_BROW), 1].min()
+    blend = (blend * smoothstep(rows, brow_row - 22, brow_row - 4)).astype(np.float32)
+    lab = _to_lab(outer_image)
+    lab = lab + blend[..., None] * (_match_colours(_to_lab(inner_image), lab, core) - lab)
+    lab = _recolour(lab, landmarks, outer_alpha, core, rng)
+    lab = _add_skin_detail(lab, landmarks, core, rng)
+    image = _to_rgb(lab)
+    texture = np.dstack([image, outer_alpha * 255]).clip(0, 255).round().astype(np.uint8)
+    teeth = np.array([208.0, 200.0, 186.0]) * rng.uniform(0.78, 1.08) * [1, 1, rng.uniform(0.9, 1.0)]
+    interior = MouthInterior(teeth=tuple(teeth.clip(0, 245)))
+    return Identity(np.ascontiguousarray(texture), landmarks, interior)
+
+
+def _reshape(landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Other proportions: jaw and cheek width, chin, eyes, brows, nose, mouth. (478, 3) -> (478, 3)."""
+    points = landmarks.copy()
+    centre_x = points[[FOREHEAD, CHIN], 0].mean()
+    mouth_row, eye_row = points[list(LIPS), 1].mean(), points[list(LIDS), 1].mean()
+    rows = points[:, 1]
+    jaw = smoothstep(rows, eye_row, points[CHIN, 1])
+    points[:, 0] += (points[:, 0] - centre_x) * (rng.uniform(-0.15, 0.13) * jaw + rng.uniform(-0.07, 0.07))
+    points[:, 1] += rng.uniform(-7, 9) * smoothstep(rows, mouth_row, points[CHIN, 1])
+    around = np.exp(-(((rows - eye_row) / 26) ** 2)) * np.exp(
+        -(((np.abs(points[:, 0] - centre_x) - 32) / 24) ** 2)
+    )
+    points[:, 0] += rng.uniform(-4, 4) * around * np.sign(points[:, 0] - centre_x)
+    for lids in (LIDS[:18], LIDS[18:]):
+        middle = points[list(lids), :2].mean(0)
+        near = np.exp(-(((points[:, :2] - middle) / [22, 13]) ** 2).sum(1))[:, None]
+        near[468:] *= 0.3  # irises keep their size
+        points[:, :2] += (
+            (points[:, :2] - middle) * near * (0.0 + rng.uniform(-0.12, 0.2) * np.array([[0.5, 1.0]]))
+        )
+    brows = list(LEFT_BROW + RIGHT_BROW)
+    points[brows, 1] += rng.uniform(-5, 3)
+    nose_tip = points[list(NOSE), :2].mean(0)
+    near = np.exp(-(((points[:, :2] - nose_tip - [0, 8]) / [20, 26]) ** 2).sum(1))
+    points[:, 0] += (points[:, 0] - centre_x) * near * rng.uniform(-0.22, 0.3)
+    points[:, 1] += near * rng.uniform(-5, 5)
+    middle = points[list(LIPS), :2].mean(0)
+    near = np.exp(-(((points[:, :2] - middle) / [34, 16]) ** 2).sum(1))[:, None]
+    points[:, :2] += (points[:, :2] - middle) * near * [rng.uniform(-0.16, 0.16), rng.uniform(-0.15, 0.4)]
+    return points
+
+
+def _fit(portrait: Portrait, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Warp a portrait to `landmarks`: image (H, W, 3) and person mask (H, W), float32."""
+    points = list(CONTROL_POINTS)
+    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    ring = FACE_CENTRE + np.stack([np.sin(angles), np.cos(angles)], -1) * 225  # hair and shoulders stay
+    target = np.vstack([landmarks[points, :2], ring])
+    source = np.vstack([portrait.landmarks[points, :2], ring])
+    positions = spline_map(target, source, (0, 0, CANVAS, CANVAS))
+    return read_at(portrait.image, positions), read_at(portrait.alpha, positions)
+
+
+def _to_lab(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor((image / 255).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2LAB)
+
+
+def _to_rgb(lab: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+
+
+def _moments(lab: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = np.average(lab.reshape(-1, 3), axis=0, weights=weight.ravel())
+    deviation = np.sqrt(np.average((lab.reshape(-1, 3) - mean) ** 2, axis=0, weights=weight.ravel()))
+    return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def _match_colours(lab: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Give `lab` the mean and spread that `reference` has under `weight`."""
+    mean, deviation = _moments(lab, weight)
+    wanted_mean, wanted_deviation = _moments(reference, weight)
+    return (lab - mean) * (wanted_deviation / deviation).clip(0.7, 1.4) + wanted_mean
+
+
+def _recolour(
+    lab: np.ndarray, landmarks: np.ndarray, alpha: np.ndarray, core: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Another skin tone, hair and clothes colour, and light from one side."""
+    mean, _ = _moments(lab, core)
+    chroma = ((lab[..., 1:] - mean[1:]) ** 2).sum(-1) / (2 * 10.0**2)
+    lightness = ((lab[..., 0] - mean[0]) / 30) ** 2
+    skin = np.exp(-chroma - lightness**2) * alpha
+    skin = cv2.GaussianBlur(np.maximum(skin, core).astype(np.float32), (0, 0), 1.2)[..., None]
+    tone = np.array(SKIN_TONES[int(rng.integers(len(SKIN_TONES)))]) + rng.normal(0, [2.5, 1.2, 1.8])
+    toned = (lab - mean) * np.array([rng.uniform(0.8, 1.0), 0.85, 0.85]) * [
+        max(tone[0] / 72, 0.7),
+        1,
+        1,
+    ] + tone
+    rows = np.arange(CANVAS)[:, None]
+    collar = smoothstep(rows, landmarks[CHIN, 1] + 8, landmarks[CHIN, 1] + 30)[..., None]
+    other = lab.copy()
+    for weight, spread in ((1 - collar, 14.0), (collar, 26.0)):
+        gain, tint = rng.uniform(0.45, 1.3), rng.normal(0, spread, 2)
+        changed = np.dstack([lab[..., :1] * gain, lab[..., 1:] * rng.uniform(0.2, 1.0) + tint])
+        other = other + weight * (changed - lab)
+    result = other + skin * (toned - other)
+    columns = np.arange(CANVAS)[None]
+    side, top = rng.uniform(-1, 1), rng.uniform(-0.5, 1)
+    light = side * (columns - CANVAS / 2) / 90 - top * (rows - CANVAS / 2) / 120
+    result[..., 0] += 7 * np.tanh(light)
+    return result
+
+
+def _add_skin_detail(
+    lab: np.ndarray, landmarks: np.ndarray, core: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Pores, moles, lips, beard: fine texture that every genuine face has and that a forger's network loses."""
+    lab = lab.copy()
+    size = (CANVAS, CANVAS)
+    strength = rng.uniform(1.8, 2.8)
+    for scale, weight in ((1.1, 1.0), (2.2, 0.8)):
+        noise = cv2.GaussianBlur(rng.standard_normal(size).astype(np.float32), (0, 0), scale)
+        lab[..., 0] += strength * weight * core * noise / noise.std()
+    for _ in range(int(rng.integers(0, 6))):
+        oval, inner = landmarks[int(rng.choice(FACE_OVAL)), :2], landmarks[int(rng.integers(468)), :2]
+        spot = np.zeros(size, np.float32)
+        cv2.circle(spot, tuple(int(v) for v in 0.45 * oval + 0.55 * inner), int(rng.integers(1, 3)), 1.0, -1)
+        lab[..., 0] -= rng.uniform(8, 22) * cv2.GaussianBlur(spot, (0, 0), 0.9)
+    lips = face_mask(landmarks, size, grow=1.0, feather=1.2, points=LIPS)
+    lab += lips[..., None] * np.array(
+        [rng.uniform(-12, 4), rng.uniform(0, 16), rng.uniform(-4, 3)], np.float32
+    )
+    if rng.random() < 0.35:  # stubble or beard
+        rows = np.arange(CANVAS)[:, None]
+        nose = landmarks[2, 1]
+        jaw = core * smoothstep(rows, nose - 4, nose + 10) * (1 - lips)
+        grain = cv2.GaussianBlur(rng.random(size).astype(np.float32), (0, 0), 0.8)
+        lab[..., 0] -= rng.uniform(10, 26) * jaw * (0.55 + 0.9 * grain)
+    brows = sum(face_mask(landmarks, size, grow=1.0, feather=2, points=b) for b in (LEFT_BROW, RIGHT_BROW))
+    lab[..., 0] -= rng.uniform(0, 16) * brows
+    return lab.astype(np.float32)

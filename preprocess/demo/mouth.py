@@ -1,0 +1,154 @@
+"""Opening and closing a mouth in an upright picture: where skin and lips go, and what is seen between them.
+
+The jaw swings down by `JAW_SHARE` of the gap and the upper lip rises by the rest; both movements fade towards
+chin, nose and cheeks. The picture is torn along the mouth line, and the tear shows `MouthInterior`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from preprocess.demo.geometry import (
+    CHIN,
+    FACE_OVAL,
+    LOWER_INNER_LIP,
+    NOSE_BASE,
+    UPPER_INNER_LIP,
+    read_at,
+    smoothstep,
+)
+
+JAW_SHARE = 0.82
+
+
+@dataclass(frozen=True)
+class MouthInterior:
+    """Colours between the lips, RGB 0..255, and how sharply the teeth show (1 = crisp rows, 0 = a smear)."""
+
+    cavity: tuple[float, float, float] = (52.0, 18.0, 18.0)
+    teeth: tuple[float, float, float] = (208.0, 200.0, 188.0)
+    tongue: tuple[float, float, float] = (150.0, 70.0, 72.0)
+    sharpness: float = 1.0
+
+
+@dataclass(frozen=True)
+class MouthField:
+    """How far each pixel of a box (h, w) moves, in pixels, when the lips part by one pixel at their middle."""
+
+    upper_line: np.ndarray  # (w,) row of the upper inner lip per column, in the picture as it is
+    lower_line: np.ndarray  # (w,)
+    profile: np.ndarray  # (w,) share of the gap per column: 1 in the middle, 0 from the corners on
+    lower: np.ndarray  # (h, w) downward movement below the mouth line
+    upper: np.ndarray  # (h, w) upward movement above it
+    centre_x: float
+    half_width: float
+
+    def warp(self, change: float, gap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Part the lips by `change` more pixels, so that their gap becomes `gap` at the middle.
+
+        Returns the row to read for each pixel (h, w); the share of mouth interior there (h, w); the depth
+        below the upper lip in pixels (h, w); and the new gap per column (w,).
+        """
+        rows = np.arange(self.lower.shape[0], dtype=np.float32)[:, None]
+        columns = np.broadcast_to(np.arange(self.lower.shape[1], dtype=np.float32), self.lower.shape)
+        new_upper = self.upper_line - (1 - JAW_SHARE) * change * self.profile
+        new_lower = np.maximum(self.lower_line + JAW_SHARE * change * self.profile, new_upper)
+        below = rows - change * self.lower
+        above = rows + change * self.upper
+        # the fields are known where the pixel comes from, so the place is found by iteration
+        for _ in range(3):
+            below = rows - change * read_at(self.lower, _stack(columns, np.maximum(below, self.lower_line)))
+            above = rows + change * read_at(self.upper, _stack(columns, np.minimum(above, self.upper_line)))
+        middle = (new_upper + new_lower) / 2
+        # half a pixel into the lips, so that no old mouth interior is dragged along the edges
+        source = np.where(
+            rows >= middle,
+            np.maximum(below, self.lower_line + 0.5),
+            np.minimum(above, self.upper_line - 0.5),
+        )
+        outside = self.profile <= 0
+        source = np.where(outside, np.where(rows >= middle, below, above), source)
+        new_gap = new_lower - new_upper
+        softness = np.clip(gap * 0.12, 0.8, 2.0)
+        interior = np.clip((rows - new_upper) / softness, 0, 1) * np.clip((new_lower - rows) / softness, 0, 1)
+        interior = np.where(outside | (new_gap < 0.7), 0, interior).astype(np.float32)
+        return source.astype(np.float32), interior, (rows - new_upper).astype(np.float32), new_gap
+
+    def displace(self, points: np.ndarray, change: float) -> np.ndarray:
+        """Rows that the landmarks `points` (478, 2) move down by under `warp(change)`: (478,)."""
+        columns = points[:, 0].astype(np.float32)
+        places = np.stack([columns, points[:, 1].astype(np.float32)], -1)[None]
+        line = np.interp(columns, np.arange(len(self.upper_line)), (self.upper_line + self.lower_line) / 2)
+        is_lower = points[:, 1] > line
+        is_lower[list(LOWER_INNER_LIP)] = True
+        is_lower[list(UPPER_INNER_LIP)] = False
+        return change * np.where(is_lower, read_at(self.lower, places)[0], -read_at(self.upper, places)[0])
+
+
+def _stack(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.stack([columns, rows.astype(np.float32)], -1)
+
+
+def mouth_field(landmarks: np.ndarray, box: tuple[int, int, int, int]) -> MouthField:
+    """The field of an upright face with `landmarks` (478, 2+) inside `box` (x, y, width, height)."""
+    x, y, width, height = box
+    points = landmarks[:, :2] - [x, y]
+    columns = np.arange(width, dtype=np.float64)
+    rows = np.arange(height, dtype=np.float64)[:, None]
+    upper_lip = points[list(UPPER_INNER_LIP)]
+    lower_lip = points[list(LOWER_INNER_LIP)]
+    order_upper, order_lower = np.argsort(upper_lip[:, 0]), np.argsort(lower_lip[:, 0])
+    upper_line = np.interp(columns, *upper_lip[order_upper].T)
+    lower_line = np.maximum(np.interp(columns, *lower_lip[order_lower].T), upper_line)
+    left, right = points[UPPER_INNER_LIP[0]], points[UPPER_INNER_LIP[-1]]
+    centre_x, half_width = (left[0] + right[0]) / 2, max(abs(right[0] - left[0]) / 2, 2.0)
+    profile = np.clip(1 - ((columns - centre_x) / half_width) ** 2, 0, None) ** 0.75
+    chin, nose = points[CHIN, 1], points[NOSE_BASE, 1]
+    jaw = points[list(FACE_OVAL), 0]
+    jaw_width = (jaw.max() - jaw.min()) / 2
+    reach = max(chin - lower_line.mean(), 4.0)
+    wide = np.exp(-0.5 * ((columns - centre_x) / (0.75 * jaw_width)) ** 2)
+    deep = smoothstep(rows - lower_line, 0, 0.55 * reach)
+    lower = (profile * (1 - deep) + 0.75 * wide * deep) * (1 - smoothstep(rows, chin, chin + 1.6 * reach))
+    rise = max(upper_line.mean() - nose, 3.0)
+    upper = profile * (1 - smoothstep(upper_line - rows, 0, 0.9 * rise))
+    return MouthField(
+        upper_line=upper_line.astype(np.float32),
+        lower_line=lower_line.astype(np.float32),
+        profile=profile.astype(np.float32),
+        lower=(JAW_SHARE * lower).astype(np.float32),
+        upper=((1 - JAW_SHARE) * upper).astype(np.float32),
+        centre_x=float(centre_x),
+        half_width=float(half_width),
+    )
+
+
+def paint_interior(
+    field: MouthField, depth: np.ndarray, gap: np.ndarray, interior: MouthInterior, *, face_height: float
+) -> np.ndarray:
+    """Colours (h, w, 3) float32 of the open mouth: upper teeth, dark cavity, tongue, lower teeth's rim.
+
+    depth (h, w) and gap (w,) come from `MouthField.warp`. Sizes follow `face_height` in pixels.
+    """
+    columns = np.arange(depth.shape[1], dtype=np.float32)
+    offset = (columns - field.centre_x) / field.half_width
+    tooth = 0.055 * face_height  # a row of teeth, upper lip to their edge
+    edge = max(0.25, 1.2 * (1 - interior.sharpness) + 0.25) * 0.02 * face_height
+    upper_teeth = 1 - smoothstep(depth, tooth * 0.8 - edge, tooth * 0.8 + edge)
+    rim = 1 - smoothstep(gap - depth, tooth * 0.22 - edge, tooth * 0.22 + edge)
+    tongue = smoothstep(depth / np.maximum(gap, 1), 0.5, 1.0) * (1 - offset**2).clip(0)
+    gaps = 1 - 0.4 * interior.sharpness * np.exp(-((np.sin(offset * 9.0) / 0.3) ** 2))
+    shade = (1 - 0.55 * offset**2).clip(0.15)
+    colours = np.empty((*depth.shape, 3), np.float32)
+    for channel in range(3):
+        cavity = (
+            interior.cavity[channel] + (interior.tongue[channel] - interior.cavity[channel]) * tongue * 0.7
+        )
+        teeth = interior.teeth[channel] * gaps * shade * 0.9
+        colours[..., channel] = cavity + (teeth - cavity) * np.maximum(upper_teeth, 0.5 * rim)
+    if interior.sharpness < 1:
+        colours = cv2.GaussianBlur(colours, (0, 0), 0.3 + (1 - interior.sharpness) * 0.018 * face_height)
+    return colours
