@@ -147,12 +147,18 @@ class FaceTrack:
         pose = self._follow()
         image, left, top = self._cut(picture, pose)
         half = MESH_SIDE * pose.height / 2
-        x0, y0 = (max(0, round((c - half - o) / self._shrink)) for c, o in ((pose.x, left), (pose.y, top)))
+        x0, y0 = (
+            min(max(0, round((centre - half - origin) / self._shrink)), length - 1)
+            for centre, origin, length in ((pose.x, left, image.shape[1]), (pose.y, top, image.shape[0]))
+        )
         side = max(16, round(2 * half / self._shrink))
         seen = image[y0 : y0 + side, x0 : x0 + side]
-        landmarks = self.mesh(seen) if min(seen.shape[:2]) >= 16 else None
+        down, right = side - seen.shape[0], side - seen.shape[1]
+        if down or right:  # at the frame's edge; Face Mesh is exact on square images only
+            seen = cv2.copyMakeBorder(seen, 0, down, 0, right, cv2.BORDER_REPLICATE)
+        landmarks = self.mesh(seen)
         if landmarks is not None:
-            landmarks = landmarks * np.float32([seen.shape[1], seen.shape[0]]) + np.float32([x0, y0])
+            landmarks = landmarks * np.float32(side) + np.float32([x0, y0])
             landmarks = landmarks * np.float32(self._shrink) + np.float32([left, top])
             found = pose_of(landmarks)
             moved = max(abs(found.x - self.pose.x), abs(found.y - self.pose.y))
