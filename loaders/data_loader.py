@@ -66,8 +66,12 @@ class ClipLoader(DataLoader):
     """A DataLoader of ClipBatch. The first clip that cannot be read stops it with its ClipError."""
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        for batch in super().__iter__():
+        iterator = super().__iter__()
+        while (batch := next(iterator, None)) is not None:
             if isinstance(batch, FrameworkError):
+                # ends the workers now: the error's traceback would keep them, and a later fork would inherit
+                # them
+                self._iterator = iterator = None
                 raise batch
             yield batch
 
@@ -85,6 +89,8 @@ def _loader(dataset: ClipDataset, workers: WorkerConfig, **options: object) -> C
         worker_init_fn=_one_thread,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # its own: a new loader must not move the global generator that dropout draws from
+        generator=torch.Generator(),
         **options,
     )
 

@@ -1,0 +1,248 @@
+"""train.py and test.py as commands, on a synthetic prepared tree."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
+from tests.clip_factory import write_fakeavceleb_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {
+    "image_size": [16],
+    "video_channels": [4, 4, 8],
+    "audio_channels": [8, 8, 8],
+    "feature_dim": [16],
+    "feedforward_dim": [16],
+    "classifier_hidden_dim": [16],
+}
+SIZE_FLAGS = [str(word) for name, values in SIZES.items() for word in (f"--{name}", *values)]
+TINY = [*SIZE_FLAGS, "--window_s", "0.6", "--batch_size", "4", "--num_workers", "1", "--val_fraction", "0.25",
+        "--test_fraction", "0.25", "--learning_rate", "3e-3", "--device", "cpu"]  # fmt: skip
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(script, *arguments, **environment):
+    arguments = [sys.executable, script, *map(str, arguments)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
+    return subprocess.run(arguments, check=False, **options)
+
+
+def train(root, run_dir, *arguments):
+    return command("train.py", "--data_root", root, "--run_dir", run_dir, *TINY, *arguments)
+
+
+def ok(result):
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared_root, tmp_path_factory):
+    """A run of three epochs that nothing interrupted."""
+    run_dir = tmp_path_factory.mktemp("runs") / "unbroken"
+    ok(train(prepared_root, run_dir, "--epochs", "3"))
+    return run_dir
+
+
+def test_a_run_directory_holds_what_the_readme_says(unbroken):
+    rows = list(csv.DictReader((unbroken / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(0 <= float(row["val_auc"]) <= 1 for row in rows)
+    config = json.loads((unbroken / "config.json").read_text())
+    assert config["config"]["model"]["feature_dim"] == 16
+    assert config["environment"]["versions"]["torch"]
+    log = (unbroken / "train.log").read_text()
+    assert "parameters" in log
+    assert "FakeVideo-RealAudio" in log
+    assert list(unbroken.glob("events.out.tfevents.*"))
+    split = (unbroken / "splits" / "fakeavceleb.csv").read_text()
+    assert split.startswith("# sha256=")
+    assert split.count("\n") == 2 + 48
+    assert {path.name for path in unbroken.iterdir() if path.suffix == ".pt"} == {"best.pt", "last.pt"}
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(prepared_root, unbroken, tmp_path):
+    ok(train(prepared_root, tmp_path / "again", "--epochs", "3"))
+    assert (tmp_path / "again/metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
+    ok(train(prepared_root, tmp_path / "other", "--epochs", "1", "--seed", "7"))
+    first_rows = [(run / "metrics.csv").read_text().splitlines()[1] for run in (unbroken, tmp_path / "other")]
+    assert first_rows[0] != first_rows[1]
+
+
+def test_a_killed_run_resumes_to_the_numbers_of_the_unbroken_one(prepared_root, unbroken, tmp_path):
+    run_dir = tmp_path / "killed"
+    arguments = [sys.executable, "train.py", "--data_root", prepared_root, "--run_dir", run_dir, *TINY]
+    options = {"cwd": ROOT, "stderr": subprocess.DEVNULL, "env": ONE_THREAD, "start_new_session": True}
+    process = subprocess.Popen([*arguments, "--epochs", "3"], **options)
+    while not (run_dir / "last.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) < 4, (
+        "the run ended before it could be killed"
+    )
+    result = ok(train(prepared_root, run_dir, "--epochs", "3", "--resume"))
+    assert "resumed after epoch" in result.stderr
+    assert (run_dir / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
+    for name in ("best.pt", "last.pt"):
+        expected, actual = weights(unbroken / name), weights(run_dir / name)
+        assert all(torch.equal(actual[key], expected[key]) for key in expected)
+
+
+def test_resuming_with_another_configuration_is_refused(prepared_root, unbroken, tmp_path):
+    run_dir = shutil.copytree(unbroken, tmp_path / "run")
+    result = train(prepared_root, run_dir, "--resume", "--dropout", "0.5")
+    assert result.returncode == 2
+    assert "--dropout was 0.3, is 0.5" in result.stderr
+    assert (run_dir / "last.pt").read_bytes() == (unbroken / "last.pt").read_bytes()
+    result = train(prepared_root, run_dir)
+    assert result.returncode == 2
+    assert "holds a run already" in result.stderr
+
+
+def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken, tmp_path):
+    arguments = ("--checkpoint", unbroken / "best.pt", "--data_root", prepared_root, "--output_dir", tmp_path)
+    result = ok(command("test.py", *arguments, "--num_workers", "0"))
+    metrics = json.loads(result.stdout)
+    assert metrics == json.loads((tmp_path / "test_metrics.json").read_text())
+    assert metrics["overall"]["num_real"] == 3
+    assert metrics["overall"]["num_fake"] == 9
+    assert metrics["overall"]["prevalence"] == 0.75
+    for category in metrics["per_category"].values():
+        assert (category["num_real"], category["num_fake"]) == (3, 3)
+    assert metrics["per_category"].keys() == {
+        "RealVideo-FakeAudio",
+        "FakeVideo-RealAudio",
+        "FakeVideo-FakeAudio",
+    }
+    predictions = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(predictions) == 12
+    split = (unbroken / "splits" / "fakeavceleb.csv").read_text()
+    assert all(f"{row['clip_id']},{row['identity']},test" in split for row in predictions)
+    assert {row["num_windows"] for row in predictions} == {"3"}
+    for name in ("roc.png", "scores.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_test_split_is_the_runs_own_or_none(prepared_root, unbroken, tmp_path):
+    moved = tmp_path / "best.pt"
+    shutil.copy(unbroken / "best.pt", moved)
+    result = command("test.py", "--checkpoint", moved, "--data_root", prepared_root)
+    assert result.returncode == 2
+    assert "--split_file" in result.stderr
+    other = tmp_path / "other.csv"
+    ok(train(prepared_root, tmp_path / "run", "--epochs", "1", "--split_seed", "5"))
+    shutil.copy(tmp_path / "run/splits/fakeavceleb.csv", other)
+    result = command("test.py", "--checkpoint", moved, "--data_root", prepared_root, "--split_file", other)
+    assert result.returncode == 2
+    assert "is not the split" in result.stderr
+
+
+def test_a_checkpoint_of_the_published_code_is_evaluated_by_name(prepared_root, tmp_path):
+    torch.manual_seed(0)
+    sizes = {name: values[0] if len(values) == 1 else tuple(values) for name, values in SIZES.items()}
+    fields = BeyondMaskingConfig.__dataclass_fields__
+    released = {key: value for key, value in PRESETS["released"].items() if key in fields}
+    model = BeyondMaskingDetector(BeyondMaskingConfig(**(released | sizes)))
+
+    def published_name(key):
+        theirs, ours = next(pair for pair in RELEASED_PREFIXES.items() if key.startswith(pair[1]))
+        return theirs + key.removeprefix(ours)
+
+    path = tmp_path / "best_model_epoch_7_loss_3.1.pth"
+    torch.save({published_name(key): value for key, value in model.state_dict().items()}, path)
+    arguments = (
+        "--checkpoint",
+        path,
+        "--preset",
+        "released",
+        "--data_root",
+        prepared_root,
+        "--num_workers",
+        "0",
+    )
+    metrics = json.loads(ok(command("test.py", *arguments, *SIZE_FLAGS)).stdout)
+    assert metrics["data"]["window"] == "released"
+    assert metrics["windows_per_clip"] == 1
+    assert metrics["overall"]["num_fake"] > 0
+    result = command("test.py", *arguments)  # the published sizes are not this file's
+    assert result.returncode == 1
+    assert "size mismatch" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--data_root", "nowhere"), 2, "no such folder"),
+        (("--data_root", "."), 2, "no such folder"),
+        (("--data_root", "tests"), 1, "neither meta_data.csv nor"),
+        (("--no_such_flag",), 2, "unrecognized arguments: --no_such_flag"),
+        (("--device", "cuda:99"), 2, "usable CUDA devices"),
+        (("--preset", "best"), 2, "unknown --preset best"),
+        (("--resume",), 2, "config.json"),
+    ],
+)
+def test_wrong_calls_end_with_one_line_and_leave_nothing(tmp_path, arguments, status, message):
+    run_dir = tmp_path / "run"
+    result = command("train.py", "--run_dir", run_dir, *arguments)
+    assert result.returncode == status
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(run_dir.glob("*.pt"))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path, prepared_root):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    torch.save({"model": Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "text.pt").write_text("weights")
+    for name in ("bomb.pt", "text.pt", "absent.pt"):
+        result = command("test.py", "--checkpoint", tmp_path / name, "--data_root", prepared_root)
+        assert result.returncode == 1
+        assert name in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
+    root = write_fakeavceleb_tree(tmp_path / "data", num_identities=6)
+    result = train(root, tmp_path / "run", "--epochs", "4", "--learning_rate", "1e30", "--max_grad_norm", "0")
+    assert result.returncode == 1
+    assert "on the batch of clips fakeavceleb/" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_training_needs_neither_mediapipe_nor_av(prepared_root, tmp_path):
+    """A GPU server without the preprocessing packages trains from prepared clips, through OpenCV."""
+    blocked = tmp_path / "blocked"
+    for name in ("mediapipe", "av"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text(f"raise ImportError('{name} is blocked')")
+    hide = blocked / "sitecustomize.py"
+    hide.write_text(
+        "import importlib.util\nfind = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in ('av', 'mediapipe') else "
+        "find(name, *rest)\n"
+    )
+    result = command(
+        "train.py", "--data_root", prepared_root, "--run_dir", tmp_path / "run", *TINY, "--epochs", "1",
+        PYTHONPATH=str(blocked),
+    )  # fmt: skip
+    ok(result)
+    assert (tmp_path / "run" / "best.pt").exists()
