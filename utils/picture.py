@@ -1,7 +1,8 @@
 """A decoded frame whose pixels become RGB only where they are looked at.
 
 Turning a whole 4K frame into RGB costs more than decoding it, and preprocessing looks at one face: a region
-is cut from the planes first and converted afterwards, with the same result pixel for pixel.
+is cut from the planes first and converted afterwards, with the same result pixel for pixel (in frames of an
+odd size, where the scaler interpolates, with nearly the same).
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""How a face is measured, followed and boxed."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from preprocess.face_finder import Face, FaceDetector, _distinct, _tile_starts
+from preprocess.face_mesh import FaceMesh
+from preprocess.face_track import CropConfig, pose_of
+from preprocess.face_tracker import FaceTracker
+from tests.moving_face import moving_face, portrait
+from utils.media import read_frames
+
+
+class StoredPicture:
+    """A frame that is RGB already, with the three things that the tracker asks of a Picture."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+        self.height, self.width = image.shape[:2]
+
+    def region(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        return self.image[y0:y1, x0:x1]
+
+    def thumbnail(self, max_side: int) -> np.ndarray:
+        import cv2
+
+        scale = min(1, max_side / max(self.width, self.height))
+        return cv2.resize(self.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def track(folder, frames, fps=25, **flags):
+    """(tracker, best track) after all frames."""
+    frames = list(frames)
+    tracker = FaceTracker(folder, num_frames=len(frames), fps=Fraction(fps), config=CropConfig(**flags))
+    for image in frames:
+        tracker.step(StoredPicture(image))
+    return tracker, tracker.finish()
+
+
+@pytest.fixture(scope="module")
+def face_landmarks() -> np.ndarray:
+    image = portrait(200)[0]
+    landmarks = FaceMesh()(image[: image.shape[1]])  # square
+    return landmarks * image.shape[1]
+
+
+def test_opening_the_mouth_moves_neither_centre_nor_size(face_landmarks):
+    # everything below the nose drops by a tenth of the face's height, as the jaw does
+    lower = face_landmarks[:, 1] > face_landmarks[2, 1] + 2
+    lower[[234, 454]] = False  # cheeks lie beside the nose, whatever the pose of the head
+    opened = face_landmarks.copy()
+    opened[lower, 1] += 20
+    assert lower[[13, 14, 17, 152]].all()
+    assert pose_of(opened) == pose_of(face_landmarks)
+
+
+def test_pose_scales_and_moves_with_the_face(face_landmarks):
+    small = pose_of(face_landmarks)
+    large = pose_of(face_landmarks * 3 + 7)
+    assert large == pytest.approx((3 * small.x + 7, 3 * small.y + 7, 3 * small.height), rel=1e-4)
+    chin_to_hairline = np.linalg.norm(face_landmarks[152] - face_landmarks[10])
+    assert small.height == pytest.approx(chin_to_hairline, rel=0.1)
+
+
+def test_landmarks_read_from_bytes_equal_the_attributes():
+    image = portrait(200)[0]
+    mesh = FaceMesh()
+    found = mesh(image)
+    assert found.shape == (478, 2)
+    again = FaceMesh()
+    face = again._graph.process(image).multi_face_landmarks[0]
+    np.testing.assert_array_equal(found, np.array([(p.x, p.y) for p in face.landmark], np.float32))
+
+
+@pytest.mark.parametrize(("length", "side"), [(1080, 960), (1920, 960), (100, 960), (961, 960)])
+def test_tiles_cover_everything_and_overlap_by_half(length, side):
+    starts = _tile_starts(length, side)
+    assert starts[0] == 0
+    assert starts[-1] == max(0, length - side)
+    assert all(0 < b - a <= side // 2 for a, b in zip(starts, starts[1:], strict=False))
+
+
+def test_one_face_seen_in_two_tiles_is_one_face():
+    faces = [Face(100, 100, 40, 0.6), Face(104, 98, 44, 0.9), Face(180, 100, 30, 0.7)]
+    assert _distinct(faces) == [faces[1], faces[2]]
+
+
+def test_a_face_of_five_percent_of_a_portrait_frame_is_found():
+    image = next(moving_face(1, size=(1080, 1920), face_height=96, path=lambda i: (300, 1500)))
+    detector = FaceDetector()
+    picture = StoredPicture(image)
+    found = [face for face in detector.in_frame(picture) or detector.in_tiles(picture) if face.score > 0.5]
+    assert len(found) == 1
+    assert (found[0].x, found[0].y) == pytest.approx((300, 1500), abs=20)
+
+
+def test_landmarks_follow_the_true_motion_and_the_box_does_not_tremble(tmp_path):
+    def path(i):
+        return 150 + 2 * i, 150 + round(10 * np.sin(i / 6))
+
+    tracker, best = track(tmp_path, moving_face(60, face_height=100, path=path))
+    assert tracker.num_tracks == 1
+    assert (best.first_frame, best.num_seen, best.without_face) == (0, 60, [])
+    boxes = np.array(best.boxes)  # (60, 3)
+    landmarks = np.fromfile(best.landmarks_path, "<f4").reshape(60, 478, 2)
+    nose = landmarks[:, 168] * boxes[:, 2:] + boxes[:, :2]  # back in the source's pixels
+    moved = nose - nose[0]
+    true = np.array([path(i) for i in range(60)]) - np.array(path(0))
+    assert np.abs(moved - true).max() < 2.5
+    # the box follows (the face stays inside) but is much steadier than whole-pixel motion
+    assert (landmarks > 0.02).all()
+    assert (landmarks < 0.98).all()
+    assert np.abs(np.diff(boxes, 2, axis=0)).max() < 0.5
+
+
+def test_the_crop_shows_what_the_landmarks_say(tmp_path):
+    """Face Mesh on the written crop finds the landmarks that were written with it."""
+    _, best = track(tmp_path, moving_face(12, face_height=100, path=lambda i: (200 + 3 * i, 150)))
+    landmarks = np.fromfile(best.landmarks_path, "<f4").reshape(12, 478, 2)
+    crops = read_frames(best.video_path, np.arange(12))
+    assert crops.shape == (12, 224, 224, 3)
+    mesh = FaceMesh()
+    distance = [
+        np.linalg.norm(mesh(crop) - seen, axis=1).mean() for crop, seen in zip(crops, landmarks, strict=True)
+    ]
+    assert max(distance) * 224 < 2
+
+
+def test_before_the_face_comes_and_after_it_has_gone_the_crop_is_black(tmp_path):
+    frames = moving_face(60, path=lambda i: (240, 160) if 10 <= i < 30 else None)
+    _, best = track(tmp_path, frames, max_gap_s=0.4)
+    assert best.first_frame == 10
+    assert best.num_seen == 20
+    assert best.first_frame + len(best.boxes) == 41  # held for 0.4 s, and given up in the frame after
+    crops = read_frames(best.video_path, np.arange(60))
+    brightness = crops.mean(axis=(1, 2, 3))
+    np.testing.assert_array_less(brightness[:10], 3)
+    np.testing.assert_array_less(brightness[41:], 3)
+    np.testing.assert_array_less(40, brightness[10:41])
+    seen = np.isfinite(np.fromfile(best.landmarks_path, "<f4").reshape(60, -1)).all(axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(seen), np.arange(10, 30))
+
+
+def test_a_face_that_is_hidden_for_a_second_stays_one_track(tmp_path):
+    frames = moving_face(90, path=lambda i: None if 30 <= i < 55 else (240, 160))
+    tracker, best = track(tmp_path, frames)
+    assert tracker.num_tracks == 1
+    assert (best.first_frame, len(best.boxes)) == (0, 90)
+    assert set(range(30, 55)) <= set(best.without_face) <= set(range(30, 58))
+    boxes = np.array(best.boxes)
+    assert np.abs(boxes - boxes[0]).max() < 10  # held
+
+
+def test_the_larger_of_two_faces_is_taken_and_both_are_counted(tmp_path):
+    left = moving_face(30, size=(300, 360), face_height=80, path=lambda i: (150, 160))
+    right = moving_face(30, size=(300, 360), face_height=120, path=lambda i: (140, 160))
+    frames = [np.hstack(pair) for pair in zip(left, right, strict=True)]
+    tracker, best = track(tmp_path, frames)
+    assert tracker.num_tracks == 2
+    x, _, side = best.boxes[15]
+    assert x + side / 2 == pytest.approx(300 + 140, abs=15)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".landmarks", ".mp4"]  # the other is gone
+
+
+def test_a_longer_look_at_a_smaller_face_beats_a_glimpse_of_a_larger_one(tmp_path):
+    small = moving_face(50, size=(300, 360), face_height=80, path=lambda i: (150, 160))
+    glimpse = moving_face(
+        50, size=(300, 360), face_height=120, path=lambda i: (140, 160) if 25 <= i < 37 else None
+    )
+    frames = [np.hstack(pair) for pair in zip(small, glimpse, strict=True)]
+    tracker, best = track(tmp_path, frames, max_gap_s=0.2)
+    assert tracker.num_tracks == 2
+    assert best.first_frame == 0
+    assert best.num_seen == 50
+
+
+def test_a_fast_face_stays_inside_its_crop(tmp_path):
+    def path(i):  # to and fro by more than its own width within a second
+        return 300 + round(130 * np.sin(i * 0.3)), 160
+
+    _, best = track(tmp_path, moving_face(50, size=(640, 360), path=path))
+    landmarks = np.fromfile(best.landmarks_path, "<f4").reshape(50, 478, 2)
+    assert best.num_seen >= 49
+    assert np.nanmin(landmarks) > -0.02
+    assert np.nanmax(landmarks) < 1.02
+
+
+def test_no_face_is_no_track(tmp_path):
+    tracker, best = track(tmp_path, moving_face(10, path=lambda i: None))
+    assert best is None
+    assert tracker.num_tracks == 0
+    assert not list(tmp_path.iterdir())
