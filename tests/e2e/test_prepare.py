@@ -1,0 +1,279 @@
+"""The preprocessing commands as a user calls them, MediaPipe and all, on videos of a real face."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from preprocess.prepare import ClipConfig, prepare_clip
+from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
+from utils.clip_files import read_clip_info
+from utils.errors import ClipError
+from utils.media import iterate_frames, read_video_times
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(name: str, *flags: object) -> subprocess.Popen:
+    arguments = [sys.executable, "-m", f"preprocess.{name}", *map(str, flags)]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(name: str, *flags: object) -> tuple[int, str]:
+    """(exit status, stderr) of a command."""
+    process = command(name, *flags)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Path and sha256 of every file."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def talking(path: Path, num_frames: int = 20, **options) -> Path:
+    """A video of a moving face with sound."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = moving_face(num_frames, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
+    return write_video(path, frames, **{"waveform": clicks(num_frames / 25, at_s=[0.2]), **options})
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """Three good videos and four that cannot be used."""
+    root = tmp_path_factory.mktemp("raw")
+    talking(root / "a" / "one.mp4")
+    talking(root / "a" / "two.mp4", 30)
+    talking(root / "b" / "one.mp4", 25)
+    talking(root / "silent.mp4", waveform=None)
+    write_video(root / "nobody.mp4", moving_face(10, path=lambda i: None), waveform=clicks(0.4))
+    (root / "empty.mp4").write_bytes(b"")
+    (root / "text.mp4").write_text("this is no video\n" * 50)
+    whole = (root / "a" / "one.mp4").read_bytes()
+    (root / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, tmp_path_factory) -> tuple[Path, int, str]:
+    """(output, exit status, stderr) of an unbroken run."""
+    output = tmp_path_factory.mktemp("prepared") / "out"
+    return output, *run("prepare", "--input", raw, "--output", output, "--num_workers", 2)
+
+
+def test_prepare_makes_good_clips_and_lists_the_bad(prepared):
+    output, status, errors = prepared
+    assert status == 1
+    assert "3 prepared, 0 already there, 5 failed" in errors.splitlines()[-1]
+    assert "XNNPACK" not in errors  # the native libraries' noise stays out of the progress bar
+    assert "Traceback" not in errors
+    with (output / "failures.csv").open(newline="") as file:
+        reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert sorted(reasons) == ["cut.mp4", "empty.mp4", "nobody.mp4", "silent.mp4", "text.mp4"]
+    assert "cut off" in reasons["cut.mp4"]
+    assert "0 bytes" in reasons["empty.mp4"]
+    assert "no face" in reasons["nobody.mp4"]
+    assert "no sound track" in reasons["silent.mp4"]
+    assert "not a video" in reasons["text.mp4"]
+    assert sorted(path.name for path in output.iterdir()) == ["a", "b", "failures.csv"]
+    for name, num_frames in (("a/one", 20), ("a/two", 30), ("b/one", 25)):
+        folder = output / name
+        info = read_clip_info(folder)
+        assert info.source == f"{name}.mp4"
+        assert len(list(iterate_frames(folder / "cropped_video.mp4"))) == num_frames == info.num_frames
+        landmarks = np.load(folder / "landmarks.npy")
+        assert (landmarks.shape, landmarks.dtype) == ((num_frames, 478, 2), np.float32)
+        assert np.isfinite(landmarks).all()
+        sound = soundfile.info(folder / "cropped_video.wav")
+        assert (sound.frames, sound.samplerate, sound.channels) == (num_frames * 48_000 // 25, 48_000, 1)
+        assert sound.subtype == "PCM_16"
+
+
+def test_verify_accepts_what_prepare_made_and_finds_a_changed_byte(prepared, tmp_path):
+    output = tmp_path / "copy"
+    shutil.copytree(prepared[0], output)
+    assert run("verify", "--data_root", output, "--deep")[0] == 0
+    content = bytearray((output / "a/one/landmarks.npy").read_bytes())
+    content[-1] ^= 1
+    (output / "a/one/landmarks.npy").write_bytes(content)
+    status, _ = run("verify", "--data_root", output, "--output", tmp_path / "bad.csv")
+    assert status == 1
+    ((_, *header), (path, reason)) = csv.reader((tmp_path / "bad.csv").open(newline=""))
+    assert header == ["reason"]
+    assert path == "a/one/landmarks.npy"
+    assert "checksum" in reason
+
+
+def test_a_second_run_redoes_only_what_is_missing_damaged_or_stale(raw, prepared, tmp_path):
+    output = tmp_path / "copy"
+    shutil.copytree(prepared[0], output)
+    before = tree(output)
+    (output / "a/one/clip.json").unlink()
+    (output / "b/one/cropped_video.wav").write_bytes(b"damaged")
+    status, errors = run("prepare", "--input", raw, "--output", output, "--num_workers", 2)
+    assert status == 1
+    assert "2 prepared, 1 already there, 5 failed" in errors
+    assert tree(output) == before
+    # a flag that shapes the files makes them stale, one that judges them does not
+    (good := tmp_path / "good").mkdir()
+    shutil.copytree(raw / "a", good / "a")
+    flags = ("--input", good, "--output", output, "--num_workers", 1)
+    assert "0 prepared, 2 already there" in run("prepare", *flags, "--min_face_fraction", 0.9)[1]
+    assert "2 prepared, 0 already there" in run("prepare", *flags, "--sample_rate_hz", 16000)[1]
+    assert soundfile.info(output / "a/one/cropped_video.wav").samplerate == 16_000
+    assert not (output / "failures.csv").exists()  # nothing failed this time
+
+
+def test_killed_at_any_moment_and_called_again_it_ends_with_the_same_files(raw, prepared, tmp_path):
+    output = tmp_path / "out"
+    flags = ("--input", raw, "--output", output, "--num_workers", 2)
+    for delay_s in (1.2, 2.0):
+        process = command("prepare", *flags)
+        time.sleep(delay_s)
+        process.kill()
+        process.communicate()
+    run("prepare", *flags)
+    assert tree(output) == tree(prepared[0])
+
+
+def test_the_single_steps_make_the_same_crop_and_sound(raw, prepared, tmp_path):
+    output = tmp_path / "steps"
+    for step, flags in (
+        ("crop_faces", ("--input", raw / "a" / "two.mp4", "--output", output)),
+        ("extract_landmarks", ("--data_root", output)),
+        ("extract_audio", ("--input", raw / "a" / "two.mp4", "--output", output)),
+        ("verify", ("--data_root", output, "--deep")),
+    ):
+        status, errors = run(step, *flags)
+        assert status == 0, errors
+    assert sorted(path.name for path in output.iterdir()) == ["two"]
+    made, whole = output / "two", prepared[0] / "a" / "two"
+    for name in ("cropped_video.mp4", "cropped_video.wav"):
+        assert (made / name).read_bytes() == (whole / name).read_bytes()
+    difference = np.load(made / "landmarks.npy") - np.load(whole / "landmarks.npy")
+    assert (
+        np.linalg.norm(difference, axis=2).mean() * 224 < 1.5
+    )  # found on encoded pixels, and on the source's
+
+
+def test_a_whole_data_set_mirrors_its_tree_and_takes_its_metadata(raw, tmp_path):
+    source = tmp_path / "raw" / "FakeAVCeleb_v1.2"
+    clip = "RealVideo-RealAudio/Asian (East)/men/id00001/00109"
+    (source / clip).parent.mkdir(parents=True)
+    shutil.copy(raw / "a" / "one.mp4", source / f"{clip}.mp4")
+    (source / "meta_data.csv").write_text("source,path,\nid00001,00109.mp4,x\n")
+    flags = ("--dataset", "fakeavceleb", "--source", source.parent, "--output", tmp_path / "out")
+    status, errors = run("prepare", *flags)
+    assert status == 0, errors
+    assert read_clip_info(tmp_path / "out" / clip).source == f"{clip}.mp4"
+    copied = tmp_path / "out" / "meta_data.csv"
+    assert copied.read_bytes() == (source / "meta_data.csv").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "RealVideo-RealAudio",
+        "meta_data.csv",
+    ]
+
+
+def test_usage_errors_exit_with_2_and_data_errors_with_1(tmp_path):
+    assert run("prepare", "--nonsense", 1)[0] == 2
+    assert run("prepare", "--input", tmp_path, "--output", tmp_path, "--shard", "5/3")[0] == 2
+    status, errors = run("prepare", "--input", tmp_path / "nowhere", "--output", tmp_path / "out")
+    assert status == 1
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def prepare_one(source: Path, folder: Path, **flags):
+    folder.mkdir()
+    return prepare_clip(source, folder, ClipConfig(**flags))
+
+
+def test_rotated_metadata_and_varying_rate_are_straightened(tmp_path):
+    upright = list(moving_face(20, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120)))
+    times_ms = [
+        0,
+        20,
+        60,
+        120,
+        140,
+        200,
+        240,
+        280,
+        300,
+        420,
+        440,
+        460,
+        520,
+        580,
+        600,
+        640,
+        660,
+        700,
+        720,
+        800,
+    ]
+    source = write_video(
+        tmp_path / "video.mp4", [np.rot90(f) for f in upright], times_ms=times_ms, waveform=clicks(0.85)
+    )
+    turn_by_metadata(source, 90)
+    info = prepare_one(source, tmp_path / "clip")
+    assert (info.source_width, info.source_height) == (320, 240)
+    assert info.variable_frame_rate
+    assert info.num_frames == 20
+    assert info.frames_without_face == []
+    x, y, side = info.face_boxes[10]
+    assert (x + side / 2, y + side / 2) == pytest.approx((130, 120), abs=8)
+    crop = read_video_times(tmp_path / "clip" / "cropped_video.mp4")
+    assert crop.constant
+    seconds = soundfile.info(tmp_path / "clip" / "cropped_video.wav").duration
+    assert abs(seconds - len(crop.starts_s) / crop.fps) < 1 / crop.fps
+
+
+def test_a_face_in_too_few_frames_is_a_failure_with_figures(tmp_path):
+    def path(i):
+        return (160, 120) if i < 12 else None
+
+    frames = moving_face(40, size=(320, 240), face_height=90, path=path)
+    source = write_video(tmp_path / "video.mp4", frames, waveform=clicks(1.6))
+    with pytest.raises(ClipError, match=r"a face in 12 of 40 frames \(30%\)"):
+        prepare_one(source, tmp_path / "clip")
+    info = prepare_one(source, tmp_path / "kept", min_face_fraction=0.25)
+    assert info.frames_without_face == list(range(12, 40))
+
+
+def test_a_silent_video_is_kept_when_allowed_and_marked(raw, tmp_path):
+    info = prepare_one(raw / "silent.mp4", tmp_path / "clip", allow_silent=True)
+    assert info.silent
+    assert soundfile.info(tmp_path / "clip" / "cropped_video.wav").frames == 20 * 48_000 // 25
+
+
+def test_clip_json_holds_all_that_its_class_names_and_no_time_stamp(prepared):
+    values = json.loads((prepared[0] / "a" / "one" / "clip.json").read_text())
+    assert len(values["face_boxes"]) == values["num_frames"]
+    assert set(values["files"]) == {"cropped_video.mp4", "cropped_video.wav", "landmarks.npy"}
+    assert values["num_face_tracks"] == 1
+    assert not [name for name in values if "time" in name or "date" in name]
+
+
+def test_real_talking_faces_are_found_in_every_frame(shared, tmp_path):
+    videos = shared / "data" / "real_clips"
+    if not videos.is_dir():
+        pytest.skip("no real clips in ../shared")
+    for name, num_frames in (("video01", 300), ("video02", 195), ("video03", 240)):
+        info = prepare_one(videos / f"{name}.mp4", tmp_path / name)
+        assert info.num_frames == num_frames == len(np.load(tmp_path / name / "landmarks.npy"))
+        assert len(info.frames_without_face) <= 0.01 * num_frames
+        seconds = soundfile.info(tmp_path / name / "cropped_video.wav").duration
+        assert abs(seconds - num_frames / info.fps_fraction) < 1 / info.fps_fraction

@@ -1,0 +1,214 @@
+"""Which videos a command takes, what a failure costs, and what verify finds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from preprocess import sources
+from preprocess.batch import BatchConfig, Job, clip_folders, failures_csv, find_jobs
+from preprocess.verify import check_clip
+from preprocess.workers import lock_partial, run_workers
+from tests.moving_face import moving_face, write_video
+from utils.errors import ClipError, DatasetError, UsageError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def names_of(**flags) -> list[str]:
+    return [job.name for job in find_jobs(BatchConfig(**flags)).jobs]
+
+
+def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
+    inside = touch(
+        tmp_path / "raw" / "FakeAVCeleb_v1.2",
+        "RealVideo-RealAudio/Asian (East)/men/id1/0.1.mp4",
+        "FakeVideo-FakeAudio/African/women/id2/a.mp4",
+        "FakeVideo-FakeAudio/African/women/id2/notes.txt",
+        "elsewhere/b.mp4",
+        "meta_data.csv",
+    )
+    expected = [
+        "FakeVideo-FakeAudio/African/women/id2/a.mp4",
+        "RealVideo-RealAudio/Asian (East)/men/id1/0.1.mp4",
+    ]
+    for source in (inside, inside.parent):
+        batch = find_jobs(BatchConfig(dataset="fakeavceleb", source=source, output=tmp_path / "out"))
+        assert [job.name for job in batch.jobs] == expected
+        assert batch.jobs[1].folder == tmp_path / "out/RealVideo-RealAudio/Asian (East)/men/id1/0.1"
+        assert batch.copies == ((inside / "meta_data.csv", tmp_path / "out/meta_data.csv"),)
+
+
+def test_missing_metadata_or_videos_are_errors_that_say_so(tmp_path):
+    raw = touch(tmp_path / "raw", "RealVideo-RealAudio/a.mp4")
+    with pytest.raises(DatasetError, match=r"meta_data\.csv of fakeavceleb"):
+        names_of(dataset="fakeavceleb", source=raw, output=tmp_path / "out")
+    empty = touch(tmp_path / "other", "meta_data.csv")
+    with pytest.raises(DatasetError, match="no video"):
+        names_of(dataset="fakeavceleb", source=empty, output=tmp_path / "out")
+    with pytest.raises(DatasetError, match="no such folder"):
+        names_of(dataset="fakeavceleb", source=tmp_path / "nowhere", output=tmp_path / "out")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DatasetError, match="no video in it"):
+        names_of(input=tmp_path / "void", output=tmp_path / "out")
+
+
+def test_contradicting_flags_are_usage_errors(tmp_path):
+    for flags in (
+        {},
+        {"input": tmp_path, "dataset": "fakeavceleb", "source": tmp_path},
+        {"dataset": "fakeavceleb"},
+        {"input": tmp_path, "source": tmp_path},
+    ):
+        with pytest.raises(UsageError):
+            names_of(output=tmp_path / "out", **flags)
+
+
+def test_prepared_clips_and_the_output_are_no_input(tmp_path):
+    touch(tmp_path, "a.mp4", "sub/b.MOV", "prepared/a/cropped_video.mp4", "prepared/.partial/1_of_1/x.mp4")
+    touch(tmp_path, "older/a/cropped_video.mp4", "older/a/extra.txt")
+    assert names_of(input=tmp_path, output=tmp_path / "prepared") == ["a.mp4", "sub/b.MOV"]
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path):
+    touch(tmp_path / "raw", "a.mp4", "a.avi")
+    with pytest.raises(UsageError, match="a.avi and a.mp4"):
+        names_of(input=tmp_path / "raw", output=tmp_path / "out")
+
+
+def test_shards_share_all_videos_and_none_twice(tmp_path):
+    touch(tmp_path / "raw", *(f"{i:02}.mp4" for i in range(11)))
+    parts = [names_of(input=tmp_path / "raw", output=tmp_path / "out", shard=f"{k}/3") for k in (1, 2, 3)]
+    assert [len(part) for part in parts] == [4, 4, 3]
+    assert sorted(sum(parts, [])) == [f"{i:02}.mp4" for i in range(11)]
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", ""])
+def test_a_shard_that_does_not_exist_is_refused(tmp_path, shard):
+    with pytest.raises(ValueError, match="shard"):
+        BatchConfig(output=tmp_path, shard=shard)
+
+
+def test_every_source_names_its_videos():
+    for name, raw in sources.SOURCES.items():
+        assert raw.videos, name
+
+
+def some_work(job: Job, config: object) -> str:
+    """Runs in a worker process."""
+    if job.name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.name == "bug":
+        raise ZeroDivisionError
+    if job.name == "bad":
+        raise ClipError(job.source, "is no good")
+    (job.scratch / "half").write_text("left behind")
+    return "done"
+
+
+def jobs(*names: str) -> list[Job]:
+    return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
+
+
+def test_a_worker_that_dies_costs_one_clip_and_is_recorded(tmp_path):
+    names = ["a", "killed", "b", "bug", "c", "bad", "d"]
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        outcomes = {job.name: rest for job, *rest in run_workers(jobs(*names), some_work, None, partial, 2)}
+    assert sorted(outcomes) == sorted(names)
+    assert all(outcomes[name] == ["done", ""] for name in "abcd")
+    assert outcomes["killed"][0] == "failed"
+    assert "SIGKILL" in outcomes["killed"][1]
+    assert "status 1" in outcomes["bug"][1]
+    assert outcomes["bad"] == ["failed", "is no good"]
+    assert not list(tmp_path.iterdir())  # nothing half-done, no lock, no .partial
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("preprocess.workers.LOCK_PATIENCE_S", 0.3)
+    with lock_partial(tmp_path / ".partial", "1_of_2"):
+        with pytest.raises(UsageError, match="another run"), lock_partial(tmp_path / ".partial", "1_of_2"):
+            pass
+        with lock_partial(tmp_path / ".partial", "2_of_2"):  # another shard may
+            pass
+        assert (tmp_path / ".partial" / "1_of_2").is_dir()
+
+
+def test_failures_are_sorted_and_quoted():
+    rows = list(csv.reader(io.StringIO(failures_csv([("b", 'it said "no", twice'), ("a", "x")]).decode())))
+    assert rows == [["path", "reason"], ["a", "x"], ["b", 'it said "no", twice']]
+
+
+@pytest.fixture(scope="module")
+def sound_clip(tmp_path_factory) -> Path:
+    """A clip folder as another tool makes it: no clip.json, 20 frames at 25/s."""
+    folder = tmp_path_factory.mktemp("clips") / "clip"
+    folder.mkdir()
+    write_video(folder / "cropped_video.mp4", moving_face(20, size=(224, 224), path=lambda i: (112, 112)))
+    np.save(folder / "landmarks.npy", np.full((20, 478, 2), 0.5, np.float32))
+    soundfile.write(folder / "audio.wav", np.zeros(round(0.8 * 16_000)), 16_000, subtype="PCM_16")
+    return folder
+
+
+def cut_file(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def save_landmarks(folder: Path, *shape: int) -> None:
+    np.save(folder / "landmarks.npy", np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("damage", "path", "reason"),
+    [
+        (lambda f: (f / "cropped_video.mp4").unlink(), "cropped_video.mp4", "missing"),
+        (lambda f: (f / "landmarks.npy").unlink(), "landmarks.npy", "missing"),
+        (lambda f: (f / "audio.wav").unlink(), "", "no cropped_video.wav"),
+        (lambda f: cut_file(f / "cropped_video.mp4", 0.5), "cropped_video.mp4", "cut off"),
+        (lambda f: cut_file(f / "landmarks.npy", 0.9), "landmarks.npy", "not a readable"),
+        (lambda f: cut_file(f / "audio.wav", 0.7), "audio.wav", "of sound for 0.800 s"),
+        (lambda f: save_landmarks(f, 19, 478, 2), "landmarks.npy", "19 landmark frames for 20"),
+        (lambda f: save_landmarks(f, 20, 468, 2), "landmarks.npy", "shape"),
+        (lambda f: (f / "clip.json").write_text("{}"), "clip.json", "not a clip.json"),
+        (lambda f: (f / "audio.wav").write_text("no sound"), "audio.wav", "not a readable sound file"),
+    ],
+)
+def test_verify_names_the_file_and_the_reason(tmp_path, sound_clip, damage, path, reason):
+    folder = tmp_path / "clip"
+    shutil.copytree(sound_clip, folder)
+    assert check_clip(folder, deep=True) == []
+    damage(folder)
+    ((found, why),) = check_clip(folder, deep=False)
+    assert found == folder / path
+    assert reason in why
+
+
+def test_deep_verification_sees_half_filled_and_infinite_landmarks(tmp_path, sound_clip):
+    for value, frame, reason in ((np.nan, (3, 5), "some landmarks"), (np.inf, (3,), "infinite")):
+        folder = tmp_path / reason
+        shutil.copytree(sound_clip, folder)
+        landmarks = np.load(folder / "landmarks.npy")
+        landmarks[frame] = value
+        np.save(folder / "landmarks.npy", landmarks)
+        assert check_clip(folder, deep=False) == []
+        ((_, why),) = check_clip(folder, deep=True)
+        assert reason in why
+
+
+def test_verify_finds_folders_with_only_a_part_of_a_clip(tmp_path, sound_clip):
+    shutil.copytree(sound_clip, tmp_path / "a" / "whole")
+    touch(tmp_path, "b/part/landmarks.npy", "c/nothing.txt", ".partial/1_of_1/worker_0/landmarks.npy")
+    assert clip_folders(tmp_path) == [tmp_path / "a" / "whole", tmp_path / "b" / "part"]
