@@ -7,6 +7,7 @@ at any moment and called again.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -254,10 +255,15 @@ def run_batch(
     counts = {"done": 0, "already there": 0}
     failures: list[tuple[str, str]] = []
     num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), max(1, len(batch.jobs)))
-    with lock_partial(batch.output / PARTIAL_NAME, shard) as partial, logging_redirect_tqdm():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(logging_redirect_tqdm())
+        partial = stack.enter_context(lock_partial(batch.output / PARTIAL_NAME, shard))
         for source, target in batch.copies:
             write_atomically(target, source.read_bytes(), partial)
-        outcomes = run_workers(batch.jobs, work, config, partial, num_workers)
+        # closed first: no worker may outlive an interrupted run's folder
+        outcomes = stack.enter_context(
+            contextlib.closing(run_workers(batch.jobs, work, config, partial, num_workers))
+        )
         progress = tqdm(outcomes, total=len(batch.jobs), unit="clip", smoothing=0.05, dynamic_ncols=True)
         for job, status, reason in progress:
             if status == "failed":

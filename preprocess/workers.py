@@ -19,6 +19,7 @@ from typing import Any
 from utils.errors import ClipError, FrameworkError, UsageError
 
 LOCK_PATIENCE_S = 10.0  # how long the workers of a run that was killed may take to notice
+JOBS_PER_PROCESS = 500  # then a fresh one takes over, so that what native libraries leak does not add up
 
 
 @contextlib.contextmanager
@@ -129,9 +130,11 @@ class _Worker:
         self.process.start()
         other_end.close()  # so that the worker's death is seen as the end of the connection
         self.job: Any = None
+        self.num_jobs = 0
 
     def give(self, job: Any) -> None:
         self.job = job
+        self.num_jobs += 1
         with contextlib.suppress(BrokenPipeError):  # it died idle: `take` reports it
             self.connection.send(job)
 
@@ -176,8 +179,11 @@ def run_workers(
                 worker = busy.pop(connection)
                 job, outcome = worker.job, worker.take()
                 if outcome is None:
-                    code, index = worker.process.exitcode, workers.index(worker)
+                    code = worker.process.exitcode
                     outcome = "failed", f"the process that worked on it ended with {_exit_text(code)}"
+                if not worker.process.is_alive() or worker.num_jobs >= JOBS_PER_PROCESS:
+                    index = workers.index(worker)
+                    worker.stop()
                     workers[index] = worker = _Worker(work, config, partial / f"worker_{index}")
                 if outcome[0] == "usage":
                     raise UsageError(outcome[1])

@@ -119,6 +119,10 @@ def some_work(job: Job, config: object) -> str:
     return "done"
 
 
+def process_id(job: Job, config: object) -> str:
+    return str(os.getpid())
+
+
 def jobs(*names: str) -> list[Job]:
     return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
 
@@ -134,6 +138,13 @@ def test_a_worker_that_dies_costs_one_clip_and_is_recorded(tmp_path):
     assert "status 1" in outcomes["bug"][1]
     assert outcomes["bad"] == ["failed", "is no good"]
     assert not list(tmp_path.iterdir())  # nothing half-done, no lock, no .partial
+
+
+def test_a_fresh_process_takes_over_after_some_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr("preprocess.workers.JOBS_PER_PROCESS", 2)
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        found = [status for _, status, _ in run_workers(jobs(*"abcde"), process_id, None, partial, 1)]
+    assert found[0] == found[1] != found[2] == found[3] != found[4]
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path, monkeypatch):
