@@ -89,13 +89,17 @@ def test_one_face_seen_in_two_tiles_is_one_face():
     assert _distinct(faces) == [faces[1], faces[2]]
 
 
-def test_a_face_of_five_percent_of_a_portrait_frame_is_found():
-    image = next(moving_face(1, size=(1080, 1920), face_height=96, path=lambda i: (300, 1500)))
-    detector = FaceDetector()
-    picture = StoredPicture(image)
-    found = [face for face in detector.in_frame(picture) or detector.in_tiles(picture) if face.score > 0.5]
-    assert len(found) == 1
-    assert (found[0].x, found[0].y) == pytest.approx((300, 1500), abs=20)
+@pytest.mark.parametrize("face_height", [96, 60])
+def test_a_small_face_in_a_portrait_frame_is_found_at_once(tmp_path, face_height):
+    """5 % of the frame's height, and 3 %, which only the tiles can show."""
+    frames = list(moving_face(3, size=(1080, 1920), face_height=face_height, path=lambda i: (300, 1500)))
+    if face_height == 60:
+        whole = FaceDetector().in_frame(StoredPicture(frames[0]))
+        assert not [face for face in whole if face.score > 0.5]
+    _, best = track(tmp_path, frames)
+    assert (best.first_frame, best.num_seen) == (0, 3)
+    x, y, side = best.boxes[0]
+    assert (x + side / 2, y + side / 2) == pytest.approx((300, 1500), abs=0.1 * face_height)
 
 
 def test_landmarks_follow_the_true_motion_and_the_box_does_not_tremble(tmp_path):
