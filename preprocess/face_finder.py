@@ -2,7 +2,8 @@
 place.
 
 The detector sees 192x192 pixels whatever it is given. It finds a face from about 9 of those on, so a face of
-5 % of a portrait frame's height is at its limit, and tiles of half the frame give the second look.
+5 % of a portrait frame's height is at its limit, and tiles of half and of a quarter of the frame give the
+second look.
 """
 
 from __future__ import annotations
@@ -95,11 +96,12 @@ class FaceDetector:
             for x, y, w, h, score in found
         )
 
-    def in_tiles(self, picture: Picture) -> list[Face]:
-        """Faces in squares of half the longer side that overlap by half, the largest first: finds faces half
-        as large as `in_frame` does, for about eight times the work.
+    def in_tiles(self, picture: Picture, parts: int) -> list[Face]:
+        """Faces in squares of 1 / `parts` of the longer side that overlap by half, the largest first: finds
+        faces `parts` times smaller than `in_frame` does. In a portrait frame, 2 parts are 8 squares and 4 are
+        28.
         """
-        side = max(picture.width, picture.height) // 2
+        side = max(16, max(picture.width, picture.height) // parts)
         found: list[Face] = []
         for top in _tile_starts(picture.height, side):
             for left in _tile_starts(picture.width, side):

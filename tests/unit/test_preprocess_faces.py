@@ -89,7 +89,7 @@ def test_one_face_seen_in_two_tiles_is_one_face():
     assert _distinct(faces) == [faces[1], faces[2]]
 
 
-@pytest.mark.parametrize("face_height", [96, 60])
+@pytest.mark.parametrize("face_height", [96, 70, 60, 50])
 def test_a_small_face_in_a_portrait_frame_is_found_at_once(tmp_path, face_height):
     """5 % of the frame's height, and 3 %, which only the tiles can show."""
     frames = list(moving_face(3, size=(1080, 1920), face_height=face_height, path=lambda i: (300, 1500)))
