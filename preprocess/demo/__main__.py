@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from preprocess.demo.dataset import DemoConfig, make_demo_set
+from preprocess.demo.dataset import make_demo_set
+from preprocess.demo.plan import DemoConfig
 from utils.config import parse_command
 from utils.errors import run_command
 

@@ -56,12 +56,20 @@ def smooth_noise(rng: np.random.Generator, count: int, width: float) -> np.ndarr
 
 
 def draw_motion(
-    opening: np.ndarray, rounding: np.ndarray, rng: np.random.Generator, *, size: int, fps: float
+    opening: np.ndarray,
+    rounding: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    fps: float,
+    scale: float,
 ) -> Motion:
-    """Head and eye movements to go with a mouth track (T,), for frames of `size` pixels square."""
+    """Head and eye movements to go with a mouth track (T,), for frames of `size` pixels square.
+
+    `scale` is the size of the head against its canvas where `size` is 320.
+    """
     count = len(opening)
     middle = size / 2 + np.array([rng.uniform(-0.08, 0.08), rng.uniform(-0.03, 0.06)]) * size
-    scale = rng.uniform(0.9, 1.1) * size / 320
     drift = np.stack([smooth_noise(rng, count, 0.5 * fps) for _ in range(2)], -1) * 0.008 * size
     blink = np.zeros(count)
     times = np.arange(count)
@@ -69,7 +77,7 @@ def draw_motion(
     while start < count:
         blink = np.maximum(blink, np.exp(-(((times - start) / (0.065 * fps)) ** 2)))
         start += rng.uniform(1.0, 3.5) * fps
-    nod = np.convolve(opening, np.ones(5) / 5, mode="same")
+    nod = np.convolve(opening, np.ones(5) / 5, mode="full")[2 : 2 + count]
     return Motion(
         opening=opening,
         rounding=rounding,
@@ -78,7 +86,7 @@ def draw_motion(
         pitch=rng.uniform(-0.05, 0.05) + 0.03 * smooth_noise(rng, count, 0.4 * fps) - 0.03 * nod,
         roll=rng.uniform(-0.05, 0.05) + 0.02 * smooth_noise(rng, count, 0.5 * fps),
         centre=middle + drift,
-        scale=scale * (1 + 0.01 * smooth_noise(rng, count, 0.8 * fps)),
+        scale=scale * size / 320 * (1 + 0.01 * smooth_noise(rng, count, 0.8 * fps)),
     )
 
 
@@ -114,7 +122,7 @@ class Puppet:
         self.mouth_x = float(middle[0])
 
     def expression(self, motion: Motion, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Shift map (h, w, 2) of the face box, and its mouth interior (h, w, 4) with its share in channel 3."""
+        """Shift map (h, w, 2) of the face box; mouth interior (h, w, 4) with its share in channel 3."""
         width, height = self.box[2:]
         change = float(motion.opening[index]) * MAX_OPENING * FACE_HEIGHT
         rows, share, depth, gap = self.mouth.warp(change, change)

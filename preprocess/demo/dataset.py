@@ -1,8 +1,6 @@
-"""The demo set as files: which clips there are, in FakeAVCeleb's layout and metadata, made in parallel.
+"""The demo set as files: render, forge, film, encode and write every planned clip, in parallel and resumably.
 
-Every identity gets three genuine clips ("scenes") and five fakes. A fake is made from a scene of its identity
-and keeps the scene's room, light, camera, microphone and encoder setting, so that none of these can tell real
-from fake. Genuine and forged frames pass through the same camera and are encoded once.
+Genuine and forged frames pass through the same camera, and each is encoded once.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,29 +19,34 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from preprocess.demo.animation import (
-    MAX_OPENING,
-    Motion,
-    Puppet,
-    draw_background,
-    draw_motion,
-    render,
-)
-from preprocess.demo.forgeries import ForgeryConfig, resynthesise_mouth, swap_faces
+from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
+from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
 from preprocess.demo.identities import make_identity
+from preprocess.demo.plan import (
+    FPS,
+    GENERATOR_VERSION,
+    HEADER,
+    DemoConfig,
+    PlannedClip,
+    Scene,
+    clip_folder,
+    draw_scene,
+    gender_of,
+    generator,
+    metadata_row,
+    plan_clips,
+)
 from preprocess.demo.speech import (
     SAMPLE_RATE_HZ,
     TRACK_HZ,
-    Recording,
     Utterance,
-    draw_recording,
     draw_voice,
     record,
     revoice,
     speak,
 )
 from utils.clip_files import file_sha256
-from utils.config import opt, to_plain
+from utils.config import to_plain
 from utils.errors import DatasetError
 from utils.media import VideoWriter
 
@@ -52,168 +54,14 @@ log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "demo_manifest.json"
 METADATA_NAME = "meta_data.csv"
-HEADER = "source,target1,target2,method,category,type,race,gender,path,"
-FOLDER_PREFIX = "FakeAVCeleb"
-GENERATOR_VERSION = 1  # raise it when the same seed gives other files
-# FakeAVCeleb's own cells; here they are names of folders and say nothing about the faces in them
-CELLS = tuple(
-    (race, gender)
-    for gender in ("men", "women")
-    for race in ("African", "Asian (East)", "Asian (South)", "Caucasian (American)", "Caucasian (European)")
-)
-CATEGORY_LETTERS = {
-    "RealVideo-RealAudio": "A",
-    "RealVideo-FakeAudio": "B",
-    "FakeVideo-RealAudio": "C",
-    "FakeVideo-FakeAudio": "D",
-}
-FAKES = (
-    ("RealVideo-FakeAudio", "rtvc"),
-    ("FakeVideo-RealAudio", "wav2lip"),
-    ("FakeVideo-RealAudio", "faceswap"),
-    ("FakeVideo-FakeAudio", "wav2lip"),
-    ("FakeVideo-FakeAudio", "faceswap-wav2lip"),
-)
-SCENES_PER_IDENTITY = 3
-FPS = 25
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig(ForgeryConfig):
-    """preprocess.demo: a generated raw data set in FakeAVCeleb's download layout."""
-
-    output: Path = opt(dataclasses.MISSING, "folder to write; becomes the root of the raw data set")
-    num_identities: int = opt(28, "pseudo-identities; each has 3 genuine and 5 fake clips")
-    seed: int = opt(0, "the same seed gives the same pictures and sounds")
-    num_workers: int = opt(2, "processes; does not change the result")
-    duration_s: float = opt(3.0, "length of every clip in seconds")
-    frame_size: int = opt(320, "width and height of the frames in pixels")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_identities < 2:
-            raise ValueError(
-                f"num_identities must be >= 2 (a face swap needs a donor), got {self.num_identities}"
-            )
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be >= 1, got {self.num_workers}")
-        if self.duration_s < 1:
-            raise ValueError(f"duration_s must be >= 1, got {self.duration_s}")
-        if self.frame_size < 192 or self.frame_size % 16:
-            raise ValueError(f"frame_size must be a multiple of 16 and >= 192, got {self.frame_size}")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a genuine clip and the fakes made from it have in common."""
-
-    onset_s: float  # when the first syllable begins
-    recording: Recording
-    crf: int  # of the H.264 encoder
-    noise: float  # sensor noise, standard deviation in levels of 255
-    blur: float  # lens, in pixels
-    gain: tuple[float, float, float]  # white balance and exposure
-
-
-@dataclass(frozen=True)
-class PlannedClip:
-    """One file of the set."""
-
-    identity: int
-    scene: int  # index of the genuine clip that it is, or is made from
-    category: str
-    method: str
-    donor: int | None
-    file_name: str
-
-    @property
-    def is_fake(self) -> bool:
-        return self.category != "RealVideo-RealAudio"
-
-
-def identity_name(index: int) -> str:
-    """FakeAVCeleb's spelling of a person: id00076."""
-    return f"id{76 + 37 * index:05d}"
-
-
-def clip_folder(clip: PlannedClip) -> str:
-    """Folder of a clip below the root, e.g. RealVideo-RealAudio/African/men/id00076."""
-    race, gender = CELLS[_cell(clip.identity)]
-    return f"{clip.category}/{race}/{gender}/{identity_name(clip.identity)}"
-
-
-def _cell(identity: int) -> int:
-    return (identity * 7) % len(CELLS)  # neighbours get different races and genders
-
-
-def plan_clips(config: DemoConfig) -> list[PlannedClip]:
-    """All clips of the set, identity by identity. Which scene a fake comes from is drawn evenly."""
-    clips = []
-    for identity in range(config.num_identities):
-        rng = _generator(config, identity, 0)
-        donor = (identity + 1 + int(rng.integers(config.num_identities - 1))) % config.num_identities
-        numbers = [f"{100 * (identity + 1) + 9 * (scene + 1):05d}" for scene in range(SCENES_PER_IDENTITY)]
-        for scene, number in enumerate(numbers):
-            clips.append(PlannedClip(identity, scene, "RealVideo-RealAudio", "real", None, f"{number}.mp4"))
-        scenes = np.concatenate([rng.permutation(SCENES_PER_IDENTITY) for _ in range(2)])
-        for (category, method), scene in zip(FAKES, scenes, strict=False):
-            name = identity_name(donor)
-            has_donor = method != "rtvc" and (category, method) != ("FakeVideo-FakeAudio", "wav2lip")
-            endings = {
-                ("RealVideo-FakeAudio", "rtvc"): "fake",
-                ("FakeVideo-RealAudio", "wav2lip"): f"0_{name}_wavtolip",
-                ("FakeVideo-RealAudio", "faceswap"): f"{name}",
-                ("FakeVideo-FakeAudio", "wav2lip"): "fake_wavtolip",
-                ("FakeVideo-FakeAudio", "faceswap-wav2lip"): f"1_{name}_wavtolip",
-            }
-            clips.append(
-                PlannedClip(
-                    identity,
-                    int(scene),
-                    category,
-                    method,
-                    donor if has_donor else None,
-                    f"{numbers[int(scene)]}_{endings[category, method]}.mp4",
-                )
-            )
-    return clips
-
-
-def draw_scene(config: DemoConfig, identity: int, scene: int) -> Scene:
-    """Room, microphone, camera and encoder of a genuine clip and of the fakes made from it."""
-    rng = _generator(config, identity, 1, scene)
-    return Scene(
-        onset_s=float(rng.uniform(0.1, 0.45)),
-        recording=draw_recording(rng),
-        crf=int(rng.integers(16, 24)),
-        noise=float(rng.uniform(1.0, 4.0)),
-        blur=float(rng.uniform(0.0, 0.7)),
-        gain=tuple(rng.uniform(0.82, 1.15) * rng.uniform(0.95, 1.05, 3)),
-    )
-
-
-def metadata_row(clip: PlannedClip) -> str:
-    """The clip's line of meta_data.csv: ten values under nine names, as in FakeAVCeleb."""
-    race, gender = CELLS[_cell(clip.identity)]
-    donor = "-" if clip.donor is None else identity_name(clip.donor)
-    values = (
-        *(identity_name(clip.identity), donor, "-", clip.method, CATEGORY_LETTERS[clip.category]),
-        *(clip.category, race, gender, clip.file_name, f"{FOLDER_PREFIX}/{clip_folder(clip)}"),
-    )
-    return ",".join(values)
-
-
-def _generator(config: DemoConfig, *keys: int) -> np.random.Generator:
-    """A generator of its own for each purpose, so that no clip depends on which was made before it."""
-    return np.random.default_rng([config.seed, GENERATOR_VERSION, *keys])
 
 
 def _utterance(config: DemoConfig, identity: int, scene: int, onset_s: float, *, voice: int) -> Utterance:
     """What is said in a scene (voice 0), or what a forger lets another voice say (voice 1, 2, ...)."""
-    female = CELLS[_cell(identity)][1] == "women"
-    speaker = draw_voice(_generator(config, identity, 2, voice), female=female)
+    female = gender_of(identity) == "women"
+    speaker = draw_voice(generator(config, identity, 2, voice), female=female)
     return speak(
-        speaker, _generator(config, identity, 3, scene, voice), duration_s=config.duration_s, onset_s=onset_s
+        speaker, generator(config, identity, 3, scene, voice), duration_s=config.duration_s, onset_s=onset_s
     )
 
 
@@ -224,10 +72,10 @@ def _per_frame(track: np.ndarray, num_frames: int) -> np.ndarray:
 
 def _donor_pictures(config: DemoConfig, donor: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames (S, H, W, 3) and landmarks of a donor who opens the mouth step by step, then shuts the eyes."""
-    rng = _generator(config, donor, 4)
-    puppet = Puppet(make_identity(_generator(config, donor, 5)))
+    rng = generator(config, donor, 4)
+    puppet = Puppet(make_identity(generator(config, donor, 5)))
     opening = np.concatenate([np.linspace(0, 1, 10), np.linspace(0, 1, 3)])
-    motion = draw_motion(opening, np.zeros(13), rng, size=config.frame_size, fps=FPS)
+    motion = draw_motion(opening, np.zeros(13), rng, size=config.frame_size, fps=FPS, scale=1.0)
     blink = np.concatenate([np.zeros(10), np.full(3, 0.9)])
     motion = dataclasses.replace(motion, blink=blink)
     return render(puppet, motion, draw_background(rng, config.frame_size))
@@ -238,19 +86,20 @@ def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedCl
     wanted = [clip for clip in clips if not _path(config, clip).is_file()]
     if not wanted:
         return
-    puppet = Puppet(make_identity(_generator(config, identity, 5)))
+    puppet = Puppet(make_identity(generator(config, identity, 5)))
     num_frames = round(config.duration_s * FPS)
     donors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for index in sorted({clip.scene for clip in wanted}):
         scene = draw_scene(config, identity, index)
         said = _utterance(config, identity, index, scene.onset_s, voice=0)
-        rng = _generator(config, identity, 6, index)
-        motion: Motion = draw_motion(
+        rng = generator(config, identity, 6, index)
+        motion = draw_motion(
             _per_frame(said.opening, num_frames),
             _per_frame(said.rounding, num_frames),
             rng,
             size=config.frame_size,
             fps=FPS,
+            scale=scene.face_scale,
         )
         frames, landmarks = render(puppet, motion, draw_background(rng, config.frame_size))
         for clip in wanted:
@@ -260,7 +109,7 @@ def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedCl
                 donors[clip.donor] = _donor_pictures(config, clip.donor)
             number = clips.index(clip)
             forged, voice = _forge(config, clip, number, scene, said, frames, landmarks, donors)
-            _write_clip(config, clip, scene, forged, voice, _generator(config, identity, 8, number))
+            _write_clip(config, clip, scene, forged, voice, generator(config, identity, 8, number))
 
 
 def _forge(
@@ -274,7 +123,7 @@ def _forge(
     donors: dict[int, tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames and voice of a clip, before camera and microphone; those of the scene where they are genuine."""
-    rng = _generator(config, clip.identity, 7, number)
+    rng = generator(config, clip.identity, 7, number)
     voice, heard = said.waveform, said
     if clip.category.endswith("FakeAudio"):
         heard = _utterance(config, clip.identity, clip.scene, scene.onset_s, voice=number)
@@ -306,12 +155,12 @@ def _write_clip(
     path = _path(config, clip)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the same room and microphone, whoever speaks: the room's generator belongs to the scene
-    room = _generator(config, clip.identity, 9, clip.scene)
+    room = generator(config, clip.identity, 9, clip.scene)
     waveform = record(voice, scene.recording, room)
     partial = path.with_name(f".{path.stem}.partial.mp4")
     size = config.frame_size
     with VideoWriter(partial, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
-        writer.add_audio_stream(SAMPLE_RATE_HZ)
+        writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # low enough to be used up by any voice
         for frame in _film(frames, scene, rng):
             writer.write(frame)
         writer.write_audio(waveform)
@@ -323,14 +172,16 @@ def _write_clip(
 def _film(frames: np.ndarray, scene: Scene, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Lens, exposure and sensor noise, alike for genuine and forged frames."""
     size = frames.shape[1]
-    bank = rng.normal(0, scene.noise, (size + 64, size + 64, 3)).astype(np.float32)
-    gain = np.array(scene.gain, np.float32)
+    bank = rng.normal(0, scene.noise, (size + 64, size + 64, 3)).round().astype(np.int16)
+    exposure = (
+        np.outer(np.arange(256), scene.gain).round().clip(0, 255).astype(np.uint8)[:, None]
+    )  # (256, 1, 3)
     for frame in frames:
-        image = frame.astype(np.float32) * gain
+        image = cv2.LUT(frame, exposure)
         if scene.blur > 0.2:
             image = cv2.GaussianBlur(image, (0, 0), scene.blur)
         x, y = rng.integers(0, 64, 2)
-        yield (image + bank[y : y + size, x : x + size]).round().clip(0, 255).astype(np.uint8)
+        yield cv2.add(image, bank[y : y + size, x : x + size], dtype=cv2.CV_8U)
 
 
 def _settings(config: DemoConfig) -> dict[str, object]:

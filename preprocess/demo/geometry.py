@@ -124,7 +124,7 @@ def face_mask(
 
 
 def bounding_box(points: np.ndarray, size: tuple[int, int], *, margin: float) -> tuple[int, int, int, int]:
-    """x, y, width, height of the pixels around `points` (C, 2), `margin` pixels wider, inside `size` (H, W)."""
+    """x, y, width, height of the pixels around `points` (C, 2), `margin` wider, inside `size` (H, W)."""
     low = np.maximum(np.floor(points.min(0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(points.max(0) + margin), [size[1], size[0]]).astype(int)
     return int(low[0]), int(low[1]), int(max(high[0] - low[0], 1)), int(max(high[1] - low[1], 1))

@@ -247,7 +247,7 @@ def _recolour(
 def _add_skin_detail(
     lab: np.ndarray, landmarks: np.ndarray, core: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Pores, moles, lips, beard: fine texture that every genuine face has and that a forger's network loses."""
+    """Pores, moles, lips, beard: fine texture that genuine faces have and forgers lose."""
     lab = lab.copy()
     size = (CANVAS, CANVAS)
     strength = rng.uniform(1.8, 2.8)

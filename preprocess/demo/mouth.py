@@ -36,7 +36,7 @@ class MouthInterior:
 
 @dataclass(frozen=True)
 class MouthField:
-    """How far each pixel of a box (h, w) moves, in pixels, when the lips part by one pixel at their middle."""
+    """How far each pixel of a box (h, w) moves, in pixels, when the lips part by one pixel."""
 
     upper_line: np.ndarray  # (w,) row of the upper inner lip per column, in the picture as it is
     lower_line: np.ndarray  # (w,)

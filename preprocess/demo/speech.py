@@ -247,12 +247,14 @@ def revoice(
     tract_factor: float | None = None,
     bands: int = 20,
     smoothing_s: float = 0.025,
+    dispersion: float = 2.7,
 ) -> np.ndarray:
     """Forge the voice of any recording, (N,) -> (N,) float32 at the same rate, as a parametric vocoder would.
 
     The spectral envelope survives only as `bands` mel bands blurred over `smoothing_s` (over-smoothing), the
     source is replaced by perfectly regular pulses of one phase (buzz) without breath, pitch steps are ironed
-    out, and nothing above 8 kHz is kept. Pitch and tract length are multiplied by the factors, which are
+    out, nothing above 8 kHz is kept, and the phase is a fixed random curve that wanders by about `dispersion`
+    radians per 250 Hz. Pitch and tract length are multiplied by the factors, which are
     drawn from `rng` (another speaker) where they are None.
     """
     import soxr
@@ -260,7 +262,7 @@ def revoice(
     if pitch_factor is None:
         pitch_factor = float(rng.choice([0.8, 1.22]) * rng.uniform(0.95, 1.05))
     if tract_factor is None:
-        tract_factor = float(rng.choice([0.9, 1.1]) * rng.uniform(0.98, 1.02))
+        tract_factor = float(rng.choice([0.93, 1.13]) * rng.uniform(0.98, 1.02))
     samples = np.asarray(waveform, np.float64)
     if sample_rate_hz != SAMPLE_RATE_HZ:
         samples = soxr.resample(samples, sample_rate_hz, SAMPLE_RATE_HZ)
@@ -285,7 +287,11 @@ def revoice(
     width = smoothing_s * TRACK_HZ
     source_spectra = _spectra(source)
     shaping = np.exp(0.5 * (envelope(spectra, width, tract_factor) - envelope(source_spectra, width, 1.0)))
-    forged = _overlap_add(source_spectra * shaping, len(samples))
+    # without the dispersion of a real vocal tract all pulses would be spikes, which a look at the peaks
+    # betrays
+    knots = np.cumsum(rng.normal(0, dispersion, 1 + WINDOW // 16))
+    phase = np.interp(np.arange(len(hertz)), np.arange(len(knots)) * 8, knots)
+    forged = _overlap_add(source_spectra * shaping * np.exp(1j * phase), len(samples))
     if sample_rate_hz != SAMPLE_RATE_HZ:
         forged = soxr.resample(forged, SAMPLE_RATE_HZ, sample_rate_hz)
     forged = np.pad(forged, (0, max(len(waveform) - len(forged), 0)))[: len(waveform)]
@@ -299,6 +305,7 @@ class Recording:
     echo_s: float  # time constant of the room's decay
     echo_level: float
     tilt: float  # first-order emphasis of the microphone, -1..1
+    polarity: float  # 1 or -1: which way round the microphone is connected
     noise_db: float  # background noise against the speech
     noise_tilt: float  # 0 = white, 1 = brown
     rms: float
@@ -311,6 +318,7 @@ def draw_recording(rng: np.random.Generator) -> Recording:
         echo_s=float(rng.uniform(0.02, 0.09)),
         echo_level=float(rng.uniform(0.05, 0.35)),
         tilt=float(rng.uniform(-0.25, 0.35)),
+        polarity=float(rng.choice([-1.0, 1.0])),
         noise_db=float(rng.uniform(-42, -24)),
         noise_tilt=float(rng.uniform(0, 0.95)),
         rms=float(rng.uniform(0.05, 0.12)),
@@ -333,7 +341,7 @@ def record(waveform: np.ndarray, recording: Recording, rng: np.random.Generator)
     # a recorder's automatic gain: loud syllables are turned down, so that little is left to clip
     power = fftconvolve((wet + noise) ** 2, np.hanning(1600) / 800, mode="same").clip(0)
     gain = (power + 0.02 * power.mean()) ** -0.25
-    return limit((wet + noise) * gain, rms=recording.rms, crest=recording.crest)
+    return limit((wet + noise) * gain * recording.polarity, rms=recording.rms, crest=recording.crest)
 
 
 def limit(waveform: np.ndarray, *, rms: float, crest: float) -> np.ndarray:
