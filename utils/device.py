@@ -33,11 +33,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 on a GPU that has it and on a CPU with AMX (where it is about three times as fast), else
-    fp32.
-    """
+    """`auto` is bf16 on a GPU or CPU with bf16 instructions (AMX, AVX512-BF16), else fp32."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if has_bf16 else "fp32"
