@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.blocks.normalization import StepNorm
 from models.blocks.position import sinusoidal_positions
 from models.encoders.audio import AudioEncoder
 from models.encoders.landmark import (
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "use_padding_masks": False,
         "modality_heads": False,
         "fusion_residual": False,
+        "feature_norm": False,
         "mfcc_columns": 600,
         # losses/beyond_masking.py
         "lbd_reduction": "sum",
@@ -94,7 +96,7 @@ class BeyondMaskingConfig:
     video_pretrained: bool = opt(
         False, "start a torchvision video encoder from Kinetics-400 weights (downloads them)"
     )
-    video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's three blocks")
+    video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's blocks")
     audio_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the audio encoder's three blocks")
     image_size: int = opt(224, "side in pixels that crops are resized to on the device")
     equalize_luma: bool = opt(
@@ -121,6 +123,10 @@ class BeyondMaskingConfig:
     positions_first: bool = opt(
         True, "positions in seconds before the alignment; false = frame numbers after it"
     )
+    feature_norm: bool = opt(
+        True,
+        "standardise encoder features over the batch: what differs between clips is small beside positions",
+    )
     fusion_residual: bool = opt(
         True,
         "keep the video stream beside the fused one: without it the picture reaches the read-out only "
@@ -138,8 +144,12 @@ class BeyondMaskingConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.teacher_momentum < 1:
             raise ValueError(f"teacher_momentum must be in [0, 1), got {self.teacher_momentum}")
-        if len(self.audio_channels) != 3 or len(self.video_channels) != 3:
-            raise ValueError("video_channels and audio_channels need three widths each")
+        if len(self.audio_channels) != 3 or not self.video_channels:
+            raise ValueError("audio_channels needs three widths, video_channels at least one")
+        if self.video_encoder == "conv3d" and self.image_size < 2 ** len(self.video_channels):
+            raise ValueError(
+                f"image_size {self.image_size} is too small for {len(self.video_channels)} video_channels"
+            )
         if self.video_pretrained and self.video_encoder == "conv3d":
             raise ValueError(
                 "video_pretrained needs a torchvision video_encoder: conv3d has no published weights"
@@ -200,6 +210,9 @@ class BeyondMaskingDetector(nn.Module):
         self.audio_encoder = AudioEncoder(c.num_mfcc, c.audio_channels)
         self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
         self.audio_projection = nn.Linear(self.audio_encoder.out_features, c.feature_dim)
+        if c.feature_norm:
+            self.video_norm = StepNorm(self.video_encoder.out_features)
+            self.audio_norm = StepNorm(self.audio_encoder.out_features)
         if c.students != "none":
             self.landmark_teacher = LandmarkTeacher(
                 c.landmark_teacher, NUM_LANDMARKS, c.feature_dim, c.teacher_momentum
@@ -256,8 +269,12 @@ class BeyondMaskingDetector(nn.Module):
         masked = self.config.use_padding_masks
         if not masked:
             video_padding_mask = num_columns = None
-        video = self.video_projection(self.video_encoder(frames, video_padding_mask))  # (B, T, D)
+        video = self.video_encoder(frames, video_padding_mask)
         audio, audio_padding_mask = self.audio_encoder(mfcc, num_columns)
+        if self.config.feature_norm:
+            video = self.video_norm(video, video_padding_mask)
+            audio = self.audio_norm(audio, audio_padding_mask)
+        video = self.video_projection(video)  # (B, T, D)
         audio = self.audio_projection(audio)  # (B, S, D)
         streams = Streams(
             video, audio, *self._times(video, audio, video_fps), video_padding_mask, audio_padding_mask
@@ -274,25 +291,29 @@ class BeyondMaskingDetector(nn.Module):
             if self.config.students in {"both", "audio"}:
                 audio_prediction = self.audio_student(aligned_audio)
 
+        # each head sees its own modality alone, before the streams are mixed
+        video_mean, audio_mean = (
+            masked_mean(video, video_padding_mask),
+            masked_mean(audio, audio_padding_mask),
+        )
+        video_embedding = audio_embedding = None
         if self.config.temporal_alignment:
             readout, video_stream, audio_stream = self.alignment(streams, aligned_audio)
             video_embedding = masked_mean(video_stream, video_padding_mask)
             audio_embedding = masked_mean(audio_stream, video_padding_mask)
         else:
-            video_embedding = masked_mean(video, video_padding_mask)
-            audio_embedding = masked_mean(aligned_audio, video_padding_mask)
-            readout = video_embedding + audio_embedding
+            readout = video_mean + audio_mean
         heads = self.config.modality_heads
         return BeyondMaskingOutput(
             logits=self.classifier(readout).squeeze(1),
-            video_logits=self.video_head(video_embedding).squeeze(1) if heads else None,
-            audio_logits=self.audio_head(audio_embedding).squeeze(1) if heads else None,
+            video_logits=self.video_head(video_mean).squeeze(1) if heads else None,
+            audio_logits=self.audio_head(audio_mean).squeeze(1) if heads else None,
             landmark_target=target,
             video_prediction=video_prediction,
             audio_prediction=audio_prediction,
             landmark_padding_mask=landmark_padding_mask if masked else None,
-            video_embedding=video_embedding if self.config.temporal_alignment else None,
-            audio_embedding=audio_embedding if self.config.temporal_alignment else None,
+            video_embedding=video_embedding,
+            audio_embedding=audio_embedding,
             reconstruction=reconstruction,
         )
 

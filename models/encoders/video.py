@@ -95,9 +95,10 @@ class VideoFrontEnd(nn.Module):
 
 
 class Conv3dEncoder(nn.Module):
-    """Three blocks of [Conv3d, batch norm, ReLU, max pool (1, 2, 2)], then the mean over height and width.
+    """Blocks of [Conv3d, batch norm, ReLU, max pool (1, 2, 2)], then the mean over height and width.
 
-    Same layers as the released Beyond-Masking video extractor. Time is kept: (B, 3, T, H, W) -> (B, T, D).
+    With three blocks the released Beyond-Masking video extractor; each further one doubles the part of the
+    picture that a feature sees. Time is kept: (B, 3, T, H, W) -> (B, T, D).
     """
 
     def __init__(self, channels: Sequence[int]) -> None:

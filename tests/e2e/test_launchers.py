@@ -1,0 +1,90 @@
+"""The launchers and the commands that the README shows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
+
+
+def bash(*words, **variables):
+    environment = {key: value for key, value in os.environ.items() if key not in {"DATA_ROOT", "RUN_DIR"}}
+    environment |= {
+        "USE_ACTIVE_ENV": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    } | variables
+    return subprocess.run(
+        ["bash", *words], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_variables_reach_the_configuration_and_flags_win_over_them(launcher):
+    result = bash(launcher, "--print_config", "--epochs", "7", ALPHA="0.3", FEATURE_DIM="64", SEED="5")
+    assert result.returncode == 0, result.stderr
+    config = json.loads(result.stdout)
+    assert config["train"]["epochs"] == 7
+    assert config["train"]["seed"] == 5
+    assert config["train"]["dataset"] == launcher.removeprefix("run_").removesuffix(".sh")
+    assert config["loss"]["auxiliary_weight"] == 0.3
+    assert config["model"]["feature_dim"] == 64
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_without_data_a_launcher_says_what_to_do(launcher):
+    result = bash(launcher)
+    assert result.returncode == 2
+    for words in ("DATA_ROOT is not set", "preprocess.prepare --dataset", "--demo"):
+        assert words in result.stderr
+
+
+def test_an_unknown_flag_stops_the_launcher():
+    result = bash(LAUNCHERS[0], "--no_such_flag", DATA_ROOT="tests")
+    assert result.returncode == 2
+    assert "unrecognized arguments: --no_such_flag" in result.stderr
+
+
+def test_a_failed_training_is_the_launchers_failure(tmp_path):
+    result = bash(LAUNCHERS[0], DATA_ROOT=str(tmp_path), RUN_DIR=str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert "neither meta_data.csv" in result.stderr
+
+
+def test_an_environment_without_the_requirements_is_named(tmp_path):
+    """VENV points to an environment that pip cannot fill (no index): the launcher stops and says so."""
+    result = bash(
+        LAUNCHERS[0], "--print_config", VENV=str(tmp_path / "venv"), PIP_NO_INDEX="1", USE_ACTIVE_ENV=""
+    )
+    assert result.returncode == 1
+    assert "Installing requirements.txt" in result.stderr
+    assert "the installation stopped" in result.stderr
+
+
+def help_of(*script):
+    words = [sys.executable, *script, "--help"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    return result.stdout
+
+
+MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_preprocessing_command_explains_itself(module):
+    text = help_of("-m", f"preprocess.{module}")
+    assert f"preprocess.{module}" in text
+    assert "default" in text
+
+
+def test_flags_named_in_the_readme_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    scripts = [("train.py",), ("test.py",), *(("-m", f"preprocess.{module}") for module in MODULES)]
+    known = {flag for script in scripts for flag in re.findall(r"--\w+", help_of(*script))}
+    assert set(re.findall(r"(?<![\w-])--\w+", readme)) <= known | {"--demo", "--help", "--logdir"}
