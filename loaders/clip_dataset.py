@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,6 +49,9 @@ class DataConfig:
         "any",
         "any = fake if picture or sound is; video = by the picture alone (published code)",
         choices=("any", "video"),
+    )
+    augment: bool = opt(
+        False, "in training, change brightness and colour of each window at random: cameras are not evidence"
     )
     max_length_gap_s: float = opt(0.1, "largest difference in length of a clip's picture and sound")
 
@@ -97,6 +101,17 @@ def normalize_clip_zscore(landmarks: np.ndarray) -> np.ndarray:
         return landmarks
     mean, std = np.nanmean(landmarks, axis=0), np.nanstd(landmarks, axis=0)
     return (landmarks - mean) / np.where(std == 0, 1e-6, std)
+
+
+def jitter_color(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One random gain (0.8 to 1.2) and one offset per channel (-25 to 25) for all frames (T, H, W, 3) of a
+    window.
+    """
+    gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-25, 25, 3)
+    table = np.arange(256)[:, None] * gain + offset  # (256, 3)
+    table = table.round().clip(0, 255).astype(np.uint8)
+    stacked = cv2.LUT(frames.reshape(-1, *frames.shape[2:]), table[None])  # (T*H, W, 3)
+    return stacked.reshape(frames.shape)
 
 
 def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
@@ -149,8 +164,12 @@ class ClipDataset(Dataset):
         has_landmarks = ~np.isnan(landmarks).any(axis=(1, 2))
         landmarks = np.where(has_landmarks[:, None, None], landmarks, 0.0).astype(np.float32)
         label, video_label, audio_label = clip_labels(clip, self.config.label_rule)
+        video = read_frames(video_path, frames)
+        if self.training and self.config.augment:
+            # a stream of its own, so that the flag does not move the windows
+            video = jitter_color(video, np.random.default_rng((self.seed, draw, index, 1)))
         return ClipWindow(
-            video=torch.from_numpy(read_frames(video_path, frames)),
+            video=torch.from_numpy(video),
             waveform=torch.from_numpy(waveform),
             landmarks=torch.from_numpy(landmarks),
             has_landmarks=torch.from_numpy(has_landmarks),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch.utils.data import DataLoader
 
@@ -78,6 +79,7 @@ class ClipLoader(DataLoader):
 
 def _one_thread(worker_id: int) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(0)
 
 
 def _loader(dataset: ClipDataset, workers: WorkerConfig, **options: object) -> ClipLoader:

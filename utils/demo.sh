@@ -1,20 +1,27 @@
 # Sourced by the launchers for --demo: DATASET's generated demo set, raw -> prepared, and a model small enough for two
 # CPU cores. It is a test of the software, not of the science.
 
-DEMO_DIR="${DEMO_DIR:-demo_data/$DATASET}"
+DEMO_SEED="${DEMO_SEED:-3}" # of the generated faces and voices
+DEMO_DIR="${DEMO_DIR:-demo_data/${DATASET}_seed$DEMO_SEED}"
 DEMO_WORKERS="${DEMO_WORKERS:-$(nproc)}"
 
 echo "== demo set -> $DEMO_DIR/raw" >&2
-python -m preprocess.demo --output "$DEMO_DIR/raw" --num_workers "$DEMO_WORKERS"
+python -m preprocess.demo --output "$DEMO_DIR/raw" --seed "$DEMO_SEED" --num_workers "$DEMO_WORKERS"
 echo "== preparing -> $DEMO_DIR/prepared" >&2
 python -m preprocess.prepare --dataset "$DATASET" --source "$DEMO_DIR/raw" --output "$DEMO_DIR/prepared" --num_workers "$DEMO_WORKERS"
 python -m preprocess.verify --data_root "$DEMO_DIR/prepared" --num_workers "$DEMO_WORKERS"
+echo "== training and testing: watch with tensorboard --logdir saved_models" >&2
 
 DATA_ROOT="$DEMO_DIR/prepared"
-EPOCHS="${EPOCHS:-12}"
+RUN_DIR="${RUN_DIR:-saved_models/demo_${DATASET}_$(date +%Y%m%d_%H%M%S)}"
+EPOCHS="${EPOCHS:-24}"
 BATCH_SIZE="${BATCH_SIZE:-8}"
-LEARNING_RATE="${LEARNING_RATE:-1e-3}"
+LEARNING_RATE="${LEARNING_RATE:-2e-3}"
 FEATURE_DIM="${FEATURE_DIM:-64}"
-ALPHA="${ALPHA:-0.5}"
-SIZE_FLAGS=(--image_size 112 --video_channels 16 32 64 --audio_channels 32 48 64 --feedforward_dim 128
-    --classifier_hidden_dim 64 --stream_layers 1 --dropout 0.1 --window_s 1.0 --val_fraction 0.2 --test_fraction 0.25)
+ALPHA="${ALPHA:-0.2}"
+# The demo's forgeries are small traces in 112 pixels: five narrow blocks see enough of the picture, and colour jitter
+# stands in for the cameras that 28 identities do not have. Chosen on the set of DEMO_SEED=0, so that the default set's
+# test identities had no part in it.
+SIZE_FLAGS=(--image_size 112 --video_channels 8 16 32 64 64 --audio_channels 32 48 64 --feedforward_dim 128
+    --classifier_hidden_dim 64 --stream_layers 1 --dropout 0.1 --window_s 0.96 --video_fps 12.5 --windows_per_clip 2
+    --equalize_luma false --augment --modality_weight 1.0 --val_fraction 0.2 --test_fraction 0.25)

@@ -212,3 +212,20 @@ def test_balanced_sampling_draws_classes_alike_and_clips_evenly(tmp_path):
     assert drawn != [index for index, _ in sampler]
     assert {epoch for _, epoch in sampler} == {1}
     assert sorted(index for index, _ in TrainingSampler(clips, balance="none", seed=3)) == list(range(40))
+
+
+def test_colour_jitter_changes_training_windows_alone_and_by_seed_epoch_and_clip(tmp_path):
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=20))
+    plain = ClipDataset([clip], DataConfig(window_s=0.4), training=True, seed=1)[0, 3]
+
+    def jittered(seed=1, training=True):
+        config = DataConfig(window_s=0.4, augment=True, windows_per_clip=1)
+        return ClipDataset([clip], config, training=training, seed=seed)[0, 3 if training else 0]
+
+    changed = jittered()
+    assert (changed.video.float() - plain.video.float()).abs().mean() > 2
+    assert frame_numbers(changed) == frame_numbers(plain)  # the same window, and still the same picture
+    assert torch.equal(changed.video, jittered().video)
+    assert not torch.equal(changed.video, jittered(seed=2).video[: len(changed.video)])
+    evaluated = ClipDataset([clip], DataConfig(window_s=0.4, windows_per_clip=1), training=False)[0, 0]
+    assert torch.equal(jittered(training=False).video, evaluated.video)
