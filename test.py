@@ -33,11 +33,11 @@ from loaders.listing import ListingConfig, summarize
 from loaders.splits import SPLITS, Split, SplitConfig, make_split, split_checksum
 from models import MODELS
 from utils.checkpoint import load_checkpoint
-from utils.config import HelpFormatter, add_config, add_debug, from_args, opt, to_plain
+from utils.config import Parser, from_args, opt, to_plain
 from utils.device import PRECISIONS, resolve_device, resolve_precision
 from utils.errors import CheckpointError, UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
-from utils.files import write_atomically
+from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import detection_metrics
 from utils.report import plot_roc, plot_score_histogram
@@ -85,20 +85,23 @@ class Evaluation:
 def parse_args(argv: list[str] | None = None) -> Evaluation:
     """Flags and checkpoint -> Evaluation. The clip pipeline is the checkpoint's unless a flag differs."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in (("checkpoint", None), ("model", TestConfig.model), ("preset", None)):
+    for name, default in (("checkpoint", None), ("model", None), ("preset", None)):
         first.add_argument(f"--{name}", default=default)
     chosen, _ = first.parse_known_args(argv)
     wants_help = chosen.checkpoint is None
     content = {} if wants_help else load_checkpoint(Path(chosen.checkpoint))
     saved: dict[str, dict[str, Any]] = content.get("config", {})
-    model_type = MODELS[_known_model(saved.get("train", {}).get("model", chosen.model))]
+    # where a run's split file once lay is no flag of this call: the run's own copy is beside the checkpoint
+    saved.get("split", {}).pop("split_file", None)
+    model_type = MODELS[_known_model(saved.get("train", {}).get("model", chosen.model or TestConfig.model))]
     preset_name = chosen.preset or TestConfig.preset
     if preset_name not in model_type.presets:
         raise UsageError(f"unknown --preset {preset_name}; there are {', '.join(model_type.presets)}")
+    if saved and chosen.model:
+        raise UsageError(f"--model is for bare state_dicts: {chosen.checkpoint} knows its own")
     if saved and chosen.preset:
         raise UsageError(f"--preset is for bare state_dicts: {chosen.checkpoint} holds its own configuration")
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     groups = {
         "test": TestConfig,
         "workers": WorkerConfig,
@@ -108,9 +111,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     }
     if not saved:
         groups["model_config"] = model_type.config_type
-    for group in groups.values():
-        add_config(parser, group)
-    add_debug(parser)
+    parser = Parser(__doc__, *groups.values())
     args = parser.parse_args(argv)
     preset = {} if saved else model_type.presets[preset_name]
     configs = {
@@ -170,23 +171,24 @@ def choose_split(evaluation: Evaluation, clips: list[Clip]) -> Split:
     return split
 
 
+def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[str, np.ndarray]:
+    """Rows of `scores` for each category or method of fakes, every one together with all real clips."""
+    value_of = {clip.clip_id: getattr(clip, key) for clip in clips}
+    values = np.array([value_of[clip_id] for clip_id in scores.clip_ids])
+    fake = scores.labels == 1
+    return {str(value): np.flatnonzero(~fake | (values == value)) for value in sorted(set(values[fake]))}
+
+
 def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
-    """Metrics per category and per method of the fakes, each against the same real clips, and the mean AUC
-    over them.
-    """
-    by_id = dict(zip(scores.clip_ids, range(len(scores.clip_ids)), strict=True))
-    reals = [by_id[clip.clip_id] for clip in clips if clip.label == 0]
+    """Metrics per category and per method of the fakes, each against the same reals, and the mean AUC."""
     result: dict[str, Any] = {}
     for key in ("category", "method"):
-        members: dict[str, list[int]] = {}
-        for clip in clips:
-            if scores.labels[by_id[clip.clip_id]] == 1:
-                members.setdefault(getattr(clip, key), []).append(by_id[clip.clip_id])
-        rows = {}
-        for name, fakes in sorted(members.items()):
-            chosen = reals + fakes
-            metrics = detection_metrics(scores.labels[chosen], scores.logits[chosen], f"{key} {name}")
-            rows[name] = dataclasses.asdict(metrics)
+        rows = {
+            name: dataclasses.asdict(
+                detection_metrics(scores.labels[rows], scores.logits[rows], f"{key} {name}")
+            )
+            for name, rows in against_the_reals(clips, scores, key).items()
+        }
         result[f"per_{key}"] = rows
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in rows.values()]))
     return result
@@ -232,7 +234,7 @@ def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: 
                 int(clip_id in split.donor_disjoint),
             )
         )
-    write_atomically(path, lambda partial: partial.write_text(buffer.getvalue(), encoding="utf-8"))
+    write_text(path, buffer.getvalue())
 
 
 def main() -> int:
@@ -242,6 +244,7 @@ def main() -> int:
     device = resolve_device(test.device)
     precision = resolve_precision(test.precision, device)
     configure_logging()
+    output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
     listing = DATASETS[test.dataset](test.data_root, evaluation.listing)
     split = choose_split(evaluation, listing.clips + listing.missing + listing.excluded)
     for line in summarize(listing, split.split_of):
@@ -281,19 +284,12 @@ def main() -> int:
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1)
-    write_atomically(
-        output_dir / "test_metrics.json", lambda partial: partial.write_text(text + "\n", encoding="utf-8")
-    )
+    write_text(output_dir / "test_metrics.json", text + "\n")
     write_predictions(output_dir / "predictions.csv", clips, scores, split)
     groups = {"all": (scores.labels, scores.logits)}
-    for category in result["per_category"]:
-        categories = {clip.clip_id: clip.category for clip in clips}
-        chosen = np.array(
-            [scores.labels[i] == 0 or categories[c] == category for i, c in enumerate(scores.clip_ids)]
-        )
-        groups[category] = (scores.labels[chosen], scores.logits[chosen])
+    for category, rows in against_the_reals(clips, scores, "category").items():
+        groups[category] = (scores.labels[rows], scores.logits[rows])
     title = f"{test.dataset}, {test.split} split, {len(clips)} clips"
     plot_roc(output_dir / "roc.png", groups, title)
     plot_score_histogram(output_dir / "scores.png", scores.labels, expit(scores.logits), title)

@@ -29,18 +29,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from loaders import DATASETS
-from loaders.clip_dataset import DataConfig
+from loaders.clip_dataset import DataConfig, clip_labels
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
 from loaders.listing import ListingConfig, summarize
-from loaders.splits import SPLITS, SplitConfig, make_split, split_checksum, write_split
+from loaders.splits import SPLITS, Split, SplitConfig, make_split, split_checksum, write_split
 from losses import LOSSES
 from models import MODELS
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.config import HelpFormatter, add_config, add_debug, from_args, opt, to_plain
+from utils.config import Parser, from_args, opt, to_plain
 from utils.device import PRECISIONS, resolve_device, resolve_precision
 from utils.errors import UsageError, run_command
 from utils.evaluation import autocast, evaluate, require_finite
-from utils.files import write_atomically
+from utils.files import write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import Best, detection_metrics
 from utils.seed import seed_everything
@@ -48,7 +48,7 @@ from utils.types import Clip
 
 log = logging.getLogger("train")
 # what may differ between a run and its resumption
-RESUMABLE = {"epochs", "patience", "num_workers", "device"}
+RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class TrainConfig:
     """train.py: what is trained, on what, for how long."""
 
     dataset: str = opt("fakeavceleb", "data set", choices=sorted(DATASETS))
-    data_root: Path = opt(Path(), "the prepared data set (output of preprocess.prepare)")
+    data_root: Path | None = opt(None, "the prepared data set (output of preprocess.prepare)")
     run_dir: Path = opt(Path("saved_models/run"), "where the run is written")
     model: str = opt("beyond_masking", "method", choices=sorted(MODELS))
     preset: str = opt("corrected", "named set of values: released = the published code to the letter")
@@ -87,6 +87,8 @@ class TrainConfig:
         for name in ("epochs", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.warmup_epochs < 0 or self.max_grad_norm < 0 or self.patience < 0 or self.weight_decay < 0:
             raise ValueError("warmup_epochs, max_grad_norm, patience and weight_decay must not be negative")
 
@@ -127,6 +129,9 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     if model_name not in MODELS:
         raise UsageError(f"unknown --model {model_name}; there are {', '.join(sorted(MODELS))}")
     model_type, loss_type = MODELS[model_name], LOSSES[model_name]
+    saved_preset = saved.get("train", {}).get("preset")
+    if chosen.preset and saved_preset and chosen.preset != saved_preset:
+        raise UsageError(f"{file} was made with --preset {saved_preset}; give either --preset or --config")
     preset_name = chosen.preset or saved.get("train", {}).get("preset", TrainConfig.preset)
     if preset_name not in model_type.presets:
         raise UsageError(
@@ -142,11 +147,9 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
         "model": model_type.config_type,
         "loss": loss_type.config_type,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    for group in groups.values():
-        add_config(parser, group)
-    add_debug(parser)
+    parser = Parser(__doc__, *groups.values())
     args = parser.parse_args(argv)
+    _require_known(saved, groups, file)
     preset = (f"preset {preset_name}", model_type.presets[preset_name])
     config = RunConfig(
         **{
@@ -155,7 +158,8 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
         }
     )
     for name, reason in config.model.unused().items():
-        if name in vars(args):
+        # a launcher names all of its variables: the default's own value is no contradiction
+        if name in vars(args) and getattr(args, name) != getattr(type(config.model), name):
             raise UsageError(f"--{name} has no effect here: {reason}")
     if config.train.resume:
         _require_same(saved, config.as_plain())
@@ -166,10 +170,17 @@ def _read_config(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such configuration; is --run_dir a run, or --config a config.json?")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["config"]
-    except (ValueError, KeyError, TypeError) as error:
+        sections = json.loads(path.read_text(encoding="utf-8"))["config"]
+        return {name: dict(section) for name, section in sections.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: is not a config.json of a run ({error!r})") from error
+
+
+def _require_known(saved: dict[str, dict[str, Any]], groups: dict[str, type], path: Path | None) -> None:
+    for name, section in saved.items():
+        known = {field.name for field in dataclasses.fields(groups[name])} if name in groups else set()
+        if unknown := section.keys() - known:
+            raise UsageError(f"{path}: unknown {name} value {', '.join(sorted(unknown))}")
 
 
 def _require_same(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> None:
@@ -201,31 +212,26 @@ def learning_rate_factor(config: TrainConfig, steps_per_epoch: int) -> Any:
 
 def prepare_splits(
     config: RunConfig, expected: dict[str, str] | None
-) -> tuple[dict[str, list[Clip]], dict[str, str]]:
-    """List the data set, split it, write the split file; returns the clips per split and the files'
-    checksums.
+) -> tuple[Split, dict[str, list[Clip]], list[str]]:
+    """List the data set and split it: the split, the clips of each part, and a table for the log. Writes
+    nothing.
 
-    Raises UsageError if a resumed run `expected` other checksums, or if a split has one class only.
+    Raises UsageError if a resumed run `expected` other checksums, or if a part has one class only.
     """
     name = config.train.dataset
     listing = DATASETS[name](config.train.data_root, config.listing)
     split = make_split(name, listing.clips + listing.missing + listing.excluded, config.split)
-    checksums = {name: split_checksum(split)}
-    if expected is not None and expected != checksums:
+    if expected is not None and expected != {name: split_checksum(split)}:
         raise UsageError(
             f"the clips or the split of {name} changed since {config.train.run_dir} was begun; start a "
             "new --run_dir"
         )
-    write_split(config.train.run_dir / "splits" / f"{name}.csv", split)
-    for line in summarize(listing, split.split_of):
-        log.info(line)
     clips = {part: split.select(listing.clips, part) for part in SPLITS}
     for part in ("train", "val"):
-        if len({clip.label for clip in clips[part]}) < 2:
-            raise UsageError(
-                f"the {part} split of {name} has one class only: {Counter(c.label for c in clips[part])}"
-            )
-    return clips, checksums
+        classes = Counter(clip_labels(clip, config.data.label_rule)[0] for clip in clips[part])
+        if len(classes) < 2:
+            raise UsageError(f"the {part} split of {name} has one class only: {dict(classes)} (1 = fake)")
+    return split, clips, summarize(listing, split.split_of)
 
 
 def train_epoch(
@@ -275,37 +281,52 @@ def main() -> int:
     if config.train.print_config:
         sys.stdout.write(json.dumps(config.as_plain(), indent=1) + "\n")
         return 0
-    device = resolve_device(config.train.device)
-    precision = resolve_precision(config.train.precision, device)
-    run_dir = config.train.run_dir
+    train, run_dir = config.train, config.train.run_dir
+    device = resolve_device(train.device)
+    precision = resolve_precision(train.precision, device)
     last = run_dir / "last.pt"
-    if last.exists() and not config.train.resume:
+    if last.exists() and not train.resume:
         raise UsageError(
             f"{run_dir} holds a run already: --resume goes on with it, another --run_dir starts anew"
         )
-    if config.train.resume and not last.exists():
+    if train.resume and not last.exists():
         raise UsageError(f"{last}: there is nothing to resume; start without --resume")
-    if not config.train.data_root.is_dir() or config.train.data_root == Path():
-        raise UsageError(
-            f"--data_root {config.train.data_root}: no such folder; it is the output of preprocess.prepare"
-        )
+    if train.data_root is None:
+        raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
+    saved = load_checkpoint(last) if train.resume else None
+    split, clips, table = prepare_splits(config, saved["split_checksums"] if saved else None)
     run_dir.mkdir(parents=True, exist_ok=True)
     configure_logging(run_dir / "train.log")
-    environment = describe_environment(device)
-    log.info("command: %s", shlex.join(sys.argv))
-    log.info("environment: %s", json.dumps(environment))
-    log.info("config: %s", json.dumps(config.as_plain()))
+    write_split(run_dir / "splits" / f"{train.dataset}.csv", split)
+    about = {
+        "config": config.as_plain(),
+        "command": shlex.join(sys.argv),
+        "environment": describe_environment(device),
+        "split_checksums": {train.dataset: split_checksum(split)},
+    }
+    write_text(run_dir / "config.json", json.dumps(about, indent=1) + "\n")
+    for name, value in about.items():
+        log.info("%s: %s", name, json.dumps(value))
     log.info("device %s, precision %s, %d loader workers", device, precision, config.workers.resolved_workers)
+    for line in table:
+        log.info(line)
     with logging_redirect_tqdm():
-        fit(config, device, precision, environment)
+        fit(config, clips, saved, device, precision, about)
     return 0
 
 
-def fit(config: RunConfig, device: torch.device, precision: str, environment: dict[str, object]) -> None:
-    """The training loop, from data to the last checkpoint."""
+def fit(
+    config: RunConfig,
+    clips: dict[str, list[Clip]],
+    saved: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+    about: dict[str, Any],
+) -> None:
+    """The training loop, from the clips of each split to the last checkpoint; `saved` is what a resume starts
+    from.
+    """
     train, run_dir = config.train, config.train.run_dir
-    saved = load_checkpoint(run_dir / "last.pt") if train.resume else None
-    clips, checksums = prepare_splits(config, saved["split_checksums"] if saved else None)
     batches, sampler = training_loader(
         clips["train"], config.data, config.workers, balance=train.balance, seed=train.seed
     )
@@ -334,18 +355,6 @@ def fit(config: RunConfig, device: torch.device, precision: str, environment: di
         best.value, best.epochs_since = saved["best_value"], saved["epochs_since_best"]
         first_epoch = saved["epoch"] + 1
         log.info("resumed after epoch %d", saved["epoch"])
-    config_text = json.dumps(
-        {
-            "config": config.as_plain(),
-            "command": shlex.join(sys.argv),
-            "environment": environment,
-            "split_checksums": checksums,
-        },
-        indent=1,
-    )
-    write_atomically(
-        run_dir / "config.json", lambda path: path.write_text(config_text + "\n", encoding="utf-8")
-    )
     run_log = RunLog(run_dir, first_step=first_epoch * len(batches), num_epochs=first_epoch)
 
     for epoch in range(first_epoch, train.epochs):
@@ -382,11 +391,11 @@ def fit(config: RunConfig, device: torch.device, precision: str, environment: di
         )
         state = {
             "model": model.state_dict(),
-            "config": config.as_plain(),
+            "config": about["config"],
             "epoch": epoch,
             "val": dataclasses.asdict(metrics),
-            "split_checksums": checksums,
-            "environment": environment,
+            "split_checksums": about["split_checksums"],
+            "environment": about["environment"],
         }
         if improved:
             save_checkpoint(run_dir / "best.pt", state)

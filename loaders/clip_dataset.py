@@ -19,6 +19,8 @@ from utils.errors import ClipError, UsageError
 from utils.media import audio_duration_s, read_frames, read_video_header, read_waveform
 from utils.types import Clip
 
+Draw = int | tuple[int, int]  # number of an evaluation window, or (epoch, repetition) in training
+MIN_WINDOW_S = 0.1  # less sound than that leaves the audio encoder without a step
 RELEASED_FRAMES = 60  # the published code's clip length
 
 
@@ -59,6 +61,8 @@ class DataConfig:
         for name in ("window_s", "video_fps", "windows_per_clip", "max_length_gap_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.window_s < MIN_WINDOW_S:
+            raise ValueError(f"window_s must be >= {MIN_WINDOW_S}, got {self.window_s}")
         if self.window == "released" and self.windows_per_clip != 1:
             raise ValueError("window released has one window per clip: set --windows_per_clip 1")
 
@@ -132,9 +136,9 @@ def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
 class ClipDataset(Dataset):
     """Windows of clips. An item is asked for by (clip index, draw).
 
-    In training, `draw` is the epoch and the window's start is drawn from (seed, epoch, clip index) alone, so
-    a resumed run sees the same windows. In evaluation it is the number of one of `windows_per_clip` evenly
-    spread windows.
+    In training, `draw` is (epoch, repetition) and the window's start is drawn from (seed, epoch, repetition,
+    clip index) alone, so a resumed run sees the same windows. In evaluation it is the number of one of
+    `windows_per_clip` evenly spread windows.
     """
 
     def __init__(self, clips: Sequence[Clip], config: DataConfig, *, training: bool, seed: int = 0) -> None:
@@ -146,7 +150,7 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipWindow:
+    def __getitem__(self, key: tuple[int, Draw]) -> ClipWindow:
         index, draw = key
         clip = self.clips[index]
         landmarks = open_landmarks(clip.folder)
@@ -167,7 +171,7 @@ class ClipDataset(Dataset):
         video = read_frames(video_path, frames)
         if self.training and self.config.augment:
             # a stream of its own, so that the flag does not move the windows
-            video = jitter_color(video, np.random.default_rng((self.seed, draw, index, 1)))
+            video = jitter_color(video, np.random.default_rng((self.seed, *draw, index, 1)))
         return ClipWindow(
             video=torch.from_numpy(video),
             waveform=torch.from_numpy(waveform),
@@ -180,7 +184,7 @@ class ClipDataset(Dataset):
         )
 
     def _window(
-        self, clip: Clip, landmarks: np.ndarray, fps: Fraction, index: int, draw: int
+        self, clip: Clip, landmarks: np.ndarray, fps: Fraction, index: int, draw: Draw
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(frame numbers, samples, normalised landmarks) of a window in seconds."""
         config, num_frames = self.config, len(landmarks)
@@ -192,7 +196,7 @@ class ClipDataset(Dataset):
                             "prepare the clip again")  # fmt: skip
         last_start = last_start_frame(num_frames, fps, config.window_s)
         if self.training:
-            start = int(np.random.default_rng((self.seed, draw, index)).integers(last_start + 1))
+            start = int(np.random.default_rng((self.seed, *draw, index)).integers(last_start + 1))
         else:
             start = evaluation_starts(last_start, config.windows_per_clip)[draw]
         # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of
@@ -200,7 +204,9 @@ class ClipDataset(Dataset):
         num_steps = min(
             config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6)
         )
-        steps = (np.arange(max(num_steps, 1)) + 0.5) / config.video_fps * float(fps)
+        if num_steps / config.video_fps < MIN_WINDOW_S:
+            raise ClipError(clip.folder, f"is shorter than {MIN_WINDOW_S} s; exclude it with --exclude_list")
+        steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
         frames = np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
         waveform = read_waveform(
             audio_path, SAMPLE_RATE_HZ, start_s=start / float(fps), duration_s=len(frames) / config.video_fps

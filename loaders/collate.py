@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from loaders.clip_dataset import ClipWindow
 from utils.clip_files import SAMPLE_RATE_HZ
 from utils.errors import ClipError
-from utils.types import Clip, ClipBatch
+from utils.types import ClipBatch
 
 
 class Collate:
@@ -64,23 +64,25 @@ def _pad(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class TrainingSampler(Sampler):
-    """(clip index, epoch) in an order drawn from (seed, epoch) alone.
+    """(clip index, (epoch, repetition)) in an order drawn from (seed, epoch) alone.
 
-    balance "none": every clip once. "label" or "category": as many draws per class, each class shuffled over
-    and over, so that its clips are seen equally often.
+    `repetition` counts how often the clip came before in this epoch, so that a clip that is drawn often to
+    balance the classes shows another window each time. balance "none": every clip once. "label" or
+    "category": as many draws per class, each class shuffled over and over, so that its clips are seen equally
+    often.
     """
 
-    def __init__(self, clips: Sequence[Clip], *, balance: str, seed: int) -> None:
-        self.num_clips, self.seed, self.epoch = len(clips), seed, 0
+    def __init__(self, classes: Sequence[object], *, seed: int) -> None:
+        self.num_clips, self.seed, self.epoch = len(classes), seed, 0
         groups: dict[object, list[int]] = defaultdict(list)
-        for index, clip in enumerate(clips):
-            groups[getattr(clip, balance) if balance != "none" else None].append(index)
+        for index, name in enumerate(classes):
+            groups[name].append(index)
         self.groups = [np.array(groups[key]) for key in sorted(groups, key=str)]
 
     def __len__(self) -> int:
         return self.num_clips
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, int]]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         quotas = np.diff(np.linspace(0, self.num_clips, len(self.groups) + 1).round().astype(int))
         if len(self.groups) == 1:
@@ -89,5 +91,7 @@ class TrainingSampler(Sampler):
         for group, quota in zip(self.groups, quotas, strict=True):
             rounds = [rng.permutation(group) for _ in range(-(-quota // len(group)))]
             drawn.append(np.concatenate(rounds)[:quota])
-        for index in rng.permutation(np.concatenate(drawn)):
-            yield int(index), self.epoch
+        repetitions: Counter[int] = Counter()
+        for index in rng.permutation(np.concatenate(drawn)).tolist():
+            yield index, (self.epoch, repetitions[index])
+            repetitions[index] += 1

@@ -10,7 +10,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from loaders.clip_dataset import ClipDataset, ClipWindow, DataConfig
+from loaders.clip_dataset import ClipDataset, ClipWindow, DataConfig, clip_labels
 from loaders.collate import Collate, TrainingSampler
 from utils.config import opt
 from utils.errors import FrameworkError
@@ -102,9 +102,16 @@ def training_loader(
 ) -> tuple[ClipLoader, TrainingSampler]:
     """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
 
+    `balance`: "none", or as many draws of every "label" (real, fake) or "category".
+
     A last, smaller batch is left out (batch norm needs more than one clip), unless it is the only one.
     """
-    sampler = TrainingSampler(clips, balance=balance, seed=seed)
+    class_of = {
+        "none": lambda clip: "all",
+        "label": lambda clip: clip_labels(clip, data.label_rule)[0],
+        "category": lambda clip: clip.category,
+    }[balance]
+    sampler = TrainingSampler([class_of(clip) for clip in clips], seed=seed)
     dataset = _ErrorsAsValues(clips, data, training=True, seed=seed)
     drop_last = len(clips) >= workers.batch_size
     return _loader(

@@ -157,7 +157,8 @@ def _make_clip(clip_root: Path, path: PurePosixPath, fields: dict[str, str]) -> 
     if not folder.is_dir():  # some copies sanitise "Asian (East)" to "Asian-East"
         sanitised = clip_root / name.replace(" (", "-").replace(")", "")
         folder = sanitised if sanitised.is_dir() else folder
-    donor = fields["target1"] if IDENTITY.fullmatch(fields["target1"]) else ""
+    # target1 and target2 hold donor ids, but also "-" and bare indices
+    donors = {fields[name] for name in ("target1", "target2") if IDENTITY.fullmatch(fields.get(name, ""))}
     return Clip(
         clip_id=f"fakeavceleb/{name}",
         folder=folder,
@@ -167,7 +168,7 @@ def _make_clip(clip_root: Path, path: PurePosixPath, fields: dict[str, str]) -> 
         category=category,
         method=fields["method"],
         identity=f"fakeavceleb/{fields['source']}",
-        source_id=f"fakeavceleb/{donor}" if donor else "",
+        source_ids=tuple(f"fakeavceleb/{donor}" for donor in sorted(donors)),
         target_id=f"fakeavceleb/{fields['source']}",
         pair_key=f"fakeavceleb/{fields['source']}",
         stratum=f"{fields['race']}/{fields['gender']}",

@@ -19,7 +19,7 @@ import numpy as np
 
 from utils.config import opt
 from utils.errors import DatasetError
-from utils.files import write_atomically
+from utils.files import write_text
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class SplitConfig:
     test_fraction: float = opt(0.2, "share of the identities for testing")
 
     def __post_init__(self) -> None:
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed must be >= 0, got {self.split_seed}")
         if not (
             0 < self.val_fraction and 0 < self.test_fraction and self.val_fraction + self.test_fraction < 1
         ):
@@ -134,10 +136,10 @@ def _donor_disjoint(clips: Sequence[Clip], split_of: dict[str, str]) -> set[str]
         person
         for clip in clips
         if split_of[clip.clip_id] == "train"
-        for person in (clip.identity, clip.source_id)
+        for person in (clip.identity, *clip.source_ids)
     }
     held_out = [clip for clip in clips if split_of[clip.clip_id] != "train"]
-    return {clip.clip_id for clip in held_out if not clip.source_id or clip.source_id not in trained_on}
+    return {clip.clip_id for clip in held_out if trained_on.isdisjoint(clip.source_ids)}
 
 
 def require_disjoint(split: Split) -> None:
@@ -169,9 +171,8 @@ def split_checksum(split: Split) -> str:
 
 def write_split(path: Path, split: Split) -> None:
     """Write a split file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = f"# sha256={split_checksum(split)}\n{_split_text(split)}"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def read_split(path: Path, dataset: str) -> Split:

@@ -136,6 +136,19 @@ class BeyondMaskingConfig:
     modality_heads: bool = opt(True, "say also which modality is fake")
 
     def __post_init__(self) -> None:
+        sizes = (
+            "feature_dim",
+            "num_mfcc",
+            "image_size",
+            "transformer_nhead",
+            "stream_layers",
+            "feedforward_dim",
+        )
+        for name in (*sizes, "classifier_hidden_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.feature_dim % 2:
+            raise ValueError(f"feature_dim must be even (sinusoidal positions), got {self.feature_dim}")
         if self.feature_dim % self.transformer_nhead:
             raise ValueError(
                 f"feature_dim {self.feature_dim} is no multiple of transformer_nhead {self.transformer_nhead}"

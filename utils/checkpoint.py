@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from utils.errors import CheckpointError
 from utils.files import write_atomically
 
+# what torch.load raises on files that are not checkpoints, from its unpickler upwards
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE += (AssertionError, struct.error, pickle.UnpicklingError)
 FORMAT = "beyond-masking-checkpoint-1"
 
 
@@ -28,15 +32,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     anything else.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(
+            f"{path}: {'a folder, not a checkpoint' if path.is_dir() else 'no such checkpoint'}"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: is damaged, or holds more than tensors and plain values ({reason})"
-        ) from error
+    except UNREADABLE as error:  # torch's own advice, to allow code, is not passed on
+        reason = f"{path}: is damaged, or holds more than tensors and plain values ({type(error).__name__})"
+        raise CheckpointError(reason) from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
+        if missing := {"model", "config", "split_checksums"} - content.keys():
+            raise CheckpointError(f"{path}: has no {', '.join(sorted(missing))}")
         return content
     if (
         isinstance(content, dict)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from utils.errors import UsageError
 
@@ -48,6 +49,21 @@ def _parse_bool(text: str) -> bool:
     if text.lower() in {"false", "0", "no", "off"}:
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations whose errors are one line; `--debug` is read by
+    utils.errors.run_command.
+    """
+
+    def __init__(self, description: str, *configs: type) -> None:
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        for config in configs:
+            add_config(self, config)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see --help\n")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -92,6 +108,8 @@ def _coerce(config_type: type, name: str, value: Any, origin: str) -> Any:
             return Path(item)
         if element is float and isinstance(item, int) and not isinstance(item, bool):
             return float(item)
+        if isinstance(item, float) and not math.isfinite(item):
+            raise UsageError(f"{name} must be finite, got {item!r} (from {origin})")
         if isinstance(item, element) and not (element is int and isinstance(item, bool)):
             return item
         raise UsageError(f"{name} must be {element.__name__}, got {item!r} (from {origin})")
@@ -150,16 +168,7 @@ def to_plain(config: object) -> dict[str, Any]:
 
 def parse_command(config_type: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
     """Parse a command whose flags are the fields of one config (plus `--debug`)."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
-    add_config(parser, config_type)
-    add_debug(parser)
+    parser = Parser(description, config_type)
     args = parser.parse_args(argv)
     del args.debug
     return from_args(config_type, args)
-
-
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    """`--debug`, read by utils.errors.run_command."""
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

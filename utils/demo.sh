@@ -21,6 +21,8 @@ FEATURE_DIM="${FEATURE_DIM:-64}"
 ALPHA="${ALPHA:-0.2}"
 # The demo's forgeries are small traces in 112 pixels: five narrow blocks see enough of the picture. Chosen on the set of
 # DEMO_SEED=0, so that the default set's test identities had no part in it.
-SIZE_FLAGS=(--image_size 112 --video_channels 8 16 32 64 64 --audio_channels 32 48 64 --feedforward_dim 128
-    --classifier_hidden_dim 64 --stream_layers 1 --dropout 0.1 --window_s 0.96 --video_fps 12.5 --windows_per_clip 2
-    --modality_weight 1.0 --val_fraction 0.2 --test_fraction 0.25)
+SIZE_FLAGS=(--image_size 112 --audio_channels 32 48 64 --classifier_hidden_dim 64 --dropout 0.1 --window_s 0.96
+    --video_fps 12.5 --windows_per_clip 2 --modality_weight 1.0 --val_fraction 0.2 --test_fraction 0.25)
+# a flag without effect is an error: ablations and other encoders have no use for these
+[[ " ${FLAGS[*]} " == *" --video_encoder "* ]] || SIZE_FLAGS+=(--video_channels 8 16 32 64 64)
+[[ " ${FLAGS[*]} " == *" --temporal_alignment false "* ]] || SIZE_FLAGS+=(--feedforward_dim 128 --stream_layers 1)

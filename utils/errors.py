@@ -57,6 +57,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_status)
+    except OSError as error:
+        if "--debug" in sys.argv or error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -17,3 +17,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from utils.files import write_atomically
+from utils.files import write_text
 
 __all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
 PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
@@ -35,6 +35,18 @@ def configure_logging(log_file: Path | None = None) -> None:
     )
 
 
+def _commit() -> str:
+    """The project's commit; "unknown" where there is no git, or the project is not its own checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return "unknown (not a git checkout)"
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (git could not be asked)"
+
+
 def describe_environment(device: torch.device) -> dict[str, object]:
     """Commit, versions and hardware of a run. No host or user name."""
     versions = {}
@@ -43,15 +55,8 @@ def describe_environment(device: torch.device) -> dict[str, object]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
     return {
-        "commit": git.stdout.strip() or "unknown (not a git checkout)",
+        "commit": _commit(),
         "python": platform.python_version(),
         "versions": versions,
         "device": torch.cuda.get_device_name(device)
@@ -95,7 +100,7 @@ class RunLog:
         writer = csv.DictWriter(buffer, list(self.rows[-1]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path, lambda partial: partial.write_text(buffer.getvalue(), encoding="utf-8"))
+        write_text(self.path, buffer.getvalue())
 
     def close(self) -> None:
         self.writer.close()

@@ -26,7 +26,7 @@ class Clip:
     category: str  # the data set's own class of forgery, e.g. "FakeVideo-RealAudio"
     method: str  # e.g. "wav2lip", "real"
     identity: str  # the person on screen, e.g. "fakeavceleb/id00076": splits are disjoint in it
-    source_id: str  # whose face or voice was put in; "" if nobody's
+    source_ids: tuple[str, ...]  # whose faces or voices were put in; () if nobody's
     target_id: str  # whose body and background are seen; the same as the person on screen for a real clip
     pair_key: str  # the real clip (or its person) that this one was made from
     stratum: str  # what a split should balance, e.g. "African/men"

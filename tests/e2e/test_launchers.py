@@ -44,6 +44,47 @@ def test_without_data_a_launcher_says_what_to_do(launcher):
         assert words in result.stderr
 
 
+ABLATION = [
+    "--students none --temporal_alignment false",
+    "--students video --temporal_alignment false",
+    "--students audio --temporal_alignment false",
+    "--landmark_teacher none --temporal_alignment false",
+    "--temporal_alignment false",
+    "--video_encoder r2plus1d_18 --landmark_teacher autoencoder",
+]
+
+
+@pytest.mark.parametrize("flags", ABLATION)
+def test_the_readmes_ablation_rows_pass_the_launcher(flags):
+    assert flags.split()[0] in (ROOT / "README.md").read_text(encoding="utf-8")
+    result = bash("run_fakeavceleb.sh", *flags.split(), "--print_config")
+    assert result.returncode == 0, result.stderr
+
+
+def test_paths_in_variables_are_the_callers(tmp_path):
+    variables = {"USE_ACTIVE_ENV": "1", "DATA_ROOT": "my data", "RUN_DIR": "my run"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    words = ["bash", str(ROOT / "run_fakeavceleb.sh"), "--print_config"]
+    result = subprocess.run(
+        words,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | variables | {"PATH": path},
+    )
+    config = json.loads(result.stdout)["train"]
+    assert config["data_root"] == str(tmp_path / "my data")
+    assert config["run_dir"] == str(tmp_path / "my run")
+
+
+@pytest.mark.parametrize("flag", ["--run_dir", "--data_root", "--device"])
+def test_what_the_launcher_also_tells_the_test_is_a_variable(flag):
+    result = bash(LAUNCHERS[0], flag, "x")
+    assert result.returncode == 2
+    assert "set DATA_ROOT, RUN_DIR or DEVICE" in result.stderr
+
+
 def test_an_unknown_flag_stops_the_launcher():
     result = bash(LAUNCHERS[0], "--no_such_flag", DATA_ROOT="tests")
     assert result.returncode == 2

@@ -40,7 +40,7 @@ def clip_tensors(folder: Path) -> dict[str, np.ndarray]:
     }
     clip = Clip(
         clip_id=folder.name, folder=folder, label=0, video_label=0, audio_label=0, category="", method="real",
-        identity="", source_id="", target_id="", pair_key="", stratum="", dataset="",
+        identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",
     )  # fmt: skip
     dataset = ClipDataset([clip], DataConfig(**released), training=False)
     batch = Collate(video_fps=25.0)([dataset[dataset.evaluation_keys()[0]]])

@@ -18,7 +18,12 @@ def test_the_released_preset_equals_the_published_code(shared, capsys):
 
 
 @pytest.mark.parametrize(
-    "key", ["expected.eval.logits", "expected.train.kl", "expected.grad_norm.video_landmark_predictor.predictor.3.weight"]
+    "key",
+    [
+        "expected.eval.logits",
+        "expected.train.kl",
+        "expected.grad_norm.video_landmark_predictor.predictor.3.weight",
+    ],
 )
 def test_the_parity_command_notices_a_difference(shared, tmp_path, capsys, key):
     path = shared / "fixtures/beyond_masking_reference.safetensors"

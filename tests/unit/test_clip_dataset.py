@@ -63,7 +63,7 @@ def test_training_windows_come_from_seed_epoch_and_clip_alone(tmp_path):
     config = DataConfig(window_s=0.4)
 
     def start(seed, epoch, index, clips=clips):
-        return frame_numbers(ClipDataset(clips, config, training=True, seed=seed)[index, epoch])[0]
+        return frame_numbers(ClipDataset(clips, config, training=True, seed=seed)[index, (epoch, 0)])[0]
 
     assert start(1, 2, 1) == start(1, 2, 1)
     assert len({start(1, epoch, 0) for epoch in range(12)}) > 5
@@ -200,27 +200,46 @@ def test_evaluation_windows_are_spread_from_start_to_end():
     assert last_start_frame(10, Fraction(25), 2.4) == 0
 
 
-def test_balanced_sampling_draws_classes_alike_and_clips_evenly(tmp_path):
-    clips = [make_clip(tmp_path / str(i), clip_id=str(i), label=int(i >= 4)) for i in range(40)]
-    sampler = TrainingSampler(clips, balance="label", seed=3)
+def test_balanced_sampling_draws_classes_alike_and_clips_evenly():
+    sampler = TrainingSampler([int(i >= 4) for i in range(40)], seed=3)
     drawn = [index for index, _ in sampler]
     reals = [index for index in drawn if index < 4]
     assert (len(drawn), len(reals)) == (40, 20)
     assert {reals.count(i) for i in range(4)} == {5}
     assert drawn == [index for index, _ in sampler]  # the same epoch, the same order
+    keys = list(sampler)
+    assert len(set(keys)) == 40  # a clip that comes again comes with another window
+    assert sorted(draw for index, draw in keys if index == 0) == [(0, k) for k in range(5)]
     sampler.epoch = 1
     assert drawn != [index for index, _ in sampler]
-    assert {epoch for _, epoch in sampler} == {1}
-    assert sorted(index for index, _ in TrainingSampler(clips, balance="none", seed=3)) == list(range(40))
+    assert {epoch for _, (epoch, _) in sampler} == {1}
+    assert sorted(index for index, _ in TrainingSampler(["all"] * 40, seed=3)) == list(range(40))
+
+
+def test_the_training_loader_balances_by_the_label_rule(tmp_path):
+    folders = [write_clip_folder(tmp_path / f"a{i}", num_frames=15) for i in range(3)]
+    voices = [make_clip(folder, label=1, video_label=0, audio_label=1) for folder in folders]
+    faces = [make_clip(write_clip_folder(tmp_path / "v", num_frames=15), label=1, video_label=1)]
+    workers = WorkerConfig(batch_size=4, num_workers=0)
+    config = DataConfig(window_s=0.4, label_rule="video")
+    batches, _ = training_loader(voices + faces, config, workers, balance="label", seed=0)
+    (batch,) = batches
+    assert sorted(batch.labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_a_clip_without_enough_sound_for_one_step_is_an_error(tmp_path):
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=2))
+    with pytest.raises(ClipError, match="shorter than 0.1 s"):
+        ClipDataset([clip], DataConfig(window_s=0.4), training=False)[0, 0]
 
 
 def test_colour_jitter_changes_training_windows_alone_and_by_seed_epoch_and_clip(tmp_path):
     clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=20))
-    plain = ClipDataset([clip], DataConfig(window_s=0.4), training=True, seed=1)[0, 3]
+    plain = ClipDataset([clip], DataConfig(window_s=0.4), training=True, seed=1)[0, (3, 0)]
 
     def jittered(seed=1, training=True):
         config = DataConfig(window_s=0.4, augment=True, windows_per_clip=1)
-        return ClipDataset([clip], config, training=training, seed=seed)[0, 3 if training else 0]
+        return ClipDataset([clip], config, training=training, seed=seed)[0, (3, 0) if training else 0]
 
     changed = jittered()
     assert (changed.video.float() - plain.video.float()).abs().mean() > 2

@@ -38,9 +38,9 @@ def test_ten_value_rows_give_every_field(prepared_root):
             assert labels == (video_label, audio_label, int(video_label or audio_label))
             assert (clip.folder / "landmarks.npy").is_file()
     swap = by_category["FakeVideo-RealAudio"][0]
-    assert (swap.identity, swap.source_id, swap.method) == (
+    assert (swap.identity, swap.source_ids, swap.method) == (
         "fakeavceleb/id10000",
-        "fakeavceleb/id10007",
+        ("fakeavceleb/id10007",),
         "faceswap",
     )
     assert swap.stratum == "African/men"
@@ -79,7 +79,7 @@ def test_the_released_codes_csv_and_layout(tmp_path):
     (clip,) = list_fakeavceleb(tmp_path, ListingConfig()).clips
     assert clip.folder == features / name
     assert (clip.split, clip.category, clip.label) == ("val", "FakeVideo-FakeAudio", 1)
-    assert (clip.identity, clip.source_id) == ("fakeavceleb/id00076", "fakeavceleb/id00701")
+    assert (clip.identity, clip.source_ids) == ("fakeavceleb/id00076", ("fakeavceleb/id00701",))
 
 
 def test_sanitised_folder_names_are_found(one_clip_tree):

@@ -14,9 +14,9 @@ def clips_of(num_identities, *, per_identity=3, strata=4, donors=True):
     for i in range(num_identities):
         identity = f"d/id{i:05d}"
         for k in range(per_identity):
-            donor = f"d/id{(i + 1) % num_identities:05d}" if donors and k == per_identity - 1 else ""
-            clips.append(make_clip(Path(f"{i}_{k}"), clip_id=f"d/{i}_{k}", identity=identity, source_id=donor,
-                                   stratum=f"s{i % strata}", dataset="d"))  # fmt: skip
+            donor = (f"d/id{(i + 1) % num_identities:05d}",) if donors and k == per_identity - 1 else ()
+            values = {"identity": identity, "source_ids": donor, "stratum": f"s{i % strata}", "dataset": "d"}
+            clips.append(make_clip(Path(f"{i}_{k}"), clip_id=f"d/{i}_{k}", **values))
     return clips
 
 
@@ -55,11 +55,14 @@ def test_donor_disjoint_clips_share_no_face_with_training():
     clips = clips_of(40)
     split = make_split("d", clips, SplitConfig())
     trained_on = {
-        person for c in clips if split.split_of[c.clip_id] == "train" for person in (c.identity, c.source_id)
+        person
+        for c in clips
+        if split.split_of[c.clip_id] == "train"
+        for person in (c.identity, *c.source_ids)
     }
     held_out = [c for c in clips if split.split_of[c.clip_id] != "train"]
     marked = {c.clip_id for c in held_out if c.clip_id in split.donor_disjoint}
-    assert marked == {c.clip_id for c in held_out if not c.source_id or c.source_id not in trained_on}
+    assert marked == {c.clip_id for c in held_out if not set(c.source_ids) & trained_on}
     assert 0 < len(marked) < len(held_out)
     assert not any(split.split_of[clip_id] == "train" for clip_id in split.donor_disjoint)
 
