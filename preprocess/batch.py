@@ -24,7 +24,7 @@ from preprocess.sources import SOURCES, VIDEO_SUFFIXES, find_root, find_videos
 from preprocess.workers import lock_partial, run_workers
 from utils.clip_files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt
-from utils.errors import DatasetError, UsageError
+from utils.errors import ClipError, DatasetError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +109,27 @@ class Job:
         _sync(self.folder.parent)
 
     def remove_folder(self) -> None:
-        """Remove an older clip folder. It disappears at once: nobody sees half of it."""
-        if self.folder.exists():
+        """Remove an older clip folder. It disappears at once: nobody sees half of it.
+
+        Raises ClipError if something else lies there.
+        """
+        if os.path.lexists(self.folder):
+            self._require_clip_folder()
             old = self.scratch.with_name(f"{self.scratch.name}_old")
             self.folder.rename(old)
             shutil.rmtree(old)
+
+    def _require_clip_folder(self) -> None:
+        """Raise ClipError if the folder holds what no command here has written: it may be the only copy."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            raise ClipError(self.folder, f"{self.folder} is in the way and no clip folder; move it elsewhere")
+        for path in sorted(self.folder.iterdir()):
+            if path.name not in CLIP_FILES or not path.is_file():
+                raise ClipError(
+                    self.folder,
+                    f"{self.folder} holds {path.name}, which is no file of a clip; move it elsewhere, or "
+                    "choose another --output",
+                )
 
 
 def _sync(path: Path) -> None:
@@ -150,11 +166,13 @@ def find_jobs(config: BatchConfig) -> Batch:
         root, names = config.input.parent, [Path(config.input.name)]
     else:
         root, names = config.input, _videos_below(config.input, config.output)
+    _require_suffixes(names)
     _require_distinct(names)
     jobs = [
         Job(name=name.as_posix(), source=root / name, folder=config.output / name.with_suffix(""))
         for name in names
     ]
+    _require_sources_outside(jobs)
     return Batch(jobs=_take_shard(jobs, config), output=config.output, copies=copies)
 
 
@@ -178,12 +196,40 @@ def _videos_below(root: Path, output: Path) -> list[Path]:
     return found
 
 
+def _require_suffixes(names: list[Path]) -> None:
+    for name in names:
+        if name.suffix.lower() not in VIDEO_SUFFIXES:  # it gives the clip folder a name of its own
+            raise UsageError(f"{name}: its name must end with one of {', '.join(VIDEO_SUFFIXES)}; rename it")
+
+
 def _require_distinct(names: list[Path]) -> None:
     owners: dict[Path, Path] = {}
     for name in names:
         other = owners.setdefault(name.with_suffix(""), name)
         if other is not name:
             raise UsageError(f"{other} and {name} would have the same clip folder; rename one of them")
+    for folder, name in owners.items():
+        for parent in folder.parents:
+            if parent in owners:  # making that clip anew would delete this one
+                raise UsageError(
+                    f"the clip folder of {name} would lie in that of {owners[parent]}; rename one of them"
+                )
+
+
+def _require_sources_outside(jobs: list[Job]) -> None:
+    """Clip folders are replaced as a whole: no source may be one, or lie in one."""
+    sources: dict[Path, Path] = {}  # also by each folder above
+    for job in jobs:
+        path = job.source.resolve()
+        for place in (path, *path.parents):
+            sources.setdefault(place, job.source)
+    for job in jobs:
+        source = sources.get(job.folder.resolve())
+        if source is not None:
+            raise UsageError(
+                f"{job.folder}, the clip folder of {job.source}, would replace the video {source}; choose "
+                "another --output"
+            )
 
 
 def _take_shard(jobs: list[Job], config: WorkConfig) -> list[Job]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.pool import ThreadPool
@@ -32,7 +33,7 @@ from utils.clip_files import (
     read_clip_info,
 )
 from utils.config import opt, parse_command
-from utils.errors import ClipError, run_command
+from utils.errors import ClipError, UsageError, run_command
 from utils.media import audio_duration_s, iterate_pictures, read_video_times
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,18 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _
         )
 
 
+def _require_writable(path: Path) -> None:
+    """Make the folder of the CSV file. Raises OSError or UsageError now, not after hours of checking."""
+    if path.is_dir():
+        raise UsageError(f"--output {path} is a folder; give the name of a CSV file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def main() -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -182,6 +195,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     k, n = config.shard_numbers()
     folders = clip_folders(config.data_root)[k - 1 :: n]
+    if config.output is not None:
+        _require_writable(config.output)
     problems: list[tuple[str, str]] = []
     num_bad = 0
     # decoding, hashing and reading leave the interpreter's lock, so that threads are enough

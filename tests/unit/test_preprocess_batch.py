@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from preprocess import sources
+from preprocess import prepare, sources, verify
 from preprocess.batch import BatchConfig, Job, clip_folders, failures_csv, find_jobs
 from preprocess.verify import check_clip
 from preprocess.workers import lock_partial, run_workers
 from tests.moving_face import moving_face, write_video
-from utils.errors import ClipError, DatasetError, UsageError
+from utils.errors import ClipError, DatasetError, UsageError, run_command
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -87,6 +87,68 @@ def test_two_videos_of_one_name_are_refused(tmp_path):
     touch(tmp_path / "raw", "a.mp4", "a.avi")
     with pytest.raises(UsageError, match="a.avi and a.mp4"):
         names_of(input=tmp_path / "raw", output=tmp_path / "out")
+
+
+def test_a_clip_folder_in_another_is_refused(tmp_path):
+    touch(tmp_path / "raw", "a.mp4", "a/b/c.mp4", "ab.mp4")
+    for shard in ("1/1", "1/3"):  # also where the other video is another machine's
+        with pytest.raises(UsageError, match=r"a/b/c\.mp4 would lie in that of a\.mp4"):
+            names_of(input=tmp_path / "raw", output=tmp_path / "out", shard=shard)
+
+
+def test_a_video_without_a_suffix_is_refused(tmp_path):
+    touch(tmp_path, "nosuffix", "notes.txt")
+    for name in ("nosuffix", "notes.txt"):
+        with pytest.raises(UsageError, match=rf"{name}: its name must end with one of \.mp4"):
+            names_of(input=tmp_path / name, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("videos", "given", "output"),
+    [
+        (["a.mp4", "a.mp4.mp4"], ".", "."),  # a folder that is another's video
+        (["a/a.mp4"], "a/a.mp4", "."),  # one that holds its own
+        (["cropped_video/cropped_video.mp4"], "cropped_video/cropped_video.mp4", "."),
+        (["cropped_video/cropped_video.mp4"], "cropped_video/cropped_video.mp4", "link"),
+    ],
+)
+def test_a_clip_folder_that_would_replace_a_source_is_refused(tmp_path, videos, given, output):
+    root = touch(tmp_path / "root", *videos)
+    (root / "link").symlink_to(root)
+    with pytest.raises(UsageError, match="would replace the video"):
+        names_of(input=root / given, output=root / output)
+
+
+def scratch_job(root: Path) -> Job:
+    (root / "worker").mkdir()
+    return Job(
+        name="holiday.mp4", source=root / "holiday.mp4", folder=root / "holiday", scratch=root / "worker"
+    )
+
+
+@pytest.mark.parametrize(
+    "there",
+    ["holiday/photo.txt", "holiday/b/clip.json", "holiday/clip.json/x", "holiday", "linked/clip.json"],
+)
+def test_only_a_clip_folder_is_ever_removed(tmp_path, there):
+    touch(tmp_path, there)
+    if there.startswith("linked"):
+        (tmp_path / "holiday").symlink_to(tmp_path / "linked")
+    job = scratch_job(tmp_path)
+    for remove in (job.remove_folder, job.install_folder):
+        with pytest.raises(ClipError, match="move it elsewhere") as caught:
+            remove()
+        assert caught.value.path == job.folder
+    assert (tmp_path / there).read_bytes() == b"x"
+
+
+def test_an_older_clip_folder_is_replaced(tmp_path):
+    touch(tmp_path, "holiday/clip.json", "holiday/audio.wav", "holiday/cropped_video.mp4")
+    job = scratch_job(tmp_path)
+    (job.scratch / "landmarks.npy").write_bytes(b"new")
+    job.install_folder()
+    assert [path.name for path in job.folder.iterdir()] == ["landmarks.npy"]
+    assert list(tmp_path.iterdir()) == [job.folder]
 
 
 def test_shards_share_all_videos_and_none_twice(tmp_path):
@@ -223,3 +285,27 @@ def test_verify_finds_folders_with_only_a_part_of_a_clip(tmp_path, sound_clip):
     shutil.copytree(sound_clip, tmp_path / "a" / "whole")
     touch(tmp_path, "b/part/landmarks.npy", "c/nothing.txt", ".partial/1_of_1/worker_0/landmarks.npy")
     assert clip_folders(tmp_path) == [tmp_path / "a" / "whole", tmp_path / "b" / "part"]
+
+
+@pytest.mark.parametrize("command", [prepare, verify])
+def test_an_output_that_cannot_be_written_is_one_line_before_any_work(tmp_path, monkeypatch, capsys, command):
+    root = touch(tmp_path, "a.mp4", "clip/landmarks.npy", "file")
+    monkeypatch.setattr(verify, "check_clip", lambda *_, **__: pytest.fail("it went to work"))
+    flags = ["--input", root / "a.mp4"] if command is prepare else ["--data_root", root]
+    monkeypatch.setattr("sys.argv", ["command", *map(str, flags), "--output", str(root / "file" / "out")])
+    with pytest.raises(SystemExit) as caught:
+        run_command(command.main)
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {root / 'file'}")
+
+
+def test_verify_makes_the_folder_of_its_csv_file(tmp_path, monkeypatch):
+    root = touch(tmp_path, "clip/landmarks.npy")
+    flags = ["--data_root", str(root), "--num_workers", "1", "--output"]
+    monkeypatch.setattr("sys.argv", ["verify", *flags, str(root / "new" / "bad.csv")])
+    assert verify.main() == 1
+    assert "clip/landmarks.npy" in (root / "new" / "bad.csv").read_text()
+    monkeypatch.setattr("sys.argv", ["verify", *flags, str(root / "new")])
+    with pytest.raises(UsageError, match="is a folder"):
+        verify.main()
