@@ -252,12 +252,6 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
             yield position_s, resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def has_audio_stream(path: Path) -> bool:
-    """Whether the file carries a sound track."""
-    with _open_container(path, "audio") as (_, stream):
-        return stream is not None
-
-
 def read_frames(path: Path, indices: np.ndarray) -> np.ndarray:
     """Frames of a prepared crop: (len(indices), H, W, 3) uint8 RGB. `indices` (n,) must not fall.
 
