@@ -8,13 +8,13 @@ and the unnamed tenth the folder), its renamed form (`filename` or `vid` + `path
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import FolderIndex, inside, read_rows, require_folder
 from utils.errors import DatasetError
 from utils.types import Clip
 
@@ -45,8 +45,7 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
     """All clips of a prepared FakeAVCeleb tree. Raises DatasetError where root, metadata or clips are not as
     expected.
     """
-    if not data_root.is_dir():
-        raise DatasetError(f"{data_root}: no such folder (--data_root is the output of preprocess.prepare)")
+    require_folder(data_root)
     corrected, original = data_root / CORRECTED_METADATA, data_root / ORIGINAL_METADATA
     if corrected.is_file():
         records = _read_corrected(corrected)
@@ -57,13 +56,13 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
             f"{data_root}: neither {ORIGINAL_METADATA} nor {CORRECTED_METADATA} is there; is this the "
             "data root?"
         )
-    clip_root = next(
-        (data_root / part for part in reversed(CLIP_ROOTS) if (data_root / part).is_dir()), data_root
+    folders = FolderIndex(
+        next((data_root / part for part in reversed(CLIP_ROOTS) if (data_root / part).is_dir()), data_root)
     )
     clips: dict[str, Clip] = {}
     num_duplicates = 0
     for path, fields in records:
-        clip = _make_clip(clip_root, path, fields)
+        clip = _make_clip(folders, path, fields)
         num_duplicates += clip.clip_id in clips
         clips.setdefault(clip.clip_id, clip)
     if num_duplicates:
@@ -71,31 +70,13 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
             "fakeavceleb: %d rows list a file again (another method name); the first row counts",
             num_duplicates,
         )
-    return select_clips("fakeavceleb", list(clips.values()), config)
-
-
-def _rows(path: Path, required: set[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV whose header must have `required`; an unnamed column is called ""."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            if missing := required - set(header):
-                raise DatasetError(
-                    f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(header)}"
-                )
-            for row in reader:
-                yield reader.line_num, {k: (v or "").strip() for k, v in row.items() if isinstance(k, str)}
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not UTF-8 ({error})") from error
-    except csv.Error as error:
-        raise DatasetError(f"{path}: is not a readable CSV ({error})") from error
+    # the graph of donors is dense: without its edges between the parts, half of the fakes would be gone
+    return select_clips("fakeavceleb", list(clips.values()), config, donor_rule="keep")
 
 
 def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
-    for line, row in _rows(
-        path, {"source", "target1", "method", "category", "type", "race", "gender", "path"}
+    for line, row in read_rows(
+        path, ("source", "target1", "method", "category", "type", "race", "gender", "path")
     ):
         unnamed = row.get("", row.get("Unnamed: 9", ""))
         name = row.get("filename") or row.get("vid") or row["path"]
@@ -124,7 +105,7 @@ def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]
 
 
 def _read_corrected(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
-    for line, row in _rows(path, {"type", "file_path", "video_label"}):
+    for line, row in read_rows(path, ("type", "file_path", "video_label")):
         clip_path = PurePosixPath(row["file_path"])
         category = next((part for part in clip_path.parts if part in CATEGORIES), None)
         if category is None or clip_path.suffix != ".mp4":
@@ -147,16 +128,15 @@ def _read_corrected(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]
         yield clip_path, known | row | {"type": category, "split": row["type"]}
 
 
-def _make_clip(clip_root: Path, path: PurePosixPath, fields: dict[str, str]) -> Clip:
-    if path.is_absolute() or ".." in path.parts:
-        raise DatasetError(f"the metadata names a path outside the data root: {path}")
+def _make_clip(folders: FolderIndex, path: PurePosixPath, fields: dict[str, str]) -> Clip:
+    inside(path.as_posix(), "the metadata")
     category = fields["type"]
     _, video_label, audio_label = CATEGORIES[category]
     name = path.with_suffix("").as_posix()
-    folder = clip_root / name
-    if not folder.is_dir():  # some copies sanitise "Asian (East)" to "Asian-East"
-        sanitised = clip_root / name.replace(" (", "-").replace(")", "")
-        folder = sanitised if sanitised.is_dir() else folder
+    # some copies sanitise "Asian (East)" to "Asian-East"
+    spellings = (name, name.replace(" (", "-").replace(")", ""))
+    found = (folders.find(PurePosixPath(spelling)) for spelling in spellings)
+    folder = next(filter(None, found), folders.root / name)
     # target1 and target2 hold donor ids, but also "-" and bare indices
     donors = {fields[name] for name in ("target1", "target2") if IDENTITY.fullmatch(fields.get(name, ""))}
     return Clip(

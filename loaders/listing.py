@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt
-from utils.errors import DatasetError
+from utils.errors import DatasetError, UsageError
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,21 @@ class ListingConfig:
         None,
         "text file with one clip_id a line, # starts a comment: reviewed clips to leave out, each counted",
     )
+    methods: tuple[str, ...] = opt((), "use only these methods' fakes, and all real clips; none = all")
+    variant: str = opt(
+        "",
+        "which version of the clips, where a data set has several. ffpp: c0, c23 (default) or c40; "
+        "deepfaketimit: both (default), higher_quality or lower_quality",
+    )
+
+    def variant_of(self, dataset: str, known: Sequence[str] = ()) -> str:
+        """The chosen variant; the first of `known` is the default. Raises UsageError for another one."""
+        if not self.variant:
+            return known[0] if known else ""
+        if self.variant not in known:
+            there = f"it has {', '.join(known)}" if known else "it has one version only"
+            raise UsageError(f"--variant {self.variant}: {dataset} has no such version; {there}")
+        return self.variant
 
 
 @dataclass(frozen=True)
@@ -34,35 +51,64 @@ class Listing:
     dataset: str
     clips: list[Clip]  # prepared and wanted
     missing: list[Clip] = field(default_factory=list)  # in the metadata, not (fully) prepared
-    excluded: list[Clip] = field(default_factory=list)  # named in the exclusion list
+    excluded: list[Clip] = field(default_factory=list)  # named in the exclusion list, or of another method
+    # what a drawn split does with a fake whose donor falls into another part: "drop" it, or "keep" it where
+    # the data set's donors are too entangled to lose them all (donor-disjoint results are reported apart)
+    donor_rule: str = "drop"
+    known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
+
+    @property
+    def all_clips(self) -> list[Clip]:
+        """All that the metadata lists: a split is made of it, so that it does not depend on losses."""
+        return self.clips + self.missing + self.excluded
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether all three files of a clip folder are there (their content is checked by preprocess.verify)."""
-    return (
-        (folder / LANDMARKS_NAME).is_file()
-        and (folder / VIDEO_NAME).is_file()
-        and any((folder / name).is_file() for name in AUDIO_NAMES)
-    )
+    try:
+        names = set(os.listdir(folder))  # one call to the file system instead of three
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return {LANDMARKS_NAME, VIDEO_NAME} <= names and not names.isdisjoint(AUDIO_NAMES)
 
 
-def select_clips(dataset: str, listed: list[Clip], config: ListingConfig) -> Listing:
+def select_clips(
+    dataset: str,
+    listed: list[Clip],
+    config: ListingConfig,
+    *,
+    variants: Sequence[str] = (),
+    donor_rule: str = "drop",
+    known_overlap: str = "",
+) -> Listing:
     """Sort the listed clips into prepared, missing and excluded.
 
     Raises DatasetError if more than 2 % are missing without `allow_missing`, if nothing is left, or if the
-    exclusion list names a clip that the metadata does not.
+    exclusion list or `methods` name what the metadata does not; UsageError for an unknown `variant`.
     """
+    config.variant_of(dataset, variants)
+    if not listed:
+        raise DatasetError(f"{dataset}: its metadata lists no clip")
+    fakes = {clip.method for clip in listed if clip.label == 1}
+    if unlisted := set(config.methods) - fakes:
+        raise DatasetError(
+            f"--methods {' '.join(sorted(unlisted))}: {dataset} has no such fakes; it has "
+            f"{', '.join(sorted(fakes))}"
+        )
     excluded_ids = _read_exclusions(config.exclude_list)
     unknown = excluded_ids - {clip.clip_id for clip in listed}
     if unknown:
         raise DatasetError(
             f"{config.exclude_list}: names clips that {dataset} does not list: {sorted(unknown)[:3]}"
         )
-    excluded = [clip for clip in listed if clip.clip_id in excluded_ids]
-    wanted = [clip for clip in listed if clip.clip_id not in excluded_ids]
-    present = {clip.clip_id for clip in wanted if is_prepared(clip.folder)}
-    clips = [clip for clip in wanted if clip.clip_id in present]
-    missing = [clip for clip in wanted if clip.clip_id not in present]
+    excluded, clips, missing = [], [], []
+    for clip in listed:
+        of_method = not config.methods or clip.label == 0 or clip.method in config.methods
+        if clip.clip_id in excluded_ids or not of_method:
+            excluded.append(clip)
+        else:
+            (clips if is_prepared(clip.folder) else missing).append(clip)
+    wanted = clips + missing
     if missing:
         share = len(missing) / len(wanted)
         example = missing[0].folder
@@ -75,7 +121,7 @@ def select_clips(dataset: str, listed: list[Clip], config: ListingConfig) -> Lis
         log.warning(message)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
-    return Listing(dataset, clips, missing, excluded)
+    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap)
 
 
 def _read_exclusions(path: Path | None) -> set[str]:

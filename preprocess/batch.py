@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.face_finder import require_packages
-from preprocess.sources import SOURCES, VIDEO_SUFFIXES, find_root, find_videos
+from preprocess.sources import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
 from preprocess.workers import lock_partial, run_workers
 from utils.clip_files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt
@@ -62,6 +62,10 @@ class InputConfig:
     input: Path | None = opt(None, "one video, or a folder that is searched for videos")
     dataset: str | None = opt(None, "instead of --input: a raw data set", choices=sorted(SOURCES))
     source: Path | None = opt(None, "where that raw data set lies, in its own layout")
+    only: tuple[str, ...] = opt(
+        (),
+        "take only the videos whose path below the root matches one of these globs, e.g. '**/c23/**/*.mp4'",
+    )
     output: Path = opt(dataclasses.MISSING, "folder of the prepared clips")
 
 
@@ -90,6 +94,7 @@ class Job:
     name: str  # path relative to the root, "/" between its parts: stable across machines
     source: Path
     folder: Path  # the clip folder
+    sound: Path | None = None  # a file of its own with the video's sound
     scratch: Path = Path()  # an empty folder beside, of the worker's own; gone after the job
 
     def install(self, name: str) -> None:
@@ -158,18 +163,29 @@ def find_jobs(config: BatchConfig) -> Batch:
     if config.output.exists() and not config.output.is_dir():
         raise UsageError(f"--output {config.output} is not a folder")
     copies: tuple[tuple[Path, Path], ...] = ()
+    sounds: dict[Path, Path] = {}
     if config.dataset is not None:
-        root = find_root(config.dataset, config.source)
-        names = find_videos(config.dataset, root)
-        copies = tuple((root / name, config.output / name) for name in SOURCES[config.dataset].metadata)
+        raw = read_raw_dataset(config.dataset, config.source)
+        root, names, sounds = raw.root, raw.videos, raw.sounds
+        copies = tuple((root / name, config.output / name) for name in raw.metadata)
     elif config.input.is_file():
         root, names = config.input.parent, [Path(config.input.name)]
     else:
         root, names = config.input, _videos_below(config.input, config.output)
+    if config.only:
+        wanted = any_of(config.only)
+        names = [name for name in names if wanted(nfc(name))]
+        if not names:
+            raise DatasetError(f"{root}: no video matches --only {' '.join(config.only)}")
     _require_suffixes(names)
     _require_distinct(names)
     jobs = [
-        Job(name=name.as_posix(), source=root / name, folder=config.output / name.with_suffix(""))
+        Job(
+            name=name.as_posix(),
+            source=root / name,
+            folder=config.output / name.with_suffix(""),
+            sound=root / sounds[name] if name in sounds else None,
+        )
         for name in names
     ]
     _require_sources_outside(jobs)
@@ -305,6 +321,9 @@ def run_batch(
         stack.enter_context(logging_redirect_tqdm())
         partial = stack.enter_context(lock_partial(batch.output / PARTIAL_NAME, shard))
         for source, target in batch.copies:
+            if source.resolve() == target.resolve():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, source.read_bytes(), partial)
         # closed first: no worker may outlive an interrupted run's folder
         outcomes = stack.enter_context(

@@ -80,21 +80,25 @@ class _WavWriter:
         self._file.close()
 
 
-def extract_audio(source: Path, path: Path, times: VideoTimes, config: AudioConfig) -> AudioReport:
+def extract_audio(
+    source: Path, path: Path, times: VideoTimes, config: AudioConfig, *, sound: Path | None = None
+) -> AudioReport:
     """Write the sound that belongs to a video's frames as mono PCM16 wav, in constant memory.
 
     `times` are those of `read_video_times(source)`: sample 0 belongs to the first frame, and the length is
-    that of all frames at the average rate. Raises ClipError if there is no sound track (unless
+    that of all frames at the average rate. `sound` is a file of its own that holds the sound and begins with
+    the first frame. Raises ClipError if there is no sound track (unless
     `allow_silent`), if it cannot be decoded, or if too much of it is missing.
     """
     rate = config.sample_rate_hz
     total = round(len(times.starts_s) / times.fps * rate)
     wav = _WavWriter(path, rate, total)
     first: int | None = None  # sample of the wav at which the sound begins
+    origin_s = times.starts_s[0] if sound is None else 0.0
     try:
-        for time_s, samples in iterate_audio(source, rate):
+        for time_s, samples in iterate_audio(sound or source, rate):
             if first is None:
-                first = round((time_s - times.starts_s[0]) * rate)
+                first = round((time_s - origin_s) * rate)
                 wav.pad_to(first)
                 to_cut = max(0, -first)
             wav.write(samples[to_cut:])
@@ -143,7 +147,8 @@ def audio_job(job: Job, config: ExtractAudioConfig) -> str:
     """One video of the command: "done" or "already there"."""
     if (job.folder / AUDIO_NAME).is_file() and not config.overwrite:
         return "already there"
-    extract_audio(job.source, job.scratch / AUDIO_NAME, read_video_times(job.source), config)
+    times = read_video_times(job.source)
+    extract_audio(job.source, job.scratch / AUDIO_NAME, times, config, sound=job.sound)
     job.install(AUDIO_NAME)
     return "done"
 

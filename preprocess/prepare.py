@@ -37,7 +37,7 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command, to_plain
 from utils.errors import ClipError, run_command
-from utils.media import read_video_times
+from utils.media import read_codecs, read_video_times
 
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 
@@ -74,19 +74,25 @@ def clip_settings(config: ClipConfig) -> dict[str, Any]:
     return {name: value for name, value in sorted(to_plain(config).items()) if name in names}
 
 
-def prepare_clip(source: Path, folder: Path, config: ClipConfig, *, name: str | None = None) -> ClipInfo:
+def prepare_clip(
+    source: Path, folder: Path, config: ClipConfig, *, name: str | None = None, sound: Path | None = None
+) -> ClipInfo:
     """Make a clip folder's four files in `folder`, which must exist and be empty; return what clip.json says.
 
-    `name` is what clip.json calls the source (default: its file name). Raises ClipError if the video cannot
+    `name` is what clip.json calls the source (default: its file name); `sound` is a file of its own that
+    holds its sound. Raises ClipError if the video cannot
     be used; `folder` may then hold temporary files.
     """
     times = read_video_times(source)
-    audio = extract_audio(source, folder / AUDIO_NAME, times, config)  # first: it is quick to fail
+    audio = extract_audio(source, folder / AUDIO_NAME, times, config, sound=sound)  # first: quick to fail
     crop = crop_face(source, folder, times, config)
     info = ClipInfo(
         layout_version=LAYOUT_VERSION,
         source=name or source.name,
         source_sha256=file_sha256(source),
+        source_bytes=source.stat().st_size,
+        source_codecs=read_codecs(source),
+        sound_sha256="" if sound is None else file_sha256(sound),
         source_width=crop.width,
         source_height=crop.height,
         source_fps=str(times.fps),
@@ -117,7 +123,7 @@ def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
     require_sound(path, audio, config)
 
 
-def is_finished(source: Path, folder: Path, config: ClipConfig) -> bool:
+def is_finished(source: Path, folder: Path, config: ClipConfig, *, sound: Path | None = None) -> bool:
     """Whether `folder` holds what `prepare_clip` would make today of this very source file."""
     try:
         info = read_clip_info(folder)
@@ -134,16 +140,17 @@ def is_finished(source: Path, folder: Path, config: ClipConfig) -> bool:
         and all(file_sha256(folder / file) == digest for file, digest in info.files.items())
         and source.is_file()
         and file_sha256(source) == info.source_sha256
+        and ("" if sound is None else file_sha256(sound)) == info.sound_sha256
     )
 
 
 def prepare_job(job: Job, config: PrepareConfig) -> str:
     """One video of the command: "done" or "already there"."""
-    if is_finished(job.source, job.folder, config):
+    if is_finished(job.source, job.folder, config, sound=job.sound):
         return "already there"
     # unfinished, stale or damaged: not to be mistaken for this source's clip if that fails
     job.remove_folder()
-    prepare_clip(job.source, job.scratch, config, name=job.name)
+    prepare_clip(job.source, job.scratch, config, name=job.name, sound=job.sound)
     job.install_folder()
     return "done"
 

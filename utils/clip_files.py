@@ -28,7 +28,7 @@ INFO_NAME = "clip.json"
 NUM_LANDMARKS = 478
 CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class ClipInfo:
     layout_version: int
     source: str  # path of the raw video, relative to the raw root
     source_sha256: str
+    source_bytes: int
+    source_codecs: str  # of its picture and its sound, e.g. "h264/aac"; "h264/" has no sound track
+    sound_sha256: str  # of the file of its own that held the sound; "": it was in the video
     source_width: int  # as displayed, after rotation
     source_height: int
     source_fps: str  # fraction, e.g. "30000/1001": the average rate of the source

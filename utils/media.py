@@ -107,6 +107,13 @@ def read_video_times(path: Path) -> VideoTimes:
     return VideoTimes(starts_s=starts_s, fps=Fraction(mean_fps).limit_denominator(1001), constant=False)
 
 
+def read_codecs(path: Path) -> str:
+    """Names of the codecs of the first picture and sound track, e.g. "h264/aac"; "h264/" has no sound."""
+    with _open_container(path, "video") as (container, _):
+        tracks = (container.streams.video, container.streams.audio)
+        return "/".join(track[0].codec_context.name if track else "" for track in tracks)
+
+
 def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
     """Decode a video once, from its first frame to its last: (presentation time in s, frame as displayed).
 

@@ -32,6 +32,20 @@ class Clip:
     stratum: str  # what a split should balance, e.g. "African/men"
     dataset: str
     split: str | None = None  # as the data set's own files say; None: they do not
+    split_group: str = ""  # what a split must not tear apart, e.g. a pair of persons; "": the identity
+    # (start, end) in seconds of what was forged; None: the whole clip, if its label says fake
+    video_fake_segments: tuple[tuple[float, float], ...] | None = None
+    audio_fake_segments: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def persons(self) -> tuple[str, ...]:
+        """Everybody whose face, body or voice is in the clip."""
+        return (self.identity, *self.source_ids)
+
+    @property
+    def unit(self) -> str:
+        """What a drawn split keeps together."""
+        return self.split_group or self.identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,10 +120,10 @@ def test_wrong_roots_and_files_are_named(tmp_path):
     with pytest.raises(DatasetError, match="neither meta_data.csv nor"):
         list_fakeavceleb(tmp_path, ListingConfig())
     (tmp_path / "meta_data.csv").write_text("source,method\na,b\n")
-    with pytest.raises(DatasetError, match="no column category, gender"):
+    with pytest.raises(DatasetError, match="no column target1, category"):
         list_fakeavceleb(tmp_path, ListingConfig())
     (tmp_path / "meta_data.csv").write_bytes("source,길\n".encode("cp949"))
-    with pytest.raises(DatasetError, match="not UTF-8"):
+    with pytest.raises(DatasetError, match="its columns are source, 길"):
         list_fakeavceleb(tmp_path, ListingConfig())
 
 

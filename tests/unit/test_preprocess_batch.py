@@ -165,8 +165,9 @@ def test_a_shard_that_does_not_exist_is_refused(tmp_path, shard):
 
 
 def test_every_source_names_its_videos():
-    for name, raw in sources.SOURCES.items():
-        assert raw.videos, name
+    for name, layouts in sources.SOURCES.items():
+        assert layouts, name
+        assert all(layout.videos for layout in layouts), name
 
 
 def some_work(job: Job, config: object) -> str:

@@ -1,0 +1,133 @@
+"""Reading what data sets ship: tables in any of their encodings, JSON, paths, folders under changed
+spellings.
+
+All names are compared in Unicode form NFC: Korean folder names arrive decomposed (NFD) from some archives.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from utils.errors import DatasetError
+
+ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
+
+
+def nfc(text: str) -> str:
+    """Unicode form NFC, in which names are compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def require_file(path: Path, what: str) -> Path:
+    """`path` if it is a file. Raises DatasetError that says `what` was expected and what lies there."""
+    if path.is_file():
+        return path
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
+    found = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    raise DatasetError(f"{path}: no such file ({what}); {folder} holds {shown or 'nothing'}")
+
+
+def require_folder(path: Path) -> Path:
+    """`path` if it is a folder, else DatasetError."""
+    if not path.is_dir():
+        raise DatasetError(f"{path}: no such folder (--data_root is the output of preprocess.prepare)")
+    return path
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8 or cp949. Raises DatasetError if it is neither."""
+    data = path.read_bytes()
+    for encoding in ENCODINGS:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise DatasetError(f"{path}: is neither UTF-8 nor cp949 text")
+
+
+def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV whose header must have the columns `required`.
+
+    Column names and values are trimmed and in NFC; an unnamed column is called "". Raises DatasetError that
+    names file, line and what was found.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path)), skipinitialspace=True)
+    try:
+        header = [nfc(name).strip() for name in reader.fieldnames or []]
+        reader.fieldnames = header
+        if missing := [name for name in required if name not in header]:
+            raise DatasetError(
+                f"{path}: no column {', '.join(missing)}; its columns are {', '.join(header) or 'none'}"
+            )
+        for row in reader:
+            values = {k: nfc(v or "").strip() for k, v in row.items() if isinstance(k, str)}
+            if any(values.values()):
+                yield reader.line_num, values
+    except csv.Error as error:
+        raise DatasetError(f"{path}, line {reader.line_num}: is not a readable CSV ({error})") from error
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file whose outermost value is a `kind` (dict or list), else DatasetError."""
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise DatasetError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, kind):
+        raise DatasetError(f"{path}: expected a JSON {kind.__name__}, found a {type(content).__name__}")
+    return content
+
+
+def inside(text: str, origin: Path | str) -> PurePosixPath:
+    """A path from metadata, in NFC. Raises DatasetError if it is empty or leads out of the data root."""
+    path = PurePosixPath(nfc(text).replace("\\", "/"))
+    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise DatasetError(f"{origin}: names a path outside the data root, or none: {text!r}")
+    return path
+
+
+def as_id(text: str) -> str:
+    """An id as text, however it was read: "10", "10.0" and " 10 " are one person; "" stays ""."""
+    text = text.strip()
+    whole, point, rest = text.partition(".")
+    return whole if point and whole.isdigit() and not rest.strip("0") else text
+
+
+class FolderIndex:
+    """Folders below a root by their NFC names; each is read once, so that 100,000 look-ups are quick."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._entries: dict[str, dict[str, str]] = {}
+
+    def entries(self, folder: str) -> dict[str, str]:
+        """NFC name -> name on disk of what lies in a folder; empty if there is no such folder."""
+        if folder not in self._entries:
+            try:
+                names = os.listdir(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                names = []
+            self._entries[folder] = {nfc(name): name for name in names}
+        return self._entries[folder]
+
+    def find(self, path: PurePosixPath) -> Path | None:
+        """The folder or file that `path` (NFC, relative to the root) names, None if there is none."""
+        place = os.fspath(self.root)
+        for part in path.parts:
+            name = self.entries(place).get(part)
+            if name is None:
+                return None
+            place = f"{place}{os.sep}{name}"
+        return Path(place)
+
+    def clip_folder(self, path: PurePosixPath) -> Path:
+        """Where the clip folder `path` lies, or would lie if it were there."""
+        return self.find(path) or self.root / path

@@ -1,0 +1,20 @@
+"""What a generator of a small raw data set returns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTree:
+    """What was written."""
+
+    dataset: str
+    source: Path  # what --source takes
+    # (split as the data set says it, or "", category, method) -> clips
+    counts: Counter[tuple[str, str, str]]
+    prepare_flags: tuple[str, ...] = ()  # what preprocess.prepare needs beside --dataset and --source
+    listing_flags: tuple[str, ...] = ()  # what train.py and test.py need
+    has_own_split: bool = False  # whether train and test parts are given
