@@ -48,7 +48,7 @@ class DemoConfig(ForgeryConfig):
     """preprocess.demo: a generated raw data set in FakeAVCeleb's download layout."""
 
     output: Path = opt(dataclasses.MISSING, "folder to write; becomes the root of the raw data set")
-    num_identities: int = opt(28, "pseudo-identities; each has 3 genuine and 5 fake clips")
+    num_identities: int = opt(40, "pseudo-identities; each has 3 genuine and 5 fake clips")
     seed: int = opt(0, "the same seed gives the same pictures and sounds")
     num_workers: int = opt(2, "processes; does not change the result")
     duration_s: float = opt(3.0, "length of every clip in seconds")

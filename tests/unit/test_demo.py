@@ -183,7 +183,7 @@ def test_no_property_of_a_scene_tells_a_category_from_genuine(seed, tmp_path):
 def test_default_plan_has_distinct_files_identities_and_donors(tmp_path):
     clips = plan_clips(DemoConfig(output=tmp_path))
     paths = [f"{clip_folder(clip)}/{clip.file_name}" for clip in clips]
-    assert len(set(paths)) == len(clips) == 28 * 8
+    assert len(set(paths)) == len(clips) == 40 * 8
     assert all(clip.donor != clip.identity for clip in clips)
     assert len({path.split("/", 1)[1].rsplit("/", 2)[0] for path in paths}) >= 4
 
