@@ -25,7 +25,7 @@ MIN_TRACK_S = 0.2  # a face that is there for a shorter time is not judged
 
 @dataclass(frozen=True, kw_only=True)
 class TrackClip:
-    """One face of a video. Its clip folder holds the video's frames from `first_frame` on, and their sound."""
+    """One face of a video: a clip folder with the frames from `first_frame` on, and their sound."""
 
     folder: Path
     first_frame: int
