@@ -45,16 +45,16 @@ LIP_SMEAR = MouthInterior(cavity=(66, 30, 30), teeth=(186, 176, 168), tongue=(14
 class ForgeryConfig:
     """preprocess/demo/forgeries.py: how strong the traces of a forgery are."""
 
-    swap_resolution: int = opt(60, "pixels from forehead to chin that survive in a swapped face")
+    swap_resolution: int = opt(44, "pixels from forehead to chin that survive in a swapped face")
     swap_opacity: float = opt(
         0.92, "share of the donor in a swapped face; the rest shows the target's features twice"
     )
-    swap_colour_error: float = opt(7.0, "colour mismatch left in a swapped face, in levels of 255")
-    swap_jitter: float = opt(0.003, "trembling of a swapped face against the head, share of the face height")
-    mouth_resolution: int = opt(44, "pixels from forehead to chin that survive in a re-synthesised mouth")
-    mouth_colour_error: float = opt(5.0, "brightness step at a re-synthesised mouth, in levels of 255")
+    swap_colour_error: float = opt(10.0, "colour mismatch left in a swapped face, in levels of 255")
+    swap_jitter: float = opt(0.005, "trembling of a swapped face against the head, share of the face height")
+    mouth_resolution: int = opt(36, "pixels from forehead to chin that survive in a re-synthesised mouth")
+    mouth_colour_error: float = opt(8.0, "brightness step at a re-synthesised mouth, in levels of 255")
     mouth_flicker: float = opt(
-        2.0, "brightness change of a re-synthesised mouth from frame to frame, in levels of 255"
+        3.0, "brightness change of a re-synthesised mouth from frame to frame, in levels of 255"
     )
 
     def __post_init__(self) -> None:
