@@ -123,6 +123,8 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
             files = {nfc(path): path for path in _files_below(root)}
             is_video = any_of(layout.videos)
             videos = sorted(path for name, path in files.items() if is_video(name))
+            if not videos and not layout.metadata:
+                continue  # nothing of this layout is there
             if not videos:
                 without_videos.append(f"{root} has no video; {dataset} has {', '.join(layout.videos)}")
                 continue
