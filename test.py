@@ -1,11 +1,12 @@
 """Evaluate a checkpoint on a data set.
 
-    python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED [--split
-    test]
+    python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
+    python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
 
 Writes test_metrics.json, predictions.csv, roc.png and scores.png to --output_dir (default: the checkpoint's
-folder) and prints the metrics. One score per clip: the mean of the logits of its windows. A checkpoint of the
-published code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
+folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
+test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
+code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import expit
 from torch import nn
 
 from loaders import DATASETS
-from loaders.clip_dataset import DataConfig
+from loaders.clip_dataset import DataConfig, clip_labels
 from loaders.data_loader import WorkerConfig, evaluation_loader
-from loaders.listing import ListingConfig, summarize
-from loaders.splits import SPLITS, Split, SplitConfig, make_split, split_checksum
+from loaders.listing import Listing, ListingConfig, summarize
+from loaders.split_files import make_split, split_checksum
+from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
 from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
@@ -39,7 +42,7 @@ from utils.errors import CheckpointError, UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
 from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
-from utils.metrics import detection_metrics
+from utils.metrics import detection_metrics, require_both_classes
 from utils.report import plot_roc, plot_score_histogram
 from utils.types import Clip
 
@@ -53,8 +56,13 @@ class TestConfig:
     checkpoint: Path = opt(
         dataclasses.MISSING, "best.pt of a run, or a bare state_dict of the published code"
     )
-    dataset: str = opt("fakeavceleb", "data set", choices=sorted(DATASETS))
-    data_root: Path = opt(dataclasses.MISSING, "the prepared data set (output of preprocess.prepare)")
+    dataset: tuple[str, ...] = opt(
+        ("fakeavceleb",), "data sets, each evaluated for itself", choices=sorted(DATASETS)
+    )
+    data_root: tuple[Path, ...] = opt(
+        dataclasses.MISSING,
+        "the prepared data sets (outputs of preprocess.prepare), in the order of --dataset",
+    )
     split: str = opt("test", "which clips: a split, or all", choices=(*SPLITS, "all"))
     output_dir: Path | None = opt(None, "where results are written; default: beside the checkpoint")
     model: str = opt(
@@ -67,6 +75,12 @@ class TestConfig:
         "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
     )
     device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+
+    def __post_init__(self) -> None:
+        if len(set(self.dataset)) != len(self.dataset):
+            raise ValueError("dataset names a data set twice")
+        if len(self.data_root) != len(self.dataset):
+            raise ValueError(f"{len(self.data_root)} data_root for {len(self.dataset)} dataset")
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,8 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     wants_help = chosen.checkpoint is None
     content = {} if wants_help else load_checkpoint(Path(chosen.checkpoint))
     saved: dict[str, dict[str, Any]] = content.get("config", {})
-    # where a run's split file once lay is no flag of this call: the run's own copy is beside the checkpoint
-    saved.get("split", {}).pop("split_file", None)
+    # how a run was split is no matter of flags: its split files lie beside the checkpoint
+    saved.pop("split", None)
     model_type = MODELS[_known_model(saved.get("train", {}).get("model", chosen.model or TestConfig.model))]
     preset_name = chosen.preset or TestConfig.preset
     if preset_name not in model_type.presets:
@@ -129,6 +143,9 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     else:
         model_config = configs.pop("model_config")
     model = _load_model(model_type, model_config, content, test.checkpoint)
+    for name, reason in configs["split"].unused().items():
+        if name in vars(args):
+            raise UsageError(f"--{name} has no effect here: {reason}")
     return Evaluation(test=test, model=model, trained_checksums=content.get("split_checksums", {}), **configs)
 
 
@@ -150,24 +167,29 @@ def _load_model(model_type: Any, config: Any, content: dict[str, Any], path: Pat
     return model
 
 
-def choose_split(evaluation: Evaluation, clips: list[Clip]) -> Split:
+def choose_split(evaluation: Evaluation, listing: Listing) -> Split:
     """The split that the model was trained with where there is one, else the one that the flags ask for.
 
-    A checkpoint's own split file lies beside it in `splits/`. Raises UsageError rather than draw another
-    split of the data set that the model was trained on: test clips could then be training clips.
+    A checkpoint's own split files lie beside it in `splits/`. Raises UsageError rather than draw another
+    split of a data set that the model was trained on: test clips could then be training clips.
     """
-    test, config = evaluation.test, evaluation.split
-    own_file = test.checkpoint.parent / "splits" / f"{test.dataset}.csv"
-    trained = evaluation.trained_checksums.get(test.dataset)
-    if config.split_file is None and trained and not own_file.is_file():
-        raise UsageError(
-            f"{own_file} is missing: say --split_file, the split that {test.checkpoint} was trained with"
-        )
-    if trained and config.split_file is None:
-        config = dataclasses.replace(config, split_file=own_file)
-    split = make_split(test.dataset, clips, config)
+    test, config, name = evaluation.test, evaluation.split, listing.dataset
+    trained = evaluation.trained_checksums.get(name)
+    if trained and not config.split_file:
+        own_file = test.checkpoint.parent / "splits" / f"{name}.csv"
+        if not own_file.is_file():
+            raise UsageError(
+                f"{own_file} is missing: say --split_file, the split that {test.checkpoint} was trained with"
+            )
+        if config != SplitConfig() and set(test.dataset) <= evaluation.trained_checksums.keys():
+            raise UsageError(f"{test.checkpoint} was trained on {name}, and is tested on that run's split")
+        config = SplitConfig(split_file=(own_file,))
+    split = make_split(listing, config)
     if trained and test.split != "all" and split_checksum(split) != trained:
-        raise UsageError(f"{config.split_file}: is not the split that {test.checkpoint} was trained with")
+        raise UsageError(
+            f"{' '.join(map(str, config.split_file))}: is not the split that {test.checkpoint} was "
+            "trained with"
+        )
     return split
 
 
@@ -237,19 +259,19 @@ def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: 
     write_text(path, buffer.getvalue())
 
 
-def main() -> int:
-    evaluation = parse_args()
+def evaluate_dataset(
+    evaluation: Evaluation, name: str, data_root: Path, output_dir: Path, device: torch.device, precision: str
+) -> dict[str, Any]:
+    """Score one data set, write its files to `output_dir`, and return what test_metrics.json says."""
     test = evaluation.test
-    output_dir = test.output_dir or test.checkpoint.parent
-    device = resolve_device(test.device)
-    precision = resolve_precision(test.precision, device)
-    configure_logging()
     output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
-    listing = DATASETS[test.dataset](test.data_root, evaluation.listing)
-    split = choose_split(evaluation, listing.clips + listing.missing + listing.excluded)
-    for line in summarize(listing, split.split_of):
+    listing = DATASETS[name](data_root, evaluation.listing)
+    split = choose_split(evaluation, listing)
+    for line in summarize(listing, split.split_of) + split.describe_dropped():
         log.info(line)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
+    part = f"the {test.split} split of {name}"
+    require_both_classes(np.array([clip_labels(clip, evaluation.data.label_rule)[0] for clip in clips]), part)
     batches = evaluation_loader(clips, evaluation.data, evaluation.workers)
     log.info(
         "%d clips, %d windows of %.1f s, device %s, precision %s",
@@ -261,11 +283,12 @@ def main() -> int:
     )
     with logging_redirect_tqdm():
         scores = evaluate(
-            evaluation.model.to(device), batches, device, precision=precision, description=test.split
-        )
-    overall = detection_metrics(scores.labels, scores.logits, f"the {test.split} split of {test.dataset}")
+            evaluation.model, batches, device,
+            precision=precision, pooling=evaluation.data.pooling, description=f"{name} {test.split}",
+        )  # fmt: skip
+    overall = detection_metrics(scores.labels, scores.logits, part)
     result: dict[str, Any] = {
-        "dataset": test.dataset,
+        "dataset": name,
         "split": test.split,
         "overall": dataclasses.asdict(overall),
         **category_metrics(clips, scores),
@@ -284,23 +307,53 @@ def main() -> int:
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
     }
-    text = json.dumps(result, indent=1)
-    write_text(output_dir / "test_metrics.json", text + "\n")
+    write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
     write_predictions(output_dir / "predictions.csv", clips, scores, split)
     groups = {"all": (scores.labels, scores.logits)}
     for category, rows in against_the_reals(clips, scores, "category").items():
         groups[category] = (scores.labels[rows], scores.logits[rows])
-    title = f"{test.dataset}, {test.split} split, {len(clips)} clips"
+    title = f"{name}, {test.split} split, {len(clips)} clips"
     plot_roc(output_dir / "roc.png", groups, title)
     plot_score_histogram(output_dir / "scores.png", scores.labels, expit(scores.logits), title)
-    sys.stdout.write(text + "\n")
     log.info(
-        "AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
+        "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
+        name,
         overall.auc,
         overall.eer,
         overall.balanced_accuracy,
         output_dir,
     )
+    return result
+
+
+def main() -> int:
+    evaluation = parse_args()
+    test = evaluation.test
+    output_dir = test.output_dir or test.checkpoint.parent
+    device = resolve_device(test.device)
+    precision = resolve_precision(test.precision, device)
+    configure_logging()
+    evaluation.model.to(device)
+    several = len(test.dataset) > 1
+    results = {
+        name: evaluate_dataset(
+            evaluation, name, root, output_dir / name if several else output_dir, device, precision
+        )
+        for name, root in zip(test.dataset, test.data_root, strict=True)
+    }
+    result = results[test.dataset[0]]
+    if several:
+        result = {"datasets": results}
+        result["macro_auc_dataset"] = float(np.mean([row["overall"]["auc"] for row in results.values()]))
+        write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
+        log.info(f"{'data set':<18}{'real':>7}{'fake':>7}{'AUC':>8}{'AP':>8}{'EER':>8}")
+        for name, row in results.items():
+            row = row["overall"]
+            log.info(
+                f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}"
+                f"{row['auc']:>8.4f}{row['ap']:>8.4f}{row['eer']:>8.4f}"
+            )
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
 
 

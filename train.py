@@ -1,6 +1,7 @@
 """Train a detector: build, loop, validate, checkpoint.
 
     python train.py --dataset fakeavceleb --data_root PREPARED --run_dir saved_models/X
+    python train.py --dataset fakeavceleb kodf --data_root PREPARED_1 PREPARED_2 --run_dir saved_models/Y
 
 The flags below are those of the chosen --model. Values come from the command line, then --config FILE, then
 the --preset, then the default. A run directory holds config.json, splits/, train.log, metrics.csv,
@@ -29,10 +30,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from loaders import DATASETS
-from loaders.clip_dataset import DataConfig, clip_labels
+from loaders.clip_dataset import DataConfig
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
-from loaders.listing import ListingConfig, summarize
-from loaders.splits import SPLITS, Split, SplitConfig, make_split, split_checksum, write_split
+from loaders.listing import ListingConfig
+from loaders.parts import load_parts
+from loaders.split_files import split_checksum, write_split
+from loaders.splits import SplitConfig
 from losses import LOSSES
 from models import MODELS
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -43,6 +46,7 @@ from utils.evaluation import autocast, evaluate, require_finite
 from utils.files import write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import Best, detection_metrics
+from utils.run_config import read_run_config, require_known, require_same
 from utils.seed import seed_everything
 from utils.types import Clip
 
@@ -55,8 +59,15 @@ RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_roo
 class TrainConfig:
     """train.py: what is trained, on what, for how long."""
 
-    dataset: str = opt("fakeavceleb", "data set", choices=sorted(DATASETS))
-    data_root: Path | None = opt(None, "the prepared data set (output of preprocess.prepare)")
+    dataset: tuple[str, ...] = opt(
+        ("fakeavceleb",), "data sets; several are trained on together", choices=sorted(DATASETS)
+    )
+    data_root: tuple[Path, ...] = opt(
+        (), "the prepared data sets (outputs of preprocess.prepare), in the order of --dataset"
+    )
+    dataset_weights: tuple[float, ...] = opt(
+        (), "shares of the data sets in the training draws; none = by their numbers of clips"
+    )
     run_dir: Path = opt(Path("saved_models/run"), "where the run is written")
     model: str = opt("beyond_masking", "method", choices=sorted(MODELS))
     preset: str = opt("corrected", "named set of values: released = the published code to the letter")
@@ -87,6 +98,13 @@ class TrainConfig:
         for name in ("epochs", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if len(set(self.dataset)) != len(self.dataset):
+            raise ValueError("dataset names a data set twice; put both parts into one manifest")
+        if self.data_root and len(self.data_root) != len(self.dataset):
+            raise ValueError(f"{len(self.data_root)} data_root for {len(self.dataset)} dataset")
+        weights = self.dataset_weights
+        if weights and (len(weights) != len(self.dataset) or min(weights) <= 0):
+            raise ValueError("dataset_weights must be one positive number per dataset")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.warmup_epochs < 0 or self.max_grad_norm < 0 or self.patience < 0 or self.weight_decay < 0:
@@ -124,7 +142,7 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     file = Path(chosen.config) if chosen.config else None
     if chosen.resume and chosen.resume.lower() not in {"false", "0", "no", "off"}:
         file = file or Path(chosen.run_dir or TrainConfig.run_dir) / "config.json"
-    saved = _read_config(file) if file else {}
+    saved = read_run_config(file) if file else {}
     model_name = chosen.model or saved.get("train", {}).get("model", TrainConfig.model)
     if model_name not in MODELS:
         raise UsageError(f"unknown --model {model_name}; there are {', '.join(sorted(MODELS))}")
@@ -149,7 +167,7 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     }
     parser = Parser(__doc__, *groups.values())
     args = parser.parse_args(argv)
-    _require_known(saved, groups, file)
+    require_known(saved, groups, file)
     preset = (f"preset {preset_name}", model_type.presets[preset_name])
     config = RunConfig(
         **{
@@ -157,43 +175,14 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
             for name, kind in groups.items()
         }
     )
-    for name, reason in config.model.unused().items():
-        # a launcher names all of its variables: the default's own value is no contradiction
-        if name in vars(args) and getattr(args, name) != getattr(type(config.model), name):
-            raise UsageError(f"--{name} has no effect here: {reason}")
+    for group in (config.model, config.split):
+        for name, reason in group.unused().items():
+            # a launcher names all of its variables: the default's own value is no contradiction
+            if name in vars(args) and getattr(args, name) != getattr(type(group), name):
+                raise UsageError(f"--{name} has no effect here: {reason}")
     if config.train.resume:
-        _require_same(saved, config.as_plain())
+        require_same(saved, config.as_plain(), RESUMABLE)
     return config
-
-
-def _read_config(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such configuration; is --run_dir a run, or --config a config.json?")
-    try:
-        sections = json.loads(path.read_text(encoding="utf-8"))["config"]
-        return {name: dict(section) for name, section in sections.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: is not a config.json of a run ({error!r})") from error
-
-
-def _require_known(saved: dict[str, dict[str, Any]], groups: dict[str, type], path: Path | None) -> None:
-    for name, section in saved.items():
-        known = {field.name for field in dataclasses.fields(groups[name])} if name in groups else set()
-        if unknown := section.keys() - known:
-            raise UsageError(f"{path}: unknown {name} value {', '.join(sorted(unknown))}")
-
-
-def _require_same(saved: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> None:
-    changed = [
-        f"--{name} was {saved[section].get(name)}, is {value}"
-        for section, values in now.items()
-        for name, value in values.items()
-        if name not in RESUMABLE and saved[section].get(name) != value
-    ]
-    if changed:
-        raise UsageError(
-            "a resumed run keeps its configuration; start a new --run_dir, or drop: " + "; ".join(changed)
-        )
 
 
 def learning_rate_factor(config: TrainConfig, steps_per_epoch: int) -> Any:
@@ -208,30 +197,6 @@ def learning_rate_factor(config: TrainConfig, steps_per_epoch: int) -> Any:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
 
     return factor
-
-
-def prepare_splits(
-    config: RunConfig, expected: dict[str, str] | None
-) -> tuple[Split, dict[str, list[Clip]], list[str]]:
-    """List the data set and split it: the split, the clips of each part, and a table for the log. Writes
-    nothing.
-
-    Raises UsageError if a resumed run `expected` other checksums, or if a part has one class only.
-    """
-    name = config.train.dataset
-    listing = DATASETS[name](config.train.data_root, config.listing)
-    split = make_split(name, listing.clips + listing.missing + listing.excluded, config.split)
-    if expected is not None and expected != {name: split_checksum(split)}:
-        raise UsageError(
-            f"the clips or the split of {name} changed since {config.train.run_dir} was begun; start a "
-            "new --run_dir"
-        )
-    clips = {part: split.select(listing.clips, part) for part in SPLITS}
-    for part in ("train", "val"):
-        classes = Counter(clip_labels(clip, config.data.label_rule)[0] for clip in clips[part])
-        if len(classes) < 2:
-            raise UsageError(f"the {part} split of {name} has one class only: {dict(classes)} (1 = fake)")
-    return split, clips, summarize(listing, split.split_of)
 
 
 def train_epoch(
@@ -291,27 +256,36 @@ def main() -> int:
         )
     if train.resume and not last.exists():
         raise UsageError(f"{last}: there is nothing to resume; start without --resume")
-    if train.data_root is None:
+    if not train.data_root:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
     saved = load_checkpoint(last) if train.resume else None
-    split, clips, table = prepare_splits(config, saved["split_checksums"] if saved else None)
+    parts = load_parts(
+        dict(zip(train.dataset, train.data_root, strict=True)),
+        config.listing,
+        config.split,
+        config.data.label_rule,
+    )
+    checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
+    if saved and saved["split_checksums"] != checksums:
+        raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     configure_logging(run_dir / "train.log")
-    write_split(run_dir / "splits" / f"{train.dataset}.csv", split)
+    for split in parts.splits.values():
+        write_split(run_dir / "splits", split)
     about = {
         "config": config.as_plain(),
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
-        "split_checksums": {train.dataset: split_checksum(split)},
+        "split_checksums": checksums,
     }
     write_text(run_dir / "config.json", json.dumps(about, indent=1) + "\n")
     for name, value in about.items():
         log.info("%s: %s", name, json.dumps(value))
     log.info("device %s, precision %s, %d loader workers", device, precision, config.workers.resolved_workers)
-    for line in table:
+    for line in parts.table:
         log.info(line)
     with logging_redirect_tqdm():
-        fit(config, clips, saved, device, precision, about)
+        fit(config, parts.clips, saved, device, precision, about)
     return 0
 
 
@@ -327,9 +301,11 @@ def fit(
     from.
     """
     train, run_dir = config.train, config.train.run_dir
+    weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
     batches, sampler = training_loader(
-        clips["train"], config.data, config.workers, balance=train.balance, seed=train.seed
-    )
+        clips["train"], config.data, config.workers,
+        balance=train.balance, seed=train.seed, dataset_weights=weights,
+    )  # fmt: skip
     val_batches = evaluation_loader(clips["val"], config.data, config.workers)
 
     seed_everything(train.seed)
@@ -367,8 +343,9 @@ def fit(
             model, criterion, batches, optimizer, scheduler, run_log, device, train, precision, epoch
         )
         scores = evaluate(
-            model, val_batches, device, precision=precision, criterion=criterion, description="validate"
-        )
+            model, val_batches, device,
+            precision=precision, criterion=criterion, pooling=config.data.pooling, description="validate",
+        )  # fmt: skip
         metrics = detection_metrics(scores.labels, scores.logits, "the validation split")
         row |= {
             "val_auc": metrics.auc,

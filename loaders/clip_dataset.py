@@ -39,7 +39,12 @@ class DataConfig:
     video_fps: float = opt(
         25.0, "frames per second that the model sees: sources are read at the nearest frames"
     )
-    windows_per_clip: int = opt(3, "evenly spread windows per clip in evaluation, whose logits are averaged")
+    windows_per_clip: int = opt(3, "evenly spread windows per clip in evaluation, whose logits are pooled")
+    pooling: str = opt(
+        "mean",
+        "score of a clip from those of its windows; max finds clips that are forged only in places",
+        choices=("mean", "max"),
+    )
     landmark_normalization: str = opt(
         "face_box",
         "face_box = units of the face's width, origin at its middle, per frame; clip_zscore = per "

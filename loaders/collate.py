@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -67,28 +67,33 @@ class TrainingSampler(Sampler):
     """(clip index, (epoch, repetition)) in an order drawn from (seed, epoch) alone.
 
     `repetition` counts how often the clip came before in this epoch, so that a clip that is drawn often to
-    balance the classes shows another window each time. balance "none": every clip once. "label" or
-    "category": as many draws per class, each class shuffled over and over, so that its clips are seen equally
-    often.
+    balance the classes shows another window each time. An epoch has as many draws as there are clips, shared
+    out by `weights` (class -> share, equal shares by default). Each class is shuffled over and over, so that
+    its clips are seen equally often; with one class every clip comes once.
     """
 
-    def __init__(self, classes: Sequence[object], *, seed: int) -> None:
+    def __init__(
+        self, classes: Sequence[object], *, seed: int, weights: Mapping[object, float] | None = None
+    ) -> None:
         self.num_clips, self.seed, self.epoch = len(classes), seed, 0
         groups: dict[object, list[int]] = defaultdict(list)
         for index, name in enumerate(classes):
             groups[name].append(index)
-        self.groups = [np.array(groups[key]) for key in sorted(groups, key=str)]
+        keys = sorted(groups, key=str)
+        self.groups = [np.array(groups[key]) for key in keys]
+        shares = np.array([1.0 if weights is None else weights[key] for key in keys])
+        ends = np.concatenate([[0.0], shares.cumsum() / shares.sum()]) * self.num_clips
+        self.quotas = np.diff(ends.round().astype(int)).tolist()
 
     def __len__(self) -> int:
         return self.num_clips
 
     def __iter__(self) -> Iterator[tuple[int, tuple[int, int]]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        quotas = np.diff(np.linspace(0, self.num_clips, len(self.groups) + 1).round().astype(int))
-        if len(self.groups) == 1:
-            quotas = [self.num_clips]
         drawn = []
-        for group, quota in zip(self.groups, quotas, strict=True):
+        for group, quota in zip(self.groups, self.quotas, strict=True):
+            if quota == 0:
+                continue
             rounds = [rng.permutation(group) for _ in range(-(-quota // len(group)))]
             drawn.append(np.concatenate(rounds)[:quota])
         repetitions: Counter[int] = Counter()

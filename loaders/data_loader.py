@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -98,11 +99,18 @@ def _loader(dataset: ClipDataset, workers: WorkerConfig, **options: object) -> C
 
 
 def training_loader(
-    clips: Sequence[Clip], data: DataConfig, workers: WorkerConfig, *, balance: str, seed: int
+    clips: Sequence[Clip],
+    data: DataConfig,
+    workers: WorkerConfig,
+    *,
+    balance: str,
+    seed: int,
+    dataset_weights: Mapping[str, float] | None = None,
 ) -> tuple[ClipLoader, TrainingSampler]:
     """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
 
-    `balance`: "none", or as many draws of every "label" (real, fake) or "category".
+    `balance`: "none", or as many draws of every "label" (real, fake) or "category". `dataset_weights` are the
+    data sets' shares of the draws, within which each set's own classes are balanced; None: as many as clips.
 
     A last, smaller batch is left out (batch norm needs more than one clip), unless it is the only one.
     """
@@ -111,7 +119,13 @@ def training_loader(
         "label": lambda clip: clip_labels(clip, data.label_rule)[0],
         "category": lambda clip: clip.category,
     }[balance]
-    sampler = TrainingSampler([class_of(clip) for clip in clips], seed=seed)
+    classes: list[object] = [class_of(clip) for clip in clips]
+    weights = None
+    if dataset_weights is not None:
+        classes = [(clip.dataset, name) for clip, name in zip(clips, classes, strict=True)]
+        num_classes = Counter(dataset for dataset, _ in set(classes))
+        weights = {key: dataset_weights[key[0]] / num_classes[key[0]] for key in set(classes)}
+    sampler = TrainingSampler(classes, seed=seed, weights=weights)
     dataset = _ErrorsAsValues(clips, data, training=True, seed=seed)
     drop_last = len(clips) >= workers.batch_size
     return _loader(

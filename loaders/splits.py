@@ -1,48 +1,68 @@
-"""Splits whose identities do not overlap, and the files that keep them.
+"""Who is in train, validation and test: official splits, identity-disjoint ones, folds, held-out methods.
 
-A split file is a CSV with the columns of `SPLIT_COLUMNS`, after a first line "# sha256=..." over the rest of
-the file.
+Whatever the source, nobody stands in two parts: neither the person on screen, nor a pair that belongs
+together, nor (unless the data set's donors are too entangled, see `Listing.donor_rule`) the donor of a face
+or voice. Fakes that would break this are dropped, counted, and listed with their reason in the split file.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from loaders.listing import Listing
+from loaders.protocols import PROTOCOLS, mrdf5
 from utils.config import opt
-from utils.errors import DatasetError
-from utils.files import write_text
+from utils.errors import DatasetError, UsageError
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SPLIT_COLUMNS = ("dataset", "clip_id", "identity", "split", "donor_disjoint")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """loaders/splits.py: who is in train, validation and test."""
 
-    split_file: Path | None = opt(
-        None, "reuse this split file (e.g. saved_models/RUN/splits/fakeavceleb.csv)"
+    split_file: tuple[Path, ...] = opt(
+        (), "reuse these split files, one per data set (e.g. saved_models/RUN/splits/fakeavceleb.csv)"
     )
     split_source: str = opt(
         "auto",
-        "identity = draw identity-disjoint splits; metadata = the data set's own; auto = its own where "
-        "every clip has one",
+        "identity = draw identity-disjoint splits; metadata = the data set's own (validation carved from its "
+        "train part if it has none); auto = its own where every clip has one",
         choices=("auto", "identity", "metadata"),
     )
+    fold: str = opt(
+        "", "k/n, e.g. 2/5: n folds of identities; the k-th is the test part, the one after it validation"
+    )
+    protocol: str = opt(
+        "none",
+        "mrdf5 = FakeAVCeleb's 2,000 clips of MRDF, 1:1:1:1 over the categories, fold --fold 1..5 for "
+        "testing; "
+        "validation is carved from the other four",
+        choices=("none", *PROTOCOLS),
+    )
+    protocol_files: Path | None = opt(
+        None, "folder with the protocol's own train_1.txt ... train_5.txt; default: folds from --split_seed"
+    )
+    hold_out_method: tuple[str, ...] = opt(
+        (), "train and validate without fakes of these methods, test on them and the test part's real clips"
+    )
+    donors: str = opt(
+        "auto",
+        "a fake whose donor is in another part: drop = left out and counted, keep = used, and results on the "
+        "donor-disjoint subset are reported apart; auto = as the data set allows",
+        choices=("auto", "drop", "keep"),
+    )
     split_seed: int = opt(
-        42, "seed of the identity split, apart from the training seed so that seeds share test sets"
+        42, "seed of drawn splits, apart from the training seed so that seeds share test sets"
     )
     val_fraction: float = opt(0.1, "share of the identities for validation")
     test_fraction: float = opt(0.2, "share of the identities for testing")
@@ -50,150 +70,262 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if self.split_seed < 0:
             raise ValueError(f"split_seed must be >= 0, got {self.split_seed}")
-        if not (
-            0 < self.val_fraction and 0 < self.test_fraction and self.val_fraction + self.test_fraction < 1
-        ):
+        if min(self.val_fraction, self.test_fraction) <= 0 or self.val_fraction + self.test_fraction >= 1:
             raise ValueError(
                 "val_fraction and test_fraction must be > 0 and leave some for training, got "
-                f"{self.val_fraction} and "
-                f"{self.test_fraction}"
+                f"{self.val_fraction} and {self.test_fraction}"
             )
+        if self.fold:
+            self.fold_numbers()
+        if self.protocol != "none" and not self.fold:
+            raise ValueError(f"protocol {self.protocol} needs --fold 1/5 (to 5/5)")
+        if self.protocol_files is not None and self.protocol == "none":
+            raise ValueError("protocol_files belongs to --protocol")
+
+    def fold_numbers(self) -> tuple[int, int]:
+        """(k, n) of `fold`, 1 <= k <= n; a bare k is one of five."""
+        k, slash, n = self.fold.partition("/")
+        n = n if slash else "5"
+        if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n) and int(n) >= 3):
+            raise ValueError(f"fold must look like 2/5, with at least 3 folds, got {self.fold!r}")
+        if self.protocol != "none" and int(n) != 5:
+            raise ValueError(f"protocol {self.protocol} has 5 folds, got {self.fold!r}")
+        return int(k), int(n)
+
+    def unused(self) -> dict[str, str]:
+        """Fields without effect in this configuration and why: giving such a flag is an error."""
+        fields = ("split_source", "fold", "protocol", "protocol_files", "hold_out_method", "donors",
+                  "split_seed", "val_fraction", "test_fraction")  # fmt: skip
+        if self.split_file:
+            return dict.fromkeys(fields, "split_file says it all")
+        if self.protocol != "none":
+            return dict.fromkeys(("split_source", "test_fraction"), f"protocol {self.protocol} decides it")
+        if self.fold:
+            names = ("split_source", "val_fraction", "test_fraction")
+            return dict.fromkeys(names, "fold decides it")
+        return {}
 
 
 @dataclass(frozen=True)
 class Split:
-    """The split of every clip of one data set, used or not."""
+    """The part of every listed clip of one data set, used or not."""
 
     dataset: str
     split_of: dict[str, str]  # clip_id -> train, val or test
     identity_of: dict[str, str]
     donor_disjoint: set[str]  # val and test clips whose donor does not appear in training either
+    sources_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    group_of: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)  # clip_id -> why it is in no part
+    donor_rule: str = "drop"
+    known_overlap: str = ""
+    # of a published protocol: name -> text, written beside the split file
+    protocol_texts: dict[str, str] = field(default_factory=dict)
 
     def select(self, clips: Sequence[Clip], split: str) -> list[Clip]:
-        """The clips of one split, in listing order."""
+        """The clips of one part, in listing order."""
         return [clip for clip in clips if self.split_of.get(clip.clip_id) == split]
 
+    def describe_dropped(self) -> list[str]:
+        """One line per reason for which clips are in no part."""
+        return [
+            f"{self.dataset}: {count} clips are in no part: {reason}"
+            for reason, count in sorted(Counter(self.dropped.values()).items())
+        ]
 
-def make_split(dataset: str, clips: Sequence[Clip], config: SplitConfig) -> Split:
-    """The split that `config` asks for, for all listed clips. Raises DatasetError where identities would
-    overlap.
+
+def draw_split(listing: Listing, config: SplitConfig) -> Split:
+    """The split that `config` asks for, over all listed clips, prepared or not.
+
+    Raises DatasetError where persons would overlap or a part would be empty.
     """
-    if config.split_file is not None:
-        split = read_split(config.split_file, dataset)
-        unknown = [clip.clip_id for clip in clips if clip.clip_id not in split.split_of]
-        if unknown:
-            raise DatasetError(
-                f"{config.split_file}: says nothing about {len(unknown)} clips of {dataset}, e.g. "
-                f"{unknown[0]}"
-            )
-        require_disjoint(split)
-        return split
-    has_own = all(clip.split is not None for clip in clips)
-    if config.split_source == "metadata" and not has_own:
-        raise DatasetError(f"{dataset}: its metadata gives no split; use --split_source identity")
-    if config.split_source == "metadata" or (config.split_source == "auto" and has_own):
-        split_of = {clip.clip_id: str(clip.split) for clip in clips}
-    else:
-        of_identity = _split_identities(clips, config)
-        split_of = {clip.clip_id: of_identity[clip.identity] for clip in clips}
-    split = Split(dataset, split_of, {c.clip_id: c.identity for c in clips}, _donor_disjoint(clips, split_of))
+    clips = listing.all_clips
+    split_of, dropped, texts = _parts(listing, config)
+    rule = listing.donor_rule if config.donors == "auto" else config.donors
+    if rule == "drop" and not listing.known_overlap:
+        for clip_id in _torn_apart(clips, split_of):
+            del split_of[clip_id]
+            dropped[clip_id] = "its donor is in another part"
+    if config.hold_out_method:
+        _hold_out(clips, split_of, dropped, config.hold_out_method, listing.dataset)
+    split = Split(
+        dataset=listing.dataset,
+        split_of=split_of,
+        identity_of={clip.clip_id: clip.identity for clip in clips},
+        donor_disjoint=_donor_disjoint(clips, split_of),
+        sources_of={clip.clip_id: clip.source_ids for clip in clips if clip.source_ids},
+        group_of={clip.clip_id: clip.split_group for clip in clips if clip.split_group},
+        dropped=dropped,
+        donor_rule=rule,
+        known_overlap=listing.known_overlap,
+        protocol_texts=texts,
+    )
     require_disjoint(split)
     return split
 
 
-def _split_identities(clips: Sequence[Clip], config: SplitConfig) -> dict[str, str]:
-    """identity -> split: shuffled by seed within each stratum; what a stratum cannot give in whole persons is
-    carried over to the next one, so that the totals hold."""
+def _parts(listing: Listing, config: SplitConfig) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """clip_id -> part, clip_id -> why it has none, and the protocol's files."""
+    clips = listing.all_clips
+    if config.protocol != "none":
+        k, _ = config.fold_numbers()
+        train, test, dropped, texts = mrdf5(
+            listing.dataset, clips, k, files=config.protocol_files, seed=config.split_seed
+        )
+        units = _shuffled({clip.unit for clip in train}, config.split_seed)
+        val = set(units[: max(1, round(config.val_fraction * len(units)))])
+        parts = {clip.clip_id: "val" if clip.unit in val else "train" for clip in train}
+        return parts | {clip.clip_id: "test" for clip in test}, dropped, texts
+    if config.fold:
+        of_unit = _fold_units(clips, config)
+        return {clip.clip_id: of_unit[clip.unit] for clip in clips}, {}, {}
+    without = [clip for clip in clips if clip.split is None]
+    if config.split_source == "metadata" and without:
+        raise DatasetError(
+            f"{listing.dataset}: its metadata gives no split of {len(without)} clips, e.g. "
+            f"{without[0].clip_id}; use --split_source identity"
+        )
+    if config.split_source == "identity" or without:
+        of_unit = _draw_units(clips, config)
+        return {clip.clip_id: of_unit[clip.unit] for clip in clips}, {}, {}
+    return _own_parts(listing, config), {}, {}
+
+
+def _own_parts(listing: Listing, config: SplitConfig) -> dict[str, str]:
+    """The data set's own parts; validation is carved from its train part where it has none."""
+    split_of = {clip.clip_id: str(clip.split) for clip in listing.all_clips}
+    found = set(split_of.values())
+    if wrong := found - set(SPLITS):
+        raise DatasetError(f"{listing.dataset}: unknown split {', '.join(sorted(wrong))} in its metadata")
+    if "val" not in found and "train" in found:
+        train = [clip for clip in listing.all_clips if clip.split == "train"]
+        units = _shuffled({clip.unit for clip in train}, config.split_seed)
+        val = set(units[: max(1, round(config.val_fraction * len(units)))])
+        split_of |= {clip.clip_id: "val" for clip in train if clip.unit in val}
+        log.info(
+            "%s has no validation part: %d of its %d training units become one",
+            listing.dataset, len(val), len(units),
+        )  # fmt: skip
+    return split_of
+
+
+def _shuffled(units: Iterable[str], seed: int) -> list[str]:
+    return [str(unit) for unit in np.random.default_rng(seed).permutation(sorted(units))]
+
+
+def _strata(clips: Sequence[Clip]) -> dict[str, set[str]]:
+    """stratum -> units."""
+    stratum_of: dict[str, str] = {}
+    for clip in clips:  # a unit of several strata, such as a pair of persons, belongs to the first by name
+        stratum_of[clip.unit] = min(stratum_of.get(clip.unit, clip.stratum), clip.stratum)
     strata: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        strata[clip.stratum].add(clip.identity)
+    for unit, stratum in stratum_of.items():
+        strata[stratum].add(unit)
+    return strata
+
+
+def _draw_units(clips: Sequence[Clip], config: SplitConfig) -> dict[str, str]:
+    """unit -> part: shuffled by seed within each stratum; what a stratum cannot give in whole units is
+    carried over to the next one, so that the totals hold."""
     rng = np.random.default_rng(config.split_seed)
-    of_identity: dict[str, str] = {}
+    of_unit: dict[str, str] = {}
     due = {"val": 0.0, "test": 0.0}
-    for _, members in sorted(strata.items()):
-        order = [str(identity) for identity in rng.permutation(sorted(members - of_identity.keys()))]
+    for _, members in sorted(_strata(clips).items()):
+        order = [str(unit) for unit in rng.permutation(sorted(members))]
         for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
             due[split] += fraction * len(members)
             count = min(int(due[split] + 0.5), len(order))
             due[split] -= count
-            of_identity |= dict.fromkeys(order[:count], split)
+            of_unit |= dict.fromkeys(order[:count], split)
             order = order[count:]
-        of_identity |= dict.fromkeys(order, "train")
+        of_unit |= dict.fromkeys(order, "train")
     for split in SPLITS:
-        if split not in of_identity.values():
+        if split not in of_unit.values():
             raise DatasetError(
-                f"{len(of_identity)} identities are too few for a {split} split: use a larger "
-                f"--{split}_fraction or "
-                "more data"
+                f"{len(of_unit)} identities are too few for a {split} split: use a larger "
+                f"--{split}_fraction or more data"
                 if split != "train"
                 else "the fractions leave no identity for training"
             )
-    return of_identity
+    return of_unit
+
+
+def _fold_units(clips: Sequence[Clip], config: SplitConfig) -> dict[str, str]:
+    """unit -> part for one of n folds: the k-th is tested, the one after it validates."""
+    k, n = config.fold_numbers()
+    rng = np.random.default_rng(config.split_seed)
+    order = [str(u) for _, units in sorted(_strata(clips).items()) for u in rng.permutation(sorted(units))]
+    if len(order) < n:
+        raise DatasetError(f"{len(order)} identities are too few for {n} folds")
+    parts = {(k - 1) % n: "test", k % n: "val"}
+    return {unit: parts.get(index % n, "train") for index, unit in enumerate(order)}
+
+
+def _torn_apart(clips: Sequence[Clip], split_of: dict[str, str]) -> list[str]:
+    """Fakes with a donor who stands, on screen or as donor of an earlier fake, in another part."""
+    part_of = {clip.identity: split_of[clip.clip_id] for clip in clips if clip.clip_id in split_of}
+    unseen: dict[str, Counter[str]] = defaultdict(Counter)
+    for clip in clips:
+        for donor in clip.source_ids:
+            if donor not in part_of and clip.clip_id in split_of:
+                unseen[donor][split_of[clip.clip_id]] += 1
+    # a donor who is never on screen goes where most of the fakes are, ties by name
+    part_of |= {donor: max(sorted(parts), key=parts.__getitem__) for donor, parts in unseen.items()}
+    return [
+        clip.clip_id
+        for clip in clips
+        if clip.clip_id in split_of
+        and any(part_of[donor] != split_of[clip.clip_id] for donor in clip.source_ids)
+    ]
+
+
+def _hold_out(
+    clips: Sequence[Clip],
+    split_of: dict[str, str],
+    dropped: dict[str, str],
+    methods: tuple[str, ...],
+    dataset: str,
+) -> None:
+    known = {clip.method for clip in clips if clip.label == 1}
+    if unknown := set(methods) - known:
+        raise UsageError(
+            f"--hold_out_method {' '.join(sorted(unknown))}: {dataset} has no such fakes; it has "
+            f"{', '.join(sorted(known))}"
+        )
+    for clip in clips:
+        part = split_of.get(clip.clip_id)
+        if part is None or clip.label == 0 or (clip.method in methods) == (part == "test"):
+            continue
+        del split_of[clip.clip_id]
+        dropped[clip.clip_id] = (
+            "its method is not the held-out one" if part == "test" else "its method is held out"
+        )
 
 
 def _donor_disjoint(clips: Sequence[Clip], split_of: dict[str, str]) -> set[str]:
     trained_on = {
-        person
-        for clip in clips
-        if split_of[clip.clip_id] == "train"
-        for person in (clip.identity, *clip.source_ids)
+        person for clip in clips if split_of.get(clip.clip_id) == "train" for person in clip.persons
     }
-    held_out = [clip for clip in clips if split_of[clip.clip_id] != "train"]
+    held_out = [clip for clip in clips if split_of.get(clip.clip_id) in {"val", "test"}]
     return {clip.clip_id for clip in held_out if trained_on.isdisjoint(clip.source_ids)}
 
 
 def require_disjoint(split: Split) -> None:
-    """Raise DatasetError if a person stands in two splits."""
-    seen: dict[str, str] = {}
+    """Raise DatasetError if a person or a group stands in two parts (a warning if the data set is like that).
+
+    Donors count where the split drops the fakes that they would join.
+    """
+    seen: dict[str, tuple[str, str]] = {}
     for clip_id, name in split.split_of.items():
-        identity = split.identity_of[clip_id]
-        if seen.setdefault(identity, name) != name:
-            raise DatasetError(
-                f"{split.dataset}: {identity} is in {seen[identity]} and in {name} (e.g. {clip_id}); "
-                "--split_source identity draws splits that share nobody"
-            )
-
-
-def _split_text(split: Split) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(SPLIT_COLUMNS)
-    for clip_id, name in sorted(split.split_of.items()):
-        disjoint = int(clip_id in split.donor_disjoint)
-        writer.writerow((split.dataset, clip_id, split.identity_of[clip_id], name, disjoint))
-    return buffer.getvalue()
-
-
-def split_checksum(split: Split) -> str:
-    """The checksum that stands in the split's file."""
-    return hashlib.sha256(_split_text(split).encode()).hexdigest()
-
-
-def write_split(path: Path, split: Split) -> None:
-    """Write a split file atomically."""
-    text = f"# sha256={split_checksum(split)}\n{_split_text(split)}"
-    write_text(path, text)
-
-
-def read_split(path: Path, dataset: str) -> Split:
-    """Read a split file. Raises DatasetError if it is missing, was changed, or is about another data set."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such split file")
-    head, _, text = path.read_text(encoding="utf-8").partition("\n")
-    if head != f"# sha256={hashlib.sha256(text.encode()).hexdigest()}":
-        raise DatasetError(
-            f"{path}: the checksum in its first line does not fit its content; it was changed by hand"
-        )
-    rows = list(csv.DictReader(io.StringIO(text)))
-    if not rows or tuple(rows[0]) != SPLIT_COLUMNS:
-        raise DatasetError(f"{path}: expected the columns {', '.join(SPLIT_COLUMNS)} and at least one row")
-    if others := {row["dataset"] for row in rows} - {dataset}:
-        raise DatasetError(f"{path}: is a split of {', '.join(sorted(others))}, not of {dataset}")
-    if wrong := {row["split"] for row in rows} - set(SPLITS):
-        raise DatasetError(f"{path}: unknown split {', '.join(sorted(wrong))}")
-    return Split(
-        dataset,
-        {row["clip_id"]: row["split"] for row in rows},
-        {row["clip_id"]: row["identity"] for row in rows},
-        {row["clip_id"] for row in rows if row["donor_disjoint"] == "1"},
-    )
+        units = {split.identity_of[clip_id], split.group_of.get(clip_id, "")} - {""}
+        if split.donor_rule == "drop":
+            units.update(split.sources_of.get(clip_id, ()))
+        for unit in sorted(units):
+            other, example = seen.setdefault(unit, (name, clip_id))
+            if other == name:
+                continue
+            message = f"{split.dataset}: {unit} is in {other} ({example}) and in {name} ({clip_id})"
+            if not split.known_overlap:
+                raise DatasetError(f"{message}; --split_source identity draws splits that share nobody")
+            log.warning("%s: %s", message, split.known_overlap)
+            return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from utils.types import ClipBatch
 
 @dataclass(frozen=True, kw_only=True)
 class ClipScores:
-    """One row per clip, in the order of their first windows; logits are means over a clip's windows."""
+    """One row per clip, in the order of their first windows; logits are pooled over a clip's windows."""
 
     clip_ids: list[str]
     labels: np.ndarray  # (n,) 1 = fake
@@ -57,11 +57,12 @@ def evaluate(
     *,
     precision: str = "fp32",
     criterion: nn.Module | None = None,
+    pooling: str = "mean",
     description: str = "evaluate",
     show_progress: bool = True,
 ) -> ClipScores:
-    """Score every window and average the logits of each clip's windows. The model's mode is restored
-    afterwards.
+    """Score every window and pool the logits of each clip's windows: their "mean", or their "max", which
+    finds what was forged only in places. The model's mode is restored afterwards.
     """
     was_training = model.training
     model.eval()
@@ -87,22 +88,26 @@ def evaluate(
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.item() * len(batch.clip_ids)
     model.train(was_training)
-    return _average(windows, has_heads, {name: value / len(windows) for name, value in sums.items()})
+    terms = {name: value / len(windows) for name, value in sums.items()}
+    return _pool(windows, {"mean": np.mean, "max": np.max}[pooling], has_heads, terms)
 
 
-def _average(
-    windows: list[tuple[str, float, float, float, float]], has_heads: bool, terms: dict[str, float]
+def _pool(
+    windows: list[tuple[str, float, float, float, float]],
+    pool: Callable[..., np.ndarray],
+    has_heads: bool,
+    terms: dict[str, float],
 ) -> ClipScores:
     rows: dict[str, list[tuple[float, float, float, float]]] = {}
     for clip_id, *values in windows:
         rows.setdefault(clip_id, []).append(tuple(values))
-    means = np.array([np.mean(values, axis=0) for values in rows.values()]).reshape(-1, 4)
+    pooled = np.array([pool(values, axis=0) for values in rows.values()]).reshape(-1, 4)
     return ClipScores(
         clip_ids=list(rows),
-        labels=means[:, 0],
-        logits=means[:, 1],
-        video_logits=means[:, 2] if has_heads else None,
-        audio_logits=means[:, 3] if has_heads else None,
+        labels=pooled[:, 0],
+        logits=pooled[:, 1],
+        video_logits=pooled[:, 2] if has_heads else None,
+        audio_logits=pooled[:, 3] if has_heads else None,
         num_windows=np.array([len(values) for values in rows.values()]),
         mean_terms=terms,
     )

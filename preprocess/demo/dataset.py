@@ -22,19 +22,16 @@ from tqdm import tqdm
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
 from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
 from preprocess.demo.identities import make_identity
+from preprocess.demo.layouts import LAYOUTS, LEAD_IN_FRAMES, plan_clips
 from preprocess.demo.plan import (
     FPS,
     GENERATOR_VERSION,
-    HEADER,
     DemoConfig,
     PlannedClip,
     Scene,
-    clip_folder,
     draw_scene,
     gender_of,
     generator,
-    metadata_row,
-    plan_clips,
 )
 from preprocess.demo.speech import (
     SAMPLE_RATE_HZ,
@@ -53,7 +50,6 @@ from utils.media import VideoWriter
 log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "demo_manifest.json"
-METADATA_NAME = "meta_data.csv"
 
 
 def _utterance(config: DemoConfig, identity: int, scene: int, onset_s: float, *, voice: int) -> Utterance:
@@ -105,7 +101,7 @@ def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedCl
         for clip in wanted:
             if clip.scene != index:
                 continue
-            if clip.method.startswith("faceswap") and clip.donor not in donors:
+            if clip.forgery and clip.forgery.swaps_face and clip.donor not in donors:
                 donors[clip.donor] = _donor_pictures(config, clip.donor)
             number = clips.index(clip)
             forged, voice = _forge(config, clip, number, scene, said, frames, landmarks, donors)
@@ -124,14 +120,16 @@ def _forge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames and voice of a clip, before camera and microphone; those of the scene where they are genuine."""
     rng = generator(config, clip.identity, 7, number)
-    voice, heard = said.waveform, said
-    if clip.category.endswith("FakeAudio"):
+    voice, heard, forgery = said.waveform, said, clip.forgery
+    if forgery is None:
+        return frames, voice
+    if forgery.changes_voice:
         heard = _utterance(config, clip.identity, clip.scene, scene.onset_s, voice=number)
         voice = revoice(heard.waveform, SAMPLE_RATE_HZ, rng)
-    if clip.method.startswith("faceswap"):
+    if forgery.swaps_face:
         frames = swap_faces(frames, landmarks, *donors[clip.donor], rng, config)
-    if clip.method.endswith("wav2lip"):
-        if clip.category == "FakeVideo-RealAudio":
+    if forgery.drives_lips:
+        if not forgery.changes_voice:
             # the lips follow a track that is not the one to be heard
             heard = _utterance(config, clip.donor, clip.scene, scene.onset_s, voice=number)
         openings = MAX_OPENING * _per_frame(heard.opening, len(frames))
@@ -140,7 +138,7 @@ def _forge(
 
 
 def _path(config: DemoConfig, clip: PlannedClip) -> Path:
-    return config.output / clip_folder(clip) / clip.file_name
+    return config.output / clip.path
 
 
 def _write_clip(
@@ -160,12 +158,28 @@ def _write_clip(
     partial = path.with_name(f".{path.stem}.partial.mp4")
     size = config.frame_size
     with VideoWriter(partial, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
-        writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # low enough to be used up by any voice
+        if not clip.silent:
+            writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # low enough to be used up by any voice
         for frame in _film(frames, scene, rng):
             writer.write(frame)
-        writer.write_audio(waveform)
+        if not clip.silent:
+            writer.write_audio(waveform)
+    if clip.sound is not None:
+        _write_sound(config.output / clip.sound, waveform, room)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _write_sound(path: Path, waveform: np.ndarray, rng: np.random.Generator) -> None:
+    """The sound of a whole downloaded video: before the sequence begins, there is noise."""
+    import soundfile
+
+    lead_in = round(LEAD_IN_FRAMES / FPS * SAMPLE_RATE_HZ)
+    before = 0.3 * float(np.abs(waveform).max()) * rng.standard_normal(lead_in)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial.wav")
+    soundfile.write(partial, np.concatenate([before, waveform]), SAMPLE_RATE_HZ, subtype="PCM_16")
     partial.rename(path)
 
 
@@ -225,10 +239,11 @@ def _is_complete(config: DemoConfig, manifest: dict) -> bool:
     return complete
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_file(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
@@ -246,16 +261,18 @@ def make_demo_set(config: DemoConfig) -> Path:
     config.output.mkdir(parents=True, exist_ok=True)
     manifest_path = config.output / MANIFEST_NAME
     if manifest is None:
-        _write_text(manifest_path, json.dumps({"settings": _settings(config), "files": {}}, indent=1))
+        _write_file(manifest_path, json.dumps({"settings": _settings(config), "files": {}}, indent=1))
     clips = plan_clips(config)
     by_identity: dict[int, list[PlannedClip]] = {}
     for clip in clips:
         by_identity.setdefault(clip.identity, []).append(clip)
     _run_workers(config, by_identity)
-    _write_text(config.output / METADATA_NAME, "\n".join([HEADER, *map(metadata_row, clips)]) + "\n")
-    names = [METADATA_NAME, *(f"{clip_folder(clip)}/{clip.file_name}" for clip in clips)]
+    metadata = LAYOUTS[config.layout].metadata(config, clips)
+    for name, content in metadata.items():
+        _write_file(config.output / name, content)
+    names = [*metadata, *(name for clip in clips for name in (clip.path, clip.sound) if name)]
     files = {name: file_sha256(config.output / name) for name in names}
-    _write_text(manifest_path, json.dumps({"settings": _settings(config), "files": files}, indent=1))
+    _write_file(manifest_path, json.dumps({"settings": _settings(config), "files": files}, indent=1))
     log.info("%s: %d clips of %d identities", config.output, len(clips), config.num_identities)
     return config.output
 

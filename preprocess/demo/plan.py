@@ -1,8 +1,8 @@
-"""What the demo set holds: identities, scenes, clips, names and metadata, in FakeAVCeleb's layout.
+"""What the demo set is made of: flags, scenes, forgeries, planned clips.
 
-Every identity gets three genuine clips ("scenes") and five fakes. A fake is made from a scene of its identity
-and keeps the scene's room, light, camera, microphone and encoder setting, so that none of these can tell real
-from fake.
+A fake is made from a genuine clip ("scene") of its identity and keeps the scene's room, light, camera,
+microphone and encoder setting, so that none of these can tell real from fake. Which clips there are and what
+they are called is the business of `layouts.py`.
 """
 
 from __future__ import annotations
@@ -17,38 +17,22 @@ from preprocess.demo.forgeries import ForgeryConfig
 from preprocess.demo.speech import Recording, draw_recording
 from utils.config import opt
 
-HEADER = "source,target1,target2,method,category,type,race,gender,path,"
-FOLDER_PREFIX = "FakeAVCeleb"
 GENERATOR_VERSION = 2  # raise it when the same seed gives other files
-# FakeAVCeleb's own cells; here they are names of folders and say nothing about the faces in them
-CELLS = tuple(
-    (race, gender)
-    for gender in ("men", "women")
-    for race in ("African", "Asian (East)", "Asian (South)", "Caucasian (American)", "Caucasian (European)")
-)
-CATEGORY_LETTERS = {
-    "RealVideo-RealAudio": "A",
-    "RealVideo-FakeAudio": "B",
-    "FakeVideo-RealAudio": "C",
-    "FakeVideo-FakeAudio": "D",
-}
-FAKES = (
-    ("RealVideo-FakeAudio", "rtvc"),
-    ("FakeVideo-RealAudio", "wav2lip"),
-    ("FakeVideo-RealAudio", "faceswap"),
-    ("FakeVideo-FakeAudio", "wav2lip"),
-    ("FakeVideo-FakeAudio", "faceswap-wav2lip"),
-)
-SCENES_PER_IDENTITY = 3
 FPS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(ForgeryConfig):
-    """preprocess.demo: a generated raw data set in FakeAVCeleb's download layout."""
+    """preprocess.demo: a generated raw data set in a real one's download layout."""
 
     output: Path = opt(dataclasses.MISSING, "folder to write; becomes the root of the raw data set")
-    num_identities: int = opt(40, "pseudo-identities; each has 3 genuine and 5 fake clips")
+    layout: str = opt(
+        "fakeavceleb",
+        "whose folders, names, metadata and kinds of forgery: fakeavceleb and kodf have 3 genuine and 5 fake "
+        "clips of each person, ffpp has 1 and 4",
+        choices=("fakeavceleb", "kodf", "ffpp"),
+    )
+    num_identities: int = opt(40, "pseudo-identities")
     seed: int = opt(0, "the same seed gives the same pictures and sounds")
     num_workers: int = opt(2, "processes; does not change the result")
     duration_s: float = opt(3.0, "length of every clip in seconds")
@@ -82,6 +66,18 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Forgery:
+    """What is done to a genuine clip, under the data set's names for it."""
+
+    category: str
+    method: str
+    swaps_face: bool = False
+    drives_lips: bool = False
+    changes_voice: bool = False
+    needs_donor: bool = True  # a second person is named in the metadata
+
+
+@dataclass(frozen=True)
 class PlannedClip:
     """One file of the set."""
 
@@ -89,66 +85,20 @@ class PlannedClip:
     scene: int  # index of the genuine clip that it is, or is made from
     category: str
     method: str
+    forgery: Forgery | None  # None: genuine
     donor: int | None
-    file_name: str
+    path: str  # below the root
+    sound: str | None = None  # where its sound lies if the video is silent; None there: nowhere
+    silent: bool = False
 
     @property
     def is_fake(self) -> bool:
-        return self.category != "RealVideo-RealAudio"
-
-
-def identity_name(index: int) -> str:
-    """FakeAVCeleb's spelling of a person: id00076."""
-    return f"id{76 + 37 * index:05d}"
-
-
-def clip_folder(clip: PlannedClip) -> str:
-    """Folder of a clip below the root, e.g. RealVideo-RealAudio/African/men/id00076."""
-    race, gender = cell_of(clip.identity)
-    return f"{clip.category}/{race}/{gender}/{identity_name(clip.identity)}"
-
-
-def cell_of(identity: int) -> tuple[str, str]:
-    """Race and gender folder of an identity; neighbours get different ones."""
-    return CELLS[(identity * 7) % len(CELLS)]
+        return self.forgery is not None
 
 
 def gender_of(identity: int) -> str:
-    """Gender folder, "men" or "women": decides the range of the voice."""
-    return cell_of(identity)[1]
-
-
-def plan_clips(config: DemoConfig) -> list[PlannedClip]:
-    """All clips of the set, identity by identity. Which scene a fake comes from is drawn evenly."""
-    clips = []
-    for identity in range(config.num_identities):
-        rng = generator(config, identity, 0)
-        donor = (identity + 1 + int(rng.integers(config.num_identities - 1))) % config.num_identities
-        numbers = [f"{100 * (identity + 1) + 9 * (scene + 1):05d}" for scene in range(SCENES_PER_IDENTITY)]
-        for scene, number in enumerate(numbers):
-            clips.append(PlannedClip(identity, scene, "RealVideo-RealAudio", "real", None, f"{number}.mp4"))
-        scenes = np.concatenate([rng.permutation(SCENES_PER_IDENTITY) for _ in range(2)])
-        for (category, method), scene in zip(FAKES, scenes, strict=False):
-            name = identity_name(donor)
-            has_donor = method != "rtvc" and (category, method) != ("FakeVideo-FakeAudio", "wav2lip")
-            endings = {
-                ("RealVideo-FakeAudio", "rtvc"): "fake",
-                ("FakeVideo-RealAudio", "wav2lip"): f"0_{name}_wavtolip",
-                ("FakeVideo-RealAudio", "faceswap"): f"{name}",
-                ("FakeVideo-FakeAudio", "wav2lip"): "fake_wavtolip",
-                ("FakeVideo-FakeAudio", "faceswap-wav2lip"): f"1_{name}_wavtolip",
-            }
-            clips.append(
-                PlannedClip(
-                    identity,
-                    int(scene),
-                    category,
-                    method,
-                    donor if has_donor else None,
-                    f"{numbers[int(scene)]}_{endings[category, method]}.mp4",
-                )
-            )
-    return clips
+    """ "men" or "women": decides the range of the voice."""
+    return ("men", "women")[(identity * 7) % 10 // 5]
 
 
 def draw_scene(config: DemoConfig, identity: int, scene: int) -> Scene:
@@ -168,17 +118,6 @@ def draw_scene(config: DemoConfig, identity: int, scene: int) -> Scene:
         gain=tuple(same.uniform(0.82, 1.15) * same.uniform(0.95, 1.05, 3)),
         face_scale=float(same.uniform(0.9, 1.1)),
     )
-
-
-def metadata_row(clip: PlannedClip) -> str:
-    """The clip's line of meta_data.csv: ten values under nine names, as in FakeAVCeleb."""
-    race, gender = cell_of(clip.identity)
-    donor = "-" if clip.donor is None else identity_name(clip.donor)
-    values = (
-        *(identity_name(clip.identity), donor, "-", clip.method, CATEGORY_LETTERS[clip.category]),
-        *(clip.category, race, gender, clip.file_name, f"{FOLDER_PREFIX}/{clip_folder(clip)}"),
-    )
-    return ",".join(values)
 
 
 def generator(config: DemoConfig, *keys: int) -> np.random.Generator:

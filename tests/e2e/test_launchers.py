@@ -31,7 +31,7 @@ def test_variables_reach_the_configuration_and_flags_win_over_them(launcher):
     config = json.loads(result.stdout)
     assert config["train"]["epochs"] == 7
     assert config["train"]["seed"] == 5
-    assert config["train"]["dataset"] == launcher.removeprefix("run_").removesuffix(".sh")
+    assert config["train"]["dataset"] == [launcher.removeprefix("run_").removesuffix(".sh")]
     assert config["loss"]["auxiliary_weight"] == 0.3
     assert config["model"]["feature_dim"] == 64
 
@@ -74,7 +74,7 @@ def test_paths_in_variables_are_the_callers(tmp_path):
         env=os.environ | variables | {"PATH": path},
     )
     config = json.loads(result.stdout)["train"]
-    assert config["data_root"] == str(tmp_path / "my data")
+    assert config["data_root"] == [str(tmp_path / "my data")]
     assert config["run_dir"] == str(tmp_path / "my run")
 
 

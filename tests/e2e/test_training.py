@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loaders.split_files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import write_fakeavceleb_tree
 
@@ -71,7 +72,7 @@ def test_a_run_directory_holds_what_the_readme_says(unbroken):
     assert list(unbroken.glob("events.out.tfevents.*"))
     split = (unbroken / "splits" / "fakeavceleb.csv").read_text()
     assert split.startswith("# sha256=")
-    assert split.count("\n") == 2 + 48
+    assert split.count("\n") == 3 + 48
     assert {path.name for path in unbroken.iterdir() if path.suffix == ".pt"} == {"best.pt", "last.pt"}
 
 
@@ -131,8 +132,9 @@ def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken
     }
     predictions = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert len(predictions) == 12
-    split = (unbroken / "splits" / "fakeavceleb.csv").read_text()
-    assert all(f"{row['clip_id']},{row['identity']},test" in split for row in predictions)
+    split = read_split(unbroken / "splits" / "fakeavceleb.csv")
+    assert all(split.split_of[row["clip_id"]] == "test" for row in predictions)
+    assert all(split.identity_of[row["clip_id"]] == row["identity"] for row in predictions)
     assert {row["num_windows"] for row in predictions} == {"3"}
     for name in ("roc.png", "scores.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

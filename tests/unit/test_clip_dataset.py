@@ -216,6 +216,19 @@ def test_balanced_sampling_draws_classes_alike_and_clips_evenly():
     assert sorted(index for index, _ in TrainingSampler(["all"] * 40, seed=3)) == list(range(40))
 
 
+def test_data_sets_have_their_shares_and_are_balanced_within(tmp_path):
+    clips = [
+        make_clip(tmp_path, clip_id=f"{name}/{i}", dataset=name, label=int(i % 4 > 0))
+        for name, count in (("large", 80), ("small", 16)) for i in range(count)
+    ]  # fmt: skip
+    _, sampler = training_loader(
+        clips, DataConfig(), WorkerConfig(batch_size=4, num_workers=0),
+        balance="label", seed=1, dataset_weights={"large": 1.0, "small": 2.0},
+    )  # fmt: skip
+    drawn = Counter((clips[index].dataset, clips[index].label) for index, _ in sampler)
+    assert drawn == {("large", 0): 16, ("large", 1): 16, ("small", 0): 32, ("small", 1): 32}
+
+
 def test_the_training_loader_balances_by_the_label_rule(tmp_path):
     folders = [write_clip_folder(tmp_path / f"a{i}", num_frames=15) for i in range(3)]
     voices = [make_clip(folder, label=1, video_label=0, audio_label=1) for folder in folders]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from sklearn.metrics import roc_auc_score
 
 from preprocess.demo import speech
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
-from preprocess.demo.dataset import MANIFEST_NAME, METADATA_NAME, make_demo_set
+from preprocess.demo.dataset import MANIFEST_NAME, make_demo_set
 from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
 from preprocess.demo.geometry import CHIN, FACE_OVAL, NOSE_BASE, face_height, lip_opening, spline_map
 from preprocess.demo.identities import make_identity
-from preprocess.demo.plan import FPS, DemoConfig, clip_folder, draw_scene, plan_clips
+from preprocess.demo.layouts import plan_clips
+from preprocess.demo.plan import FPS, DemoConfig, draw_scene
 from utils.errors import DatasetError
 from utils.media import iterate_audio, iterate_frames
 
@@ -38,7 +40,7 @@ def root(config):
 
 @pytest.fixture(scope="module")
 def rows(root):
-    with (root / METADATA_NAME).open(newline="") as file:
+    with (root / "meta_data.csv").open(newline="") as file:
         return list(csv.reader(file))
 
 
@@ -138,7 +140,7 @@ def test_lips_follow_the_sound_where_they_should(clips):
 
 
 def test_all_clips_have_one_length_and_the_loudness_of_their_scene(clips, config):
-    planned = {clip.file_name: clip for clip in plan_clips(config)}
+    planned = {Path(clip.path).name: clip for clip in plan_clips(config)}
     for row, frames, waveform, _ in clips:
         clip = planned[row[8]]
         scene = draw_scene(config, clip.identity, clip.scene)
@@ -182,7 +184,7 @@ def test_no_property_of_a_scene_tells_a_category_from_genuine(seed, tmp_path):
 
 def test_default_plan_has_distinct_files_identities_and_donors(tmp_path):
     clips = plan_clips(DemoConfig(output=tmp_path))
-    paths = [f"{clip_folder(clip)}/{clip.file_name}" for clip in clips]
+    paths = [clip.path for clip in clips]
     assert len(set(paths)) == len(clips) == 40 * 8
     assert all(clip.donor != clip.identity for clip in clips)
     assert len({path.split("/", 1)[1].rsplit("/", 2)[0] for path in paths}) >= 4

@@ -3,9 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from loaders.splits import SPLITS, SplitConfig, make_split, read_split, split_checksum, write_split
+from loaders.listing import Listing
+from loaders.split_files import make_split, read_split, split_checksum, write_split
+from loaders.splits import SPLITS, SplitConfig, require_disjoint
 from tests.clip_factory import make_clip
-from utils.errors import DatasetError
+from utils.errors import DatasetError, UsageError
+
+
+def split_of(clips, dataset="d", *, donor_rule="keep", known_overlap="", **flags):
+    """The split of some clips under flags."""
+    listing = Listing(dataset, list(clips), donor_rule=donor_rule, known_overlap=known_overlap)
+    return make_split(listing, SplitConfig(**flags))
 
 
 def clips_of(num_identities, *, per_identity=3, strata=4, donors=True):
@@ -26,7 +34,7 @@ def persons(split, part):
 
 def test_fakeavcelebs_500_identities_split_70_10_20_in_every_cell():
     clips = clips_of(500, strata=10)
-    split = make_split("d", clips, SplitConfig())
+    split = split_of(clips)
     assert [len(persons(split, part)) for part in SPLITS] == [350, 50, 100]
     strata = {clip.identity: clip.stratum for clip in clips}
     assert set(Counter(strata[p] for p in persons(split, "test")).values()) == {10}
@@ -35,7 +43,7 @@ def test_fakeavcelebs_500_identities_split_70_10_20_in_every_cell():
 
 def test_nobody_is_in_two_splits_and_everybody_is_in_one():
     clips = clips_of(31)
-    split = make_split("d", clips, SplitConfig(val_fraction=0.2, test_fraction=0.25))
+    split = split_of(clips, val_fraction=0.2, test_fraction=0.25)
     train, val, test = (persons(split, part) for part in SPLITS)
     assert not train & val
     assert not train & test
@@ -46,14 +54,14 @@ def test_nobody_is_in_two_splits_and_everybody_is_in_one():
 
 def test_the_split_depends_on_the_seed_alone():
     clips = clips_of(40)
-    first = make_split("d", clips, SplitConfig())
-    assert make_split("d", clips[::-1], SplitConfig()).split_of == first.split_of
-    assert make_split("d", clips, SplitConfig(split_seed=1)).split_of != first.split_of
+    first = split_of(clips)
+    assert split_of(clips[::-1]).split_of == first.split_of
+    assert split_of(clips, split_seed=1).split_of != first.split_of
 
 
 def test_donor_disjoint_clips_share_no_face_with_training():
     clips = clips_of(40)
-    split = make_split("d", clips, SplitConfig())
+    split = split_of(clips)
     trained_on = {
         person
         for c in clips
@@ -71,31 +79,197 @@ def test_the_data_sets_own_split_is_used_unless_it_leaks():
     own = [
         make_clip(Path(str(i)), clip_id=f"d/{i}", identity=f"d/id{i}", split=SPLITS[i % 3]) for i in range(6)
     ]
-    assert make_split("d", own, SplitConfig()).split_of["d/1"] == "val"
+    assert split_of(own).split_of["d/1"] == "val"
     leaky = [*own, make_clip(Path("x"), clip_id="d/x", identity="d/id0", split="test")]
-    with pytest.raises(DatasetError, match="d/id0 is in train and in test"):
-        make_split("d", leaky, SplitConfig())
+    with pytest.raises(DatasetError, match="d/id0 is in train .* and in test"):
+        split_of(leaky)
     with pytest.raises(DatasetError, match="gives no split"):
-        make_split("d", clips_of(10), SplitConfig(split_source="metadata"))
+        split_of(clips_of(10), split_source="metadata")
 
 
 def test_split_files_come_back_and_notice_changes(tmp_path):
     clips, path = clips_of(20), tmp_path / "splits" / "d.csv"
-    split = make_split("d", clips, SplitConfig())
-    write_split(path, split)
-    assert read_split(path, "d") == split
+    split = split_of(clips, donor_rule="drop")
+    write_split(tmp_path / "splits", split)
+    assert read_split(path) == split
     assert path.read_text().startswith(f"# sha256={split_checksum(split)}\n")
-    assert make_split("d", clips, SplitConfig(split_file=path)).split_of == split.split_of
-    with pytest.raises(DatasetError, match="not of other"):
-        read_split(path, "other")
+    again = split_of(clips, split_file=(path,))
+    assert (again.split_of, again.dropped) == (split.split_of, split.dropped)
+    with pytest.raises(UsageError, match=r"one file for other: .* is about d"):
+        split_of(clips, "other", split_file=(path,))
     more = [*clips, make_clip(Path("x"), clip_id="d/x")]
     with pytest.raises(DatasetError, match="says nothing about 1 clips of d, e.g. d/x"):
-        make_split("d", more, SplitConfig(split_file=path))
+        split_of(more, split_file=(path,))
     path.write_text(path.read_text().replace(",test,", ",train,", 1))
     with pytest.raises(DatasetError, match="checksum"):
-        read_split(path, "d")
+        read_split(path)
 
 
 def test_too_few_identities_are_an_error():
     with pytest.raises(DatasetError, match="too few for a"):
-        make_split("d", clips_of(2), SplitConfig())
+        split_of(clips_of(2))
+
+
+def test_a_fake_whose_two_persons_fall_apart_is_dropped_and_counted():
+    clips = clips_of(40)
+    split = split_of(clips, donor_rule="drop")
+    part = {c.identity: split.split_of[c.clip_id] for c in clips if not c.source_ids}
+    torn = {c.clip_id for c in clips if c.source_ids and part[c.identity] != part[c.source_ids[0]]}
+    assert 0 < len(torn) < 40
+    assert set(split.dropped) == torn
+    assert split.split_of.keys().isdisjoint(torn)
+    assert split.describe_dropped() == [f"d: {len(torn)} clips are in no part: its donor is in another part"]
+    for a in SPLITS:
+        for b in SPLITS:
+            if a < b:
+                people = [{q for c in split.select(clips, x) for q in c.persons} for x in (a, b)]
+                assert people[0].isdisjoint(people[1])
+    assert not split_of(clips, donor_rule="drop", donors="keep").dropped
+
+
+def test_a_donor_who_is_never_on_screen_is_in_one_part_only():
+    clips = [
+        make_clip(Path(f"{i}_{k}"), clip_id=f"d/{i}_{k}", identity=f"d/p{i}", label=k, video_label=k,
+                  source_ids=("d/stranger",) if k else (), dataset="d")
+        for i in range(10) for k in range(2)
+    ]  # fmt: skip
+    split = split_of(clips, donor_rule="drop")
+    parts = {split.split_of[c.clip_id] for c in clips if c.source_ids and c.clip_id in split.split_of}
+    assert parts == {"train"}
+    assert len(split.dropped) == 3
+
+
+def test_pairs_stay_together():
+    """As in DeepfakeTIMIT: each subject has the other one's face."""
+    clips = []
+    for pair in range(16):
+        for a, b in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
+            for k, donor in enumerate([(), (f"d/s{b}",)]):
+                clips.append(
+                    make_clip(Path("x"), clip_id=f"d/{a}_{k}", identity=f"d/s{a}", source_ids=donor,
+                              label=k, video_label=k, split_group=f"d/pair{pair}", dataset="d")
+                )  # fmt: skip
+    split = split_of(clips, donor_rule="drop", val_fraction=0.125, test_fraction=0.25)
+    assert not split.dropped
+    groups = [{c.split_group for c in split.select(clips, part)} for part in SPLITS]
+    assert [len(group) for group in groups] == [10, 2, 4]
+    first = next(c.clip_id for c in clips if c.split_group == "d/pair0")
+    split.split_of[first] = {"train": "test", "val": "test", "test": "train"}[split.split_of[first]]
+    with pytest.raises(DatasetError, match="is in"):
+        require_disjoint(split)
+
+
+def test_validation_is_carved_from_training_where_the_data_set_has_none():
+    own = [
+        make_clip(Path(str(i)), clip_id=f"d/{i}", identity=f"d/p{i // 2}", dataset="d",
+                  split="test" if i >= 40 else "train")
+        for i in range(60)
+    ]  # fmt: skip
+    split = split_of(own, val_fraction=0.2)
+    assert {c.clip_id for c in split.select(own, "test")} == {f"d/{i}" for i in range(40, 60)}
+    assert len(split.select(own, "val")) == 8
+    train, val = ({c.identity for c in split.select(own, part)} for part in ("train", "val"))
+    assert train.isdisjoint(val)
+
+
+def test_an_overlap_by_design_is_a_warning(caplog):
+    own = [make_clip(Path(str(i)), clip_id=f"d/{i}", identity="d/star", split=SPLITS[i]) for i in range(3)]
+    with pytest.raises(DatasetError, match="d/star is in train"):
+        split_of(own)
+    assert len(split_of(own, known_overlap="the list shares celebrities").split_of) == 3
+    assert "the list shares celebrities" in caplog.text
+
+
+def test_every_person_is_tested_in_exactly_one_fold():
+    clips = clips_of(23)
+    tested = []
+    for k in range(1, 6):
+        split = split_of(clips, fold=f"{k}/5")
+        train, val, test = (persons(split, part) for part in SPLITS)
+        assert len(train | val | test) == len(train) + len(val) + len(test)
+        assert val == persons(split_of(clips, fold=f"{k % 5 + 1}/5"), "test")
+        tested += sorted(test)
+    assert len(tested) == len(set(tested)) == 23
+    with pytest.raises(ValueError, match="fold must look like 2/5"):
+        SplitConfig(fold="6/5")
+    with pytest.raises(ValueError, match="fold must look like 2/5"):
+        SplitConfig(fold="1/2")
+
+
+def with_methods(num_identities):
+    return [
+        make_clip(Path("x"), clip_id=f"d/{i}_{method}", identity=f"d/p{i:03d}", method=method,
+                  label=int(method != "real"), video_label=int(method != "real"), dataset="d")
+        for i in range(num_identities) for method in ("real", "wav2lip", "faceswap", "fsgan")
+    ]  # fmt: skip
+
+
+def test_a_held_out_method_is_seen_in_testing_only():
+    clips = with_methods(20)
+    split = split_of(clips, hold_out_method=("wav2lip",))
+    methods = {part: {c.method for c in split.select(clips, part)} for part in SPLITS}
+    assert methods["train"] == methods["val"] == {"real", "faceswap", "fsgan"}
+    assert methods["test"] == {"real", "wav2lip"}
+    assert sorted(set(split.dropped.values())) == [
+        "its method is held out",
+        "its method is not the held-out one",
+    ]
+    assert len(split.dropped) + len(split.split_of) == len(clips)
+    with pytest.raises(UsageError, match="has no such fakes; it has faceswap, fsgan, wav2lip"):
+        split_of(clips, hold_out_method=("stylegan",))
+
+
+def mrdf_clips(num_identities, *, fakes_per_category=3):
+    """FakeAVCeleb in small: one real clip and one fake voice a person, several of the other categories."""
+    counts = {"RealVideo-RealAudio": 1, "RealVideo-FakeAudio": 1, "FakeVideo-RealAudio": fakes_per_category,
+              "FakeVideo-FakeAudio": fakes_per_category}  # fmt: skip
+    return [
+        make_clip(Path("x"), clip_id=f"fakeavceleb/{category}/{i}_{k}", identity=f"fakeavceleb/id{i:05d}",
+                  category=category, label=int("Fake" in category), dataset="fakeavceleb")
+        for category, count in counts.items() for i in range(num_identities) for k in range(count)
+    ]  # fmt: skip
+
+
+def test_mrdfs_folds_have_1600_and_400_clips_and_their_files_come_back(tmp_path):
+    clips = mrdf_clips(500)
+    split = split_of(clips, "fakeavceleb", protocol="mrdf5", fold="2")
+    train, val, test = (split.select(clips, part) for part in SPLITS)
+    assert (len(train) + len(val), len(test)) == (1600, 400)
+    assert set(Counter(c.category for c in test).values()) == {100}
+    assert set(Counter(c.category for c in train + val).values()) == {400}
+    assert len(val) == 160
+    assert all(c.clip_id.endswith("_0") for c in train + val + test)
+    assert not persons(split, "train") & persons(split, "test")
+    assert split.dropped["fakeavceleb/FakeVideo-FakeAudio/0_2"].endswith("first clip of the category")
+
+    write_split(tmp_path, split)
+    folder = tmp_path / "fakeavceleb"
+    lines = (folder / "train_2.txt").read_text().splitlines()
+    assert len(lines) == 401
+    again = split_of(clips, "fakeavceleb", protocol="mrdf5", fold="2/5", protocol_files=folder, split_seed=7)
+    assert {c.clip_id for c in again.select(clips, "test")} == {c.clip_id for c in test}
+    tested = [
+        persons(split_of(clips, "fakeavceleb", protocol="mrdf5", fold=str(k)), "test") for k in range(1, 6)
+    ]
+    assert len(set.union(*tested)) == sum(map(len, tested)) == 500
+
+
+def test_mrdfs_fold_files_that_do_not_fit_are_named(tmp_path):
+    clips = mrdf_clips(10)
+    with pytest.raises(UsageError, match="is one of fakeavceleb, not of kodf"):
+        split_of(clips, "kodf", protocol="mrdf5", fold="1")
+    with pytest.raises(DatasetError, match=r"train_1.txt: no such fold file"):
+        split_of(clips, "fakeavceleb", protocol="mrdf5", fold="1", protocol_files=tmp_path)
+    for k in range(1, 6):
+        (tmp_path / f"train_{k}.txt").write_text("source\nid00001,x\nid99999,y\n")
+    with pytest.raises(DatasetError, match=r"1 of its 2 persons are not in the data set, e.g. id99999"):
+        split_of(clips, "fakeavceleb", protocol="mrdf5", fold="1", protocol_files=tmp_path)
+    with pytest.raises(ValueError, match="needs --fold"):
+        SplitConfig(protocol="mrdf5")
+
+
+def test_flags_without_effect_are_known():
+    assert "val_fraction" in SplitConfig(split_file=(Path("x"),)).unused()
+    assert "test_fraction" in SplitConfig(fold="1/5").unused()
+    assert "val_fraction" not in SplitConfig(protocol="mrdf5", fold="1").unused()
+    assert SplitConfig().unused() == {}

@@ -1,0 +1,49 @@
+"""Data sets -> the train, validation and test clips of their union."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders import DATASETS
+from loaders.clip_dataset import clip_labels
+from loaders.listing import Listing, ListingConfig, summarize
+from loaders.split_files import make_split
+from loaders.splits import SPLITS, Split, SplitConfig
+from utils.errors import UsageError
+from utils.types import Clip
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was found of some data sets, and how it is split."""
+
+    listings: dict[str, Listing]
+    splits: dict[str, Split]
+    clips: dict[str, list[Clip]]  # part -> clips of all data sets
+    table: list[str]  # for the log: clips per data set, part, category and fate
+
+
+def load_parts(
+    data_roots: Mapping[str, Path], listing_config: ListingConfig, split_config: SplitConfig, label_rule: str
+) -> Parts:
+    """List the data sets (name -> prepared root) and split each. Writes nothing.
+
+    Raises DatasetError where data or splits are wrong, UsageError if train or val of the union has one class.
+    """
+    parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
+    for name, root in data_roots.items():
+        listing = parts.listings[name] = DATASETS[name](root, listing_config)
+        split = parts.splits[name] = make_split(listing, split_config)
+        for part in SPLITS:
+            parts.clips[part] += split.select(listing.clips, part)
+        parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
+    for part in ("train", "val"):
+        classes = Counter(clip_labels(clip, label_rule)[0] for clip in parts.clips[part])
+        if len(classes) < 2:
+            raise UsageError(
+                f"the {part} split of {' + '.join(data_roots)} has one class only: {dict(classes)} (1 = fake)"
+            )
+    return parts

@@ -1,0 +1,122 @@
+"""The files that keep a split: a CSV with the columns of `SPLIT_COLUMNS`, after a first line "# sha256=..."
+over the rest of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from loaders.listing import Listing
+from loaders.splits import SPLITS, Split, SplitConfig, draw_split, require_disjoint
+from utils.errors import DatasetError, UsageError
+from utils.files import write_text
+
+log = logging.getLogger(__name__)
+
+SPLIT_COLUMNS = (
+    "dataset",
+    "clip_id",
+    "identity",
+    "source_ids",  # ";" between them
+    "group",
+    "split",  # empty: in no part, for the reason given
+    "donor_disjoint",
+    "reason",
+)
+
+
+def make_split(listing: Listing, config: SplitConfig) -> Split:
+    """The split of a data set: from its split file where one is given, else as the other flags ask.
+
+    Raises DatasetError where persons would overlap, or where the file does not know a clip.
+    """
+    if not config.split_file:
+        return draw_split(listing, config)
+    clips = listing.all_clips
+    path, split = _file_of(config.split_file, listing.dataset)
+    if unknown := [c.clip_id for c in clips if c.clip_id not in split.split_of | split.dropped]:
+        raise DatasetError(
+            f"{path}: says nothing about {len(unknown)} clips of {listing.dataset}, e.g. {unknown[0]}"
+        )
+    require_disjoint(split)
+    return split
+
+
+def _file_of(paths: Sequence[Path], dataset: str) -> tuple[Path, Split]:
+    splits = [(path, read_split(path)) for path in paths]
+    of_dataset = [(path, split) for path, split in splits if split.dataset == dataset]
+    if len(of_dataset) != 1:
+        about = ", ".join(f"{path} is about {split.dataset}" for path, split in splits)
+        raise UsageError(f"--split_file needs one file for {dataset}: {about}")
+    return of_dataset[0]
+
+
+def _split_text(split: Split) -> str:
+    buffer = io.StringIO()
+    # what decides whether the split is disjoint belongs to it
+    buffer.write(f"# donor_rule={split.donor_rule} known_overlap={split.known_overlap}\n")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(SPLIT_COLUMNS)
+    for clip_id in sorted(split.split_of.keys() | split.dropped.keys()):
+        writer.writerow(
+            (
+                split.dataset,
+                clip_id,
+                split.identity_of[clip_id],
+                ";".join(split.sources_of.get(clip_id, ())),
+                split.group_of.get(clip_id, ""),
+                split.split_of.get(clip_id, ""),
+                int(clip_id in split.donor_disjoint),
+                split.dropped.get(clip_id, ""),
+            )
+        )
+    return buffer.getvalue()
+
+
+def split_checksum(split: Split) -> str:
+    """The checksum that stands in the split's file."""
+    return hashlib.sha256(_split_text(split).encode()).hexdigest()
+
+
+def write_split(folder: Path, split: Split) -> None:
+    """Write FOLDER/<dataset>.csv atomically, and a protocol's own files into FOLDER/<dataset>/."""
+    text = f"# sha256={split_checksum(split)}\n{_split_text(split)}"
+    write_text(folder / f"{split.dataset}.csv", text)
+    for name, content in split.protocol_texts.items():
+        write_text(folder / split.dataset / name, content)
+
+
+def read_split(path: Path) -> Split:
+    """Read a split file. Raises DatasetError if it is missing or was changed."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such split file")
+    head, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if head != f"# sha256={hashlib.sha256(text.encode()).hexdigest()}":
+        raise DatasetError(
+            f"{path}: the checksum in its first line does not fit its content; it was changed by hand"
+        )
+    rules, _, table = text.partition("\n")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    if not rows or tuple(rows[0]) != SPLIT_COLUMNS or not rules.startswith("# donor_rule="):
+        raise DatasetError(f"{path}: expected the columns {', '.join(SPLIT_COLUMNS)} and at least one row")
+    if len(datasets := {row["dataset"] for row in rows}) != 1:
+        raise DatasetError(f"{path}: is about several data sets: {', '.join(sorted(datasets))}")
+    if wrong := {row["split"] for row in rows} - {*SPLITS, ""}:
+        raise DatasetError(f"{path}: unknown split {', '.join(sorted(wrong))}")
+    rule, _, overlap = rules.removeprefix("# donor_rule=").partition(" known_overlap=")
+    return Split(
+        dataset=rows[0]["dataset"],
+        split_of={row["clip_id"]: row["split"] for row in rows if row["split"]},
+        identity_of={row["clip_id"]: row["identity"] for row in rows},
+        donor_disjoint={row["clip_id"] for row in rows if row["donor_disjoint"] == "1"},
+        sources_of={r["clip_id"]: tuple(r["source_ids"].split(";")) for r in rows if r["source_ids"]},
+        group_of={row["clip_id"]: row["group"] for row in rows if row["group"]},
+        dropped={row["clip_id"]: row["reason"] for row in rows if not row["split"]},
+        donor_rule=rule,
+        known_overlap=overlap,
+    )
