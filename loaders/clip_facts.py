@@ -203,7 +203,10 @@ def sound_descriptor(waveform: np.ndarray) -> np.ndarray:
     steps = np.linspace(0, num_spectra, SOUND_STEPS + 1)
     edges = np.minimum(steps[:-1].astype(int), num_spectra - 1)
     means = np.stack(
-        [bands[first : max(first + 1, int(last))].mean(0) for first, last in zip(edges, steps[1:], strict=True)]
+        [
+            bands[first : max(first + 1, int(last))].mean(0)
+            for first, last in zip(edges, steps[1:], strict=True)
+        ]
     )
     levels = 10 * np.log10(np.maximum(means, 1e-12))
     levels = np.maximum(levels, levels.max() - SOUND_DEPTH_DB)

@@ -7,8 +7,8 @@ lie at most 0.12 (picture) and 0.14 (sound) from the first encoding, the closest
 and 0.83. Copies that were cut to another length, mirrored or cropped are not found.
 
 Cost: up to 4,096 clips all pairs across splits are compared. Above, candidates come from an index: 32 tables
-of about log2(n) - 2 random hyperplane bits; n log n sorting, and as many comparisons as clips collide. 100,000
-clips take minutes, of which most is their measuring.
+of about log2(n) - 2 random hyperplane bits; n log n sorting, and as many comparisons as clips collide.
+100,000 clips take minutes, of which most is their measuring.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def find_copies(descriptors: np.ndarray, splits: Sequence[str], max_distance: fl
 
 
 def _compare_all(points: np.ndarray, first: np.ndarray, second: np.ndarray, limit: float) -> np.ndarray:
-    """Pairs (P, 2) of `first` x `second` within the limit; the matrix product is exact enough to preselect."""
+    """Pairs (P, 2) of `first` x `second` within the limit; a matrix product preselects them."""
     norms = (points**2).mean(axis=1)
     products = points[first] @ points[second].T / points.shape[1]
     squares = norms[first][:, None] + norms[second][None] - 2 * products

@@ -46,15 +46,15 @@ def in_several_splits(
 def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
     """Persons on screen, donors, and clip families (pair_key, split_group) that splits share.
 
-    A donor in another split is a note where the data set keeps such fakes (`Listing.donor_rule`); everything
-    is one where the data set's own split shares persons by design (`Listing.known_overlap`).
+    A donor in another split is a note where the split keeps such fakes (`donor_rule`); everything is one
+    where the data set's own split shares persons by design (`known_overlap`).
     """
     clips, split_of = listing.clips, split.split_of
-    reason = listing.known_overlap if _is_own_split(clips, split_of) else ""
+    reason = split.known_overlap if _is_own_split(clips, split_of) else ""
     identities = in_several_splits(clips, split_of, lambda clip: (clip.identity,))
     persons = in_several_splits(clips, split_of, lambda clip: clip.persons)
     donors = {key: places for key, places in persons.items() if key not in identities}
-    keeps_donors = listing.donor_rule == "keep"
+    keeps_donors = split.donor_rule == "keep"
     families = (
         ("leak_identity", identities, "persons on screen", bool(reason)),
         ("leak_donor", donors, "persons whose face or voice was put in", bool(reason) or keeps_donors),
@@ -131,9 +131,12 @@ def _pairs(clips: Sequence[Clip], split_of: Mapping[str, str]) -> dict[str, dict
 
 
 def _is_own_split(clips: Sequence[Clip], split_of: Mapping[str, str]) -> bool:
-    """Whether the split is the one that the data set's own files give."""
+    """Whether the split is the one that the data set's own files give (validation may be carved from it)."""
     used = [clip for clip in clips if clip.clip_id in split_of]
-    return bool(used) and all(clip.split == split_of[clip.clip_id] for clip in used)
+    return bool(used) and all(
+        clip.split == split_of[clip.clip_id] or (clip.split, split_of[clip.clip_id]) == ("train", "val")
+        for clip in used
+    )
 
 
 def _examples(found: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
