@@ -63,7 +63,7 @@ def find_copies(descriptors: np.ndarray, splits: Sequence[str], max_distance: fl
                 passed_over += too_many
                 compared += len(candidates)
                 found.append(_within(points, candidates, max_distance))
-    pairs = np.unique(np.concatenate(found), axis=0)
+    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
     distances = _distances(points, pairs)
     order = np.argsort(distances, kind="stable")
     return Matches(pairs[order], distances[order], compared, passed_over)
