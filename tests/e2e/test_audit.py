@@ -170,7 +170,7 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
     start before or after it, so that trimming shortens none: nothing else changes.
     """
     root = tmp_path / "prepared"
-    write_fakeavceleb_tree(root, num_identities=24, clips=False)
+    write_fakeavceleb_tree(root, num_identities=20, clips=False)
     for index, clip in enumerate(list_fakeavceleb_unprepared(root)):
         folder = write_clip_folder(clip, num_frames=50, size=32, seed=index)
         sound = 0.1 * np.random.default_rng(index).standard_normal(96_000)
@@ -182,7 +182,7 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
         "train.py", *data, "--run_dir", tmp_path / "run", "--window_s", "1.8", "--video_fps", "5",
         "--image_size", "16", "--video_channels", "4", "4", "--audio_channels", "8", "8", "16",
         "--feature_dim", "16", "--feedforward_dim", "16", "--stream_layers", "1",
-        "--classifier_hidden_dim", "16", "--epochs", "20", "--batch_size", "12", "--learning_rate", "3e-3",
+        "--classifier_hidden_dim", "16", "--epochs", "10", "--batch_size", "8", "--learning_rate", "3e-3",
         "--num_workers", "1", "--device", "cpu", "--val_fraction", "0.2", "--test_fraction", "0.35",
         "--pooling", "max", "--balance", "label",
     )  # fmt: skip
@@ -193,8 +193,8 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
         result = run(*command, "--output_dir", tmp_path / name)
         assert result.returncode == 0, result.stderr
         aucs[name] = json.loads((tmp_path / name / "test_metrics.json").read_text())["overall"]["auc"]
-    assert aucs["whole"] > 0.9, aucs
-    assert abs(aucs["trimmed"] - 0.5) < 0.25, aucs
+    assert aucs["whole"] > 0.9, aucs  # 1.00 when written
+    assert abs(aucs["trimmed"] - 0.5) < 0.25, aucs  # 0.41 when written
 
 
 def list_fakeavceleb_unprepared(root):
