@@ -41,6 +41,37 @@ class RawDataset:
     metadata: list[Path]
 
 
+FFPP_COMPRESSIONS = ("raw", "c0", "c23", "c40")  # the download script says raw where the papers say c0
+FFPP_SOUNDS = "sound"  # made by preprocess.ffpp_audio: <sequence>.wav
+_FFPP_VIDEO = re.compile(
+    r"(?:original_sequences/youtube|manipulated_sequences/(?!DeepFakeDetection/)[^/]+)/[^/]+/videos/"
+    r"(\d{3})(?:_\d{3})?\.mp4"
+)
+
+
+def ffpp_sounds(video: PurePosixPath) -> tuple[str, ...]:
+    """FaceForensics++: a fake has the sound of its target, the first of its two sequences. The actors of
+    DeepFakeDetection have none anywhere.
+    """
+    match = _FFPP_VIDEO.fullmatch(video.as_posix())
+    return (f"{FFPP_SOUNDS}/{match[1]}.wav",) if match else ()
+
+
+def _kodf_part(part: str, other: str) -> RawLayout:
+    """KoDF as AI-Hub gives it, with the tables of `part`, and those of `other` if they are there.
+
+    Its perturbed clips (*_탐지방해) are left out: no table says whom they show.
+    """
+    return RawLayout(
+        videos=tuple(f"*/*/{name}_{kind}/**/*.mp4" for name in (part, other) for kind in ("원본", "변조")),
+        metadata=(f"*/*/{part}_meta_data/*원본*.csv", f"*/*/{part}_meta_data/*변조*.csv"),
+        optional_metadata=(f"*/*/{other}_meta_data/*.csv",),
+        root_names=KODF_ROOTS,
+    )
+
+
+KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
+
 SOURCES: dict[str, tuple[RawLayout, ...]] = {
     "fakeavceleb": (
         RawLayout(
@@ -52,6 +83,26 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
             ),
             metadata=("meta_data.csv",),
             root_names=("FakeAVCeleb_v1.2", "FakeAVCeleb"),
+        ),
+    ),
+    "ffpp": (
+        RawLayout(
+            videos=tuple(
+                f"{kind}_sequences/*/{compression}/videos/*.mp4"
+                for kind in ("original", "manipulated")
+                for compression in FFPP_COMPRESSIONS
+            ),
+            optional_metadata=("splits/*.json", "conversion_dict.json"),
+            root_names=("FaceForensics++", "FaceForensics"),
+            side_sounds=ffpp_sounds,
+        ),
+    ),
+    "kodf": (
+        _kodf_part("train", "validate"),
+        _kodf_part("validate", "train"),
+        RawLayout(  # handed out to other countries by a form: without tables
+            videos=("original_videos/**/*.mp4", "synthesized_videos/**/*.mp4"),
+            root_names=KODF_ROOTS,
         ),
     ),
 }
@@ -66,12 +117,14 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
         raise DatasetError(f"{source}: no such folder; --source is where the raw {dataset} lies")
     without_videos: list[str] = []
     for layout in SOURCES[dataset]:
-        for root in (source, *(source / name for name in layout.root_names)):
-            if not root.is_dir() or not all(_matches(root, glob) for glob in layout.metadata):
+        for root in _roots(source, layout):
+            if not all(_matches(root, glob) for glob in layout.metadata):
                 continue
             files = {nfc(path): path for path in _files_below(root)}
             is_video = any_of(layout.videos)
             videos = sorted(path for name, path in files.items() if is_video(name))
+            if not videos and not layout.metadata:
+                continue  # nothing of this layout is there
             if not videos:
                 without_videos.append(f"{root} has no video; {dataset} has {', '.join(layout.videos)}")
                 continue
@@ -90,6 +143,12 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
         f"{source}: {wanted} of {dataset} is neither there nor in {' or '.join(names)}; --source must be the "
         "folder that the data set was unpacked to"
     )
+
+
+def _roots(source: Path, layout: RawLayout) -> list[Path]:
+    """`source` and the folders in it that may be the root, however their names are composed."""
+    named = {nfc(path.relative_to(source)): path for path in source.iterdir() if path.is_dir()}
+    return [source, *(named[name] for name in layout.root_names if name in named)]
 
 
 def nfc(path: Path) -> str:

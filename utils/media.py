@@ -107,6 +107,14 @@ def read_video_times(path: Path) -> VideoTimes:
     return VideoTimes(starts_s=starts_s, fps=Fraction(mean_fps).limit_denominator(1001), constant=False)
 
 
+def read_picture_start_s(path: Path) -> float:
+    """When the first frame of a video is shown, by its container; 0 for a file without pictures."""
+    with _open_container(path, "video") as (_, stream):
+        if stream is None or stream.start_time is None:
+            return 0.0
+        return float(stream.start_time * stream.time_base)
+
+
 def read_codecs(path: Path) -> str:
     """Names of the codecs of the first picture and sound track, e.g. "h264/aac"; "h264/" has no sound."""
     with _open_container(path, "video") as (container, _):

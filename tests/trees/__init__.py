@@ -4,7 +4,11 @@ TREES: data set -> function(root, media) -> RawTree. `media` says whether the fi
 """
 
 from tests.trees.fakeavceleb import write_fakeavceleb
+from tests.trees.ffpp import write_ffpp
+from tests.trees.kodf import write_kodf
 
 TREES = {
     "fakeavceleb": write_fakeavceleb,
+    "ffpp": write_ffpp,
+    "kodf": write_kodf,
 }
