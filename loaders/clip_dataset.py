@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from loaders.silence import clip_leading_silence_s
 from utils.clip_files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
 from utils.config import opt
 from utils.errors import ClipError, UsageError
@@ -66,6 +67,10 @@ class DataConfig:
     augment: bool = opt(
         False, "in training, change brightness and colour of each window at random: cameras are not evidence"
     )
+    trim_silence: bool = opt(
+        False,
+        "windows start after the clip's leading silence, in training and testing, reals and fakes alike",
+    )
     max_length_gap_s: float = opt(0.1, "largest difference in length of a clip's picture and sound")
 
     def __post_init__(self) -> None:
@@ -78,6 +83,8 @@ class DataConfig:
             raise ValueError(f"window_s must be >= {MIN_WINDOW_S}, got {self.window_s}")
         if self.window == "released" and self.windows_per_clip != 1:
             raise ValueError("window released has one window per clip: set --windows_per_clip 1")
+        if self.window == "released" and self.trim_silence:
+            raise ValueError("trim_silence needs window seconds: the published code takes the whole sound")
 
     @property
     def window_frames(self) -> int:
@@ -239,18 +246,21 @@ class ClipDataset(Dataset):
             raise ClipError(audio_path, f"is {abs(gap_s):.2f} s {'longer' if gap_s > 0 else 'shorter'} "
                                         "than the picture; "
                             "prepare the clip again")  # fmt: skip
-        last_start = last_start_frame(num_frames, fps, config.window_s)
+        first_start, num_starts = self._starts(clip, num_frames, fps)
         if self.training:
-            start = int(np.random.default_rng((self.seed, *draw, index)).integers(last_start + 1))
+            start = first_start + int(np.random.default_rng((self.seed, *draw, index)).integers(num_starts))
         else:
-            start = evaluation_starts(last_start, config.windows_per_clip)[draw]
+            start = first_start + evaluation_starts(num_starts - 1, config.windows_per_clip)[draw]
         # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of
         # a frame
         num_steps = min(
             config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6)
         )
         if num_steps / config.video_fps < MIN_WINDOW_S:
-            raise ClipError(clip.folder, f"is shorter than {MIN_WINDOW_S} s; exclude it with --exclude_list")
+            silence = " after its leading silence" if first_start else ""
+            raise ClipError(
+                clip.folder, f"is shorter than {MIN_WINDOW_S} s{silence}; exclude it with --exclude_list"
+            )
         steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
         frames = np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
         waveform = read_waveform(
@@ -269,6 +279,14 @@ class ClipDataset(Dataset):
             return clip_labels(clip, config.label_rule)
         end_s = start_s + num_steps / config.video_fps
         return window_labels(clip, config.label_rule, start_s, end_s, config.min_fake_s)
+
+    def _starts(self, clip: Clip, num_frames: int, fps: Fraction) -> tuple[int, int]:
+        """(first frame at which a window may start, number of frames at which one may)."""
+        first = 0
+        if self.config.trim_silence:
+            # a clip that is too short for a full window after its silence gives a shorter one
+            first = math.ceil(clip_leading_silence_s(find_audio(clip.folder)) * float(fps) - 1e-6)
+        return first, max(0, last_start_frame(num_frames, fps, self.config.window_s) - first) + 1
 
     def _released_window(
         self, clip: Clip, landmarks: np.ndarray
@@ -292,8 +310,8 @@ class ClipDataset(Dataset):
             num_windows = 1
             if self.config.window == "seconds" and self.config.windows_per_clip > 1:
                 fps, _ = read_video_header(clip.folder / VIDEO_NAME)
-                last_start = last_start_frame(len(open_landmarks(clip.folder)), fps, self.config.window_s)
-                num_windows = len(evaluation_starts(last_start, self.config.windows_per_clip))
+                _, num_starts = self._starts(clip, len(open_landmarks(clip.folder)), fps)
+                num_windows = len(evaluation_starts(num_starts - 1, self.config.windows_per_clip))
             keys += [(index, window) for window in range(num_windows)]
         return keys
 

@@ -136,10 +136,11 @@ class Split:
         ]
 
 
-def draw_split(listing: Listing, config: SplitConfig) -> Split:
+def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> Split:
     """The split that `config` asks for, over all listed clips, prepared or not.
 
-    Raises DatasetError where persons would overlap or a part would be empty.
+    Raises DatasetError where persons would overlap (unless the caller does that `check`) or a part would be
+    empty.
     """
     clips = listing.all_clips
     rule = listing.donor_rule if config.donors == "auto" else config.donors
@@ -162,7 +163,8 @@ def draw_split(listing: Listing, config: SplitConfig) -> Split:
         known_overlap=listing.known_overlap,
         protocol_texts=texts,
     )
-    require_disjoint(split)
+    if check:
+        require_disjoint(split)
     return split
 
 
