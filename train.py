@@ -32,6 +32,7 @@ from tqdm import tqdm
 from loaders import DATASETS
 from loaders.clip_dataset import DataConfig
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.leaks import require_no_leak
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
 from loaders.split_files import split_checksum, write_split
@@ -65,6 +66,7 @@ class TrainConfig:
     data_root: tuple[Path, ...] = opt(
         (), "the prepared data sets (outputs of preprocess.prepare), in the order of --dataset"
     )
+    allow_leaks: bool = opt(False, "train although a file or a person is in two parts (see loaders.audit)")
     dataset_weights: tuple[float, ...] = opt(
         (), "shares of the data sets in the training draws; none = by their numbers of clips"
     )
@@ -268,6 +270,8 @@ def main() -> int:
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
+    for name in () if train.allow_leaks else train.dataset:
+        require_no_leak(parts.listings[name], parts.splits[name])
     run_dir.mkdir(parents=True, exist_ok=True)
     configure_logging(run_dir / "train.log")
     for split in parts.splits.values():

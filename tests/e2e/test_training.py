@@ -15,7 +15,7 @@ import torch
 
 from loaders.split_files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
-from tests.clip_factory import write_fakeavceleb_tree
+from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
@@ -275,3 +275,61 @@ def test_training_needs_neither_mediapipe_nor_av(prepared_root, tmp_path):
     )  # fmt: skip
     ok(result)
     assert (tmp_path / "run" / "best.pt").exists()
+
+
+def write_manifest_tree(root, *, num_persons=8):
+    """One's own data, prepared: a real and a fake clip of each person."""
+    rows = ["path,label,video_label,audio_label,identity"]
+    for i in range(num_persons):
+        for label in (0, 1):
+            write_clip_folder(root / f"{i}_{label}", seed=100 + 2 * i + label, fake_video=bool(label))
+            rows.append(f"{i}_{label}.mp4,{label},{label},0,person{i}")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_a_union_of_data_sets_is_trained_on_and_each_is_tested(prepared_root, tmp_path):
+    own = write_manifest_tree(tmp_path / "own")
+    run_dir, sets = tmp_path / "run", ("--dataset", "fakeavceleb", "manifest")
+    roots = ("--data_root", prepared_root, own)
+    ok(command("train.py", *sets, *roots, "--run_dir", run_dir, *TINY, "--epochs", "1",
+               "--dataset_weights", "1", "3"))  # fmt: skip
+    assert {path.name for path in (run_dir / "splits").iterdir()} == {"fakeavceleb.csv", "manifest.csv"}
+    log = (run_dir / "train.log").read_text()
+    assert "manifest split" in log
+    assert "fakeavceleb split" in log
+
+    results = tmp_path / "results"
+    arguments = ("--checkpoint", run_dir / "best.pt", *sets, *roots, "--output_dir", results)
+    metrics = json.loads(ok(command("test.py", *arguments)).stdout)
+    rows = metrics["datasets"]
+    assert rows["fakeavceleb"]["overall"]["num_fake"] == 9
+    assert (rows["manifest"]["overall"]["num_real"], rows["manifest"]["overall"]["num_fake"]) == (2, 2)
+    aucs = [row["overall"]["auc"] for row in rows.values()]
+    assert metrics["macro_auc_dataset"] == pytest.approx(sum(aucs) / 2)
+    for name in rows:
+        alone = json.loads((results / name / "test_metrics.json").read_text())
+        assert alone["overall"] == rows[name]["overall"]
+        assert (results / name / "predictions.csv").is_file()
+
+    result = command("train.py", *sets, "--data_root", own, "--run_dir", tmp_path / "x", *TINY)
+    assert result.returncode == 2
+    assert "1 data_root for 2 dataset" in result.stderr
+
+
+def test_training_refuses_a_leak_unless_told_otherwise(tmp_path):
+    own = write_manifest_tree(tmp_path / "own")
+    rows = (own / "manifest.csv").read_text().splitlines()
+    (own / "0_0/clip.json").write_text(json.dumps({"source_sha256": "5e" * 32}))
+    shutil.copytree(own / "0_0", own / "copy")  # the same recording under the name of somebody else
+    (own / "manifest.csv").write_text("\n".join([*rows, "copy.mp4,0,0,0,somebody"]) + "\n")
+    parts = {f"person{i}": ("train", "val", "test")[max(0, i - 5)] for i in range(8)} | {"somebody": "test"}
+    lines = (own / "manifest.csv").read_text().splitlines()
+    lines = [lines[0] + ",split", *(f"{line},{parts[line.rpartition(',')[2]]}" for line in lines[1:])]
+    (own / "manifest.csv").write_text("\n".join(lines) + "\n")
+    arguments = ("train.py", "--dataset", "manifest", "--data_root", own, *TINY, "--epochs", "1")
+    result = command(*arguments, "--run_dir", tmp_path / "a")
+    assert result.returncode == 1
+    assert "manifest/copy" in result.stderr
+    assert "manifest/0_0" in result.stderr
+    ok(command(*arguments, "--run_dir", tmp_path / "b", "--allow_leaks"))
