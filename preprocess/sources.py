@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from utils.clip_files import VIDEO_NAME, VIDEO_SUFFIXES
 from utils.errors import DatasetError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+ANY_VIDEO = tuple(f"**/*{ending}" for suffix in VIDEO_SUFFIXES for ending in (suffix, suffix.upper()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,36 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
             root_names=KODF_ROOTS,
         ),
     ),
+    "deepspeak": (
+        RawLayout(  # the zip parts unpack to folders of various names
+            videos=("**/*.mp4",),
+            metadata=("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv"),
+            root_names=("deepspeak_v1", "deepspeak_v1_1", "deepspeak_v2", "DeepSpeak"),
+        ),
+    ),
+    "lavdf": tuple(
+        RawLayout(
+            videos=("train/*.mp4", "dev/*.mp4", "test/*.mp4"),
+            metadata=(name,),
+            root_names=("LAV-DF", "LAVDF"),
+        )
+        for name in ("metadata.min.json", "metadata.json")
+    ),
+    "av_deepfake1m": tuple(
+        RawLayout(  # the clips of test/ have no labels
+            videos=("train/**/*.mp4", "val/**/*.mp4"),
+            metadata=(name,),
+            optional_metadata=("train_metadata.json", "val_metadata.json", "test_files.txt"),
+            root_names=("AV-Deepfake1M", "AV-Deepfake-1M"),
+        )
+        for name in ("train_metadata.json", "val_metadata.json")
+    ),
+    "manifest": (
+        RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),
+        RawLayout(videos=ANY_VIDEO, metadata=("train*.txt",), optional_metadata=("val*.txt", "test*.txt")),
+        RawLayout(videos=ANY_VIDEO, metadata=("test*.txt",), optional_metadata=("val*.txt",)),
+        RawLayout(videos=tuple(f"{name}/{glob}" for name in ("real", "fake") for glob in ANY_VIDEO)),
+    ),
 }
 
 
@@ -122,7 +153,10 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
                 continue
             files = {nfc(path): path for path in _files_below(root)}
             is_video = any_of(layout.videos)
-            videos = sorted(path for name, path in files.items() if is_video(name))
+            # what is prepared already may lie in the root, but is no raw material
+            videos = sorted(
+                path for name, path in files.items() if is_video(name) and path.name != VIDEO_NAME
+            )
             if not videos and not layout.metadata:
                 continue  # nothing of this layout is there
             if not videos:
