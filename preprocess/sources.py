@@ -160,7 +160,12 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
             if not videos and not layout.metadata:
                 continue  # nothing of this layout is there
             if not videos:
-                without_videos.append(f"{root} has no video; {dataset} has {', '.join(layout.videos)}")
+                globs = ", ".join(layout.videos[:4]) + (" and so on" if len(layout.videos) > 4 else "")
+                without = next(
+                    (", ".join(other.metadata) for other in SOURCES[dataset] if other.metadata), ""
+                )
+                hint = f", or {without} beside its videos" if without and not layout.metadata else ""
+                without_videos.append(f"{root} has no video; {dataset} has {globs}{hint}")
                 continue
             is_metadata = any_of(layout.metadata + layout.optional_metadata)
             return RawDataset(
