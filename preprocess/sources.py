@@ -160,7 +160,7 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
             if not videos and not layout.metadata:
                 continue  # nothing of this layout is there
             if not videos:
-                without_videos.append(f"{root} has no video; {dataset} has {', '.join(layout.videos)}")
+                without_videos.append(f"{root} has no video; {dataset} has {_shown(layout.videos, ', ')}")
                 continue
             is_metadata = any_of(layout.metadata + layout.optional_metadata)
             return RawDataset(
@@ -171,12 +171,21 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
             )
     if without_videos:
         raise DatasetError("; ".join(without_videos))
-    wanted = " or ".join(" and ".join(layout.metadata or layout.videos) for layout in SOURCES[dataset])
-    names = sorted({name for layout in SOURCES[dataset] for name in layout.root_names})
-    raise DatasetError(
-        f"{source}: {wanted} of {dataset} is neither there nor in {' or '.join(names)}; --source must be the "
-        "folder that the data set was unpacked to"
+    wanted = " or ".join(
+        " and ".join(layout.metadata) if layout.metadata else _shown(layout.videos, " and ")
+        for layout in SOURCES[dataset]
     )
+    names = sorted({name for layout in SOURCES[dataset] for name in layout.root_names})
+    where = f"is neither there nor in {' or '.join(names)}" if names else "is not there"
+    raise DatasetError(
+        f"{source}: {wanted} of {dataset} {where}; --source must be the folder that the data set was "
+        "unpacked "
+        "to"
+    )
+
+
+def _shown(globs: tuple[str, ...], joint: str) -> str:
+    return joint.join(globs[:4]) + (f"{joint}so on" if len(globs) > 4 else "")
 
 
 def _roots(source: Path, layout: RawLayout) -> list[Path]:

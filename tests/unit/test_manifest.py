@@ -164,3 +164,11 @@ def test_clips_prepared_inside_the_root_are_no_raw_videos(tmp_path):
     tree = write_manifest(tmp_path, EmptyFiles())
     touch_clip(tmp_path / "prepared/real/person 0/take")
     assert all("prepared" not in path.parts for path in read_raw_dataset("manifest", tree.source).videos)
+
+
+def test_a_raw_folder_of_another_kind_is_named(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(
+        DatasetError, match=r"manifest.csv or train\*.txt .* or real/.* and so on of manifest is not there"
+    ):
+        read_raw_dataset("manifest", tmp_path)

@@ -13,7 +13,6 @@ from utils.types import DetectorOutput
 # worked by hand: reals 0.1, 0.4, 0.6, fakes 0.35, 0.7, 0.8 -> 8 of 9 pairs in order
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 SCORES = np.array([0.1, 0.4, 0.6, 0.35, 0.7, 0.8])
-from utils.types import DetectorOutput
 
 
 def test_metrics_equal_a_table_worked_by_hand():
