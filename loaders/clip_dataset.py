@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from loaders.silence import clip_leading_silence_s
 from utils.clip_files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
 from utils.config import opt
 from utils.errors import ClipError, UsageError
@@ -57,8 +58,18 @@ class DataConfig:
         "any = fake if picture or sound is; video = by the picture alone (published code)",
         choices=("any", "video"),
     )
+    min_fake_s: float = opt(
+        0.1,
+        "a training window of a clip that is forged in places is fake if it shows so much of a forged "
+        "segment "
+        "in seconds, or all of a shorter one (evaluation windows, and window released: the clip's label)",
+    )
     augment: bool = opt(
         False, "in training, change brightness and colour of each window at random: cameras are not evidence"
+    )
+    trim_silence: bool = opt(
+        False,
+        "windows start after the clip's leading silence, in training and testing, reals and fakes alike",
     )
     max_length_gap_s: float = opt(0.1, "largest difference in length of a clip's picture and sound")
 
@@ -66,10 +77,14 @@ class DataConfig:
         for name in ("window_s", "video_fps", "windows_per_clip", "max_length_gap_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.min_fake_s < 0:
+            raise ValueError(f"min_fake_s must be >= 0, got {self.min_fake_s}")
         if self.window_s < MIN_WINDOW_S:
             raise ValueError(f"window_s must be >= {MIN_WINDOW_S}, got {self.window_s}")
         if self.window == "released" and self.windows_per_clip != 1:
             raise ValueError("window released has one window per clip: set --windows_per_clip 1")
+        if self.window == "released" and self.trim_silence:
+            raise ValueError("trim_silence needs window seconds: the published code takes the whole sound")
 
     @property
     def window_frames(self) -> int:
@@ -138,6 +153,36 @@ def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
     return float(clip.label), video, audio
 
 
+def window_labels(
+    clip: Clip, rule: str, start_s: float, end_s: float, min_fake_s: float
+) -> tuple[float, float, float]:
+    """(label, video_label, audio_label) of what is seen and heard of a clip from `start_s` to `end_s`.
+
+    A modality with forged segments is fake where one of them is shown for `min_fake_s`, or as a whole if it
+    is shorter. Where a modality's label is unknown and the other shows nothing forged, the clip's label
+    stays.
+    """
+    label, video, audio = clip_labels(clip, rule)
+    if clip.video_fake_segments is None and clip.audio_fake_segments is None:
+        return label, video, audio
+    parts = []
+    for part, segments in ((video, clip.video_fake_segments), (audio, clip.audio_fake_segments)):
+        if part == 1 and segments is not None:
+            part = float(
+                any(
+                    min(end_s, end) - max(start_s, start) >= min(min_fake_s, end - start) - 1e-6
+                    for start, end in segments
+                )
+            )
+        parts.append(part)
+    video, audio = parts
+    if rule == "video":
+        return video, video, audio
+    if 1 in parts:
+        return 1.0, video, audio
+    return label if any(map(math.isnan, parts)) else 0.0, video, audio
+
+
 class ClipDataset(Dataset):
     """Windows of clips. An item is asked for by (clip index, draw).
 
@@ -168,11 +213,13 @@ class ClipDataset(Dataset):
             )
         if self.config.window == "released":
             frames, waveform, landmarks = self._released_window(clip, landmarks)
+            labels = clip_labels(clip, self.config.label_rule)
         else:
-            frames, waveform, landmarks = self._window(clip, landmarks, fps, index, draw)
+            frames, waveform, landmarks, start_s = self._window(clip, landmarks, fps, index, draw)
+            labels = self._window_labels(clip, start_s, len(frames))
         has_landmarks = ~np.isnan(landmarks).any(axis=(1, 2))
         landmarks = np.where(has_landmarks[:, None, None], landmarks, 0.0).astype(np.float32)
-        label, video_label, audio_label = clip_labels(clip, self.config.label_rule)
+        label, video_label, audio_label = labels
         video = read_frames(video_path, frames)
         if self.training and self.config.augment:
             # a stream of its own, so that the flag does not move the windows
@@ -190,8 +237,8 @@ class ClipDataset(Dataset):
 
     def _window(
         self, clip: Clip, landmarks: np.ndarray, fps: Fraction, index: int, draw: Draw
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(frame numbers, samples, normalised landmarks) of a window in seconds."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """(frame numbers, samples, normalised landmarks, start in seconds) of a window in seconds."""
         config, num_frames = self.config, len(landmarks)
         audio_path = find_audio(clip.folder)
         gap_s = audio_duration_s(audio_path) - num_frames / float(fps)
@@ -199,27 +246,47 @@ class ClipDataset(Dataset):
             raise ClipError(audio_path, f"is {abs(gap_s):.2f} s {'longer' if gap_s > 0 else 'shorter'} "
                                         "than the picture; "
                             "prepare the clip again")  # fmt: skip
-        last_start = last_start_frame(num_frames, fps, config.window_s)
+        first_start, num_starts = self._starts(clip, num_frames, fps)
         if self.training:
-            start = int(np.random.default_rng((self.seed, *draw, index)).integers(last_start + 1))
+            start = first_start + int(np.random.default_rng((self.seed, *draw, index)).integers(num_starts))
         else:
-            start = evaluation_starts(last_start, config.windows_per_clip)[draw]
+            start = first_start + evaluation_starts(num_starts - 1, config.windows_per_clip)[draw]
         # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of
         # a frame
         num_steps = min(
             config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6)
         )
         if num_steps / config.video_fps < MIN_WINDOW_S:
-            raise ClipError(clip.folder, f"is shorter than {MIN_WINDOW_S} s; exclude it with --exclude_list")
+            silence = " after its leading silence" if first_start else ""
+            raise ClipError(
+                clip.folder, f"is shorter than {MIN_WINDOW_S} s{silence}; exclude it with --exclude_list"
+            )
         steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
         frames = np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
         waveform = read_waveform(
             audio_path, SAMPLE_RATE_HZ, start_s=start / float(fps), duration_s=len(frames) / config.video_fps
         )
-        chosen = np.asarray(landmarks[frames], np.float32)
         if config.landmark_normalization == "clip_zscore":
-            return frames, waveform, normalize_clip_zscore(np.asarray(landmarks, np.float32))[frames]
-        return frames, waveform, normalize_face_box(chosen)
+            normalized = normalize_clip_zscore(np.asarray(landmarks, np.float32))[frames]
+        else:
+            normalized = normalize_face_box(np.asarray(landmarks[frames], np.float32))
+        return frames, waveform, normalized, start / float(fps)
+
+    def _window_labels(self, clip: Clip, start_s: float, num_steps: int) -> tuple[float, float, float]:
+        """(label, video_label, audio_label) of a window of `num_steps` frames at `video_fps`."""
+        config = self.config
+        if not self.training:
+            return clip_labels(clip, config.label_rule)
+        end_s = start_s + num_steps / config.video_fps
+        return window_labels(clip, config.label_rule, start_s, end_s, config.min_fake_s)
+
+    def _starts(self, clip: Clip, num_frames: int, fps: Fraction) -> tuple[int, int]:
+        """(first frame at which a window may start, number of frames at which one may)."""
+        first = 0
+        if self.config.trim_silence:
+            # a clip that is too short for a full window after its silence gives a shorter one
+            first = math.ceil(clip_leading_silence_s(find_audio(clip.folder)) * float(fps) - 1e-6)
+        return first, max(0, last_start_frame(num_frames, fps, self.config.window_s) - first) + 1
 
     def _released_window(
         self, clip: Clip, landmarks: np.ndarray
@@ -243,8 +310,8 @@ class ClipDataset(Dataset):
             num_windows = 1
             if self.config.window == "seconds" and self.config.windows_per_clip > 1:
                 fps, _ = read_video_header(clip.folder / VIDEO_NAME)
-                last_start = last_start_frame(len(open_landmarks(clip.folder)), fps, self.config.window_s)
-                num_windows = len(evaluation_starts(last_start, self.config.windows_per_clip))
+                _, num_starts = self._starts(clip, len(open_landmarks(clip.folder)), fps)
+                num_windows = len(evaluation_starts(num_starts - 1, self.config.windows_per_clip))
             keys += [(index, window) for window in range(num_windows)]
         return keys
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from loaders.metadata import nfc, read_rows, require_folder
+from loaders.metadata import nfc, read_rows, require_folder, without_suffix
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
-_VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
 
 def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
@@ -26,7 +25,6 @@ def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
             found[PurePosixPath(nfc(Path(folder).relative_to(root).as_posix()))] = Path(folder)
     for failures in root.glob("failures*.csv"):
         for _, row in read_rows(failures, ("path", "reason")):
-            path = PurePosixPath(row["path"])
-            path = path.with_suffix("") if path.suffix.lower() in _VIDEO_SUFFIXES else path
+            path = without_suffix(PurePosixPath(row["path"]))
             found.setdefault(path, root / path)
     return dict(sorted(found.items()))

@@ -10,14 +10,17 @@ import csv
 import io
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from utils.clip_files import VIDEO_SUFFIXES
 from utils.errors import DatasetError
 
 ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
+_BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
 
 
 def nfc(text: str) -> str:
@@ -63,6 +66,8 @@ def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[s
     try:
         header = [nfc(name).strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
+        if twice := sorted({name for name in header if name in required and header.count(name) > 1}):
+            raise DatasetError(f"{path}: has the column {', '.join(twice)} more than once")
         if missing := [name for name in required if name not in header]:
             raise DatasetError(
                 f"{path}: no column {', '.join(missing)}; its columns are {', '.join(header) or 'none'}"
@@ -84,6 +89,53 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(content, kind):
         raise DatasetError(f"{path}: expected a JSON {kind.__name__}, found a {type(content).__name__}")
     return content
+
+
+def read_json_entries(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("<file>, entry 17", entry) of a JSON list of objects that must have the keys `required`.
+
+    One entry is decoded at a time: a million of them as a whole would take gigabytes. Raises DatasetError
+    that names file, entry and what was found.
+    """
+    text, decoder = read_text(path), json.JSONDecoder()
+    position, number = _BETWEEN.match(text).end(), 0
+    if text[position : position + 1] != "[":
+        raise DatasetError(f"{path}: expected a JSON list, found {text[position : position + 20]!r}")
+    position = _BETWEEN.match(text, position + 1).end()
+    while text[position : position + 1] != "]":
+        where, number = f"{path}, entry {number}", number + 1
+        try:
+            entry, position = decoder.raw_decode(text, position)
+        except ValueError as error:
+            raise DatasetError(f"{where}: is not JSON ({error})") from error
+        if not isinstance(entry, dict):
+            raise DatasetError(f"{where}: expected a JSON object, found {str(entry)[:40]}")
+        if missing := [name for name in required if name not in entry]:
+            raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {', '.join(entry)}")
+        yield where, entry
+        position = _BETWEEN.match(text, position).end()
+
+
+def as_segments(values: object, where: str) -> tuple[tuple[float, float], ...]:
+    """[[start, end], ...] in seconds, sorted. Raises DatasetError unless 0 <= start <= end for each.
+
+    A segment of length 0 is where something was cut out.
+    """
+    try:
+        segments = sorted((float(start), float(end)) for start, end in values)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{where}: expected segments [[start, end], ...] in seconds, found {values!r}"
+        ) from error
+    for start, end in segments:
+        if not 0 <= start <= end < float("inf"):
+            raise DatasetError(f"{where}: segment {start:g}-{end:g} must have 0 <= start <= end, in seconds")
+    return tuple(segments)
+
+
+def without_suffix(path: PurePosixPath) -> PurePosixPath:
+    """A raw video's path -> its clip folder's; other paths, which may have dots too, stay."""
+    return path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
 
 
 def inside(text: str, origin: Path | str) -> PurePosixPath:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from loaders.listing import Listing
 from loaders.protocols import PROTOCOLS, mrdf5
@@ -134,14 +136,15 @@ class Split:
         ]
 
 
-def draw_split(listing: Listing, config: SplitConfig) -> Split:
+def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> Split:
     """The split that `config` asks for, over all listed clips, prepared or not.
 
-    Raises DatasetError where persons would overlap or a part would be empty.
+    Raises DatasetError where persons would overlap (unless the caller does that `check`) or a part would be
+    empty.
     """
     clips = listing.all_clips
-    split_of, dropped, texts = _parts(listing, config)
     rule = listing.donor_rule if config.donors == "auto" else config.donors
+    split_of, dropped, texts = _parts(listing, config, rule)
     if rule == "drop" and not listing.known_overlap:
         for clip_id in _torn_apart(clips, split_of):
             del split_of[clip_id]
@@ -160,11 +163,14 @@ def draw_split(listing: Listing, config: SplitConfig) -> Split:
         known_overlap=listing.known_overlap,
         protocol_texts=texts,
     )
-    require_disjoint(split)
+    if check:
+        require_disjoint(split)
     return split
 
 
-def _parts(listing: Listing, config: SplitConfig) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+def _parts(
+    listing: Listing, config: SplitConfig, donor_rule: str
+) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """clip_id -> part, clip_id -> why it has none, and the protocol's files."""
     clips = listing.all_clips
     if config.protocol != "none":
@@ -172,13 +178,12 @@ def _parts(listing: Listing, config: SplitConfig) -> tuple[dict[str, str], dict[
         train, test, dropped, texts = mrdf5(
             listing.dataset, clips, k, files=config.protocol_files, seed=config.split_seed
         )
-        units = _shuffled({clip.unit for clip in train}, config.split_seed)
-        val = set(units[: max(1, round(config.val_fraction * len(units)))])
-        parts = {clip.clip_id: "val" if clip.unit in val else "train" for clip in train}
-        return parts | {clip.clip_id: "test" for clip in test}, dropped, texts
+        unit_of = {clip.clip_id: clip.unit for clip in train}
+        return _carve(unit_of, config) | {clip.clip_id: "test" for clip in test}, dropped, texts
     if config.fold:
-        of_unit = _fold_units(clips, config)
-        return {clip.clip_id: of_unit[clip.unit] for clip in clips}, {}, {}
+        unit_of = _units(clips, config, donor_rule)
+        of_unit = _fold_units(clips, unit_of, config)
+        return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}
     without = [clip for clip in clips if clip.split is None]
     if config.split_source == "metadata" and without:
         raise DatasetError(
@@ -186,12 +191,13 @@ def _parts(listing: Listing, config: SplitConfig) -> tuple[dict[str, str], dict[
             f"{without[0].clip_id}; use --split_source identity"
         )
     if config.split_source == "identity" or without:
-        of_unit = _draw_units(clips, config)
-        return {clip.clip_id: of_unit[clip.unit] for clip in clips}, {}, {}
-    return _own_parts(listing, config), {}, {}
+        unit_of = _units(clips, config, donor_rule)
+        of_unit = _draw_units(clips, unit_of, config)
+        return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}
+    return _own_parts(listing, config, donor_rule), {}, {}
 
 
-def _own_parts(listing: Listing, config: SplitConfig) -> dict[str, str]:
+def _own_parts(listing: Listing, config: SplitConfig, donor_rule: str) -> dict[str, str]:
     """The data set's own parts; validation is carved from its train part where it has none."""
     split_of = {clip.clip_id: str(clip.split) for clip in listing.all_clips}
     found = set(split_of.values())
@@ -199,38 +205,68 @@ def _own_parts(listing: Listing, config: SplitConfig) -> dict[str, str]:
         raise DatasetError(f"{listing.dataset}: unknown split {', '.join(sorted(wrong))} in its metadata")
     if "val" not in found and "train" in found:
         train = [clip for clip in listing.all_clips if clip.split == "train"]
-        units = _shuffled({clip.unit for clip in train}, config.split_seed)
-        val = set(units[: max(1, round(config.val_fraction * len(units)))])
-        split_of |= {clip.clip_id: "val" for clip in train if clip.unit in val}
+        carved = _carve(_units(train, config, donor_rule), config)
+        split_of |= carved
         log.info(
-            "%s has no validation part: %d of its %d training units become one",
-            listing.dataset, len(val), len(units),
+            "%s has no validation part: %d of its %d training clips become one",
+            listing.dataset, Counter(carved.values())["val"], len(train),
         )  # fmt: skip
     return split_of
 
 
-def _shuffled(units: Iterable[str], seed: int) -> list[str]:
-    return [str(unit) for unit in np.random.default_rng(seed).permutation(sorted(units))]
+def _units(clips: Sequence[Clip], config: SplitConfig, donor_rule: str) -> dict[str, str]:
+    """clip_id -> what is drawn as one: a person, a pair, or all who lend each other their faces, where fakes
+    with a donor in another part would be dropped and those circles are small enough to be drawn as one.
+    """
+    unit_of = {clip.clip_id: clip.unit for clip in clips}
+    if donor_rule != "drop":
+        return unit_of
+    of_person = {clip.identity: clip.unit for clip in clips}
+    units = sorted(set(unit_of.values()))
+    number = {unit: index for index, unit in enumerate(units)}
+    edges = [
+        (number[clip.unit], number[of_person[donor]])
+        for clip in clips for donor in clip.source_ids if donor in of_person
+    ]  # fmt: skip
+    if not edges:
+        return unit_of
+    rows, columns = np.array(edges).T
+    graph = coo_array((np.ones(len(edges), bool), (rows, columns)), shape=(len(units), len(units)))
+    _, circle_of = connected_components(graph, directed=False)
+    if np.bincount(circle_of).max() > max(2, config.val_fraction * len(units)):
+        return unit_of
+    first: dict[int, str] = {}
+    for unit, circle in zip(units, circle_of.tolist(), strict=True):
+        first.setdefault(circle, unit)
+    return {clip_id: first[int(circle_of[number[unit]])] for clip_id, unit in unit_of.items()}
 
 
-def _strata(clips: Sequence[Clip]) -> dict[str, set[str]]:
+def _carve(unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:
+    """clip_id -> "train", or "val" for `val_fraction` of the units."""
+    units = np.random.default_rng(config.split_seed).permutation(sorted(set(unit_of.values()))).tolist()
+    val = set(units[: max(1, round(config.val_fraction * len(units)))])
+    return {clip_id: "val" if unit in val else "train" for clip_id, unit in unit_of.items()}
+
+
+def _strata(clips: Sequence[Clip], unit_of: dict[str, str]) -> dict[str, set[str]]:
     """stratum -> units."""
     stratum_of: dict[str, str] = {}
     for clip in clips:  # a unit of several strata, such as a pair of persons, belongs to the first by name
-        stratum_of[clip.unit] = min(stratum_of.get(clip.unit, clip.stratum), clip.stratum)
+        unit = unit_of[clip.clip_id]
+        stratum_of[unit] = min(stratum_of.get(unit, clip.stratum), clip.stratum)
     strata: dict[str, set[str]] = defaultdict(set)
     for unit, stratum in stratum_of.items():
         strata[stratum].add(unit)
     return strata
 
 
-def _draw_units(clips: Sequence[Clip], config: SplitConfig) -> dict[str, str]:
+def _draw_units(clips: Sequence[Clip], unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:
     """unit -> part: shuffled by seed within each stratum; what a stratum cannot give in whole units is
     carried over to the next one, so that the totals hold."""
     rng = np.random.default_rng(config.split_seed)
     of_unit: dict[str, str] = {}
     due = {"val": 0.0, "test": 0.0}
-    for _, members in sorted(_strata(clips).items()):
+    for _, members in sorted(_strata(clips, unit_of).items()):
         order = [str(unit) for unit in rng.permutation(sorted(members))]
         for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
             due[split] += fraction * len(members)
@@ -250,11 +286,12 @@ def _draw_units(clips: Sequence[Clip], config: SplitConfig) -> dict[str, str]:
     return of_unit
 
 
-def _fold_units(clips: Sequence[Clip], config: SplitConfig) -> dict[str, str]:
+def _fold_units(clips: Sequence[Clip], unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:
     """unit -> part for one of n folds: the k-th is tested, the one after it validates."""
     k, n = config.fold_numbers()
     rng = np.random.default_rng(config.split_seed)
-    order = [str(u) for _, units in sorted(_strata(clips).items()) for u in rng.permutation(sorted(units))]
+    strata = sorted(_strata(clips, unit_of).items())
+    order = [str(unit) for _, units in strata for unit in rng.permutation(sorted(units))]
     if len(order) < n:
         raise DatasetError(f"{len(order)} identities are too few for {n} folds")
     parts = {(k - 1) % n: "test", k % n: "val"}

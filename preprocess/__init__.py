@@ -1,3 +1,3 @@
 """Raw videos to prepared clip folders. Commands: prepare, crop_faces, extract_landmarks, extract_audio,
-verify, vidtimit, demo.
+ffpp_audio, vidtimit, verify, demo.
 """

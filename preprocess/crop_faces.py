@@ -105,7 +105,7 @@ def crop_face(source: Path, folder: Path, times: VideoTimes, config: CropConfig)
     if track is None:
         raise ClipError(source, f"no face in any of its {num_frames} frames")
     track.video_path.rename(folder / VIDEO_NAME)
-    _write_landmarks(track.landmarks_path, folder / LANDMARKS_NAME, num_frames)
+    write_landmarks(track.landmarks_path, folder / LANDMARKS_NAME, num_frames)
     track.landmarks_path.unlink()
     end = track.first_frame + len(track.boxes)
     boxes = [[round(value, 2) for value in box] for box in track.boxes]
@@ -119,7 +119,7 @@ def crop_face(source: Path, folder: Path, times: VideoTimes, config: CropConfig)
     )
 
 
-def _write_landmarks(raw: Path, path: Path, num_frames: int) -> None:
+def write_landmarks(raw: Path, path: Path, num_frames: int) -> None:
     """The .npy file from its bare numbers, without reading them all at once."""
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),

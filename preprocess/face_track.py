@@ -93,7 +93,10 @@ class _Kept(NamedTuple):
 
 
 class FaceTrack:
-    """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.landmarks`."""
+    """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.landmarks`.
+
+    With `pad` these are as long as the video, black where the track does not reach.
+    """
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class FaceTrack:
         pose: Pose,
         config: CropConfig,
         mesh: FaceMesh,
+        pad: bool = True,
     ) -> None:
         self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".landmarks")
         self.first_frame, self.config = first_frame, config
@@ -115,7 +119,7 @@ class FaceTrack:
         self.area = 0.0  # face area x frames, by which tracks are compared
         self.boxes: list[list[float]] = []  # x, y, side per frame from first_frame on, smoothed
         self.without_face: list[int] = []
-        self._num_frames, self._fps = num_frames, fps
+        self._num_frames, self._fps, self._pad = num_frames, fps, pad
         self._writer: VideoWriter | None = None
         self._landmarks_file = None
         self._sigma = config.smoothing_s * float(fps)
@@ -270,6 +274,8 @@ class FaceTrack:
 
     def _write_black(self, count: int) -> None:
         """Frames before the face appears and after it has gone."""
+        if not self._pad:
+            return
         black = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
         nothing = np.full((NUM_LANDMARKS, 2), np.nan, np.float32).tobytes()
         for _ in range(count):
@@ -283,7 +289,7 @@ class FaceTrack:
         self.mesh.close()
 
     def finish(self) -> None:
-        """Fill up with black to the length of the video and close the files."""
+        """Fill up with black to the length of the video (if it pads) and close the files."""
         self._write_black(self._num_frames - self.first_frame - len(self.boxes))
         self._landmarks_file.close()
         self._writer.close()

@@ -19,14 +19,28 @@ COUNTED_FROM_S = 0.2  # a face seen for a shorter time is not counted
 
 
 class FaceTracker:
-    """Follows the faces of one video, frame by frame, in bounded memory."""
+    """Follows the faces of one video, frame by frame, in bounded memory.
 
-    def __init__(self, folder: Path, *, num_frames: int, fps: Fraction, config: CropConfig) -> None:
+    It keeps the largest track, as long as the video; or the `max_tracks` largest ones, each as long as its
+    face is there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        num_frames: int,
+        fps: Fraction,
+        config: CropConfig,
+        max_tracks: int | None = None,
+    ) -> None:
         self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
         self._detector = FaceDetector()
         self._spare_mesh: FaceMesh | None = None  # left by a start that failed; costly to build
         self._live: list[FaceTrack] = []
-        self._best: FaceTrack | None = None  # of the tracks that have ended
+        self._pad = max_tracks is None
+        self._max_tracks = max_tracks or 1
+        self._ended: list[FaceTrack] = []  # the largest ones
         self._num_started = 0
         self._frame = 0
         self._last_in_sight = 0
@@ -62,14 +76,19 @@ class FaceTracker:
 
     def finish(self) -> FaceTrack | None:
         """After the last frame: the largest continuous face, its files complete; None if there was none."""
+        tracks = self.finish_all()
+        return tracks[0] if tracks else None
+
+    def finish_all(self) -> list[FaceTrack]:
+        """After the last frame: the tracks that were kept, the largest first, their files complete."""
         while self._live:
             self._end(self._live[0])
         self._detector.close()
         if self._spare_mesh is not None:
             self._spare_mesh.close()
-        if self._best is not None:
-            self._best.finish()
-        return self._best
+        for track in self._ended:
+            track.finish()
+        return self._ended
 
     def _look_around(self, track: FaceTrack, picture: Picture) -> None:
         """Zoom in on the place where a face was lost; a face that only the detector sees keeps the track
@@ -126,6 +145,7 @@ class FaceTracker:
             pose=pose,
             config=self._config,
             mesh=self._spare_mesh or FaceMesh(),
+            pad=self._pad,
         )
         self._spare_mesh = None
         if not track.look(picture) or any(_same_place(track, other) for other in self._live):
@@ -146,11 +166,10 @@ class FaceTracker:
         track.end()
         if track.num_seen >= self._frames(COUNTED_FROM_S):
             self.num_tracks += 1
-        loser = track
-        if self._best is None or track.area > self._best.area:
-            loser, self._best = self._best, track
-        if loser is not None:
+        self._ended = sorted([*self._ended, track], key=lambda ended: -ended.area)
+        for loser in self._ended[self._max_tracks :]:
             loser.discard()
+        del self._ended[self._max_tracks :]
 
 
 def _distance(one: Pose, other: Pose) -> float:

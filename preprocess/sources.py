@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from utils.clip_files import VIDEO_NAME, VIDEO_SUFFIXES
 from utils.errors import DatasetError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+ANY_VIDEO = tuple(f"**/*{ending}" for suffix in VIDEO_SUFFIXES for ending in (suffix, suffix.upper()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,38 @@ class RawDataset:
     videos: list[Path]
     sounds: dict[Path, Path]  # video -> its sound in a file of its own
     metadata: list[Path]
+
+
+FFPP_COMPRESSIONS = ("raw", "c0", "c23", "c40")  # the download script says raw where the papers say c0
+FFPP_SOUNDS = "sound"  # made by preprocess.ffpp_audio: <sequence>.wav
+_FFPP_VIDEO = re.compile(
+    r"(?:original_sequences/youtube|manipulated_sequences/(?!DeepFakeDetection/)[^/]+)/[^/]+/videos/"
+    r"(\d{3})(?:_\d{3})?\.mp4"
+)
+
+
+def ffpp_sounds(video: PurePosixPath) -> tuple[str, ...]:
+    """FaceForensics++: a fake has the sound of its target, the first of its two sequences. The actors of
+    DeepFakeDetection have none anywhere.
+    """
+    match = _FFPP_VIDEO.fullmatch(video.as_posix())
+    return (f"{FFPP_SOUNDS}/{match[1]}.wav",) if match else ()
+
+
+def _kodf_part(part: str, other: str) -> RawLayout:
+    """KoDF as AI-Hub gives it, with the tables of `part`, and those of `other` if they are there.
+
+    Its perturbed clips (*_탐지방해) are left out: no table says whom they show.
+    """
+    return RawLayout(
+        videos=tuple(f"*/*/{name}_{kind}/**/*.mp4" for name in (part, other) for kind in ("원본", "변조")),
+        metadata=(f"*/*/{part}_meta_data/*원본*.csv", f"*/*/{part}_meta_data/*변조*.csv"),
+        optional_metadata=(f"*/*/{other}_meta_data/*.csv",),
+        root_names=KODF_ROOTS,
+    )
+
+
+KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
 
 
 def _dfdc(needed: str) -> RawLayout:
@@ -104,6 +137,56 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
             root_names=("FakeAVCeleb_v1.2", "FakeAVCeleb"),
         ),
     ),
+    "ffpp": (
+        RawLayout(
+            videos=tuple(
+                f"{kind}_sequences/*/{compression}/videos/*.mp4"
+                for kind in ("original", "manipulated")
+                for compression in FFPP_COMPRESSIONS
+            ),
+            optional_metadata=("splits/*.json", "conversion_dict.json"),
+            root_names=("FaceForensics++", "FaceForensics"),
+            side_sounds=ffpp_sounds,
+        ),
+    ),
+    "kodf": (
+        _kodf_part("train", "validate"),
+        _kodf_part("validate", "train"),
+        RawLayout(  # handed out to other countries by a form: without tables
+            videos=("original_videos/**/*.mp4", "synthesized_videos/**/*.mp4"),
+            root_names=KODF_ROOTS,
+        ),
+    ),
+    "deepspeak": (
+        RawLayout(  # the zip parts unpack to folders of various names
+            videos=("**/*.mp4",),
+            metadata=("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv"),
+            root_names=("deepspeak_v1", "deepspeak_v1_1", "deepspeak_v2", "DeepSpeak"),
+        ),
+    ),
+    "lavdf": tuple(
+        RawLayout(
+            videos=("train/*.mp4", "dev/*.mp4", "test/*.mp4"),
+            metadata=(name,),
+            root_names=("LAV-DF", "LAVDF"),
+        )
+        for name in ("metadata.min.json", "metadata.json")
+    ),
+    "av_deepfake1m": tuple(
+        RawLayout(  # the clips of test/ have no labels
+            videos=("train/**/*.mp4", "val/**/*.mp4"),
+            metadata=(name,),
+            optional_metadata=("train_metadata.json", "val_metadata.json", "test_files.txt"),
+            root_names=("AV-Deepfake1M", "AV-Deepfake-1M"),
+        )
+        for name in ("train_metadata.json", "val_metadata.json")
+    ),
+    "manifest": (
+        RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),
+        RawLayout(videos=ANY_VIDEO, metadata=("train*.txt",), optional_metadata=("val*.txt", "test*.txt")),
+        RawLayout(videos=ANY_VIDEO, metadata=("test*.txt",), optional_metadata=("val*.txt",)),
+        RawLayout(videos=tuple(f"{name}/{glob}" for name in ("real", "fake") for glob in ANY_VIDEO)),
+    ),
     "ravdess": (
         RawLayout(videos=("**/Actor_*/01-*.mp4",), root_names=("RAVDESS",)),
         RawLayout(videos=("video/01-*.mp4",), root_names=("RAVDESS",)),  # 2D3MF's
@@ -120,12 +203,17 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
         raise DatasetError(f"{source}: no such folder; --source is where the raw {dataset} lies")
     without_videos: list[str] = []
     for layout in SOURCES[dataset]:
-        for root in (source, *(source / name for name in layout.root_names)):
-            if not root.is_dir() or not all(_matches(root, glob) for glob in layout.metadata):
+        for root in _roots(source, layout):
+            if not all(_matches(root, glob) for glob in layout.metadata):
                 continue
             files = {nfc(path): path for path in _files_below(root)}
             is_video = any_of(layout.videos)
-            videos = sorted(path for name, path in files.items() if is_video(name))
+            # what is prepared already may lie in the root, but is no raw material
+            videos = sorted(
+                path for name, path in files.items() if is_video(name) and path.name != VIDEO_NAME
+            )
+            if not videos and not layout.metadata:
+                continue  # nothing of this layout is there
             if not videos:
                 without_videos.append(f"{root} has no video; {dataset} has {', '.join(layout.videos)}")
                 continue
@@ -144,6 +232,12 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
         f"{source}: {wanted} of {dataset} is neither there nor in {' or '.join(names)}; --source must be the "
         "folder that the data set was unpacked to"
     )
+
+
+def _roots(source: Path, layout: RawLayout) -> list[Path]:
+    """`source` and the folders in it that may be the root, however their names are composed."""
+    named = {nfc(path.relative_to(source)): path for path in source.iterdir() if path.is_dir()}
+    return [source, *(named[name] for name in layout.root_names if name in named)]
 
 
 def nfc(path: Path) -> str:

@@ -25,6 +25,8 @@ AUDIO_NAME = "cropped_video.wav"
 AUDIO_NAMES = (AUDIO_NAME, "audio.wav")
 LANDMARKS_NAME = "landmarks.npy"
 INFO_NAME = "clip.json"
+# of raw videos: their clip folders carry the name without it
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 NUM_LANDMARKS = 478
 CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000

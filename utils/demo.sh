@@ -6,7 +6,11 @@ DEMO_DIR="${DEMO_DIR:-demo_data/${DATASET}_seed$DEMO_SEED}"
 DEMO_WORKERS="${DEMO_WORKERS:-$(nproc)}"
 
 echo "== demo set -> $DEMO_DIR/raw" >&2
-python -m preprocess.demo --output "$DEMO_DIR/raw" --seed "$DEMO_SEED" --num_workers "$DEMO_WORKERS"
+python -m preprocess.demo --layout "$DATASET" --output "$DEMO_DIR/raw" --seed "$DEMO_SEED" --num_workers "$DEMO_WORKERS"
+if [[ "$DATASET" == ffpp ]]; then
+    echo "== cutting the sound of the sequences -> $DEMO_DIR/raw" >&2
+    python -m preprocess.ffpp_audio --source "$DEMO_DIR/raw"
+fi
 echo "== preparing -> $DEMO_DIR/prepared" >&2
 python -m preprocess.prepare --dataset "$DATASET" --source "$DEMO_DIR/raw" --output "$DEMO_DIR/prepared" --num_workers "$DEMO_WORKERS"
 python -m preprocess.verify --data_root "$DEMO_DIR/prepared" --num_workers "$DEMO_WORKERS"
@@ -22,7 +26,8 @@ ALPHA="${ALPHA:-0.2}"
 # The demo's forgeries are small traces in 112 pixels: five narrow blocks see enough of the picture. Chosen on the set of
 # DEMO_SEED=0, so that the default set's test identities had no part in it.
 SIZE_FLAGS=(--image_size 112 --audio_channels 32 48 64 --classifier_hidden_dim 64 --dropout 0.1 --window_s 0.96
-    --video_fps 12.5 --windows_per_clip 2 --modality_weight 1.0 --val_fraction 0.2 --test_fraction 0.25 --patience 0)
+    --video_fps 12.5 --windows_per_clip 2 --modality_weight 1.0 --patience 0)
+[[ " ${FLAGS[*]} " =~ " --"(fold|protocol|split_file)" " ]] || SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
 # a flag without effect is an error: ablations and other encoders have no use for these
 [[ " ${FLAGS[*]} " == *" --video_encoder "* ]] || SIZE_FLAGS+=(--video_channels 8 16 32 64 64)
 [[ " ${FLAGS[*]} " == *" --temporal_alignment false "* ]] || SIZE_FLAGS+=(--feedforward_dim 128 --stream_layers 1)

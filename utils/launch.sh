@@ -34,6 +34,7 @@ error: DATA_ROOT is not set: the launcher needs the prepared $DATASET data set.
   3. Train:       DATA_ROOT=PREPARED_FOLDER bash run_$DATASET.sh
 Without a data set:  bash run_$DATASET.sh --demo
 TEXT
+    [[ "$DATASET" != ffpp ]] || echo "Before step 2, for its sound:  python -m preprocess.ffpp_audio --source RAW_FOLDER" >&2
     exit 2
 }
 

@@ -107,6 +107,14 @@ def read_video_times(path: Path) -> VideoTimes:
     return VideoTimes(starts_s=starts_s, fps=Fraction(mean_fps).limit_denominator(1001), constant=False)
 
 
+def read_picture_start_s(path: Path) -> float:
+    """When the first frame of a video is shown, by its container; 0 for a file without pictures."""
+    with _open_container(path, "video") as (_, stream):
+        if stream is None or stream.start_time is None:
+            return 0.0
+        return float(stream.start_time * stream.time_base)
+
+
 def read_codecs(path: Path) -> str:
     """Names of the codecs of the first picture and sound track, e.g. "h264/aac"; "h264/" has no sound."""
     with _open_container(path, "video") as (container, _):
@@ -141,7 +149,7 @@ def iterate_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
 
 class VideoWriter:
     """Write H.264 mp4 at an exact constant rate, always with the same encoder settings; use as a context
-    manager.
+    manager. `container` "avi" gives MPEG-4 (XVID) with MP3 sound instead.
 
     One thread and no B-frames: the same frames give the same bytes, and a window can be sought exactly. A key
     frame every `keyframe_interval` frames bounds what a reader decodes in vain. With `waveform` (N,) the mp4
@@ -158,22 +166,29 @@ class VideoWriter:
         crf: int = 18,
         keyframe_interval: int = 12,
         preset: str = "veryfast",
+        container: str = "mp4",
     ) -> None:
         av = _import_av(path)
         self._frame_type = av.VideoFrame
-        self._container = av.open(str(path), "w", format="mp4")
-        self._stream = self._container.add_stream("libx264", rate=fps)
+        self._container = av.open(str(path), "w", format=container)
+        picture, self._audio_codec = {"mp4": ("libx264", "aac"), "avi": ("mpeg4", "libmp3lame")}[container]
+        self._stream = self._container.add_stream(picture, rate=fps)
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.thread_count = 1
-        self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0"}
+        if container == "mp4":
+            self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0"}
+        else:
+            self._stream.codec_context.codec_tag = "XVID"
+            self._stream.options = {"qscale": "4", "flags": "+qscale", "global_quality": str(4 * 118)}
         self._audio_stream: Any = None
+        self._audio_waiting, self._audio_position = np.zeros(0, np.float32), 0
         self._time_base = 1 / Fraction(fps)
         self.num_frames = 0
 
     def add_audio_stream(self, sample_rate_hz: int, bit_rate: int = 64_000) -> None:
-        """Declare a mono AAC track; call before the first frame, then `write_audio` once."""
-        self._audio_stream = self._container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+        """Declare a mono sound track; call before the first frame, then `write_audio`."""
+        self._audio_stream = self._container.add_stream(self._audio_codec, rate=sample_rate_hz, layout="mono")
         self._audio_stream.bit_rate = bit_rate
 
     def write(self, image: np.ndarray) -> None:
@@ -185,17 +200,27 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def write_audio(self, waveform: np.ndarray) -> None:
-        """Write the whole sound track, (N,) float32 in [-1, 1]."""
+        """Append sound, (N,) float32 in [-1, 1]: all at once, or in pieces between the frames."""
+        size = self._audio_stream.codec_context.frame_size or 1024
+        waiting = np.concatenate([self._audio_waiting, waveform.astype(np.float32, copy=False)])
+        whole = len(waiting) // size * size
+        for start in range(0, whole, size):
+            self._write_samples(waiting[start : start + size])
+        self._audio_waiting = waiting[whole:]
+
+    def _write_samples(self, samples: np.ndarray) -> None:
         import av
 
         rate = self._audio_stream.codec_context.sample_rate
-        for start in range(0, len(waveform), 1024):
-            piece = np.ascontiguousarray(waveform[None, start : start + 1024], dtype=np.float32)
-            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-            self._container.mux(self._audio_stream.encode(frame))
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = rate, self._audio_position
+        frame.time_base = Fraction(1, rate)
+        self._audio_position += len(samples)
+        self._container.mux(self._audio_stream.encode(frame))
 
     def close(self) -> None:
+        if len(self._audio_waiting):
+            self._write_samples(self._audio_waiting)
         for stream in filter(None, (self._stream, self._audio_stream)):
             self._container.mux(stream.encode(None))
         self._container.close()

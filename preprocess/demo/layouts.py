@@ -127,9 +127,12 @@ def _kodf_person(identity: int) -> str:
 
 
 def _kodf_donor(config: DemoConfig, identity: int, rng: np.random.Generator) -> int:
-    part = _kodf_part(identity)
-    others = [i for i in range(config.num_identities) if _kodf_part(i) == part and i != identity]
-    return int(rng.choice(others)) if others else _other_identity(config, identity, rng)
+    """The neighbour in the same part: in pairs, so that no split of persons tears many fakes apart."""
+    same_part = [i for i in range(config.num_identities) if _kodf_part(i) == _kodf_part(identity)]
+    place = same_part.index(identity)
+    if len(same_part) < 2:
+        return _other_identity(config, identity, rng)
+    return same_part[place ^ 1] if place ^ 1 < len(same_part) else same_part[place - 1]
 
 
 def _kodf_place(clip: PlannedClip, number: int) -> dict:

@@ -1,28 +1,29 @@
-"""What preprocess.prepare leaves of a raw tree, with empty files: enough for loaders, which read names."""
+"""What preprocess.prepare would leave behind, with empty files: enough for tests that read names only."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from preprocess.sources import read_raw_dataset
+from preprocess.batch import BatchConfig, find_jobs
+from tests.trees.base import RawTree
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 
 
-def write_empty_clip(folder: Path, *, audio_name: str = AUDIO_NAME) -> Path:
-    """A clip folder whose three files are empty."""
+def touch_clip(folder: Path, audio_name: str = AUDIO_NAME) -> Path:
+    """A clip folder with empty files."""
     folder.mkdir(parents=True)
     for name in (VIDEO_NAME, audio_name, LANDMARKS_NAME):
         (folder / name).touch()
     return folder
 
 
-def prepare_empty(dataset: str, source: Path, output: Path) -> Path:
-    """Clip folders of empty files for all videos that prepare would find, and copies of the metadata."""
-    raw = read_raw_dataset(dataset, source)
-    for video in raw.videos:
-        write_empty_clip(output / video.with_suffix(""))
-    for name in raw.metadata:
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(raw.root / name, output / name)
+def prepare_empty(tree: RawTree, output: Path, *only: str) -> Path:
+    """Clip folders of a raw tree, where prepare puts them, and its metadata."""
+    batch = find_jobs(BatchConfig(dataset=tree.dataset, source=tree.source, output=output, only=only))
+    for job in batch.jobs:
+        touch_clip(job.folder)
+    for source, target in batch.copies:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
     return output

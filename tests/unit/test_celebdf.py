@@ -10,7 +10,7 @@ from loaders.listing import ListingConfig
 from loaders.splits import SplitConfig, draw_split
 from tests.trees.celebdf import write_celebdf
 from tests.trees.media import EmptyFiles
-from tests.trees.prepared import prepare_empty, write_empty_clip
+from tests.trees.prepared import prepare_empty, touch_clip
 from utils.errors import DatasetError
 
 TEST_LIST = "List_of_testing_videos.txt"
@@ -23,7 +23,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def root(tree, tmp_path):
-    return prepare_empty("celebdf", tree.source, tmp_path / "prepared")
+    return prepare_empty(tree, tmp_path / "prepared")
 
 
 def published(root, release):
@@ -43,7 +43,7 @@ def published(root, release):
     ]
     for folder, own in names.items():
         for name in own:
-            write_empty_clip(root / folder / name)
+            touch_clip(root / folder / name)
     (root / TEST_LIST).write_text("\n".join(lines))
     return root
 
@@ -100,7 +100,7 @@ def test_copies_with_another_spelling_and_folders_between_are_read(tree, tmp_pat
     (base / "Celeb-real").rename(base / "videos")
     (base / "Celeb-real").mkdir()
     (base / "videos").rename(base / "Celeb-real/videos")
-    listing = list_celebdf(prepare_empty("celebdf", tree.source, tmp_path / "prepared"), ListingConfig())
+    listing = list_celebdf(prepare_empty(tree, tmp_path / "prepared"), ListingConfig())
     assert Counter((c.split, c.category, c.method) for c in listing.clips) == tree.counts
     assert "celebdf/YouTube-real/00170" in {clip.clip_id for clip in listing.clips}
 

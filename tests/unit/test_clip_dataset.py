@@ -1,3 +1,4 @@
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +12,7 @@ from loaders.clip_dataset import (
     evaluation_starts,
     last_start_frame,
     normalize_face_box,
+    window_labels,
 )
 from loaders.collate import Collate, TrainingSampler
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
@@ -216,6 +218,19 @@ def test_balanced_sampling_draws_classes_alike_and_clips_evenly():
     assert sorted(index for index, _ in TrainingSampler(["all"] * 40, seed=3)) == list(range(40))
 
 
+def test_data_sets_have_their_shares_and_are_balanced_within(tmp_path):
+    clips = [
+        make_clip(tmp_path, clip_id=f"{name}/{i}", dataset=name, label=int(i % 4 > 0))
+        for name, count in (("large", 80), ("small", 16)) for i in range(count)
+    ]  # fmt: skip
+    _, sampler = training_loader(
+        clips, DataConfig(), WorkerConfig(batch_size=4, num_workers=0),
+        balance="label", seed=1, dataset_weights={"large": 1.0, "small": 2.0},
+    )  # fmt: skip
+    drawn = Counter((clips[index].dataset, clips[index].label) for index, _ in sampler)
+    assert drawn == {("large", 0): 16, ("large", 1): 16, ("small", 0): 32, ("small", 1): 32}
+
+
 def test_the_training_loader_balances_by_the_label_rule(tmp_path):
     folders = [write_clip_folder(tmp_path / f"a{i}", num_frames=15) for i in range(3)]
     voices = [make_clip(folder, label=1, video_label=0, audio_label=1) for folder in folders]
@@ -248,3 +263,62 @@ def test_colour_jitter_changes_training_windows_alone_and_by_seed_epoch_and_clip
     assert not torch.equal(changed.video, jittered(seed=2).video[: len(changed.video)])
     evaluated = ClipDataset([clip], DataConfig(window_s=0.4, windows_per_clip=1), training=False)[0, 0]
     assert torch.equal(jittered(training=False).video, evaluated.video)
+
+
+def test_a_training_window_is_labelled_by_what_it_shows(tmp_path):
+    """A clip of 2.4 s whose sound is forged from 1.0 to 1.4 s: windows of 0.4 s at all places."""
+    clip = make_clip(
+        write_clip_folder(tmp_path / "clip", num_frames=60), label=1, audio_label=1,
+        audio_fake_segments=((1.0, 1.4),),
+    )  # fmt: skip
+    dataset = ClipDataset([clip], DataConfig(window_s=0.4), training=True)
+    seen = set()
+    for repetition in range(60):
+        window = dataset[0, (0, repetition)]
+        first = frame_numbers(window)[0]
+        shown_s = min(1.4, first / 25 + 0.4) - max(1.0, first / 25)
+        expected = float(shown_s > 0.099)
+        assert (window.label, window.audio_label, window.video_label) == (expected, expected, 0.0), first
+        seen.add(expected)
+    assert seen == {0.0, 1.0}
+
+    evaluated = ClipDataset([clip], DataConfig(window_s=0.4), training=False)
+    assert {evaluated[key].label for key in evaluated.evaluation_keys()} == {1.0}
+    released = DataConfig(window="released", windows_per_clip=1)
+    assert ClipDataset([clip], released, training=True)[0, (0, 0)].label == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "window", "expected"),
+    [
+        ({"video_label": 1, "video_fake_segments": ((1.0, 2.0),)}, (0.0, 1.0), (0, 0, 0)),
+        ({"video_label": 1, "video_fake_segments": ((1.0, 2.0),)}, (0.0, 1.09), (0, 0, 0)),
+        ({"video_label": 1, "video_fake_segments": ((1.0, 2.0),)}, (0.0, 1.1), (1, 1, 0)),
+        # shorter than 0.1 s: seen as a whole or not; a cut has no length at all
+        ({"video_label": 1, "video_fake_segments": ((1.0, 1.04),)}, (0.0, 1.02), (0, 0, 0)),
+        ({"video_label": 1, "video_fake_segments": ((1.0, 1.04),)}, (0.0, 1.04), (1, 1, 0)),
+        ({"audio_label": 1, "audio_fake_segments": ((1.0, 1.0),)}, (0.5, 1.5), (1, 0, 1)),
+        ({"audio_label": 1, "audio_fake_segments": ((1.0, 1.0),)}, (1.2, 1.5), (0, 0, 0)),
+        # each modality by its own segments; without segments, the whole clip is forged
+        (
+            {
+                "video_label": 1,
+                "audio_label": 1,
+                "video_fake_segments": ((0, 1),),
+                "audio_fake_segments": ((2, 3),),
+            },
+            (2.0, 2.5),
+            (1, 0, 1),
+        ),
+        ({"video_label": 1, "audio_label": 1, "video_fake_segments": ((0, 1),)}, (2.0, 2.5), (1, 0, 1)),
+        # the sound may be forged where the picture is not: the clip's label stays
+        ({"video_label": 1, "audio_label": None, "video_fake_segments": ((0, 1),)}, (2, 2.5), (1, 0, None)),
+        ({"video_label": 1, "audio_label": 1}, (2, 2.5), (1, 1, 1)),
+    ],
+)
+def test_window_labels(tmp_path, changes, window, expected):
+    clip = make_clip(tmp_path, label=1, **changes)
+    wanted = [np.nan if value is None else float(value) for value in expected]
+    np.testing.assert_array_equal(window_labels(clip, "any", *window, 0.1), wanted)
+    by_picture = window_labels(clip, "video", *window, 0.1)
+    np.testing.assert_array_equal(by_picture, [wanted[1], *wanted[1:]])

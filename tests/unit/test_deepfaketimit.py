@@ -11,13 +11,13 @@ from loaders.splits import SplitConfig, draw_split
 from preprocess.sources import read_raw_dataset
 from tests.trees.deepfaketimit import write_deepfaketimit
 from tests.trees.media import EmptyFiles
-from tests.trees.prepared import prepare_empty, write_empty_clip
+from tests.trees.prepared import prepare_empty, touch_clip
 from utils.errors import DatasetError, UsageError
 
 
 def prepared(tmp_path, **options):
     tree = write_deepfaketimit(tmp_path / "raw", EmptyFiles(), **options)
-    return tree, prepare_empty("deepfaketimit", tree.source, tmp_path / "prepared")
+    return tree, prepare_empty(tree, tmp_path / "prepared")
 
 
 @pytest.mark.parametrize("name", ["lower_quality", "low_quality"])
@@ -82,7 +82,7 @@ def test_an_unknown_variant_is_refused(tmp_path):
 def test_the_released_codes_layout_is_read(tmp_path):
     for name in ("real/faag0/sa1", "real/faas0/sa1", "higher_quality/faag0/sa1-video-faas0",
                  "low_quality/faag0/sa1-video-faas0"):  # fmt: skip
-        write_empty_clip(tmp_path / "features_mtcnn" / name, audio_name="audio.wav")
+        touch_clip(tmp_path / "features_mtcnn" / name, audio_name="audio.wav")
     clips = list_deepfaketimit(tmp_path, ListingConfig()).clips
     assert [clip.clip_id for clip in clips] == [
         "deepfaketimit/higher_quality/faag0/sa1-video-faas0",
@@ -120,7 +120,7 @@ def test_videos_that_could_not_be_prepared_are_missing(tmp_path):
 
 def test_reals_without_a_pair_are_used_alone(tmp_path):
     _, root = prepared(tmp_path)
-    write_empty_clip(root / "real/mwbt0/sa1")
+    touch_clip(root / "real/mwbt0/sa1")
     clip = next(c for c in list_deepfaketimit(root, ListingConfig()).clips if c.identity.endswith("mwbt0"))
     assert (clip.split_group, clip.unit) == ("", "deepfaketimit/mwbt0")
 
@@ -149,7 +149,7 @@ def test_an_empty_class_is_named(tmp_path, folder, message):
 )
 def test_an_unknown_name_is_never_skipped(tmp_path, name, message):
     _, root = prepared(tmp_path)
-    write_empty_clip(root / name)
+    touch_clip(root / name)
     with pytest.raises(DatasetError, match=message):
         list_deepfaketimit(root, ListingConfig())
 

@@ -1,5 +1,6 @@
 """DFDC and its preview: labels in every spelling, unknown modalities, parts, pairs, and layouts."""
 
+import dataclasses
 import json
 import logging
 import time
@@ -13,7 +14,7 @@ from loaders.listing import ListingConfig
 from loaders.splits import SplitConfig, draw_split
 from tests.trees.dfdc import write_dfdc, write_dfdc_metadata, write_dfdc_preview
 from tests.trees.media import EmptyFiles
-from tests.trees.prepared import prepare_empty, write_empty_clip
+from tests.trees.prepared import prepare_empty, touch_clip
 from utils.errors import DatasetError
 
 ALLOW = ListingConfig(allow_missing=True)
@@ -27,7 +28,7 @@ def counts(clips):
 def dfdc(tmp_path):
     """A prepared DFDC tree of empty files."""
     tree = write_dfdc(tmp_path / "raw", EmptyFiles())
-    return prepare_empty("dfdc", tree.source, tmp_path / "prepared")
+    return prepare_empty(tree, tmp_path / "prepared")
 
 
 def metadata_of(root, part=0):
@@ -107,7 +108,7 @@ def test_parts_are_found_wherever_they_were_unpacked(tmp_path, place):
     (root / "train/dfdc_train_part_0").rename(moved)
     (root / place).mkdir(parents=True, exist_ok=True)
     moved.rename(root / place / "dfdc_train_part_0")
-    prepared = prepare_empty("dfdc", root, tmp_path / "prepared")
+    prepared = prepare_empty(dataclasses.replace(tree, source=root), tmp_path / "prepared")
     assert counts(list_dfdc(prepared, ListingConfig()).clips) == tree.counts
 
 
@@ -116,14 +117,14 @@ def test_one_folder_alone_is_enough(tmp_path, kept, splits):
     tree = write_dfdc(tmp_path / "raw", EmptyFiles())
     for name in {"train", "validation", "test"} - {kept}:
         (tree.source / "DFDC" / name).rename(tmp_path / name)
-    listing = list_dfdc(prepare_empty("dfdc", tree.source, tmp_path / "out"), ListingConfig())
+    listing = list_dfdc(prepare_empty(tree, tmp_path / "out"), ListingConfig())
     assert {clip.split for clip in listing.clips} == splits
 
 
 def test_published_size_loads_in_seconds(tmp_path):
     write_dfdc_metadata(tmp_path)
     first = next(iter(json.loads(metadata_of(tmp_path).read_text())))
-    write_empty_clip(metadata_of(tmp_path).parent / first.removesuffix(".mp4"))
+    touch_clip(metadata_of(tmp_path).parent / first.removesuffix(".mp4"))
     start = time.process_time()
     listing = list_dfdc(tmp_path, ALLOW)
     seconds = time.process_time() - start
@@ -183,7 +184,7 @@ def test_wrong_roots_and_missing_files_are_named(tmp_path, dfdc):
 @pytest.fixture
 def preview(tmp_path):
     tree = write_dfdc_preview(tmp_path / "raw", EmptyFiles())
-    return prepare_empty("dfdc_preview", tree.source, tmp_path / "preview")
+    return prepare_empty(tree, tmp_path / "preview")
 
 
 def test_preview_counts_and_fields(tmp_path, preview):
@@ -228,7 +229,7 @@ def test_the_released_codes_layout_is_read(tmp_path):
     metadata = tmp_path / "DFDC-Official/dfdc_preview_set/dataset.json"
     for key in json.loads(metadata.read_text()):
         folder = tmp_path / "DFDC-Official/dfdc_preview_set_features" / key.removesuffix(".mp4")
-        write_empty_clip(folder, audio_name="audio.wav")
+        touch_clip(folder, audio_name="audio.wav")
     listing = list_dfdc_preview(tmp_path / "DFDC-Official", ListingConfig())
     assert counts(listing.clips) == tree.counts
     assert all("dfdc_preview_set_features" in clip.folder.parts for clip in listing.clips)
@@ -247,7 +248,7 @@ def test_preview_of_published_size(tmp_path):
         if not fake:
             entries[key]["swapped_id"] = None
     (tmp_path / "dataset.json").write_text(json.dumps(entries))
-    write_empty_clip(tmp_path / next(iter(entries)).removesuffix(".mp4"))
+    touch_clip(tmp_path / next(iter(entries)).removesuffix(".mp4"))
     clips = list_dfdc_preview(tmp_path, ALLOW).all_clips
     assert Counter(clip.label for clip in clips) == {0: 1_131, 1: 4_119}
     assert len({clip.identity for clip in clips}) == 66

@@ -1,12 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
+from tests.clip_factory import make_batch
 from utils.errors import DatasetError
+from utils.evaluation import evaluate
 from utils.metrics import Best, detection_metrics, equal_error_rate, true_positive_rate_at
+from utils.types import DetectorOutput
 
 # worked by hand: reals 0.1, 0.4, 0.6, fakes 0.35, 0.7, 0.8 -> 8 of 9 pairs in order
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 SCORES = np.array([0.1, 0.4, 0.6, 0.35, 0.7, 0.8])
+from utils.types import DetectorOutput
 
 
 def test_metrics_equal_a_table_worked_by_hand():
@@ -54,3 +61,23 @@ def test_patience_counts_from_the_best_epoch_of_a_falling_and_a_flat_curve():
     assert best.epochs_since == 3
     assert best.update(0.4)
     assert best.epochs_since == 0
+
+
+class Scripted(torch.nn.Module):
+    """Gives each window the logit that stands in its waveform."""
+
+    def forward(self, batch):
+        return DetectorOutput(logits=batch.waveform[:, 0])
+
+
+def test_a_clips_score_is_the_mean_or_the_maximum_of_its_windows():
+    windows = [make_batch(num_clips=1, num_frames=5, size=16, seed=i) for i in range(3)]
+    batches = [
+        dataclasses.replace(w, waveform=torch.full_like(w.waveform, value), clip_ids=(clip_id,))
+        for w, value, clip_id in zip(windows, (-2.0, 4.0, 1.0), "aab", strict=True)
+    ]
+    for pooling, expected in (("mean", [1.0, 1.0]), ("max", [4.0, 1.0])):
+        scores = evaluate(Scripted(), batches, torch.device("cpu"), pooling=pooling, show_progress=False)
+        assert scores.clip_ids == ["a", "b"]
+        assert scores.logits.tolist() == expected
+        assert scores.num_windows.tolist() == [2, 1]

@@ -8,8 +8,9 @@ import pytest
 from loaders.listing import ListingConfig
 from loaders.ravdess import PUBLISHED_COUNTS, list_ravdess
 from loaders.splits import SplitConfig, draw_split
+from tests.trees.base import RawTree
 from tests.trees.media import EmptyFiles
-from tests.trees.prepared import prepare_empty, write_empty_clip
+from tests.trees.prepared import prepare_empty, touch_clip
 from tests.trees.ravdess import write_ravdess
 from utils.errors import DatasetError
 
@@ -17,7 +18,7 @@ from utils.errors import DatasetError
 def test_published_size_and_actors(tmp_path):
     tree = write_ravdess(tmp_path / "raw", EmptyFiles(), actors=tuple(range(1, 25)), full=True)
     assert sum(1 for path in tree.source.rglob("*") if path.is_file()) == 7_356
-    listing = list_ravdess(prepare_empty("ravdess", tree.source, tmp_path / "out"), ListingConfig())
+    listing = list_ravdess(prepare_empty(tree, tmp_path / "out"), ListingConfig())
     clips = listing.clips
     assert Counter(clip.category for clip in clips) == PUBLISHED_COUNTS
     assert Counter((clip.split, clip.category, clip.method) for clip in clips) == tree.counts
@@ -41,7 +42,7 @@ def test_published_size_and_actors(tmp_path):
 
 def test_other_splits_are_drawn_by_actor(tmp_path):
     tree = write_ravdess(tmp_path / "raw", EmptyFiles(), actors=tuple(range(1, 25)))
-    listing = list_ravdess(prepare_empty("ravdess", tree.source, tmp_path / "out"), ListingConfig())
+    listing = list_ravdess(prepare_empty(tree, tmp_path / "out"), ListingConfig())
     split = draw_split(listing, SplitConfig(split_source="identity"))
     of_actor = {}
     for clip in listing.clips:
@@ -54,7 +55,8 @@ def test_2d3mfs_names_end_with_the_label_behind_the_actor(tmp_path):
     raw.mkdir(parents=True)
     for name in ("01-01-05-01-02-01-16-0", "01-02-03-01-02-01-11-1", "01-01-01-01-01-01-01-0"):
         (raw / f"{name}.mp4").touch()
-    root = prepare_empty("ravdess", tmp_path / "raw", tmp_path / "out")
+    tree = RawTree(dataset="ravdess", source=tmp_path / "raw", counts=Counter())
+    root = prepare_empty(tree, tmp_path / "out")
     clips = {clip.identity: clip for clip in list_ravdess(root, ListingConfig()).clips}
     assert clips["ravdess/Actor_16"].clip_id == "ravdess/Actor_16/01-01-05-01-02-01-16"  # as the original's
     assert (clips["ravdess/Actor_16"].split, clips["ravdess/Actor_16"].label) == ("test", 0)
@@ -65,7 +67,7 @@ def test_2d3mfs_names_end_with_the_label_behind_the_actor(tmp_path):
 
 def test_only_picture_and_sound_together_count(tmp_path, caplog):
     for name in ("01-01-01-01-01-01-01", "02-01-01-01-01-01-01"):
-        write_empty_clip(tmp_path / "Actor_01" / name)
+        touch_clip(tmp_path / "Actor_01" / name)
     with caplog.at_level(logging.INFO):
         (clip,) = list_ravdess(tmp_path, ListingConfig()).clips
     assert clip.clip_id == "ravdess/Actor_01/01-01-01-01-01-01-01"
@@ -76,14 +78,14 @@ def test_only_picture_and_sound_together_count(tmp_path, caplog):
     "name", ["01-01-01-01-01-01", "01-01-01-01-01-01-25", "01-09-01-01-01-01-01", "clip"]
 )
 def test_other_names_are_named(tmp_path, name):
-    write_empty_clip(tmp_path / "Actor_01" / name)
+    touch_clip(tmp_path / "Actor_01" / name)
     with pytest.raises(DatasetError, match=f"{name}.* is not <modality>-<channel>"):
         list_ravdess(tmp_path, ListingConfig())
 
 
 def test_the_same_clip_under_both_names_is_refused(tmp_path):
-    write_empty_clip(tmp_path / "Actor_01/01-01-01-01-01-01-01")
-    write_empty_clip(tmp_path / "video/01-01-01-01-01-01-01-0")
+    touch_clip(tmp_path / "Actor_01/01-01-01-01-01-01-01")
+    touch_clip(tmp_path / "video/01-01-01-01-01-01-01-0")
     with pytest.raises(DatasetError, match="are the same clip"):
         list_ravdess(tmp_path, ListingConfig())
 

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -125,6 +126,22 @@ def test_a_fake_whose_two_persons_fall_apart_is_dropped_and_counted():
                 people = [{q for c in split.select(clips, x) for q in c.persons} for x in (a, b)]
                 assert people[0].isdisjoint(people[1])
     assert not split_of(clips, donor_rule="drop", donors="keep").dropped
+
+
+def test_persons_who_lend_each_other_their_faces_are_drawn_together():
+    clips = [
+        make_clip(Path("x"), clip_id=f"d/{i}_{k}", identity=f"d/p{i:02d}", label=k, video_label=k,
+                  source_ids=(f"d/p{i ^ 1:02d}",) if k else (), dataset="d")
+        for i in range(40) for k in range(2)
+    ]  # fmt: skip
+    for flags in ({}, {"fold": "1/5"}):
+        split = split_of(clips, donor_rule="drop", **flags)
+        assert not split.dropped
+        assert len(split.split_of) == 80
+    own = [dataclasses.replace(clip, split="test" if clip.identity > "d/p29" else "train") for clip in clips]
+    split = split_of(own, donor_rule="drop", val_fraction=0.2)
+    assert not split.dropped
+    assert Counter(split.split_of.values()) == {"train": 48, "val": 12, "test": 20}
 
 
 def test_a_donor_who_is_never_on_screen_is_in_one_part_only():

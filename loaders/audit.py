@@ -1,0 +1,275 @@
+"""Audit a prepared data set: leaks between its splits, and shortcuts that tell fakes without looking at them.
+
+    python -m loaders.audit --dataset fakeavceleb --data_root PREPARED [--output_dir DIR]
+
+Splits are made as train.py makes them (same flags; --split_file for a run's own). Writes audit.json and
+audit.html to --output_dir, and prints what was found. Exit status: 0 if nothing was found, 1 if something
+was. Notes (what a data set does by design, what too few clips cannot decide) are no findings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import multiprocessing
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from loaders import DATASETS
+from loaders.audit_report import write_html
+from loaders.clip_facts import ClipFacts, measure_clip
+from loaders.duplicates import MAX_PICTURE_DISTANCE, MAX_SOUND_DISTANCE, find_copies
+from loaders.findings import REMOVE, Finding
+from loaders.leaks import MAX_EXAMPLES, find_identical_files, find_person_leaks
+from loaders.listing import Listing, ListingConfig
+from loaders.shortcuts import RuleResult, find_shortcuts, shortcut_findings
+from loaders.split_files import make_split, split_checksum
+from loaders.splits import SPLITS, Split, SplitConfig
+from utils.config import Parser, from_args, opt, to_plain
+from utils.errors import FrameworkError, UsageError, run_command
+from utils.files import write_text
+from utils.log import configure_logging, logging_redirect_tqdm
+from utils.types import Clip
+
+log = logging.getLogger("audit")
+MIN_CLIPS_PER_WORKER = 100  # a process needs seconds to start
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """loaders/audit.py: what is audited."""
+
+    dataset: str = opt(dataclasses.MISSING, "data set", choices=sorted(DATASETS))
+    data_root: Path = opt(dataclasses.MISSING, "the prepared data set (output of preprocess.prepare)")
+    output_dir: Path = opt(Path("audit"), "where audit.json and audit.html are written")
+    num_workers: int = opt(0, "processes that measure clips; 0: one per CPU core")
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What came out."""
+
+    findings: list[Finding]  # notes included
+    rules: list[RuleResult]
+    counts: dict[str, dict[str, int]]  # split ("-": in none) -> "real" or category of fakes -> clips
+    num_identities: int
+    cost: dict[str, float]
+
+    @property
+    def found(self) -> list[Finding]:
+        """The findings that are no notes."""
+        return [finding for finding in self.findings if not finding.is_note]
+
+
+def audit(listing: Listing, split: Split, *, num_workers: int = 1) -> Audit:
+    """Measure all clips and look for leaks and shortcuts. Raises ClipError if a clip cannot be read."""
+    clips, start = listing.clips, perf_counter()
+    facts = measure_clips(clips, num_workers)
+    measured = perf_counter()
+    findings = find_person_leaks(listing, split)
+    checksums = {clip.clip_id: fact.checksums for clip, fact in zip(clips, facts, strict=True)}
+    findings += find_identical_files(clips, split.split_of, checksums)
+    copies, cost = find_near_identical(clips, split, facts)
+    findings += copies
+    compared, rules = perf_counter(), []
+    if {clip.label for clip in clips} == {0, 1}:
+        rules = find_shortcuts(clips, facts)
+        findings += shortcut_findings(rules) + open_rules(rules)
+    else:
+        findings.append(
+            Finding(
+                kind="note_one_class",
+                summary=f"all clips are {'fake' if clips[0].label else 'real'}: shortcuts need both classes",
+                remedy="audit it together with the data that it is trained with (data set manifest)",
+                is_note=True,
+            )
+        )
+    counts: dict[str, Counter[str]] = {}
+    for clip in clips:
+        part = counts.setdefault(split.split_of.get(clip.clip_id, "-"), Counter())
+        part[clip.category if clip.label else "real"] += 1
+    cost |= {
+        "measuring_s": round(measured - start, 2),
+        "leaks_s": round(compared - measured, 2),
+        "shortcuts_s": round(perf_counter() - compared, 2),
+    }
+    order = [*(part for part in SPLITS if part in counts), *(["-"] if "-" in counts else [])]
+    return Audit(
+        findings=findings,
+        rules=rules,
+        counts={part: dict(sorted(counts[part].items())) for part in order},
+        num_identities=len({clip.identity for clip in clips}),
+        cost=cost,
+    )
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(0)
+
+
+def _measure(clip: Clip) -> ClipFacts | FrameworkError:
+    try:
+        return measure_clip(clip)
+    except FrameworkError as error:
+        return error
+
+
+def measure_clips(clips: Sequence[Clip], num_workers: int) -> list[ClipFacts]:
+    """Facts of all clips, in their order, measured in `num_workers` processes."""
+    num_workers = min(num_workers, len(clips) // MIN_CLIPS_PER_WORKER)
+    facts: list[ClipFacts] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(logging_redirect_tqdm())
+        results: Iterable[ClipFacts | FrameworkError] = map(_measure, clips)
+        if num_workers > 1:
+            # spawned: a fork would inherit the threads of the numerical libraries
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(num_workers, context, initializer=_one_thread)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            results = pool.map(_measure, clips, chunksize=4)
+        for result in tqdm(results, "measure", total=len(clips), unit="clip", leave=False):
+            if isinstance(result, FrameworkError):
+                raise result
+            facts.append(result)
+    return facts
+
+
+def find_near_identical(
+    clips: Sequence[Clip], split: Split, facts: Sequence[ClipFacts]
+) -> tuple[list[Finding], dict[str, float]]:
+    """Copies across splits by picture and by sound, without those that are the same file byte for byte; and
+    what looking for them cost.
+    """
+    findings, cost = [], {}
+    for kind, limit in (("picture", MAX_PICTURE_DISTANCE), ("sound", MAX_SOUND_DISTANCE)):
+        # silence is like silence: that is no sign of a common origin
+        rows = [
+            index
+            for index, clip in enumerate(clips)
+            if clip.clip_id in split.split_of and not (kind == "sound" and facts[index].silent)
+        ]
+        if not rows:
+            continue
+        parts = [split.split_of[clips[index].clip_id] for index in rows]
+        matches = find_copies(np.stack([getattr(facts[index], kind) for index in rows]), parts, limit)
+        cost[f"{kind}_pairs_compared"] = matches.num_compared
+        cost[f"{kind}_pairs_passed_over"] = matches.num_passed_over
+        pairs = []
+        for (first, second), distance in zip(matches.pairs, matches.distances, strict=True):
+            one, other = rows[first], rows[second]
+            checksum = facts[one].checksums.get(kind)
+            if checksum is None or checksum != facts[other].checksums.get(kind):
+                pairs.append((distance, clips[one], clips[other]))
+        if pairs:
+            concerned = {clip.clip_id for pair in pairs for clip in pair[1:]}
+            findings.append(
+                Finding(
+                    kind=f"leak_near_identical_{kind}",
+                    summary=f"{len(pairs)} pairs of clips in different splits have nearly the same {kind} "
+                    f"({len(concerned)} clips)",
+                    remedy=REMOVE,
+                    examples=[
+                        f"{a.clip_id} ({split.split_of[a.clip_id]}) and {b.clip_id} "
+                        f"({split.split_of[b.clip_id]}), distance {distance:.2f} of {limit}"
+                        for distance, a, b in pairs[:MAX_EXAMPLES]
+                    ],
+                )
+            )
+    return findings, cost
+
+
+def open_rules(rules: Sequence[RuleResult]) -> list[Finding]:
+    """One note on the rules whose AUC lies beyond 0.4 to 0.6 without being sure."""
+    undecided = [rule for rule in rules if rule.state == "open"]
+    if not undecided:
+        return []
+    return [
+        Finding(
+            kind="note_undecided",
+            summary=f"{len(undecided)} AUCs lie beyond 0.4 to 0.6, but too few clips say so to be sure",
+            remedy="audit more clips, or read the table below with care",
+            examples=[f"{rule.rule} on {rule.group}: {rule.auc:.3f}" for rule in undecided],
+            is_note=True,
+        )
+    ]
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[AuditConfig, ListingConfig, SplitConfig]:
+    """Flags -> configurations. Raises UsageError for split flags without effect."""
+    parser = Parser(__doc__ or "", AuditConfig, ListingConfig, SplitConfig)
+    args = parser.parse_args(argv)
+    config, listing, split = (from_args(kind, args) for kind in (AuditConfig, ListingConfig, SplitConfig))
+    for name, reason in split.unused().items():
+        if name in vars(args):
+            raise UsageError(f"--{name} has no effect here: {reason}")
+    return config, listing, split
+
+
+def as_json(result: Audit, about: dict[str, Any]) -> str:
+    """The content of audit.json."""
+    content = about | {
+        "verdict": "found" if result.found else "nothing found",
+        "findings": [dataclasses.asdict(finding) for finding in result.findings],
+        "rules": [dataclasses.asdict(rule) for rule in result.rules],
+        "counts": result.counts,
+        "num_identities": result.num_identities,
+        "cost": result.cost,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def main() -> int:
+    config, listing_config, split_config = parse_args()
+    configure_logging()
+    config.output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
+    listing = DATASETS[config.dataset](config.data_root, listing_config)
+    split = make_split(listing, split_config, check=False)
+    for line in split.describe_dropped():
+        log.info(line)
+    result = audit(listing, split, num_workers=config.num_workers or multiprocessing.cpu_count())
+    about = {
+        "dataset": config.dataset,
+        "num_clips": len(listing.clips),
+        "num_missing": len(listing.missing),
+        "num_excluded": len(listing.excluded),
+        "split_checksum": split_checksum(split),
+        "split": to_plain(split_config),
+        "command": shlex.join(sys.argv),
+    }
+    write_text(config.output_dir / "audit.json", as_json(result, about))
+    write_html(config.output_dir / "audit.html", result, about)
+    for finding in result.findings:
+        log.info("%s %s: %s", "note" if finding.is_note else "FOUND", finding.kind, finding.summary)
+        for example in finding.examples:
+            log.info("    %s", example)
+        if not finding.is_note:
+            log.info("    remedy: %s", finding.remedy)
+    log.info(
+        "%s: %d clips, %s; written to %s",
+        config.dataset,
+        len(listing.clips),
+        f"{len(result.found)} findings" if result.found else "nothing found",
+        config.output_dir,
+    )
+    return 1 if result.found else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,69 @@
+"""audit.html: one page without outside parts, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loaders.shortcuts import ALL_FAKES, RULES, RuleResult, describe, direction, direction_free
+from utils.files import write_text
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+STATES = {
+    "found": "found",
+    "open": "undecided",
+    "ok": "ok",
+    "constant": "constant: 0.5 by definition",
+    "unknown": "not known",
+}
+WIDTH = 120  # of a cell's drawing: AUC 0 to 1
+
+
+def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
+    """Write the report of `result` (loaders/audit.py: Audit) atomically."""
+    import jinja2  # here: the checks that train.py calls need none
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    groups = list(dict.fromkeys(rule.group for rule in result.rules))
+    categories = sorted({name for part in result.counts.values() for name in part} - {"real"})
+    text = template.render(
+        about=about,
+        found=result.found,
+        notes=[finding for finding in result.findings if finding.is_note],
+        counts=result.counts,
+        columns=["real", *categories],
+        groups=["all fakes" if group == ALL_FAKES else group for group in groups],
+        table=_table(result.rules, groups),
+        num_identities=result.num_identities,
+        cost=result.cost,
+        width=WIDTH,
+    )
+    write_text(path, text)
+
+
+def _table(rules: Sequence[RuleResult], groups: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the table: a rule's name, what it is, and one cell per group."""
+    by_place = {(rule.rule, rule.group): rule for rule in rules}
+    return [
+        {"rule": name, "what": what, "cells": [_cell(by_place[name, group]) for group in groups]}
+        for name, (what, _) in RULES.items()
+        if (name, ALL_FAKES) in by_place
+    ]
+
+
+def _cell(rule: RuleResult) -> dict[str, Any]:
+    """What a cell shows: state in words, AUC (the larger of it and 1 - it), interval, direction, drawing."""
+    cell: dict[str, Any] = {"state": rule.state, "word": STATES[rule.state], "auc": "", "interval": ""}
+    if rule.auc is None or rule.state == "constant":
+        return cell
+    cell["auc"] = f"{rule.auc if direction(rule) == 'learned' else max(rule.auc, 1 - rule.auc):.3f}"
+    cell["direction"] = direction(rule)
+    cell["interval"] = " to ".join(f"{bound:.2f}" for bound in direction_free(rule)) or "too few identities"
+    cell["title"] = describe(rule)
+    cell["point"] = rule.auc * WIDTH
+    cell["low"], cell["high"] = (
+        (rule.auc * WIDTH,) * 2 if rule.low is None else (rule.low * WIDTH, rule.high * WIDTH)
+    )
+    return cell

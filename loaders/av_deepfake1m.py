@@ -1,0 +1,122 @@
+"""AV-Deepfake1M: metadata to clips. Fakes are forged in places: words replaced, inserted or deleted.
+
+`train_metadata.json` and `val_metadata.json` list `<speaker>/<video>/<clip>/<kind>.mp4` below train/ and
+val/. The labels of test/ are not published: as in the papers, the released validation part is the test part
+here, and validation is carved from the training part. Speakers do not recur between the parts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import as_segments, inside, read_json_entries, read_text, require_folder, without_suffix
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+KEYS = ("file", "original", "modify_type", "audio_fake_segments", "visual_fake_segments")
+PARTS = {"train": "train", "val": "test"}
+# modify_type -> (picture is fake, sound is fake); the data set's own tools spell both-modified with a hyphen
+MODIFY_TYPES = {
+    "real": (0, 0),
+    "visual_modified": (1, 0),
+    "audio_modified": (0, 1),
+    "both_modified": (1, 1),
+}
+
+
+def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
+    """All labelled clips of a prepared AV-Deepfake1M tree. Raises DatasetError where root, metadata or clips
+    are not as expected.
+    """
+    require_folder(data_root)
+    paths = {part: data_root / f"{part}_metadata.json" for part in PARTS}
+    if not any(path.is_file() for path in paths.values()):
+        raise DatasetError(
+            f"{data_root}: neither {' nor '.join(path.name for path in paths.values())} is there; is this "
+            "the "
+            "data root?"
+        )
+    clips: dict[str, Clip] = {}
+    oddities: Counter[str] = Counter()
+    for part, path in paths.items():
+        if not path.is_file():
+            log.warning("av_deepfake1m: %s is not there: its clips are not listed", path)
+            continue
+        for where, entry in read_json_entries(path, KEYS):
+            clip = _make_clip(data_root, part, where, entry, oddities)
+            if clips.setdefault(clip.clip_id, clip) is not clip:
+                raise DatasetError(f"{where}: {entry['file']} is listed before")
+    for oddity, count in sorted(oddities.items()):
+        log.info("av_deepfake1m: %d clips %s", count, oddity)
+    hidden = data_root / "test_files.txt"
+    if hidden.is_file():
+        num_hidden = sum(1 for line in read_text(hidden).splitlines() if line.strip())
+        log.info(
+            "av_deepfake1m: %d clips of test_files.txt are left out: their labels are hidden", num_hidden
+        )
+    return select_clips("av_deepfake1m", list(clips.values()), config)
+
+
+def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter[str]) -> Clip:
+    name = _clip_name(str(entry["file"]), part, where)
+    kind = str(entry["modify_type"]).replace("-", "_")
+    if kind not in MODIFY_TYPES:
+        raise DatasetError(
+            f"{where}: unknown modify_type {entry['modify_type']!r}, expected one of "
+            f"{', '.join(MODIFY_TYPES)}"
+        )
+    labels = MODIFY_TYPES[kind]
+    segments = [
+        as_segments(entry[key] or (), where) for key in ("visual_fake_segments", "audio_fake_segments")
+    ]
+    for modality, label, spans in zip(("picture", "sound"), labels, segments, strict=True):
+        if spans and not label:  # a known fault of the release: the other stream's segment was copied here
+            if kind == "real":
+                raise DatasetError(f"{where}: modify_type is real, but its {modality} has forged segments")
+            oddities[f"have forged segments of the {modality}, which their modify_type says is genuine"] += 1
+        elif label and not spans:
+            oddities[f"have no segments of their forged {modality}: the whole clip counts as forged"] += 1
+    video_segments, audio_segments = (
+        (spans or None) if label else None for label, spans in zip(labels, segments, strict=True)
+    )
+    # a hundred thousand clips share few of these strings
+    speaker = sys.intern(f"av_deepfake1m/{name.split('/')[-4]}")
+    category = sys.intern(kind)
+    original = entry["original"]
+    pair = name if original is None else _clip_name(str(original), part, where)
+    return Clip(
+        clip_id=f"av_deepfake1m/{name}",
+        folder=Path(f"{root}{os.sep}{name}"),
+        label=max(labels),
+        video_label=labels[0],
+        audio_label=labels[1],
+        category=category,
+        method=category,  # one generator for the picture; `audio_model` names the voice's
+        identity=speaker,
+        source_ids=(),
+        target_id=speaker,
+        pair_key=sys.intern(f"av_deepfake1m/{pair}"),
+        stratum="",
+        dataset="av_deepfake1m",
+        split=PARTS[part],
+        split_group=speaker,
+        video_fake_segments=video_segments,
+        audio_fake_segments=audio_segments,
+    )
+
+
+def _clip_name(text: str, part: str, where: str) -> str:
+    """<part>/<speaker>/<video>/<clip>/<kind>, whether or not the metadata says the part."""
+    path = inside(text, where)
+    if path.parts[0] != part:
+        path = part / path
+    if len(path.parts) < 5:
+        raise DatasetError(f"{where}: expected <speaker>/<video>/<clip>/<kind>.mp4, found {text!r}")
+    return without_suffix(path).as_posix()

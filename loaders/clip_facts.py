@@ -1,0 +1,213 @@
+"""What the audit measures in one prepared clip: trivial numbers, checksums, and a coarse picture and sound.
+
+Numbers of the raw file come from clip.json; a folder that other tools prepared has none, and neither do older
+ones have all of them: what is not known is NaN (or "") and stays out of the rules.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from loaders.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
+from utils.clip_files import AUDIO_NAMES, INFO_NAME, VIDEO_NAME, file_sha256, find_audio, open_landmarks
+from utils.errors import ClipError
+from utils.media import read_frames, read_video_header, read_waveform
+from utils.types import Clip
+
+NUM_FRAMES = 8  # of the crop, evenly spread, that stand for the picture
+PICTURE_SIDE = 8  # lowest frequencies of the cosine transform of a frame, in both directions
+SOUND_BANDS = 16  # of the mel scale, SOUND_RANGE_HZ: what a low bit rate leaves alone
+SOUND_STEPS = 32  # evenly spread over the clip
+SOUND_RANGE_HZ = (150.0, 4000.0)
+SOUND_RATE_HZ = 16_000
+SOUND_DEPTH_DB = 50.0  # what lies deeper below the loudest part is codec noise
+SEEK_FROM_FRAMES = 200  # longer clips: seek to each frame instead of decoding all between
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    """One clip: numbers by rule name, checksums by kind of file, descriptors of picture and sound."""
+
+    numbers: dict[str, float]  # NaN = unknown
+    codec: str  # "" = unknown
+    checksums: dict[str, str]  # "raw file", "raw sound", "picture", "sound" -> sha256
+    picture: np.ndarray  # (NUM_FRAMES * 63,) float32, in grey levels
+    sound: np.ndarray  # (SOUND_BANDS * SOUND_STEPS,) float32 in dB; zeros if the clip is silent
+    silent: bool
+
+
+def read_info_values(folder: Path) -> dict[str, Any]:
+    """clip.json without the face boxes, which are most of it, of any layout version; {} if there is none.
+
+    Raises ClipError if it is not JSON. Cheap enough to be called for every clip of a run.
+    """
+    path = folder / INFO_NAME
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    start = text.find(b'"face_boxes": [')
+    end = text.find(b"]],\n", start)
+    if 0 <= start < end and b"\n" not in text[start:end]:  # written by us: one line per field
+        text = text[:start] + text[end + 4 :]
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ClipError(path, f"is not JSON ({error}); prepare the clip again") from error
+    if not isinstance(values, dict):
+        raise ClipError(path, f"holds a {type(values).__name__}, expected an object; prepare the clip again")
+    return values
+
+
+def known_checksums(info: dict[str, Any]) -> dict[str, str]:
+    """Checksums that clip.json gives. A silent clip's sound is left out: all of one length are alike."""
+    files = info.get("files", {})
+    sound = next((files[name] for name in AUDIO_NAMES if name in files), "")
+    found = {
+        "raw file": info.get("source_sha256", ""),
+        "raw sound": info.get("sound_sha256", ""),
+        "picture": files.get(VIDEO_NAME, ""),
+        "sound": "" if info.get("silent") else sound,
+    }
+    return {kind: value for kind, value in found.items() if value}
+
+
+def measure_clip(clip: Clip) -> ClipFacts:
+    """Measure one clip. Raises ClipError if one of its files cannot be read."""
+    folder = clip.folder
+    info = _with_boxes(folder)
+    video_path, audio_path = folder / VIDEO_NAME, find_audio(folder)
+    fps, _ = read_video_header(video_path)
+    num_frames = len(open_landmarks(folder))
+    duration_s = num_frames / float(fps)
+    waveform = read_waveform(audio_path, SOUND_RATE_HZ)
+    levels_db = block_levels_db(waveform, SOUND_RATE_HZ)
+    silent = not len(levels_db) or bool(levels_db.max() <= -100)
+    frames = _spread_frames(video_path, num_frames)
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    checksums = known_checksums(info)
+    for kind, path in (("picture", video_path), ("sound", audio_path)):
+        if kind not in checksums and not (kind == "sound" and silent):
+            checksums[kind] = file_sha256(path)
+    return ClipFacts(
+        numbers={
+            "leading_silence": leading_silence_s(levels_db),
+            "leading_digital_silence": leading_digital_silence_s(levels_db),
+            "loudness": 10 * math.log10(float((waveform**2).mean()) + 1e-12) if len(waveform) else -120.0,
+            "duration": duration_s,
+            **_source_numbers(info, fps, duration_s),
+            **_face_numbers(folder, info),
+            "crop_bit_rate": video_path.stat().st_size * 8 / duration_s,
+            "brightness": float(grey.mean()),
+            "sharpness": float(np.mean([cv2.Laplacian(image, cv2.CV_32F).std() for image in grey])),
+        },
+        codec=str(info.get("source_codecs", "")),
+        checksums=checksums,
+        picture=picture_descriptor(grey),
+        sound=sound_descriptor(waveform),
+        silent=silent,
+    )
+
+
+def _with_boxes(folder: Path) -> dict[str, Any]:
+    """The whole of clip.json, {} if there is none."""
+    path = folder / INFO_NAME
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ClipError(path, f"is not JSON ({error}); prepare the clip again") from error
+
+
+def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> dict[str, float]:
+    """Rules about the raw file; frame rate falls back on the crop's, which preprocessing keeps."""
+    width, height = info.get("source_width", math.nan), info.get("source_height", math.nan)
+    num_bytes = float(info.get("source_bytes", math.nan))
+    padded_s = max(info.get("audio_start_s", math.nan), 0.0) + info.get("audio_padded_s", math.nan)
+    return {
+        "frame_rate": float(Fraction(info["source_fps"])) if "source_fps" in info else float(fps),
+        "variable_frame_rate": float(info.get("variable_frame_rate", math.nan)),
+        "resolution": float(width) * float(height),
+        "file_size": num_bytes,
+        "bit_rate": num_bytes * 8 / duration_s,
+        "padding_share": padded_s / duration_s,
+    }
+
+
+def _face_numbers(folder: Path, info: dict[str, Any]) -> dict[str, float]:
+    """Rules about the faces that preprocessing saw; frames without a face fall back on the landmarks."""
+    sides = [box[2] for box in info.get("face_boxes", []) if box]
+    no_face = np.isnan(open_landmarks(folder)[:, 0, 0]).mean()
+    if "frames_without_face" in info:
+        no_face = len(info["frames_without_face"]) / info["num_frames"]
+    return {
+        "num_faces": float(info.get("num_face_tracks", math.nan)),
+        "face_size": float(np.median(sides)) if sides else math.nan,
+        "no_face_share": float(no_face),
+    }
+
+
+def _spread_frames(path: Path, num_frames: int) -> np.ndarray:
+    """(NUM_FRAMES, H, W, 3) uint8 RGB, at the middles of as many equal parts of the clip."""
+    places = ((np.arange(NUM_FRAMES) + 0.5) / NUM_FRAMES * num_frames).astype(np.int64)
+    if num_frames < SEEK_FROM_FRAMES:
+        return read_frames(path, places)
+    return np.concatenate([read_frames(path, places[index : index + 1]) for index in range(NUM_FRAMES)])
+
+
+def picture_descriptor(grey: np.ndarray) -> np.ndarray:
+    """(F, H, W) uint8 luma -> (F * 63,) float32: the 8x8 lowest cosine frequencies of each frame without the
+    mean, so that brightness, noise and block artefacts of an encoder hardly matter.
+    """
+    parts = []
+    for image in grey:
+        small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+        parts.append(cv2.dct(small)[:PICTURE_SIDE, :PICTURE_SIDE].ravel()[1:] / 32)
+    return np.concatenate(parts)
+
+
+def _mel_weights(num_bins: int) -> np.ndarray:
+    """(SOUND_BANDS, num_bins) triangles, evenly spread in mel."""
+    low, high = (2595 * np.log10(1 + f / 700) for f in SOUND_RANGE_HZ)
+    edges = 700 * (10 ** (np.linspace(low, high, SOUND_BANDS + 2) / 2595) - 1)
+    bins = np.linspace(0, SOUND_RATE_HZ / 2, num_bins)
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    return np.clip(np.minimum(rising, falling), 0, None).astype(np.float32)
+
+
+def sound_descriptor(waveform: np.ndarray) -> np.ndarray:
+    """(N,) at SOUND_RATE_HZ -> (SOUND_BANDS * SOUND_STEPS,) float32: levels in dB of mel bands over time, at
+    most 50 dB below the loudest and without their mean, so that a gain does not matter.
+
+    Zeros for a sound that is silent or shorter than a spectrum's frame.
+    """
+    size, hop = 1024, 256
+    num_spectra = (len(waveform) - size) // hop + 1
+    if num_spectra < 1 or not np.abs(waveform).max() > 1e-4:
+        return np.zeros(SOUND_BANDS * SOUND_STEPS, np.float32)
+    window, weights = np.hanning(size).astype(np.float32), _mel_weights(size // 2 + 1)
+    bands = np.empty((num_spectra, SOUND_BANDS), np.float32)
+    for start in range(0, num_spectra, 2048):  # in pieces: memory does not grow with a long clip
+        places = np.arange(start, min(start + 2048, num_spectra))[:, None] * hop + np.arange(size)
+        bands[start : start + len(places)] = (np.abs(np.fft.rfft(waveform[places] * window)) ** 2) @ weights.T
+    steps = np.linspace(0, num_spectra, SOUND_STEPS + 1)
+    edges = np.minimum(steps[:-1].astype(int), num_spectra - 1)
+    means = np.stack(
+        [
+            bands[first : max(first + 1, int(last))].mean(0)
+            for first, last in zip(edges, steps[1:], strict=True)
+        ]
+    )
+    levels = 10 * np.log10(np.maximum(means, 1e-12))
+    levels = np.maximum(levels, levels.max() - SOUND_DEPTH_DB)
+    return (levels - levels.mean()).ravel().astype(np.float32)

@@ -1,0 +1,159 @@
+"""DeepSpeak v1, v1.1 and v2: annotations to clips.
+
+`annotations-real.csv` and `annotations-fake.csv` name files without folders, `annotations-split-def.csv` the
+part of each person. Videos lie in folders of various names, as their zip parts were unpacked, or, prepared by
+the published code, in `features/features_mtcnn`: a clip folder is found by its name alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import as_id, inside, nfc, read_rows, require_file, require_folder, without_suffix
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+REAL_CSV, FAKE_CSV, SPLIT_CSV = "annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv"
+FAKE_COLUMNS = ("video-file", "kind", "engine", "identity-source", "identity-target")
+KINDS = ("face-swap", "lip-sync", "avatar")
+CLONED_VOICES = ("elevenlabs", "playht", "speechify")
+GENUINE_VOICES = ("real", "original", "genuine")
+
+
+def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared DeepSpeak tree. Raises DatasetError where root, annotations or clips are not as
+    expected, and where a clip folder's name is there twice.
+    """
+    require_folder(data_root)
+    for name in (REAL_CSV, FAKE_CSV, SPLIT_CSV):
+        require_file(data_root / name, "of DeepSpeak; all three annotation files are needed")
+    split_of = _read_split(data_root / SPLIT_CSV)
+    rows = {}
+    num_duplicates = 0
+    for where, name, values in (*_read_real(data_root / REAL_CSV), *_read_fake(data_root / FAKE_CSV)):
+        if values["identity"] not in split_of:
+            raise DatasetError(f"{where}: {SPLIT_CSV} says nothing about identity {values['identity']}")
+        if rows.setdefault(name, values) != values:
+            raise DatasetError(f"{where}: {name} is listed before with other values")
+        num_duplicates += rows[name] is not values
+    if num_duplicates:
+        log.info("deepspeak: %d rows list a file again with the same values", num_duplicates)
+    unknown = Counter(values["voice"] for values in rows.values() if values["audio_label"] is None)
+    if unknown:
+        log.info(
+            "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)",
+            unknown.total(), ", ".join(f"{voice}: {count}" for voice, count in sorted(unknown.items())),
+        )  # fmt: skip
+    folders = _find_folders(data_root, rows)
+    clips = [
+        _make_clip(name, folders.get(name, data_root / name), values, split_of)
+        for name, values in rows.items()
+    ]
+    return select_clips("deepspeak", clips, config)
+
+
+def _read_split(path: Path) -> dict[str, str]:
+    split_of: dict[str, str] = {}
+    for line, row in read_rows(path, ("identity", "split")):
+        identity, split = as_id(row["identity"]), row["split"].lower()
+        if not identity or split not in {"train", "test"}:
+            raise DatasetError(
+                f"{path}, line {line}: expected an identity and train or test, got {row['identity']!r} and "
+                f"{row['split']!r}"
+            )
+        if split_of.setdefault(identity, split) != split:
+            raise DatasetError(f"{path}, line {line}: identity {identity} is in train and in test")
+    if not split_of:
+        raise DatasetError(f"{path}: lists no identity")
+    return split_of
+
+
+def _read_real(path: Path) -> Iterator[tuple[str, str, dict]]:
+    for line, row in read_rows(path, ("video-file", "identity")):
+        where = f"{path}, line {line}"
+        name, identity = _file_name(row["video-file"], where), as_id(row["identity"])
+        if not identity:
+            raise DatasetError(f"{where}: the row has no identity")
+        yield where, name, {
+            "category": "real", "method": "real", "identity": identity, "sources": (), "pair": name,
+            "video_label": 0, "audio_label": 0, "voice": "",
+        }  # fmt: skip
+
+
+def _read_fake(path: Path) -> Iterator[tuple[str, str, dict]]:
+    for line, row in read_rows(path, FAKE_COLUMNS):
+        where = f"{path}, line {line}"
+        kind = row["kind"].lower().replace("_", "-").replace(" ", "-")
+        if kind not in KINDS:
+            raise DatasetError(f"{where}: unknown kind {row['kind']!r}, expected one of {', '.join(KINDS)}")
+        target, source = as_id(row["identity-target"]), as_id(row["identity-source"])
+        if not target:
+            raise DatasetError(f"{where}: the row has no identity-target")
+        recording, voice = as_id(row.get("recording-target", "")), row.get("audio-config", "")
+        yield where, _file_name(row["video-file"], where), {
+            "category": kind, "method": row["engine"] or "unknown", "identity": target,
+            "sources": (source,) if source else (),
+            "pair": f"{target}-{recording}" if recording else target,
+            "video_label": 1, "audio_label": _audio_label(kind, voice),
+            "voice": f"{kind} with audio-config {voice!r}",
+        }  # fmt: skip
+
+
+def _file_name(text: str, where: str) -> str:
+    return without_suffix(PurePosixPath(inside(text, where).name)).as_posix()
+
+
+def _audio_label(kind: str, voice: str) -> int | None:
+    """1 for a cloned voice, 0 for a genuine one, None where the annotations do not say."""
+    voice = voice.lower()
+    if any(name in voice for name in CLONED_VOICES):
+        return 1
+    if voice in GENUINE_VOICES or (kind == "face-swap" and not voice):  # face swaps keep their sound
+        return 0
+    return None
+
+
+def _find_folders(root: Path, names: Iterable[str]) -> dict[str, Path]:
+    """name -> the folder of that name, at any depth."""
+    wanted, found = set(names), {}
+    for place, subfolders, _ in os.walk(root, followlinks=True):
+        for name in sorted(subfolders):
+            key = nfc(name)
+            if key not in wanted:
+                continue
+            folder = Path(place, name)
+            if key in found:
+                raise DatasetError(
+                    f"{folder} and {found[key]}: two clip folders of one name; DeepSpeak's annotations do "
+                    "not "
+                    "say which is meant"
+                )
+            found[key] = folder
+        subfolders[:] = sorted(n for n in subfolders if nfc(n) not in wanted and not n.startswith("."))
+    return found
+
+
+def _make_clip(name: str, folder: Path, values: dict, split_of: dict[str, str]) -> Clip:
+    return Clip(
+        clip_id=f"deepspeak/{name}",
+        folder=folder,
+        label=values["video_label"],  # each fake's picture is
+        video_label=values["video_label"],
+        audio_label=values["audio_label"],
+        category=values["category"],
+        method=values["method"],
+        identity=f"deepspeak/{values['identity']}",
+        source_ids=tuple(f"deepspeak/{source}" for source in values["sources"]),
+        target_id=f"deepspeak/{values['identity']}",
+        pair_key=f"deepspeak/{values['pair']}",
+        stratum="",
+        dataset="deepspeak",
+        split=split_of[values["identity"]],
+    )

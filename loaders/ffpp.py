@@ -1,0 +1,290 @@
+"""FaceForensics++ with FaceShifter and DeepFakeDetection: split files and file names to clips.
+
+`--variant` chooses the compression: c23 (default), c40, or c0, whose folder the download script calls `raw`.
+Original and fakes are always of the same one. The split is the official one: splits/train.json, val.json and
+test.json list pairs of sequences, each pair gives two fakes per method, `<target>_<source>` and the reverse.
+They are not part of the download and must be there: without them train, validation and test would be the
+same.
+
+DeepFakeDetection (28 actors) has no split; it counts as test. Its real clips are used with its fakes only:
+`--methods` without DeepFakeDetection leaves out the actors, `--methods DeepFakeDetection` the sequences of
+YouTube.
+
+The releases have no sound. preprocess.ffpp_audio cuts that of the sequences out of their sources, and a fake
+has its target's: all of it is genuine, so that `audio_label` is 0. It is 0 as well for clips that were
+prepared without sound (--allow_silent, the only way for DeepFakeDetection): their sound track is empty, not
+forged; clip.json says `silent`.
+
+The layout that the published Beyond-Masking code prepared (`FaceForensics++/video_data/c40_features`) is read
+too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import FolderIndex, read_json, require_folder
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter")
+ACTORS = "DeepFakeDetection"
+VARIANTS = {"c23": ("c23",), "c0": ("raw", "c0"), "c40": ("c40",)}  # -> names of its folder; first: default
+SPLITS = ("train", "val", "test")
+PUBLISHED_PAIRS = {"train": 360, "val": 70, "test": 70}
+SEQUENCE = re.compile(r"\d{3}")
+ACTOR_REAL = re.compile(r"(\d{2})__(\w+)")
+ACTOR_FAKE = re.compile(r"(\d{2})_(\d{2})__(\w+)__([A-Z0-9]{8})")
+RELEASED_CLIPS = "video_data/c40_features"  # of the published code, which has c40 only
+
+
+def list_ffpp(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared FaceForensics++ tree in one compression. Raises DatasetError where root, split
+    files or names are not as expected, or where there is no original or no fake.
+    """
+    require_folder(data_root)
+    tree = _find_tree(data_root, config.variant_of("ffpp", tuple(VARIANTS)))
+    pairs = _read_pairs(tree.root)
+    clips = [*_list_sequences(tree, pairs), *_list_actors(tree)]
+    for label, kind in ((0, "original"), (1, "fake")):
+        if not any(clip.label == label for clip in clips):
+            raise DatasetError(
+                f"{tree.folders.root}: no {kind} clip of {tree.variant}; expected "
+                f"{tree.place('original_sequences/youtube')} and "
+                f"{tree.place('manipulated_sequences/Deepfakes')} or others of {', '.join(METHODS)}"
+            )
+    _count_unlisted(tree, clips)
+    _warn_of_shared_videos(tree, pairs)
+    listing = select_clips("ffpp", clips, config, variants=tuple(VARIANTS))
+    return _without_other_reals(listing, config.methods)
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """One compression of a prepared tree."""
+
+    root: Path  # holds splits/
+    folders: FolderIndex  # holds original_sequences/ and manipulated_sequences/
+    variant: str
+    released: bool = False
+
+    def place(self, family: str) -> PurePosixPath:
+        """The folder of a family's clip folders, e.g. of "original_sequences/youtube"."""
+        if self.released and family.startswith("original_sequences"):
+            return PurePosixPath(family)
+        places = [PurePosixPath(family, name, "videos") for name in VARIANTS[self.variant]]
+        return next((place for place in places if self.folders.find(place)), places[0])
+
+    def names(self, family: str) -> list[str]:
+        """What is prepared of a family, sorted; the published code leaves .mp4 files beside the folders."""
+        entries = self.folders.entries(str(self.folders.clip_folder(self.place(family))))
+        return sorted({name.removesuffix(".mp4") for name in entries})
+
+    def clip_folder(self, family: str, name: str) -> Path:
+        return self.folders.clip_folder(self.place(family) / name)
+
+    def clip_id(self, family: str, name: str) -> str:
+        """The same in either layout, so that a split file fits both."""
+        return f"ffpp/{family}/{self.variant}/videos/{name}"
+
+
+def _find_tree(data_root: Path, variant: str) -> _Tree:
+    for root in (data_root, data_root / "FaceForensics++"):
+        if (root / RELEASED_CLIPS).is_dir():
+            if variant != "c40":
+                raise DatasetError(
+                    f"{root / RELEASED_CLIPS}: holds c40 only, as the published code prepares it; choose "
+                    f"--variant c40 (asked for: {variant})"
+                )
+            return _Tree(root, FolderIndex(root / RELEASED_CLIPS), variant, released=True)
+    for root in (data_root, data_root / "FaceForensics++"):
+        tree = _Tree(root, FolderIndex(root), variant)
+        families = [
+            PurePosixPath(kind, family)
+            for kind in ("original_sequences", "manipulated_sequences")
+            for family in tree.folders.entries(str(root / kind))
+        ]
+        if not families:
+            continue
+        found = {name for family in families for name in tree.folders.entries(str(root / family))}
+        if found.isdisjoint(VARIANTS[variant]):
+            there = sorted(name for name, folders in VARIANTS.items() if not found.isdisjoint(folders))
+            raise DatasetError(
+                f"{root}: no clip of {variant}; prepared there: {', '.join(there) or 'none'}; choose another "
+                "--variant"
+            )
+        return tree
+    raise DatasetError(
+        f"{data_root}: neither original_sequences nor manipulated_sequences nor "
+        f"FaceForensics++/{RELEASED_CLIPS} is there; is this the data root?"
+    )
+
+
+def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
+    """(sequence, sequence) -> split. Raises DatasetError if a file is missing or no list of pairs, or if a
+    sequence is in two of them.
+    """
+    pairs: dict[tuple[str, str], str] = {}
+    split_of: dict[str, str] = {}
+    for split in SPLITS:
+        path = root / "splits" / f"{split}.json"
+        if not path.is_file():
+            raise DatasetError(
+                f"{path}: no such file; the official split is needed (train.json, val.json and test.json "
+                "from "
+                "dataset/splits of the FaceForensics++ repository, https://github.com/ondyari/FaceForensics)"
+            )
+        for pair in read_json(path, list):
+            if not (
+                isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(name, str) and SEQUENCE.fullmatch(name) for name in pair)
+            ):
+                raise DatasetError(f'{path}: expected pairs such as ["071", "054"], found {pair!r}')
+            for name in pair:
+                if name in split_of:
+                    raise DatasetError(f"{path}: sequence {name} is also in {split_of[name]}.json, or twice")
+                split_of[name] = split
+            pairs[tuple(pair)] = split
+    return pairs
+
+
+def _clip(
+    tree: _Tree, family: str, name: str, *, method: str, target: str, source: str, **fields: str
+) -> Clip:
+    fake = int(method != "real")
+    return Clip(
+        clip_id=tree.clip_id(family, name),
+        folder=tree.clip_folder(family, name),
+        label=fake,
+        video_label=fake,
+        audio_label=0,
+        category=method,
+        method=method,
+        identity=f"ffpp/{target}",
+        source_ids=(f"ffpp/{source}",) if source and source != target else (),
+        target_id=f"ffpp/{target}",
+        stratum="actors" if target.startswith("actor") else "youtube",
+        dataset="ffpp",
+        **fields,
+    )
+
+
+def _list_sequences(tree: _Tree, pairs: dict[tuple[str, str], str]) -> Iterator[Clip]:
+    """Every original and fake that the pairs name, of the families that are there."""
+    original = "original_sequences/youtube"
+    methods = [name for name in METHODS if tree.names(f"manipulated_sequences/{name}")]
+    has_originals = bool(tree.names(original))
+    if methods and not has_originals:
+        raise DatasetError(
+            f"{tree.folders.root / tree.place(original)}: no original is prepared, but fakes are "
+            f"({', '.join(methods)})"
+        )
+    for pair, split in sorted(pairs.items()):
+        group = f"ffpp/{'+'.join(sorted(pair))}"
+        for target, source in (pair, pair[::-1]):
+            common = {"pair_key": tree.clip_id(original, target), "split": split, "split_group": group}
+            if has_originals:
+                yield _clip(tree, original, target, method="real", target=target, source="", **common)
+            for method in methods:
+                family, name = f"manipulated_sequences/{method}", f"{target}_{source}"
+                yield _clip(tree, family, name, method=method, target=target, source=source, **common)
+
+
+def _list_actors(tree: _Tree) -> Iterator[Clip]:
+    """The clips of DeepFakeDetection: no file lists them, so that those prepared are all there are."""
+    original = "original_sequences/actors"
+    for family, method, pattern, example in (
+        (original, "real", ACTOR_REAL, "01__walking_outside"),
+        (f"manipulated_sequences/{ACTORS}", ACTORS, ACTOR_FAKE, "01_02__walking_outside__YVGY8LOK"),
+    ):
+        for name in tree.names(family):
+            match = pattern.fullmatch(name)
+            if match is None:
+                raise DatasetError(
+                    f"{tree.folders.root / tree.place(family) / name}: expected a name such as {example}"
+                )
+            target = match[1]
+            source, scene = (match[2], match[3]) if method == ACTORS else ("", match[2])
+            yield _clip(
+                tree,
+                family,
+                name,
+                method=method,
+                target=f"actor{target}",
+                source=source and f"actor{source}",
+                pair_key=tree.clip_id(original, f"{target}__{scene}"),
+                split="test",
+            )
+
+
+def _without_other_reals(listing: Listing, methods: tuple[str, ...]) -> Listing:
+    """Count as excluded the actors, or the sequences of YouTube, none of whose fakes were asked for."""
+    if not methods:
+        kinds = {clip.stratum for clip in listing.clips if clip.label == 0}
+        if len(kinds) > 1:
+            log.info(
+                "ffpp: the real clips of the test part are those of YouTube and of %s together; --methods %s "
+                "leaves out the actors",
+                ACTORS,
+                " ".join(sorted({c.method for c in listing.clips} - {"real", ACTORS})),
+            )
+        return listing
+    wanted = {"actors" if method == ACTORS else "youtube" for method in methods}
+    clips = [clip for clip in listing.clips if clip.stratum in wanted]
+    excluded = [clip for clip in listing.clips if clip.stratum not in wanted]
+    return replace(
+        listing,
+        clips=clips,
+        missing=[clip for clip in listing.missing if clip.stratum in wanted],
+        excluded=listing.excluded + excluded + [c for c in listing.missing if c.stratum not in wanted],
+    )
+
+
+def _count_unlisted(tree: _Tree, clips: list[Clip]) -> None:
+    """Say which prepared folders the split files do not name: they are not used."""
+    listed = {clip.clip_id for clip in clips}
+    unlisted: Counter[str] = Counter()
+    families = ["original_sequences/youtube"]
+    families += [
+        f"manipulated_sequences/{name}"
+        for name in tree.folders.entries(str(tree.folders.root / "manipulated_sequences"))
+    ]
+    for family in families:
+        unlisted[family] = sum(tree.clip_id(family, name) not in listed for name in tree.names(family))
+    if unlisted.total():
+        log.warning(
+            "ffpp: %d prepared clips are not used, since no split file names them or their method is unknown "
+            "(%s)",
+            unlisted.total(),
+            ", ".join(f"{family} {count}" for family, count in sorted(unlisted.items()) if count),
+        )
+
+
+def _warn_of_shared_videos(tree: _Tree, pairs: dict[tuple[str, str], str]) -> None:
+    """1,000 sequences come from 977 videos: where conversion_dict.json is there, say whether the official
+    split tears the sequences of a video (and so perhaps a person) apart.
+    """
+    path = tree.root / "conversion_dict.json"
+    if not path.is_file():
+        return
+    split_of = {name: split for pair, split in pairs.items() for name in pair}
+    parts: dict[str, set[str]] = {}
+    for name, video in read_json(path, dict).items():
+        if name in split_of:
+            parts.setdefault(str(video).rpartition(" ")[0], set()).add(split_of[name])
+    torn = sum(len(splits) > 1 for splits in parts.values())
+    if torn:
+        log.warning(
+            "ffpp: %d YouTube videos have sequences in more than one part of the official split: the same "
+            "person may be in two of them",
+            torn,
+        )

@@ -1,0 +1,338 @@
+"""KoDF: metadata or file names to clips.
+
+Three layouts are read: that of AI-Hub (Korean folders and tables, parts 1.Training and 2.Validation), that of
+the international distribution (`original_videos`, `synthesized_videos`, no table), and the one that the
+published Beyond-Masking code prepared (`validate_meta_data/real.csv` and `fake.csv`). Names are compared in
+NFC.
+
+AI-Hub's parts are its own split: Training is train, Validation is test (validation clips are drawn from
+train). Where only one part is there, or a person on screen is in both, the data set has no split of its own:
+it is drawn by person.
+
+No voice in KoDF is forged, so `audio_label` is 0 everywhere: its lip-synchronised fakes (`audio-driven`) have
+a real voice, and many clips are silent. Most of all those of `fsgan`: preprocess.prepare lists videos without
+a sound track as failures unless it is called with --allow_silent, which gives them a silent wav.
+
+Perturbed clips (`train_탐지방해`, `validate_탐지방해`) are left out and counted in the log: no table says
+whom they show, so they could not be kept apart from their originals.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import FolderIndex, as_id, inside, read_rows, require_file, require_folder
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+METHODS = ("dfl", "dffs", "fsgan", "fo", "audio-driven")
+PARTS = {"train": "train", "validate": "test"}  # prefix of AI-Hub's folders -> our split
+PUBLISHED_COUNTS = {  # AI-Hub part -> (real, fake)
+    "train": (49_419, 139_951),
+    "validate": (6_093, 16_894),
+}
+# <target>_<source>_<method code>_<number>; persons are 20 hexadecimal or six decimal digits
+PERSON = r"[0-9a-f]{20}|\d{6}"
+FAKE_NAME = re.compile(rf"({PERSON})_({PERSON})_(\d)_(\w+)", re.IGNORECASE)
+REAL_NAME = re.compile(rf"({PERSON})_(\w+)", re.IGNORECASE)
+
+
+def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared KoDF tree. Raises DatasetError where root, metadata or names are not as
+    expected, or where there is no real or no fake clip.
+    """
+    require_folder(data_root)
+    released = [root for root in (data_root, data_root / "features_mtcnn") if _is_released(root)]
+    folders = FolderIndex(data_root)
+    if released:
+        clips = _list_released(released[0])
+    elif {"original_videos", "synthesized_videos"} & folders.entries(str(data_root)).keys():
+        clips = _list_international(folders)
+    else:
+        clips = _list_aihub(folders)
+    unique = {clip.clip_id: clip for clip in reversed(clips)}
+    if len(unique) < len(clips):
+        log.info("kodf: %d rows list a clip again; the first row counts", len(clips) - len(unique))
+    for label, kind in ((0, "real"), (1, "fake")):
+        if not any(clip.label == label for clip in clips):
+            raise DatasetError(f"{data_root}: kodf lists {len(clips)} clips, but none of them is {kind}")
+    return select_clips("kodf", list(reversed(unique.values())), config)
+
+
+def _clip(
+    name: str, folder: Path, *, method: str, person: str, source: str = "", pair: str = "", sex: str = "",
+    split: str | None = None,
+) -> Clip:  # fmt: skip
+    """A clip; `name` is its id, `pair` that of the real clip it was made from, both without "kodf/"."""
+    fake = int(method != "real")
+    identity, donor = f"kodf/{person.lower()}", f"kodf/{source.lower()}"
+    return Clip(
+        clip_id=f"kodf/{name}",
+        folder=folder,
+        label=fake,
+        video_label=fake,
+        audio_label=0,
+        category=method,
+        method=method,
+        identity=identity,
+        source_ids=(donor,) if source and donor != identity else (),
+        target_id=identity,
+        pair_key=f"kodf/{pair}" if pair else identity,
+        stratum=sex or "unknown",
+        dataset="kodf",
+        split=split,
+    )
+
+
+def _donor(stem: str, person: str) -> str:
+    """Who drove a fake or lent the face, from its name; "" where the name does not say."""
+    match = FAKE_NAME.fullmatch(stem)
+    return match[2] if match and match[1].lower() == person.lower() else ""
+
+
+def _method(text: str, origin: str) -> str:
+    method = text.strip().lower().replace("_", "-")
+    if method not in METHODS:
+        raise DatasetError(f"{origin}: unknown method {text!r}, expected one of {', '.join(METHODS)}")
+    return method
+
+
+def _method_of_folder(name: str, origin: str) -> str:
+    """AI-Hub numbers the folders of a method: fsgan1, fsgan2, ..."""
+    return _method(name.rstrip("0123456789"), origin)
+
+
+# ---------------------------------------------------------------------------------------------------- AI-Hub
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of AI-Hub's distribution: its prefix and where its tables and clips lie."""
+
+    name: str  # "train" or "validate"
+    tables: dict[str, Path]  # 원본 (real) and 변조 (fake) -> CSV
+    clips: dict[str, PurePosixPath]  # the same -> folder of clip folders, relative to the root
+
+
+def _list_aihub(folders: FolderIndex) -> list[Clip]:
+    parts = _find_parts(folders)
+    if not parts:
+        raise DatasetError(
+            f"{folders.root}: no KoDF in it; expected train_meta_data or validate_meta_data (AI-Hub) up to "
+            "three folders deep, original_videos and synthesized_videos, or validate_meta_data/real.csv"
+        )
+    clips = [clip for part in parts for clip in _list_part(folders, part)]
+    in_both = set.intersection(
+        *({c.identity for c in clips if c.split == PARTS[part.name]} for part in parts)
+    )
+    if len(parts) == 1 or in_both:
+        why = f"{len(in_both)} persons are in Training and in Validation"
+        if len(parts) == 1:
+            why = f"of its parts only {parts[0].name} is there"
+        log.warning("kodf: %s, so that it has no split of its own: persons are drawn", why)
+        clips = [replace(clip, split=None) for clip in clips]
+    nameless = sum(clip.label == 1 and not FAKE_NAME.fullmatch(_stem(clip.clip_id)) for clip in clips)
+    if nameless:
+        log.warning("kodf: the names of %d fakes do not say whose face was put in", nameless)
+    return clips
+
+
+def _find_parts(folders: FolderIndex) -> list[_Part]:
+    """The parts whose tables lie at most three folders below the root."""
+    found: dict[str, PurePosixPath] = {}  # name of a folder -> where it is
+    perturbed: list[PurePosixPath] = []
+    level = [PurePosixPath()]
+    for _ in range(3):
+        level = [
+            place / name
+            for place in level
+            for name in sorted(folders.entries(str(folders.clip_folder(place))))
+        ]
+        for place in level:
+            found.setdefault(place.name, place)
+            if place.name.endswith("_탐지방해"):
+                perturbed.append(place)
+        level = [place for place in level if not place.name.startswith(("train_", "validate_"))]
+    _count_perturbed(folders, perturbed)
+    parts = []
+    for name in PARTS:
+        place = found.get(f"{name}_meta_data")
+        if place is not None:
+            tables = {kind: _table(folders, place, kind) for kind in ("원본", "변조")}
+            clips = {kind: found.get(f"{name}_{kind}", place.with_name(f"{name}_{kind}")) for kind in tables}
+            parts.append(_Part(name, tables, clips))
+    return parts
+
+
+def _table(folders: FolderIndex, place: PurePosixPath, kind: str) -> Path:
+    folder = folders.find(place)
+    names = sorted(n for n in folders.entries(str(folder)) if n.startswith(kind) and n.endswith(".csv"))
+    if len(names) != 1:
+        found = ", ".join(names or sorted(folders.entries(str(folder)))) or "nothing"
+        raise DatasetError(f"{folder}: expected one {kind}영상_..._메타데이터.csv, found {found}")
+    return folders.find(place / names[0])
+
+
+def _list_part(folders: FolderIndex, part: _Part) -> Iterator[Clip]:
+    real, fake = (_clip_folders(folders, part.clips[kind]) for kind in ("원본", "변조"))
+    split = PARTS[part.name]
+    for line, row in read_rows(part.tables["원본"], ("영상ID", "UUID", "인물성별")):
+        origin = f"{part.tables['원본']}, line {line}"
+        stem, person = _stem(row["영상ID"], origin), _require(as_id(row["UUID"]), "UUID", origin)
+        place = _choose(real.get(stem, []), person, "")
+        yield _clip(
+            f"{part.name}/real/{person}/{stem}",
+            folders.clip_folder(place or part.clips["원본"] / "원본" / person / stem),
+            method="real",
+            person=person,
+            sex=row["인물성별"],
+            split=split,
+        )
+    columns = ("영상ID", "타겟영상", "타겟UUID", "변조모델", "인물성별")
+    for line, row in read_rows(part.tables["변조"], columns):
+        origin = f"{part.tables['변조']}, line {line}"
+        stem, person = _stem(row["영상ID"], origin), _require(as_id(row["타겟UUID"]), "타겟UUID", origin)
+        method = _method(row["변조모델"], origin)
+        place = _choose(fake.get(stem, []), person, method)
+        yield _clip(
+            f"{part.name}/{method}/{person}/{stem}",
+            folders.clip_folder(place or part.clips["변조"] / method / person / stem),
+            method=method,
+            person=person,
+            source=_donor(stem, person),
+            pair=f"{part.name}/real/{person}/{_stem(row['타겟영상'], origin)}" if row["타겟영상"] else "",
+            sex=row["인물성별"],
+            split=split,
+        )
+
+
+def _clip_folders(folders: FolderIndex, top: PurePosixPath) -> dict[str, list[PurePosixPath]]:
+    """Name of a clip -> where it is: the tables do not say in which numbered folder (원본1, fsgan2, ...)."""
+    places: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for numbered in sorted(folders.entries(str(folders.clip_folder(top)))):
+        for person in sorted(folders.entries(str(folders.clip_folder(top / numbered)))):
+            place = top / numbered / person
+            for stem in sorted(folders.entries(str(folders.clip_folder(place)))):
+                places[stem].append(place / stem)
+    return places
+
+
+def _choose(places: list[PurePosixPath], person: str, method: str) -> PurePosixPath | None:
+    """The best of the folders that have a clip's name: its method's, then its person's."""
+    own = [place for place in places if place.parts[-3].lower().replace("_", "-").startswith(method)]
+    return min(own, key=lambda place: place.parts[-2] != person, default=None)
+
+
+def _count_perturbed(folders: FolderIndex, places: list[PurePosixPath]) -> None:
+    count = 0
+    for top in places:
+        for kind in folders.entries(str(folders.find(top))):
+            for numbered in folders.entries(str(folders.clip_folder(top / kind))):
+                count += len(folders.entries(str(folders.clip_folder(top / kind / numbered))))
+    if places:
+        names = ", ".join(place.name for place in places)
+        log.info("kodf: %d perturbed clips left out (%s): no table says whom they show", count, names)
+
+
+def _stem(name: str, origin: str = "kodf") -> str:
+    """The name of a clip without folders and suffix."""
+    path = inside(name, origin)
+    return path.name[: -len(path.suffix)] if path.suffix.lower() == ".mp4" else path.name
+
+
+def _require(value: str, column: str, origin: str) -> str:
+    if not value:
+        raise DatasetError(f"{origin}: {column} is empty")
+    return value
+
+
+# --------------------------------------------------------------------------- the international distribution
+
+
+def _list_international(folders: FolderIndex) -> list[Clip]:
+    """`original_videos/<person>/<clip>` and `synthesized_videos/<method>/<date>/<target>/<clip>`."""
+    clips, other_code = [], Counter()
+    for place in _walk(folders, "original_videos", 2):
+        person, stem = place.parts[-2:]
+        match = REAL_NAME.fullmatch(stem)
+        if not match or match[1].lower() != person.lower():
+            raise DatasetError(f"{folders.root / place}: expected the name {person}_<number>")
+        name = place.as_posix()
+        clips.append(_clip(name, folders.clip_folder(place), method="real", person=person))
+    for place in _walk(folders, "synthesized_videos", 4):
+        method, _, person, stem = place.parts[-4:]
+        match = FAKE_NAME.fullmatch(stem)
+        if not match or match[1].lower() != person.lower():
+            raise DatasetError(
+                f"{folders.root / place}: expected the name {person}_<source person>_<code>_<number>"
+            )
+        method = _method(method, str(folders.root / place))
+        other_code[method] += METHODS.index(method) + 1 != int(match[3])
+        name = place.as_posix()
+        clips.append(_clip(name, folders.clip_folder(place), method=method, person=person, source=match[2]))
+    if other_code.total():
+        log.warning(
+            "kodf: %d clips have another method code in their name than their folder's (%s); the folder "
+            "counts",
+            other_code.total(),
+            ", ".join(f"{method} {count}" for method, count in sorted(other_code.items()) if count),
+        )
+    return clips
+
+
+def _walk(folders: FolderIndex, top: str, depth: int) -> list[PurePosixPath]:
+    """Everything that lies exactly `depth` folders below `top`, sorted."""
+    level = [PurePosixPath(top)]
+    for _ in range(depth):
+        level = [
+            place / name
+            for place in level
+            for name in sorted(folders.entries(str(folders.clip_folder(place))))
+        ]
+    return level
+
+
+# -------------------------------------------------------------------------------------- the published code's
+
+
+def _is_released(root: Path) -> bool:
+    return any((root / "validate_meta_data" / name).is_file() for name in ("real.csv", "fake.csv"))
+
+
+def _list_released(root: Path) -> list[Clip]:
+    """The published code's layout: it has the Validation part only, and no split by person."""
+    folders = FolderIndex(root)
+    clips = []
+    path = require_file(root / "validate_meta_data" / "real.csv", "the published code's list of real clips")
+    for line, row in read_rows(path, ("영상ID",)):
+        stem = _stem(row["영상ID"], f"{path}, line {line}")
+        person = stem.partition("_")[0]
+        places = [PurePosixPath(top, person, stem) for top in ("원본1", "원본2")]
+        found = next((place for place in places if folders.find(place)), places[0])
+        name = f"validate/real/{person}/{stem}"
+        clips.append(_clip(name, folders.clip_folder(found), method="real", person=person))
+    path = require_file(root / "validate_meta_data" / "fake.csv", "the published code's list of fakes")
+    for line, row in read_rows(path, ("folder", "folder2", "filename")):
+        origin = f"{path}, line {line}"
+        stem = _stem(row["filename"], origin)
+        number = as_id(row["folder2"]) or "0"  # a table read as numbers makes "3.0" of it
+        if not number.isdigit():
+            raise DatasetError(f"{origin}: folder2 is {row['folder2']!r}, expected a number or nothing")
+        place = inside(f"{row['folder']}/{int(number)}/{stem}", origin)
+        if len(place.parts) != 3:
+            raise DatasetError(f"{origin}: folder is {row['folder']!r}, expected the name of a folder")
+        method, person = _method_of_folder(place.parts[0], origin), stem.partition("_")[0]
+        name = f"validate/{method}/{person}/{stem}"
+        clip = _clip(
+            name, folders.clip_folder(place), method=method, person=person, source=_donor(stem, person)
+        )
+        clips.append(clip)
+    return clips

@@ -1,0 +1,83 @@
+"""LAV-DF: metadata to clips. Fakes are forged in places: one or more words, seen or heard or both.
+
+`metadata.min.json` or the longer `metadata.json`: a list of entries with `file` ("train/000001.mp4"),
+`n_fakes`, `fake_periods` in seconds, `original`, `modify_video`, `modify_audio` and `split` (train, dev,
+test). Who speaks is not said: the family of clips made from one original stands for the person.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import as_segments, inside, read_json_entries, require_folder, without_suffix
+from utils.errors import DatasetError
+from utils.types import Clip
+
+METADATA = ("metadata.min.json", "metadata.json")
+KEYS = ("file", "n_fakes", "fake_periods", "original", "modify_video", "modify_audio", "split")
+PARTS = {"train": "train", "dev": "val", "test": "test"}
+# (modify_video, modify_audio) -> category
+CATEGORIES = {
+    (False, False): "real",
+    (True, False): "visual_modified",
+    (False, True): "audio_modified",
+    (True, True): "both_modified",
+}
+
+
+def list_lavdf(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared LAV-DF tree. Raises DatasetError where root, metadata or clips are not as
+    expected.
+    """
+    require_folder(data_root)
+    path = next((data_root / name for name in METADATA if (data_root / name).is_file()), None)
+    if path is None:
+        raise DatasetError(f"{data_root}: neither {' nor '.join(METADATA)} is there; is this the data root?")
+    clips: dict[str, Clip] = {}
+    for where, entry in read_json_entries(path, KEYS):
+        clip = _make_clip(data_root, where, entry)
+        if clips.setdefault(clip.clip_id, clip) is not clip:
+            raise DatasetError(f"{where}: {entry['file']} is listed before")
+    return select_clips("lavdf", list(clips.values()), config)
+
+
+def _make_clip(root: Path, where: str, entry: dict) -> Clip:
+    name = without_suffix(inside(str(entry["file"]), where)).as_posix()
+    if entry["split"] not in PARTS:
+        raise DatasetError(f"{where}: split is {entry['split']!r}, expected train, dev or test")
+    modified = (entry["modify_video"], entry["modify_audio"])
+    if not all(isinstance(value, (bool, int)) and value in (0, 1) for value in modified):
+        raise DatasetError(f"{where}: modify_video and modify_audio are {modified}, expected true or false")
+    video, audio = map(bool, modified)
+    periods = as_segments(entry["fake_periods"], where)
+    if bool(entry["n_fakes"]) != (video or audio) or bool(periods) != (video or audio):
+        raise DatasetError(
+            f"{where}: {entry['n_fakes']} fakes in {len(periods)} periods do not fit modify_video {video} "
+            "and "
+            f"modify_audio {audio}"
+        )
+    original = entry["original"]
+    if original is None and (video or audio):
+        raise DatasetError(f"{where}: a fake without an original")
+    family = name if original is None else without_suffix(inside(str(original), where)).as_posix()
+    family, category = f"lavdf/{family}", CATEGORIES[video, audio]
+    return Clip(
+        clip_id=f"lavdf/{name}",
+        folder=root / name,
+        label=int(video or audio),
+        video_label=int(video),
+        audio_label=int(audio),
+        category=category,
+        method=category,  # the tools are not named clip by clip
+        identity=family,
+        source_ids=(),
+        target_id=family,
+        pair_key=family,
+        stratum="",
+        dataset="lavdf",
+        split=PARTS[entry["split"]],
+        split_group=family,
+        video_fake_segments=periods if video else None,
+        audio_fake_segments=periods if audio else None,
+    )

@@ -1,0 +1,240 @@
+"""Data of one's own: a table, two folders, or text lists.
+
+manifest.csv    columns path and label, and any of OPTIONAL; one row per video, paths relative to the root
+train.txt, val.txt, test.txt, or train_real.txt, train_fake.txt and so on (the lists of "Exposing the
+                Deception"): lines `label,path` or `label,path,frames`; prefixes of another machine are
+                dropped
+real/, fake/    without a table: each clip folder in them is a clip
+
+Labels are 1 or fake, 0 or real. Whatever is not said stays unknown, except what follows from the rest: a real
+clip has a real picture and a real sound, and a fake whose picture is real has a fake sound.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import (
+    FolderIndex,
+    as_id,
+    as_segments,
+    inside,
+    nfc,
+    read_rows,
+    read_text,
+    require_folder,
+    without_suffix,
+)
+from utils.clip_files import LANDMARKS_NAME, VIDEO_NAME
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+TABLE = "manifest.csv"
+REQUIRED = ("path", "label")
+OPTIONAL = ("video_label", "audio_label", "identity", "source_id", "target_id", "method", "category", "split",
+            "video_fake_segments", "audio_fake_segments")  # fmt: skip
+PARTS = ("train", "val", "test")
+LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
+CATEGORIES = {(1, 0): "fake-video", (0, 1): "fake-audio", (1, 1): "fake-video-audio"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    where: str  # file and line
+    path: PurePosixPath  # of the clip folder, relative to the root
+    values: dict[str, str]  # column -> text, "" if it is not said
+
+
+def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips that a table, text lists or two folders in `data_root` name.
+
+    Raises DatasetError that names file, line, what was expected and what was found.
+    """
+    require_folder(data_root)
+    lists = [
+        data_root / f"{part}{kind}.txt"
+        for part in PARTS
+        for kind in ("", "_real", "_fake")
+        if (data_root / f"{part}{kind}.txt").is_file()
+    ]
+    folders = FolderIndex(data_root)
+    if (data_root / TABLE).is_file():
+        entries = list(_read_table(data_root / TABLE))
+    elif lists:
+        entries = [entry for path in lists for entry in _read_list(path, folders)]
+    else:
+        entries = _read_folders(data_root)
+    clips: dict[str, Clip] = {}
+    places: dict[str, str] = {}
+    for entry in entries:
+        clip = _make_clip(folders, entry)
+        if clip.clip_id in clips:
+            raise DatasetError(f"{entry.where}: {entry.path} is named before, in {places[clip.clip_id]}")
+        clips[clip.clip_id], places[clip.clip_id] = clip, entry.where
+    has_split = [bool(entry.values.get("split")) for entry in entries]
+    if any(has_split) and not all(has_split):
+        raise DatasetError(
+            f"{entries[has_split.index(False)].where}: no split, although other clips have one; give it for "
+            "all clips or for none"
+        )
+    nameless = sum(not (entry.values.get("identity") or entry.values.get("target_id")) for entry in entries)
+    if nameless:
+        log.warning(
+            "manifest: %d of %d clips have no identity: each counts as a person of its own, and nothing "
+            "keeps "
+            "one person's clips out of two splits",
+            nameless, len(entries),
+        )  # fmt: skip
+    return select_clips("manifest", list(clips.values()), config)
+
+
+def _read_table(path: Path) -> Iterator[_Entry]:
+    for line, row in read_rows(path, REQUIRED):
+        where = f"{path}, line {line}"
+        if unknown := row.keys() - {*REQUIRED, *OPTIONAL}:
+            raise DatasetError(
+                f"{path}: unknown column {', '.join(map(repr, sorted(unknown)))}; known are "
+                f"{', '.join((*REQUIRED, *OPTIONAL))}"
+            )
+        if row.get("split") and row["split"] not in PARTS:
+            raise DatasetError(f"{where}: split is {row['split']!r}, expected {', '.join(PARTS)}")
+        yield _Entry(where=where, path=without_suffix(inside(row["path"], where)), values=row)
+
+
+def _read_list(path: Path, folders: FolderIndex) -> Iterator[_Entry]:
+    """Lines `label,path[,frames]`, as the part and, where it says so, the class of the file's name."""
+    part, _, kind = path.stem.partition("_")
+    lines: list[tuple[str, str, PurePosixPath]] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        fields = [field.strip() for field in line.split(",")]
+        where = f"{path}, line {number}"
+        if fields == [""]:
+            continue
+        if len(fields) not in (2, 3) or not fields[1]:
+            raise DatasetError(f"{where}: expected label,path or label,path,frames, got {line.strip()!r}")
+        label = _label(fields[0], "label", where)
+        if kind and label != LABELS[kind]:
+            raise DatasetError(f"{where}: label {fields[0]} in a list of {kind} videos")
+        # a path may come from another machine, with its root
+        name = without_suffix(PurePosixPath(nfc(fields[1]).replace("\\", "/").lstrip("/")))
+        lines.append((where, fields[0], inside(name.as_posix(), where)))
+    prefix = _foreign_prefix([name for _, _, name in lines], folders)
+    if prefix:
+        log.info("manifest: %s: its paths are read without %s", path, "/".join(prefix))
+    for where, label, name in lines:
+        own = PurePosixPath(*name.parts[len(prefix) :]) if name.parts[: len(prefix)] == prefix else name
+        yield _Entry(where=where, path=own, values={"label": label, "split": part})
+
+
+def _foreign_prefix(names: list[PurePosixPath], folders: FolderIndex) -> tuple[str, ...]:
+    """The folders to drop from the front of a list's paths so that they are found below the root: one prefix
+    for the whole list, as few of them as possible. () if none leads anywhere.
+    """
+    for length in range(max((len(name.parts) for name in names), default=0)):
+        for name in names:
+            if len(name.parts) > length and folders.find(PurePosixPath(*name.parts[length:])) is not None:
+                return name.parts[:length]
+    return ()
+
+
+def _read_folders(root: Path) -> list[_Entry]:
+    missing = [name for name in ("real", "fake") if not (root / name).is_dir()]
+    if missing:
+        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8])
+        raise DatasetError(
+            f"{root}: no {TABLE}, no {PARTS[0]}.txt, {PARTS[1]}.txt or {PARTS[2]}.txt, and no folder "
+            f"{' and no folder '.join(missing)}; it holds {found or 'nothing'}"
+        )
+    entries: list[_Entry] = []
+    for label in ("real", "fake"):
+        num_before = len(entries)
+        for place, subfolders, files in os.walk(root / label, followlinks=True):
+            subfolders.sort()
+            if VIDEO_NAME in files or LANDMARKS_NAME in files:
+                path = PurePosixPath(nfc(Path(place).relative_to(root).as_posix()))
+                entries.append(_Entry(where=place, path=path, values={"label": label}))
+                subfolders.clear()
+        if len(entries) == num_before:
+            raise DatasetError(f"{root / label}: no clip folder in it; make some with preprocess.prepare")
+    return entries
+
+
+def _label(text: str, column: str, where: str) -> int:
+    if text.lower() not in LABELS:
+        raise DatasetError(f"{where}: {column} is {text!r}, expected 0, 1, real or fake")
+    return LABELS[text.lower()]
+
+
+def _read_segments(entry: _Entry, column: str) -> tuple[tuple[float, float], ...] | None:
+    """ "0.5-1.2;3-4" -> seconds; None for an empty cell."""
+    text = entry.values.get(column, "")
+    if not text:
+        return None
+    spans = [span.split("-") for span in text.rstrip("; ").split(";")]
+    try:
+        return as_segments(spans, f"{entry.where}, {column}")
+    except DatasetError as error:
+        raise DatasetError(f"{error}; write them as 0.5-1.2;3-4") from error
+
+
+def _part_labels(entry: _Entry, label: int) -> tuple[int | None, int | None]:
+    """(video_label, audio_label): what the row says and what follows from it."""
+    parts: list[int | None] = []
+    for modality in ("video", "audio"):
+        text, column = entry.values.get(f"{modality}_label", ""), f"{modality}_fake_segments"
+        part = _label(text, f"{modality}_label", entry.where) if text else None
+        if entry.values.get(column):
+            if part == 0 or label == 0:
+                raise DatasetError(f"{entry.where}: {column} of a clip whose {modality} is labelled real")
+            part = 1
+        parts.append(part)
+    if (label == 0 and 1 in parts) or (label == 1 and parts == [0, 0]):
+        raise DatasetError(
+            f"{entry.where}: label {label} contradicts video_label {parts[0]} and audio_label {parts[1]}; a "
+            "clip is fake if its picture or its sound is"
+        )
+    if label == 0:
+        return 0, 0
+    if 0 in parts and None in parts:
+        parts[parts.index(None)] = 1
+    return parts[0], parts[1]
+
+
+def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
+    values, name = entry.values, entry.path.as_posix()
+    label = _label(values["label"], "label", entry.where)
+    video_label, audio_label = _part_labels(entry, label)
+    method = values.get("method") or ("unknown" if label else "real")
+    if label == 0 and method != "real":
+        raise DatasetError(
+            f"{entry.where}: method {method!r} of a clip that is labelled real; leave it empty"
+        )
+    default = CATEGORIES.get((video_label, audio_label), "fake") if label else "real"
+    identity = as_id(values.get("identity", "")) or as_id(values.get("target_id", "")) or f"clip {name}"
+    target = as_id(values.get("target_id", "")) or identity
+    sources = [as_id(source) for source in values.get("source_id", "").split(";")]
+    return Clip(
+        clip_id=f"manifest/{name}",
+        folder=folders.clip_folder(entry.path),
+        label=label,
+        video_label=video_label,
+        audio_label=audio_label,
+        category=values.get("category") or default,
+        method=method,
+        identity=f"manifest/{identity}",
+        source_ids=tuple(f"manifest/{source}" for source in sources if source),
+        target_id=f"manifest/{target}",
+        pair_key=f"manifest/{target}",
+        stratum="",
+        dataset="manifest",
+        split=values.get("split") or None,
+        video_fake_segments=_read_segments(entry, "video_fake_segments"),
+        audio_fake_segments=_read_segments(entry, "audio_fake_segments"),
+    )

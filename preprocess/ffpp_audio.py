@@ -1,0 +1,291 @@
+"""The sound of FaceForensics++, whose releases have none: cut out of the sequences' YouTube sources.
+
+    python -m preprocess.ffpp_audio --source RAW
+    python -m preprocess.ffpp_audio --source RAW --downloads folder_of_sounds --num_workers 8
+    python -m preprocess.prepare --dataset ffpp --source RAW --output prepared --only '**/c23/**/*.mp4'
+
+RAW is where the official download script put the data set. Needed in it:
+
+conversion_dict.json                                      "000": "<youtube id> <n>"; from the folder dataset/
+                                                          of the FaceForensics++ repository
+downloaded_videos_info/<youtube id>/<youtube id>.json     frame rate; script: -d original_youtube_videos_info
+downloaded_videos_info/<youtube id>/extracted_sequences/<n>.json    the frames that became the sequence
+downloaded_videos/<youtube id>.m4a                        the source or its sound, by your own means; also
+                                                          .wav, .mp4 and others, or in a folder <youtube id>/
+
+Nothing is downloaded here. Sequence NNN becomes RAW/sound/NNN.wav: mono, from the time of its first frame to
+the end of its last, frames[0] / fps to (frames[-1] + 1) / fps. preprocess.prepare then finds it for the
+original NNN and for the fakes whose target (first number) is NNN.
+
+No sound is made up. Sequences whose source is gone, silent or too short are listed with their reasons in
+RAW/sound/missing_sound.csv, and the exit status is 1; training then needs --allow_missing, and leaves out the
+original together with its fakes. Call it again after an interruption: finished files are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.face_finder import require_packages
+from preprocess.sources import FFPP_SOUNDS
+from utils.clip_files import SAMPLE_RATE_HZ
+from utils.config import opt, parse_command
+from utils.errors import ClipError, DatasetError, run_command
+from utils.files import write_atomically, write_text
+from utils.media import iterate_audio, read_picture_start_s
+
+log = logging.getLogger(__name__)
+
+SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".opus", ".ogg", ".mp3", ".mp4", ".webm", ".mkv")
+INFO_FOLDERS = ("downloaded_videos_info", "downloaded_youtube_videos_info")
+MISSING_NAME = "missing_sound.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfppAudioConfig:
+    """python -m preprocess.ffpp_audio"""
+
+    source: Path = opt(dataclasses.MISSING, "the raw data set, as the official script downloads it")
+    downloads: Path | None = opt(
+        None, "folder of the sources' sound or video files, named by YouTube id; SOURCE/downloaded_videos"
+    )
+    conversion: Path | None = opt(None, "which sequence is of which video; SOURCE/conversion_dict.json")
+    sample_rate_hz: int = opt(SAMPLE_RATE_HZ, "samples per second of the wav files")
+    max_missing_audio_s: float = opt(0.5, "sound that a source may lack at start and end together, in s")
+    num_workers: int = opt(0, "sequences at a time; 0: one per CPU core")
+    overwrite: bool = opt(False, "cut anew where a wav is there already")
+
+    def __post_init__(self) -> None:
+        if not 8000 <= self.sample_rate_hz <= 192_000:
+            raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
+        if self.max_missing_audio_s < 0 or self.num_workers < 0:
+            raise ValueError("max_missing_audio_s and num_workers must not be negative")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One of the 1,000 sequences."""
+
+    name: str  # "000"
+    video: str  # YouTube id
+    index: int  # which of the sequences of that video
+
+
+@dataclass(frozen=True)
+class Span:
+    """What of a source belongs to a sequence, in seconds from its first frame."""
+
+    start_s: Fraction
+    end_s: Fraction
+
+
+class NoSound(Exception):
+    """There is no sound for a sequence; the text says why."""
+
+
+def read_sequences(path: Path) -> list[Sequence]:
+    """conversion_dict.json: the sequences in order of their names. Raises DatasetError if it is not one."""
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: no such file; conversion_dict.json is in the folder dataset/ of the FaceForensics++ "
+            "repository (https://github.com/ondyari/FaceForensics)"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        sequences = []
+        for name, text in sorted(content.items()):
+            video, _, index = text.rpartition(" ")  # ids may begin with "-", but hold no space
+            if not (len(name) == 3 and name.isdigit() and video and index.isdigit()):
+                raise ValueError(f'{name!r}: {text!r} is not "000": "<youtube id> <n>"')
+            if "/" in video or video.startswith("."):
+                raise ValueError(f"{video!r} is no YouTube id")
+            sequences.append(Sequence(name, video, int(index)))
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: is not a conversion_dict.json ({error})") from error
+    if not sequences:
+        raise DatasetError(f"{path}: lists no sequence")
+    return sequences
+
+
+def read_span(info: Path, sequence: Sequence) -> Span:
+    """Where a sequence lies in its source, from `info`, the folder downloaded_videos_info.
+
+    Raises NoSound if the two files do not say, or if frames were left out between its first and its last: no
+    one cut of the sound would fit them.
+    """
+    fps = _read_json(info / sequence.video / f"{sequence.video}.json", dict).get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not (math.isfinite(fps) and fps > 0):
+        raise NoSound(f"{sequence.video}.json gives no frame rate (fps is {fps!r})")
+    path = info / sequence.video / "extracted_sequences" / f"{sequence.index}.json"
+    frames = _read_json(path, list)
+    if not frames or not all(type(frame) is int and frame >= 0 for frame in frames):
+        raise NoSound(f"extracted_sequences/{path.name} is no list of frame numbers")
+    if frames[-1] - frames[0] + 1 != len(frames) or any(np.diff(frames) != 1):
+        raise NoSound(f"the frames of extracted_sequences/{path.name} do not follow each other")
+    exact = Fraction(str(fps))  # 29.97 as it is written, never 29
+    return Span(frames[0] / exact, (frames[-1] + 1) / exact)
+
+
+def _read_json(path: Path, kind: type) -> dict | list:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise NoSound(f"{path.parent.name}/{path.name} is not there") from None
+    except ValueError as error:
+        raise NoSound(f"{path.parent.name}/{path.name} is not JSON ({error})") from error
+    if not isinstance(content, kind):
+        raise NoSound(f"{path.parent.name}/{path.name} holds no JSON {kind.__name__}")
+    return content
+
+
+def find_source_sounds(downloads: Path, video: str) -> list[Path]:
+    """The files that may hold the sound of a YouTube video, pure sound first."""
+    folders = (downloads, downloads / video)
+    places = (folder / f"{video}{suffix}" for suffix in SOUND_SUFFIXES for folder in folders)
+    return [path for path in places if path.is_file()]
+
+
+def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -> None:
+    """Write the samples of `span` as mono PCM16 wav, in constant memory.
+
+    Sample 0 is the one at the time of the first frame; a source whose sound begins a little later gives
+    silence up to there, and one that ends a little earlier a shorter file. Raises NoSound if more than
+    `max_missing_audio_s` is missing or nothing is there, ClipError if the source cannot be decoded.
+    """
+    import soundfile
+
+    rate = config.sample_rate_hz
+    origin_s = read_picture_start_s(source)
+    start, end = (round(time_s * rate) for time_s in (span.start_s, span.end_s))
+    position: int | None = None  # of the next sample, counted from the first frame of the source
+    written = late = 0
+    with soundfile.SoundFile(target, "w", rate, 1, subtype="PCM_16", format="WAV") as file:
+        for time_s, samples in iterate_audio(source, rate):
+            if position is None:
+                position = round((time_s - origin_s) * rate)
+                late = min(max(0, position - start), end - start)
+                if late <= config.max_missing_audio_s * rate:
+                    file.write(np.zeros(late, np.int16))
+            wanted = samples[max(0, start - position) : max(0, end - position)]
+            # by 32768, so that a PCM16 source at the same rate keeps its very numbers
+            file.write(np.clip(np.rint(wanted * 32768.0), -32768, 32767).astype(np.int16))
+            written += len(wanted)
+            position += len(samples)
+            if position >= end:
+                break
+    if position is None:
+        raise NoSound(f"{source.name} has no sound track, or an empty one")
+    missing_s = (end - start - written) / rate
+    if missing_s > config.max_missing_audio_s or written == 0:
+        raise NoSound(
+            f"{source.name} lacks {missing_s:.2f} of the {(end - start) / rate:.2f} s from "
+            f"{float(span.start_s):.2f} s on: more than --max_missing_audio_s {config.max_missing_audio_s:g}"
+        )
+
+
+def make_sound(sequence: Sequence, target: Path, info: Path, downloads: Path, config: FfppAudioConfig) -> str:
+    """Make one sequence's wav: "", or why there is none. An older wav is never left in its place."""
+    if target.is_file() and not config.overwrite:
+        return ""
+    target.unlink(missing_ok=True)
+    reasons = []
+    try:
+        span = read_span(info, sequence)
+        for source in find_source_sounds(downloads, sequence.video):
+            try:
+                write_atomically(target, lambda path, source=source: cut_sound(source, path, span, config))
+                return ""
+            except ClipError as error:
+                reasons.append(f"{source.name}: {error.reason}")
+            except NoSound as error:
+                reasons.append(str(error))
+    except NoSound as error:
+        reasons.append(str(error))
+    target.with_name(f"{target.name}.partial").unlink(missing_ok=True)
+    return "; ".join(reasons) or f"no sound or video file of {sequence.video} in {downloads.name}"
+
+
+def make_sounds(config: FfppAudioConfig) -> int:
+    """The whole command; the exit status is 1 if a sequence has no sound."""
+    from tqdm import tqdm
+
+    root = _find_root(config.source)
+    sequences = read_sequences(config.conversion or root / "conversion_dict.json")
+    info = next((root / name for name in INFO_FOLDERS if (root / name).is_dir()), None)
+    if info is None:
+        raise DatasetError(
+            f"{root / INFO_FOLDERS[0]}: no such folder; the official script downloads it with "
+            "-d original_youtube_videos_info"
+        )
+    downloads = config.downloads or root / "downloaded_videos"
+    if not downloads.is_dir():
+        raise DatasetError(
+            f"{downloads}: no such folder; it must hold the sources' sound or video files, named by "
+            "YouTube id"
+        )
+    folder = root / FFPP_SOUNDS
+    folder.mkdir(exist_ok=True)
+
+    def work(sequence: Sequence) -> tuple[Sequence, str]:
+        return sequence, make_sound(sequence, folder / f"{sequence.name}.wav", info, downloads, config)
+
+    missing: list[tuple[Sequence, str]] = []
+    with ThreadPool(config.num_workers or len(os.sched_getaffinity(0))) as pool:
+        progress = tqdm(pool.imap(work, sequences), total=len(sequences), unit="sequence", dynamic_ncols=True)
+        for sequence, reason in progress:
+            if reason:
+                missing.append((sequence, reason))
+                progress.set_postfix(missing=len(missing))
+    report = folder / MISSING_NAME
+    report.unlink(missing_ok=True)
+    if missing:
+        write_text(report, _missing_csv(missing))
+    log.info(
+        "%d of %d sequences have sound in %s, %d have none%s",
+        len(sequences) - len(missing),
+        len(sequences),
+        folder,
+        len(missing),
+        f" (see {report})" if missing else "",
+    )
+    return 1 if missing else 0
+
+
+def _find_root(source: Path) -> Path:
+    for root in (source, source / "FaceForensics++", source / "FaceForensics"):
+        if any((root / name).is_dir() for name in (*INFO_FOLDERS, "original_sequences")):
+            return root
+    if source.is_dir():
+        return source
+    raise DatasetError(f"{source}: no such folder; --source is where the raw ffpp lies")
+
+
+def _missing_csv(missing: list[tuple[Sequence, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sequence", "youtube_id", "reason"])
+    writer.writerows((sequence.name, sequence.video, reason) for sequence, reason in missing)
+    return text.getvalue()
+
+
+def main() -> int:
+    config = parse_command(FfppAudioConfig, __doc__)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    require_packages(["av", "soxr", "soundfile"])
+    return make_sounds(config)
+
+
+if __name__ == "__main__":
+    run_command(main)

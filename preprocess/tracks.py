@@ -1,0 +1,126 @@
+"""Every face of a raw video as a clip of its own, for judging: the same crop, landmarks and sound as in
+training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.crop_faces import iterate_schedule, write_landmarks
+from preprocess.extract_audio import AudioConfig, extract_audio
+from preprocess.face_track import CropConfig
+from preprocess.face_tracker import FaceTracker
+from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.media import read_video_times
+from utils.picture import Picture
+
+MAX_TRACKS = 8  # judged in one video: the largest faces
+MIN_TRACK_S = 0.2  # a face that is there for a shorter time is not judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackClip:
+    """One face of a video: a clip folder with the frames from `first_frame` on, and their sound."""
+
+    folder: Path
+    first_frame: int
+    num_frames: int
+    face_boxes: np.ndarray  # (num_frames, 3) x, y, side in pixels of the displayed source frame
+    has_face: np.ndarray  # (num_frames,) bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedVideo:
+    """What was found in a raw video."""
+
+    fps: Fraction
+    num_frames: int
+    width: int
+    height: int
+    silent: bool  # it has no sound track
+    sound: Path  # mono wav as long as the picture
+    tracks: list[TrackClip]  # the largest face first; empty if no face was found
+
+
+def track_video(
+    source: Path,
+    folder: Path,
+    *,
+    config: CropConfig | None = None,
+    show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
+) -> TrackedVideo:
+    """Write a clip folder for every face of `source` below `folder`, in one decode pass and constant memory.
+
+    `show_progress(pictures, count)` may wrap the frames, e.g. in a bar. Raises ClipError if the video cannot
+    be decoded. No face and no sound are no errors: the result says so.
+    """
+    config = config or CropConfig()
+    times = read_video_times(source)
+    num_frames, fps = len(times.starts_s), times.fps
+    folder.mkdir(parents=True, exist_ok=True)
+    sound = folder / AUDIO_NAME
+    audio = extract_audio(source, sound, times, AudioConfig(allow_silent=True, max_missing_audio_s=1e9))
+    tracker = FaceTracker(folder, num_frames=num_frames, fps=fps, config=config, max_tracks=MAX_TRACKS)
+    width = height = 0
+    for picture in show_progress(iterate_schedule(source, times), num_frames):
+        width, height = picture.width, picture.height
+        tracker.step(picture)
+    tracks = []
+    for number, track in enumerate(tracker.finish_all()):
+        length = len(track.boxes)
+        if length < MIN_TRACK_S * fps:
+            track.video_path.unlink()
+            track.landmarks_path.unlink()
+            continue
+        clip = folder / f"face_{number}"
+        clip.mkdir(exist_ok=True)
+        track.video_path.rename(clip / VIDEO_NAME)
+        write_landmarks(track.landmarks_path, clip / LANDMARKS_NAME, length)
+        track.landmarks_path.unlink()
+        _cut_sound(sound, clip / AUDIO_NAME, track.first_frame / fps, length / fps)
+        has_face = np.ones(length, bool)
+        has_face[[frame - track.first_frame for frame in track.without_face]] = False
+        tracks.append(
+            TrackClip(
+                folder=clip,
+                first_frame=track.first_frame,
+                num_frames=length,
+                face_boxes=np.array(track.boxes),
+                has_face=has_face,
+            )
+        )
+    return TrackedVideo(
+        fps=fps,
+        num_frames=num_frames,
+        width=width,
+        height=height,
+        silent=audio.silent,
+        sound=sound,
+        tracks=tracks,
+    )
+
+
+def _cut_sound(source: Path, target: Path, start_s: Fraction, duration_s: Fraction) -> None:
+    import soundfile
+
+    with soundfile.SoundFile(source) as file:
+        file.seek(round(start_s * file.samplerate))
+        left = round(duration_s * file.samplerate)
+        with soundfile.SoundFile(target, "w", file.samplerate, 1, format="WAV", subtype="PCM_16") as cut:
+            for piece in _pieces(file, left):
+                cut.write(piece)
+
+
+def _pieces(file: object, left: int) -> Iterator[np.ndarray]:
+    """`left` samples, padded with silence where the file ends early."""
+    while left > 0:
+        piece = file.read(min(left, 1 << 18), dtype="int16")
+        if len(piece) == 0:
+            piece = np.zeros(min(left, 1 << 18), np.int16)
+        left -= len(piece)
+        yield piece

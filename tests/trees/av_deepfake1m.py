@@ -1,0 +1,56 @@
+"""AV-Deepfake1M: two JSON lists, two spellings of both-modified, misplaced segments, a test part without
+labels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from tests.trees.base import RawTree
+from tests.trees.media import Media
+
+KINDS = {  # file name -> modify_type
+    "real": "real",
+    "fake_video_real_audio": "visual_modified",
+    "real_video_fake_audio": "audio_modified",
+    "fake_video_fake_audio": "both_modified",
+}
+SEGMENT = [0.3, 0.7]
+
+
+def write_av_deepfake1m(root: Path, media: Media, *, num_train: int = 4, num_val: int = 2) -> RawTree:
+    """Per speaker a real clip and its three forgeries."""
+    top = root / "AV-Deepfake1M"
+    counts: Counter[tuple[str, str, str]] = Counter()
+    index = 0
+    for part, num_speakers in (("train", num_train), ("val", num_val)):
+        entries = []
+        for _ in range(num_speakers):
+            folder = f"id{12 + index:05d}/21Uxsk56VDQ/00001"
+            for name, kind in KINDS.items():
+                video, audio = name.startswith("fake_video"), name.endswith("fake_audio")
+                media.video(top / part / folder / f"{name}.mp4", index, fake_video=video, fake_audio=audio)
+                entry = {
+                    "file": f"{folder}/{name}.mp4",
+                    "original": None if kind == "real" else f"{folder}/real.mp4",
+                    "split": part,
+                    "modify_type": kind,
+                    "audio_model": "yourtts" if audio else None,
+                    "fake_segments": [SEGMENT] * (video or audio),
+                    "audio_fake_segments": [SEGMENT] * audio,
+                    "visual_fake_segments": [SEGMENT] * video,
+                    "video_frames": 20,
+                    "audio_frames": 12_800,
+                }
+                if kind == "both_modified" and index % 2:
+                    entry["modify_type"] = "both-modified"
+                if kind == "audio_modified" and index == 0:  # a fault of the release
+                    entry["visual_fake_segments"] = [SEGMENT]
+                entries.append(entry)
+                counts["test" if part == "val" else part, kind, kind] += 1
+            index += 1
+        (top / f"{part}_metadata.json").write_text(json.dumps(entries), encoding="utf-8")
+    media.video(top / "test/000000.mp4", index)
+    (top / "test_files.txt").write_text("000000.mp4\n", encoding="utf-8")
+    return RawTree(dataset="av_deepfake1m", source=root, counts=counts, has_own_split=True)

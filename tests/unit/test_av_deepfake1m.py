@@ -1,0 +1,100 @@
+import json
+import logging
+from collections import Counter
+
+import pytest
+
+from loaders.av_deepfake1m import list_av_deepfake1m
+from loaders.listing import ListingConfig
+from loaders.splits import SplitConfig, draw_split
+from tests.trees.av_deepfake1m import write_av_deepfake1m
+from tests.trees.media import EmptyFiles
+from tests.trees.prepared import prepare_empty
+from utils.errors import DatasetError
+
+FOLDER = "av_deepfake1m/train/id00012/21Uxsk56VDQ/00001"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_av_deepfake1m(tmp_path / "raw", EmptyFiles())
+
+
+@pytest.fixture
+def prepared(tree, tmp_path):
+    return prepare_empty(tree, tmp_path / "prepared")
+
+
+def change(root, index, **values):
+    path = root / "train_metadata.json"
+    entries = json.loads(path.read_text())
+    entries[index] |= values
+    path.write_text(json.dumps(entries))
+
+
+def test_the_released_validation_part_is_tested_and_validation_is_carved_by_speaker(tree, prepared, caplog):
+    with caplog.at_level(logging.INFO):
+        listing = list_av_deepfake1m(prepared, ListingConfig())
+    assert Counter((clip.split, clip.category, clip.method) for clip in listing.clips) == tree.counts
+    assert "1 clips of test_files.txt are left out: their labels are hidden" in caplog.text
+    assert not listing.missing
+    assert not (prepared / "test").exists()  # nobody prepares clips without labels
+    split = draw_split(listing, SplitConfig(val_fraction=0.25))
+    assert Counter(split.split_of.values()) == {"train": 12, "val": 4, "test": 8}
+    speakers = {
+        part: {c.identity for c in split.select(listing.clips, part)} for part in ("train", "val", "test")
+    }
+    assert {part: len(names) for part, names in speakers.items()} == {"train": 3, "val": 1, "test": 2}
+
+
+def test_both_spellings_of_doubly_modified_clips_are_fake_twice(prepared):
+    both = [c for c in list_av_deepfake1m(prepared, ListingConfig()).clips if c.category == "both_modified"]
+    assert len(both) == 6
+    assert {(clip.label, clip.video_label, clip.audio_label) for clip in both} == {(1, 1, 1)}
+    assert {clip.audio_fake_segments for clip in both} == {((0.3, 0.7),)}
+
+
+def test_segments_of_the_genuine_modality_are_ignored_and_counted(prepared, caplog):
+    with caplog.at_level(logging.INFO):
+        clips = {clip.clip_id: clip for clip in list_av_deepfake1m(prepared, ListingConfig()).clips}
+    clip = clips[f"{FOLDER}/real_video_fake_audio"]
+    assert (clip.video_label, clip.video_fake_segments, clip.audio_fake_segments) == (0, None, ((0.3, 0.7),))
+    assert clip.pair_key == f"{FOLDER}/real"
+    assert (
+        "1 clips have forged segments of the picture, which their modify_type says is genuine" in caplog.text
+    )
+
+
+def test_a_fake_without_segments_is_fake_as_a_whole_and_counted(prepared, caplog):
+    change(prepared, 1, visual_fake_segments=[])
+    with caplog.at_level(logging.INFO):
+        clip = list_av_deepfake1m(prepared, ListingConfig()).clips[1]
+    assert (clip.video_label, clip.video_fake_segments) == (1, None)
+    assert "1 clips have no segments of their forged picture" in caplog.text
+
+
+def test_paths_may_begin_with_the_part(prepared):
+    names = [clip.clip_id for clip in list_av_deepfake1m(prepared, ListingConfig()).clips]
+    change(prepared, 0, file="train/id00012/21Uxsk56VDQ/00001/real.mp4")
+    assert [clip.clip_id for clip in list_av_deepfake1m(prepared, ListingConfig()).clips] == names
+
+
+@pytest.mark.parametrize(
+    ("index", "values", "message"),
+    [
+        (1, {"modify_type": "visual"}, "train_metadata.json, entry 1: unknown modify_type 'visual'"),
+        (0, {"visual_fake_segments": [[0, 1]]}, "modify_type is real, but its picture has forged segments"),
+        (1, {"file": "real.mp4"}, "expected <speaker>/<video>/<clip>/<kind>.mp4, found 'real.mp4'"),
+        (1, {"file": "id00012/21Uxsk56VDQ/00001/real.mp4"}, "is listed before"),
+        (1, {"visual_fake_segments": [["a", 1]]}, "expected segments"),
+    ],
+)
+def test_a_bad_entry_is_named(prepared, index, values, message):
+    change(prepared, index, **values)
+    with pytest.raises(DatasetError, match=message):
+        list_av_deepfake1m(prepared, ListingConfig())
+
+
+def test_a_root_without_metadata_is_an_error(tmp_path):
+    with pytest.raises(DatasetError, match="neither train_metadata.json nor val_metadata.json is there"):
+        list_av_deepfake1m(tmp_path, ListingConfig())

@@ -1,0 +1,166 @@
+import logging
+from collections import Counter
+
+import pytest
+
+from loaders.listing import ListingConfig
+from loaders.manifest import list_manifest
+from loaders.splits import SplitConfig, draw_split
+from preprocess.sources import read_raw_dataset
+from tests.trees.manifest import write_manifest
+from tests.trees.media import EmptyFiles
+from tests.trees.prepared import prepare_empty, touch_clip
+from utils.errors import DatasetError
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function: text of a manifest.csv -> its clips by path, all prepared."""
+
+    def make(text):
+        (tmp_path / "manifest.csv").write_text(text, encoding="utf-8")
+        for name in ("a", "b", "c"):
+            if not (tmp_path / name).exists():
+                touch_clip(tmp_path / name)
+        return {clip.clip_id: clip for clip in list_manifest(tmp_path, ListingConfig()).clips}
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["table", "folders", "lists"])
+def test_each_form_from_raw_to_listing(tmp_path, form):
+    tree = write_manifest(tmp_path / "raw", EmptyFiles(), form=form)
+    listing = list_manifest(prepare_empty(tree, tmp_path / "prepared"), ListingConfig())
+    assert Counter((clip.split or "", clip.category, clip.method) for clip in listing.clips) == tree.counts
+    assert not listing.missing
+    assert {clip.clip_id for clip in listing.clips if "person 0" in clip.clip_id} == {
+        "manifest/real/person "
+        "0/take.x", "manifest/fake/person 0/take.swap v2", "manifest/fake/person 0/take.tts",
+    }  # fmt: skip
+
+
+def test_all_columns(table):
+    clips = table(
+        "path,label,video_label,audio_label,identity,source_id,target_id,method,category,split,"
+        "video_fake_segments,audio_fake_segments\n"
+        "a.mp4,Real,0,real,7.0,,,,,train,,\n"
+        "b.avi,1,fake,1,7,8;9,10,swap,mine,test,3-4;0.5-1.2,\n"
+    )
+    real, fake = clips["manifest/a"], clips["manifest/b"]
+    assert (real.label, real.identity, real.category, real.method, real.split) == (
+        0, "manifest/7", "real", "real", "train",
+    )  # fmt: skip
+    assert (fake.video_label, fake.audio_label, fake.identity, fake.target_id) == (
+        1, 1, "manifest/7", "manifest/10",
+    )  # fmt: skip
+    assert fake.source_ids == ("manifest/8", "manifest/9")
+    assert (fake.method, fake.category, fake.split) == ("swap", "mine", "test")
+    assert (fake.video_fake_segments, fake.audio_fake_segments) == (((0.5, 1.2), (3.0, 4.0)), None)
+
+
+def test_labels_stay_unknown_unless_they_follow(table):
+    clips = table(
+        "path,label,video_label,audio_fake_segments\na.mp4,real,,\nb.mp4,fake,0,\nc.mp4,fake,,1-2\n"
+    )
+    labels = {name[-1]: (clip.video_label, clip.audio_label, clip.category) for name, clip in clips.items()}
+    assert labels == {"a": (0, 0, "real"), "b": (0, 1, "fake-audio"), "c": (None, 1, "fake")}
+    (clip,) = (clip for name, clip in table("path,label\na.mp4,fake\n").items())
+    assert (clip.video_label, clip.audio_label) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label,quality\na.mp4,0,1\n", "unknown column 'quality'; known are path, label, video_label"),
+        ("path,labels\na.mp4,0\n", "manifest.csv: no column label; its columns are path, labels"),
+        ("path,label,label\na.mp4,0,1\n", "has the column label more than once"),
+        ("path,label\na.mp4,2\n", "line 2: label is '2', expected 0, 1, real or fake"),
+        ("path,label,audio_label\na.mp4,1,no\n", "audio_label is 'no'"),
+        ("path,label,video_label\na.mp4,0,0\nb.mp4,0,1\n", "line 3: label 0 contradicts video_label 1"),
+        ("path,label,video_label,audio_label\na.mp4,1,0,0\n", "line 2: label 1 contradicts video_label 0"),
+        (
+            "path,label,video_fake_segments\na.mp4,0,1-2\n",
+            "video_fake_segments of a clip whose video is labelled",
+        ),
+        ("path,label,video_fake_segments\na.mp4,1,2-1\n", "segment 2-1 must have 0 <= start <= end"),
+        ("path,label,video_fake_segments\na.mp4,1,1:2\n", "write them as 0.5-1.2;3-4"),
+        ("path,label,split\na.mp4,0,dev\n", "split is 'dev', expected train, val, test"),
+        ("path,label,split\na.mp4,0,train\nb.mp4,1,\n", "line 3: no split, although other clips have one"),
+        ("path,label,method\na.mp4,0,swap\n", "method 'swap' of a clip that is labelled real"),
+        ("path,label\na.mp4,0\na.avi,0\n", "line 3: a is named before, in .*line 2"),
+        ("path,label\n/data/a.mp4,0\n", "line 2: names a path outside the data root"),
+        ("path,label\n", "manifest: its metadata lists no clip"),
+    ],
+)
+def test_a_bad_table_is_named(table, text, message):
+    with pytest.raises(DatasetError, match=message):
+        table(text)
+
+
+def test_clips_without_identity_are_persons_of_their_own_with_one_warning(table, caplog):
+    with caplog.at_level(logging.WARNING):
+        clips = table("path,label,identity\na.mp4,0,\nb.mp4,1,\nc.mp4,1,7\n")
+    assert len({clip.identity for clip in clips.values()}) == 3
+    assert [r.getMessage()[:45] for r in caplog.records] == ["manifest: 2 of 3 clips have no identity: each"]
+
+
+def test_lists_keep_their_parts_and_drop_the_prefix_of_another_machine(tmp_path, caplog):
+    tree = write_manifest(tmp_path / "raw", EmptyFiles(), form="lists")
+    with caplog.at_level(logging.INFO):
+        listing = list_manifest(prepare_empty(tree, tmp_path / "prepared"), ListingConfig())
+    assert "test_fake.txt: its paths are read without data/me" in caplog.text
+    assert Counter(draw_split(listing, SplitConfig()).split_of.values()) == {"train": 12, "val": 6, "test": 6}
+
+
+def test_a_corrupt_path_in_a_list_is_missing_and_not_found_elsewhere(tmp_path):
+    """As in the released FF++ lists, in which the FaceSwap lines of the test part lead nowhere."""
+    for name in ("FF++/manipulated_sequences/FaceSwap/c23/000_003", "FF++/original/c23/000", "c23/000_003"):
+        touch_clip(tmp_path / name)
+    (tmp_path / "test.txt").write_text(
+        "0,/home/x/FF++/original/c23/000.mp4,300\n1,/home/x/FF++/manipulated_sequenceswap/c23/000_003.mp4,80\n"
+    )
+    with pytest.raises(DatasetError, match=r"1 of 2 listed clips .*manipulated_sequenceswap/c23/000_003"):
+        list_manifest(tmp_path, ListingConfig())
+    listing = list_manifest(tmp_path, ListingConfig(allow_missing=True))
+    assert [clip.clip_id for clip in listing.clips] == ["manifest/FF++/original/c23/000"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("train_real.txt", "1,a.mp4,30", "train_real.txt, line 1: label 1 in a list of real videos"),
+        ("train.txt", "a.mp4 1", "expected label,path or label,path,frames, got 'a.mp4 1'"),
+        ("val.txt", "yes,a.mp4,30", "label is 'yes'"),
+        ("val.txt", "0,../a.mp4,30", "outside the data root"),
+    ],
+)
+def test_a_bad_list_is_named(tmp_path, name, line, message):
+    touch_clip(tmp_path / "a")
+    (tmp_path / name).write_text(line + "\n")
+    with pytest.raises(DatasetError, match=message):
+        list_manifest(tmp_path, ListingConfig())
+
+
+def test_a_clip_in_two_lists_is_an_error(tmp_path):
+    touch_clip(tmp_path / "a")
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_text("0,a.mp4,30\n")
+    with pytest.raises(DatasetError, match=r"test.txt, line 1: a is named before, in .*train.txt, line 1"):
+        list_manifest(tmp_path, ListingConfig())
+
+
+def test_wrong_roots_are_named(tmp_path):
+    with pytest.raises(
+        DatasetError, match=r"no manifest.csv, no train.txt.* no folder real and no folder fake"
+    ):
+        list_manifest(tmp_path, ListingConfig())
+    touch_clip(tmp_path / "real/a")
+    (tmp_path / "fake").mkdir()
+    with pytest.raises(DatasetError, match="fake: no clip folder in it"):
+        list_manifest(tmp_path, ListingConfig())
+
+
+def test_clips_prepared_inside_the_root_are_no_raw_videos(tmp_path):
+    tree = write_manifest(tmp_path, EmptyFiles())
+    touch_clip(tmp_path / "prepared/real/person 0/take")
+    assert all("prepared" not in path.parts for path in read_raw_dataset("manifest", tree.source).videos)
