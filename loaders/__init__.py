@@ -1,19 +1,29 @@
 """The menu of data sets: name -> function(data_root) -> Listing."""
 
 from loaders.av_deepfake1m import list_av_deepfake1m
+from loaders.celebdf import list_celebdf
+from loaders.deepfaketimit import list_deepfaketimit
 from loaders.deepspeak import list_deepspeak
+from loaders.dfdc import list_dfdc
+from loaders.dfdc_preview import list_dfdc_preview
 from loaders.fakeavceleb import list_fakeavceleb
 from loaders.ffpp import list_ffpp
 from loaders.kodf import list_kodf
 from loaders.lavdf import list_lavdf
 from loaders.manifest import list_manifest
+from loaders.ravdess import list_ravdess
 
 DATASETS = {
     "av_deepfake1m": list_av_deepfake1m,
+    "celebdf": list_celebdf,
+    "deepfaketimit": list_deepfaketimit,
     "deepspeak": list_deepspeak,
+    "dfdc": list_dfdc,
+    "dfdc_preview": list_dfdc_preview,
     "fakeavceleb": list_fakeavceleb,
     "ffpp": list_ffpp,
     "kodf": list_kodf,
     "lavdf": list_lavdf,
     "manifest": list_manifest,
+    "ravdess": list_ravdess,
 }

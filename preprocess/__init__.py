@@ -1,3 +1,3 @@
 """Raw videos to prepared clip folders. Commands: prepare, crop_faces, extract_landmarks, extract_audio,
-ffpp_audio, verify, demo.
+ffpp_audio, vidtimit, verify, demo.
 """

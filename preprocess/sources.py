@@ -73,7 +73,58 @@ def _kodf_part(part: str, other: str) -> RawLayout:
 
 KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
 
+
+def _dfdc(needed: str) -> RawLayout:
+    """DFDC with the metadata `needed` and whichever other of its parts are there."""
+    parts = tuple(f"{above}dfdc_train_part_*/" for above in ("", "*/", "train/*/"))
+    metadata = (*(f"{part}metadata.json" for part in parts), "validation/labels.csv", "test/labels.csv")
+    return RawLayout(
+        videos=(*(f"{part}*.mp4" for part in parts), "validation/*.mp4", "test/*.mp4"),
+        metadata=(needed,),
+        optional_metadata=metadata,
+        root_names=("DFDC", "dfdc"),
+    )
+
+
+def _beside_avi(video: PurePosixPath) -> tuple[str, ...]:
+    """DeepfakeTIMIT's wav files are called like the video or like the sentence, <sentence>-video-<donor>."""
+    sentence = video.stem.split("-video-")[0]
+    return tuple(video.with_name(f"{stem}.wav").as_posix() for stem in (video.stem, sentence))
+
+
 SOURCES: dict[str, tuple[RawLayout, ...]] = {
+    "celebdf": (
+        RawLayout(
+            videos=tuple(
+                f"{folder}/**/*.mp4"
+                for folder in ("Celeb-real", "YouTube-real", "Youtube-real", "Celeb-synthesis")
+            ),
+            metadata=("List_of_testing_videos.txt",),
+            root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF"),
+        ),
+    ),
+    "deepfaketimit": (
+        RawLayout(
+            videos=(
+                "higher_quality/*/*.avi",
+                "lower_quality/*/*.avi",
+                "low_quality/*/*.avi",
+                *(f"real/*/*{suffix}" for suffix in VIDEO_SUFFIXES),
+            ),
+            root_names=("DeepfakeTIMIT",),
+            side_sounds=_beside_avi,
+        ),
+    ),
+    "dfdc": tuple(
+        map(_dfdc, ("**/dfdc_train_part_*/metadata.json", "validation/labels.csv", "test/labels.csv"))
+    ),
+    "dfdc_preview": (
+        RawLayout(
+            videos=("original_videos/**/*.mp4", "method_*/**/*.mp4"),
+            metadata=("dataset.json",),
+            root_names=("dfdc_preview_set",),
+        ),
+    ),
     "fakeavceleb": (
         RawLayout(
             videos=(
@@ -135,6 +186,10 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
         RawLayout(videos=ANY_VIDEO, metadata=("train*.txt",), optional_metadata=("val*.txt", "test*.txt")),
         RawLayout(videos=ANY_VIDEO, metadata=("test*.txt",), optional_metadata=("val*.txt",)),
         RawLayout(videos=tuple(f"{name}/{glob}" for name in ("real", "fake") for glob in ANY_VIDEO)),
+    ),
+    "ravdess": (
+        RawLayout(videos=("**/Actor_*/01-*.mp4",), root_names=("RAVDESS",)),
+        RawLayout(videos=("video/01-*.mp4",), root_names=("RAVDESS",)),  # 2D3MF's
     ),
 }
 

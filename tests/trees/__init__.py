@@ -4,19 +4,28 @@ TREES: data set -> function(root, media) -> RawTree. `media` says whether the fi
 """
 
 from tests.trees.av_deepfake1m import write_av_deepfake1m
+from tests.trees.celebdf import write_celebdf
+from tests.trees.deepfaketimit import write_deepfaketimit
 from tests.trees.deepspeak import write_deepspeak
+from tests.trees.dfdc import write_dfdc, write_dfdc_preview
 from tests.trees.fakeavceleb import write_fakeavceleb
 from tests.trees.ffpp import write_ffpp
 from tests.trees.kodf import write_kodf
 from tests.trees.lavdf import write_lavdf
 from tests.trees.manifest import write_manifest
+from tests.trees.ravdess import write_ravdess
 
 TREES = {
     "av_deepfake1m": write_av_deepfake1m,
+    "celebdf": write_celebdf,
+    "deepfaketimit": write_deepfaketimit,
     "deepspeak": write_deepspeak,
+    "dfdc": write_dfdc,
+    "dfdc_preview": write_dfdc_preview,
     "fakeavceleb": write_fakeavceleb,
     "ffpp": write_ffpp,
     "kodf": write_kodf,
     "lavdf": write_lavdf,
     "manifest": write_manifest,
+    "ravdess": write_ravdess,
 }

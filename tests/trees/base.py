@@ -18,3 +18,4 @@ class RawTree:
     prepare_flags: tuple[str, ...] = ()  # what preprocess.prepare needs beside --dataset and --source
     listing_flags: tuple[str, ...] = ()  # what train.py and test.py need
     has_own_split: bool = False  # whether train and test parts are given
+    real_only: bool = False  # no fakes: nothing can be trained on it alone

@@ -1,0 +1,139 @@
+"""DFDC, the full Deepfake Detection Challenge: train parts with a metadata.json each, validation and test
+folders with a labels.csv.
+
+Neither the persons nor, of a fake, whether its picture or its sound is forged is published. Train parts group
+actors, so a drawn split keeps each part whole; within it, a fake and its original count as one person.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from loaders.groups import joined
+from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.metadata import (
+    FolderIndex,
+    as_id,
+    inside,
+    nfc,
+    read_json,
+    read_rows,
+    require_file,
+    require_folder,
+)
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+PUBLISHED_COUNTS = {  # split -> real, fake
+    "train": (19_154, 100_000),
+    "val": (2_000, 2_000),
+    "test": (2_500, 2_500),
+}
+LABELS = {"real": 0, "0": 0, "fake": 1, "1": 1}
+# where a part's metadata may lie below the data root: archives are unpacked with and without folders of
+# their own
+TRAIN_METADATA = (
+    "dfdc_train_part_*/metadata.json",
+    "*/dfdc_train_part_*/metadata.json",
+    "train/*/dfdc_train_part_*/metadata.json",
+)
+LABELLED_FOLDERS = {"validation": "val", "test": "test"}
+
+
+def list_dfdc(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared DFDC tree, or of those of its parts and folders that are there.
+
+    Raises DatasetError where root, metadata or clips are not as expected.
+    """
+    require_folder(data_root)
+    folders = FolderIndex(data_root)
+    clips = list(_train_clips(data_root, folders))
+    for name, split in LABELLED_FOLDERS.items():
+        if (data_root / name).is_dir():
+            clips += _labelled_clips(data_root, name, split, folders)
+    if not clips:
+        raise DatasetError(
+            f"{data_root}: holds neither a dfdc_train_part_*/metadata.json (also below train/) nor a "
+            f"{' or '.join(f'{name}/labels.csv' for name in LABELLED_FOLDERS)}; is this the data root?"
+        )
+    return select_clips("dfdc", clips, config)
+
+
+def parse_label(value: object, origin: str) -> int:
+    """0 for a real and 1 for a fake clip, as a word in any case or as a number.
+
+    Raises DatasetError for anything else; `origin` says where it stands.
+    """
+    label = LABELS.get(as_id(str(value)).lower())
+    if label is None:
+        raise DatasetError(f"{origin}: label is {value!r}, expected REAL or FAKE, or 0 or 1")
+    return label
+
+
+def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[Clip]:
+    files = sorted({path for pattern in TRAIN_METADATA for path in data_root.glob(pattern)})
+    rows = []  # (path, label, name of the original)
+    for file in files:
+        part = PurePosixPath(nfc(file.parent.relative_to(data_root).as_posix()))
+        for name, fields in sorted(read_json(file, dict).items()):
+            origin = f"{file}, {name!r}"
+            if not isinstance(fields, dict) or "label" not in fields:
+                raise DatasetError(f"{origin}: expected an object with a label, found {fields!r}")
+            if fields.get("split", "train") != "train":
+                raise DatasetError(
+                    f"{origin}: split is {fields['split']!r}, expected 'train' in a train part"
+                )
+            label = parse_label(fields["label"], origin)
+            original = fields.get("original")
+            if label == 1 and not isinstance(original, str):
+                raise DatasetError(f"{origin}: a fake needs the name of its original, found {original!r}")
+            rows.append((part / inside(name, file), label, original if label == 1 else name))
+    part_of = {path.name: path.parent.as_posix() for path, _, _ in rows}
+    # parts hold their fakes' originals; where a mirror has moved one, its two parts become one
+    links = [(path.parent.as_posix(), part_of.get(original, "")) for path, _, original in rows]
+    group_of = joined((part, other or part) for part, other in links)
+    if moved := sum(bool(other) and part != other for part, other in links):
+        log.warning("dfdc: %d fakes lie in another part than their original; such parts stay together", moved)
+    for path, label, original in rows:
+        yield _make_clip(folders, path, label, "train", original, group_of[path.parent.as_posix()])
+
+
+def _labelled_clips(data_root: Path, name: str, split: str, folders: FolderIndex) -> Iterator[Clip]:
+    file = require_file(data_root / name / "labels.csv", f"the labels of DFDC's {name} folder")
+    seen = set()
+    for line, row in read_rows(file, ("filename", "label")):
+        path = name / inside(row["filename"], f"{file}, line {line}")
+        if path in seen:
+            raise DatasetError(f"{file}, line {line}: {row['filename']} is listed twice")
+        seen.add(path)
+        label = parse_label(row["label"], f"{file}, line {line}")
+        yield _make_clip(folders, path, label, split, path.name, name)
+
+
+def _make_clip(
+    folders: FolderIndex, path: PurePosixPath, label: int, split: str, original: str, group: str
+) -> Clip:
+    path = path.with_suffix("")
+    person = f"dfdc/{PurePosixPath(original).stem}"  # unknown: the original clip stands for whoever is in it
+    unknown = None if label == 1 else 0
+    return Clip(
+        clip_id=f"dfdc/{path}",
+        folder=folders.clip_folder(path),
+        label=label,
+        video_label=unknown,
+        audio_label=unknown,
+        category="fake" if label else "real",
+        method="unknown" if label else "real",
+        identity=person,
+        source_ids=(),
+        target_id=person,
+        pair_key=person,
+        stratum="",
+        dataset="dfdc",
+        split=split,
+        split_group=f"dfdc/{group}",
+    )

@@ -1,0 +1,85 @@
+"""RAVDESS: 24 actors speak and sing two sentences. Real clips only: more reals for a training on another set.
+
+Names say everything: <modality>-<channel>-<emotion>-<intensity>-<statement>-<repetition>-<actor>; modality 01
+has picture and sound. 2D3MF's copies end with -0 (real) or -1 (fake) after the actor.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from loaders.clip_walk import walk_clips
+from loaders.listing import Listing, ListingConfig, select_clips
+from utils.errors import DatasetError
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(
+    r"(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])-(?P<statement>0[12])"
+    r"-(?P<repetition>0[12])-(?P<actor>[0-2]\d)(-(?P<suffix>[01]))?"
+)
+CHANNELS = {"01": "speech", "02": "song"}
+PUBLISHED_COUNTS = {"speech": 1_440, "song": 1_012}  # clips with picture and sound; actor 18 does not sing
+# the data set has no split of its own: this is 2D3MF's, as many women as men in each part
+ACTORS = {
+    "test": {"05", "10", "16", "19"},
+    "val": {"11", "13", "18", "22"},
+}
+
+
+def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
+    """All clips of a prepared RAVDESS tree with picture and sound. Raises DatasetError if there is none, or a
+    name is not as expected.
+    """
+    clips: dict[str, Clip] = {}
+    skipped = 0
+    for path, folder in walk_clips(data_root).items():
+        match = NAME.fullmatch(path.name)
+        if match is None or not 1 <= int(match["actor"]) <= 24:
+            raise DatasetError(
+                f"{folder}: {path.name!r} is not <modality>-<channel>-<emotion>-<intensity>-<statement>-"
+                "<repetition>-<actor>, with -0 or -1 behind it in 2D3MF's copies"
+            )
+        if match["modality"] != "01":
+            skipped += 1
+            continue
+        clip = _make_clip(match, folder)
+        if clip.clip_id in clips:
+            raise DatasetError(
+                f"{folder} and {clips[clip.clip_id].folder} are the same clip; keep one of them"
+            )
+        clips[clip.clip_id] = clip
+    if skipped:
+        log.info(
+            "ravdess: %d clips without picture or without sound (modality 02 and 03) are left out", skipped
+        )
+    if not clips:
+        raise DatasetError(f"{data_root}: no clip 01-*-<actor> with picture and sound in it")
+    return select_clips("ravdess", list(clips.values()), config)
+
+
+def _make_clip(match: re.Match[str], folder: Path) -> Clip:
+    actor = match["actor"]
+    person = f"ravdess/Actor_{actor}"
+    fake = match["suffix"] == "1"
+    label = None if fake else 0  # of a fake, 2D3MF's name does not say what is forged
+    name = match.string if fake else match.string[: match.end("actor")]  # one clip, with -0 and without
+    return Clip(
+        clip_id=f"ravdess/Actor_{actor}/{name}",
+        folder=folder,
+        label=int(fake),
+        video_label=label,
+        audio_label=label,
+        category="fake" if fake else CHANNELS[match["channel"]],
+        method="unknown" if fake else "real",
+        identity=person,
+        source_ids=(),
+        target_id=person,
+        pair_key=person,
+        stratum="men" if int(actor) % 2 else "women",
+        dataset="ravdess",
+        split=next((split for split, actors in ACTORS.items() if actor in actors), "train"),
+    )
