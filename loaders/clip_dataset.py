@@ -20,9 +20,20 @@ from utils.errors import ClipError, UsageError
 from utils.media import audio_duration_s, read_frames, read_video_header, read_waveform
 from utils.types import Clip
 
-Draw = int | tuple[int, int]  # number of an evaluation window, or (epoch, repetition) in training
 MIN_WINDOW_S = 0.1  # less sound than that leaves the audio encoder without a step
 RELEASED_FRAMES = 60  # the published code's clip length
+
+
+@dataclass(frozen=True)
+class WindowStart:
+    """A window that begins at a frame of one's choice. What is heard in it comes `sound_delay_s` late."""
+
+    frame: int
+    sound_delay_s: float = 0.0
+
+
+# number of an evaluation window, or where one begins, or (epoch, repetition) in training
+Draw = int | WindowStart | tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +197,9 @@ def window_labels(
 class ClipDataset(Dataset):
     """Windows of clips. An item is asked for by (clip index, draw).
 
-    In training, `draw` is (epoch, repetition) and the window's start is drawn from (seed, epoch, repetition,
-    clip index) alone, so a resumed run sees the same windows. In evaluation it is the number of one of
-    `windows_per_clip` evenly spread windows.
+    With a `WindowStart` the window begins there. In training, `draw` is (epoch, repetition) and the window's
+    start is drawn from (seed, epoch, repetition, clip index) alone, so a resumed run sees the same windows.
+    In evaluation it is the number of one of `windows_per_clip` evenly spread windows.
     """
 
     def __init__(self, clips: Sequence[Clip], config: DataConfig, *, training: bool, seed: int = 0) -> None:
@@ -247,7 +258,10 @@ class ClipDataset(Dataset):
                                         "than the picture; "
                             "prepare the clip again")  # fmt: skip
         first_start, num_starts = self._starts(clip, num_frames, fps)
-        if self.training:
+        delay_s = 0.0
+        if isinstance(draw, WindowStart):
+            start, delay_s = draw.frame, draw.sound_delay_s
+        elif self.training:
             start = first_start + int(np.random.default_rng((self.seed, *draw, index)).integers(num_starts))
         else:
             start = first_start + evaluation_starts(num_starts - 1, config.windows_per_clip)[draw]
@@ -263,14 +277,13 @@ class ClipDataset(Dataset):
             )
         steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
         frames = np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
-        waveform = read_waveform(
-            audio_path, SAMPLE_RATE_HZ, start_s=start / float(fps), duration_s=len(frames) / config.video_fps
-        )
+        start_s = start / float(fps)
+        waveform = _read_sound(audio_path, start_s - delay_s, len(frames) / config.video_fps)
         if config.landmark_normalization == "clip_zscore":
             normalized = normalize_clip_zscore(np.asarray(landmarks, np.float32))[frames]
         else:
             normalized = normalize_face_box(np.asarray(landmarks[frames], np.float32))
-        return frames, waveform, normalized, start / float(fps)
+        return frames, waveform, normalized, start_s
 
     def _window_labels(self, clip: Clip, start_s: float, num_steps: int) -> tuple[float, float, float]:
         """(label, video_label, audio_label) of a window of `num_steps` frames at `video_fps`."""
@@ -314,6 +327,17 @@ class ClipDataset(Dataset):
                 num_windows = len(evaluation_starts(num_starts - 1, self.config.windows_per_clip))
             keys += [(index, window) for window in range(num_windows)]
         return keys
+
+
+def _read_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
+    """A slice of a clip's sound, silent where it reaches over the beginning."""
+    missing_s = min(max(0.0, -start_s), duration_s)
+    waveform = read_waveform(
+        path, SAMPLE_RATE_HZ, start_s=max(0.0, start_s), duration_s=duration_s - missing_s
+    )
+    if not missing_s:
+        return waveform
+    return np.concatenate([np.zeros(round(missing_s * SAMPLE_RATE_HZ), np.float32), waveform])
 
 
 def last_start_frame(num_frames: int, fps: Fraction, window_s: float) -> int:

@@ -9,6 +9,7 @@ import torch
 from loaders.clip_dataset import (
     ClipDataset,
     DataConfig,
+    WindowStart,
     evaluation_starts,
     last_start_frame,
     normalize_face_box,
@@ -58,6 +59,19 @@ def test_one_window_cuts_picture_sound_and_landmarks(tmp_path, fps):
         )
     assert len(starts) == 3
     assert min(starts) == 0
+
+
+def test_a_window_begins_where_it_is_told_and_its_sound_may_come_late(tmp_path):
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=40))
+    dataset = ClipDataset([clip], DataConfig(window_s=0.8), training=False)
+    window, late, early = (dataset[0, WindowStart(10, delay)] for delay in (0.0, 0.2, -0.2))
+    assert frame_numbers(window) == frame_numbers(late) == list(range(10, 30))
+    shift = round(0.2 * SAMPLE_RATE_HZ)
+    assert torch.equal(late.waveform[shift:], window.waveform[:-shift])
+    assert torch.equal(early.waveform[:-shift], window.waveform[shift:])
+    first = dataset[0, WindowStart(0, 0.2)]
+    assert (first.waveform[:shift] == 0).all()
+    assert torch.equal(first.waveform[shift:], dataset[0, WindowStart(0)].waveform[:-shift])
 
 
 def test_training_windows_come_from_seed_epoch_and_clip_alone(tmp_path):
