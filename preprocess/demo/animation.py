@@ -12,22 +12,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocess.demo.geometry import (
-    CHIN,
+from preprocess.demo.geometry import CHIN, FOREHEAD, NOSE_BASE, enlarge, read_at, smoothstep
+from preprocess.demo.identities import CANVAS, FACE_CENTRE, FACE_HEIGHT, Identity
+from preprocess.demo.mouth import MouthField, mouth_field, paint_interior
+from utils.face_regions import (
     FACE_OVAL,
-    FOREHEAD,
     LEFT_LOWER_LID,
     LEFT_UPPER_LID,
     LIPS,
-    NOSE_BASE,
     RIGHT_LOWER_LID,
     RIGHT_UPPER_LID,
-    enlarge,
-    read_at,
-    smoothstep,
 )
-from preprocess.demo.identities import CANVAS, FACE_CENTRE, FACE_HEIGHT, Identity
-from preprocess.demo.mouth import MouthField, mouth_field, paint_interior
 
 GRID_STEP = 8  # pixels between the nodes at which the head's turn is computed
 MAX_OPENING = 0.14  # widest lip gap as a share of the face height

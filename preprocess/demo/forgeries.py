@@ -16,14 +16,8 @@ import numpy as np
 from preprocess.demo.geometry import (
     CHIN,
     CONTROL_POINTS,
-    FACE_OVAL,
     FOREHEAD,
-    LEFT_LOWER_LID,
-    LEFT_UPPER_LID,
-    NOSE,
     NOSE_BASE,
-    RIGHT_LOWER_LID,
-    RIGHT_UPPER_LID,
     bounding_box,
     face_height,
     face_mask,
@@ -33,6 +27,14 @@ from preprocess.demo.geometry import (
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field, paint_interior
 from utils.config import opt
+from utils.face_regions import (
+    FACE_OVAL,
+    LEFT_LOWER_LID,
+    LEFT_UPPER_LID,
+    NOSE,
+    RIGHT_LOWER_LID,
+    RIGHT_UPPER_LID,
+)
 
 JAW = tuple(
     point for point in FACE_OVAL if point not in (10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109)

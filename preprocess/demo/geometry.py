@@ -9,26 +9,21 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# Face Mesh's vertex numbers, left to right as seen in the picture
-UPPER_INNER_LIP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-LOWER_INNER_LIP = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
-UPPER_OUTER_LIP = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
-LOWER_OUTER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
-LEFT_UPPER_LID = (33, 246, 161, 160, 159, 158, 157, 173, 133)
-LEFT_LOWER_LID = (33, 7, 163, 144, 145, 153, 154, 155, 133)
-RIGHT_UPPER_LID = (362, 398, 384, 385, 386, 387, 388, 466, 263)
-RIGHT_LOWER_LID = (362, 382, 381, 380, 374, 373, 390, 249, 263)
-LEFT_BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)
-RIGHT_BROW = (300, 293, 334, 296, 336, 285, 295, 282, 283, 276)
-NOSE = (168, 6, 197, 195, 5, 4, 1, 19, 94, 2, 98, 327, 129, 358, 64, 294, 48, 278)
-CHEEKS = (50, 280, 205, 425, 101, 330, 187, 411, 118, 347)
-FACE_OVAL = (
-    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
-    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+from utils.face_regions import (
+    FACE_OVAL,
+    LEFT_BROW,
+    LEFT_EYE,
+    LIPS,
+    LOWER_INNER_LIP,
+    NOSE,
+    RIGHT_BROW,
+    RIGHT_EYE,
+    UPPER_INNER_LIP,
 )
+
+CHEEKS = (50, 280, 205, 425, 101, 330, 187, 411, 118, 347)
 FOREHEAD, CHIN, NOSE_BASE = 10, 152, 2
-LIPS = tuple(dict.fromkeys(UPPER_INNER_LIP + LOWER_INNER_LIP + UPPER_OUTER_LIP + LOWER_OUTER_LIP))
-LIDS = LEFT_UPPER_LID + LEFT_LOWER_LID + RIGHT_UPPER_LID + RIGHT_LOWER_LID
+LIDS = LEFT_EYE + RIGHT_EYE
 # enough points to pin a face down, few enough for a spline per frame
 CONTROL_POINTS = tuple(
     dict.fromkeys(FACE_OVAL[::2] + LEFT_BROW[::2] + RIGHT_BROW[::2] + NOSE + CHEEKS + LIPS[::2] + LIDS[::2])

@@ -16,13 +16,8 @@ import numpy as np
 from preprocess.demo.geometry import (
     CHIN,
     CONTROL_POINTS,
-    FACE_OVAL,
     FOREHEAD,
-    LEFT_BROW,
     LIDS,
-    LIPS,
-    NOSE,
-    RIGHT_BROW,
     face_height,
     face_mask,
     identity_map,
@@ -33,6 +28,7 @@ from preprocess.demo.geometry import (
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field
 from utils.errors import UsageError
+from utils.face_regions import FACE_OVAL, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 
 CANVAS = 480  # pixels of the square on which a face is defined, before the head moves
 FACE_HEIGHT = 170.0  # forehead to chin on the canvas

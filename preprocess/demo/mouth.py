@@ -11,15 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocess.demo.geometry import (
-    CHIN,
-    FACE_OVAL,
-    LOWER_INNER_LIP,
-    NOSE_BASE,
-    UPPER_INNER_LIP,
-    read_at,
-    smoothstep,
-)
+from preprocess.demo.geometry import CHIN, NOSE_BASE, read_at, smoothstep
+from utils.face_regions import FACE_OVAL, LOWER_INNER_LIP, UPPER_INNER_LIP
 
 JAW_SHARE = 0.82
 

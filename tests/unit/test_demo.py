@@ -16,11 +16,12 @@ from preprocess.demo import speech
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
 from preprocess.demo.dataset import MANIFEST_NAME, make_demo_set
 from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
-from preprocess.demo.geometry import CHIN, FACE_OVAL, NOSE_BASE, face_height, lip_opening, spline_map
+from preprocess.demo.geometry import CHIN, NOSE_BASE, face_height, lip_opening, spline_map
 from preprocess.demo.identities import make_identity
 from preprocess.demo.layouts import plan_clips
 from preprocess.demo.plan import FPS, DemoConfig, draw_scene
 from utils.errors import DatasetError
+from utils.face_regions import FACE_OVAL
 from utils.media import iterate_audio, iterate_frames
 
 DURATION_S = 1.6
