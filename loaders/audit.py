@@ -251,7 +251,7 @@ def main() -> int:
         "num_excluded": len(listing.excluded),
         "split_checksum": split_checksum(split),
         "split": to_plain(split_config),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(["python", "-m", "loaders.audit", *sys.argv[1:]]),
     }
     write_text(config.output_dir / "audit.json", as_json(result, about))
     write_html(config.output_dir / "audit.html", result, about)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 REDRAW = (
-    "draw the split again with --split_source identity (persons, donors and pairs stay together), or leave "
+    "draw the split again with --split_source identity (persons and pairs stay together), or leave "
     "these clips out with --exclude_list"
+)
+DROP_DONORS = (
+    "draw the split again with --donors drop, which leaves out fakes whose donor is in another part, or "
+    "report "
+    "the donor-disjoint subset apart"
 )
 REMOVE = "keep one copy: name the others in --exclude_list, then draw the split again"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from loaders.clip_facts import known_checksums, read_info_values
-from loaders.findings import REDRAW, REMOVE, Finding
+from loaders.findings import DROP_DONORS, REDRAW, REMOVE, Finding
 from loaders.listing import Listing
 from loaders.splits import Split
 from utils.errors import DatasetError
@@ -66,12 +66,12 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
             bool(reason),
         ),
     )
-    why = reason or "the data set's donors are too entangled to split; look at the donor-disjoint results"
+    why = reason or "the split keeps such fakes; look at the results on its donor-disjoint subset, too"
     return [
         Finding(
             kind=kind,
             summary=f"{len(found)} {what} stand in more than one split" + (f": {why}" if is_note else ""),
-            remedy=REDRAW,
+            remedy=DROP_DONORS if kind == "leak_donor" else REDRAW,
             examples=_examples(found),
             is_note=is_note,
         )

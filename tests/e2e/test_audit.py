@@ -20,7 +20,7 @@ from loaders.listing import ListingConfig
 from loaders.split_files import make_split, read_split, write_split
 from loaders.splits import SplitConfig
 from preprocess.prepare import ClipConfig, prepare_clip
-from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
+from tests.clip_factory import write_fakeavceleb_tree
 from tests.trees.fakeavceleb import write_fakeavceleb
 from tests.trees.media import Media
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
@@ -28,6 +28,7 @@ from utils.errors import DatasetError
 from utils.media import VideoWriter, iterate_audio, iterate_frames, read_frames
 
 ROOT = Path(__file__).resolve().parents[2]
+NUM_PERSONS = 32
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 FRACTIONS = ("--val_fraction", "0.25", "--test_fraction", "0.25")
 SPLIT = SplitConfig(val_fraction=0.25, test_fraction=0.25)
@@ -167,14 +168,20 @@ def test_a_clip_encoded_anew_under_another_name_is_found(clean, copy, tmp_path):
 @pytest.mark.slow
 def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(tmp_path):
     """Reals and fakes are alike but for 100 ms of silence at the start. Windows of 1.8 s in clips of 2 s may
-    start before or after it, so that trimming shortens none: nothing else changes.
+    start before or after it, so that trimming shortens none. Pictures and landmarks stand still, or they
+    would tell where a window starts, and trimming moves that for fakes alone.
     """
     root = tmp_path / "prepared"
-    write_fakeavceleb_tree(root, num_identities=20, clips=False)
-    for index, clip in enumerate(list_fakeavceleb_unprepared(root)):
-        folder = write_clip_folder(clip, num_frames=50, size=32, seed=index)
+    write_fakeavceleb_tree(root, num_identities=NUM_PERSONS, clips=False)
+    for index, folder in enumerate(clip_folders(root)):
+        folder.mkdir(parents=True)
+        with VideoWriter(folder / VIDEO_NAME, fps=Fraction(25), width=32, height=32) as writer:
+            for _ in range(50):
+                writer.write(np.full((32, 32, 3), 90, np.uint8))
+        face = np.random.default_rng(0).uniform(0.2, 0.8, (1, 478, 2)).astype(np.float32)
+        np.save(folder / LANDMARKS_NAME, np.repeat(face, 50, axis=0))
         sound = 0.1 * np.random.default_rng(index).standard_normal(96_000)
-        if "RealVideo-RealAudio" not in clip.parts:
+        if "RealVideo-RealAudio" not in folder.parts:
             sound[:4800] = 0
         soundfile.write(folder / AUDIO_NAME, sound, 48_000, subtype="PCM_16")
     data = ("--dataset", "fakeavceleb", "--data_root", root)
@@ -182,8 +189,8 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
         "train.py", *data, "--run_dir", tmp_path / "run", "--window_s", "1.8", "--video_fps", "5",
         "--image_size", "16", "--video_channels", "4", "4", "--audio_channels", "8", "8", "16",
         "--feature_dim", "16", "--feedforward_dim", "16", "--stream_layers", "1",
-        "--classifier_hidden_dim", "16", "--epochs", "10", "--batch_size", "8", "--learning_rate", "3e-3",
-        "--num_workers", "1", "--device", "cpu", "--val_fraction", "0.2", "--test_fraction", "0.35",
+        "--classifier_hidden_dim", "16", "--epochs", "4", "--batch_size", "8", "--learning_rate", "3e-3",
+        "--num_workers", "1", "--device", "cpu", "--val_fraction", "0.15", "--test_fraction", "0.5",
         "--pooling", "max", "--balance", "label",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
@@ -193,11 +200,12 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
         result = run(*command, "--output_dir", tmp_path / name)
         assert result.returncode == 0, result.stderr
         aucs[name] = json.loads((tmp_path / name / "test_metrics.json").read_text())["overall"]["auc"]
-    assert aucs["whole"] > 0.9, aucs  # 1.00 when written
-    assert abs(aucs["trimmed"] - 0.5) < 0.25, aucs  # 0.41 when written
+    assert aucs["whole"] > 0.9, aucs
+    # an AUC by chance has a standard error of sqrt((r + f + 1) / (12 r f)) = 0.08 for 16 reals and 48 fakes
+    assert abs(aucs["trimmed"] - 0.5) < 0.24, aucs
 
 
-def list_fakeavceleb_unprepared(root):
+def clip_folders(root):
     """Where the clip folders of the tree's metadata would lie."""
     with (root / "meta_data.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
