@@ -32,7 +32,6 @@ from tqdm import tqdm
 from loaders import DATASETS
 from loaders.clip_dataset import DataConfig
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
-from loaders.leaks import require_no_leak
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
 from loaders.split_files import split_checksum, write_split
@@ -266,12 +265,11 @@ def main() -> int:
         config.listing,
         config.split,
         config.data.label_rule,
+        allow_leaks=train.allow_leaks,
     )
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
-    for name in () if train.allow_leaks else train.dataset:
-        require_no_leak(parts.listings[name], parts.splits[name])
     run_dir.mkdir(parents=True, exist_ok=True)
     configure_logging(run_dir / "train.log")
     for split in parts.splits.values():

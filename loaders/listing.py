@@ -91,12 +91,14 @@ def select_clips(
         raise DatasetError(f"{dataset}: its metadata lists no clip")
     fakes = {clip.method for clip in listed if clip.label == 1}
     if unlisted := set(config.methods) - fakes:
-        raise DatasetError(
-            f"--methods {' '.join(sorted(unlisted))}: {dataset} has no such fakes; it has "
-            f"{', '.join(sorted(fakes))}"
-        )
+        message = f"--methods {' '.join(sorted(unlisted))}: {dataset} has no such fakes; it has "
+        message += ", ".join(sorted(fakes))
+        if unlisted == set(config.methods):
+            raise DatasetError(message)
+        log.warning(message)  # another data set of the union may have them
     excluded_ids = _read_exclusions(config.exclude_list)
-    unknown = excluded_ids - {clip.clip_id for clip in listed}
+    of_dataset = {clip_id for clip_id in excluded_ids if clip_id.startswith(f"{dataset}/")}
+    unknown = of_dataset - {clip.clip_id for clip in listed}
     if unknown:
         raise DatasetError(
             f"{config.exclude_list}: names clips that {dataset} does not list: {sorted(unknown)[:3]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loaders import DATASETS
 from loaders.clip_dataset import clip_labels
+from loaders.leaks import require_no_leak
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.split_files import make_split
 from loaders.splits import SPLITS, Split, SplitConfig
@@ -27,16 +28,24 @@ class Parts:
 
 
 def load_parts(
-    data_roots: Mapping[str, Path], listing_config: ListingConfig, split_config: SplitConfig, label_rule: str
+    data_roots: Mapping[str, Path],
+    listing_config: ListingConfig,
+    split_config: SplitConfig,
+    label_rule: str,
+    *,
+    allow_leaks: bool,
 ) -> Parts:
     """List the data sets (name -> prepared root) and split each. Writes nothing.
 
-    Raises DatasetError where data or splits are wrong, UsageError if train or val of the union has one class.
+    Raises DatasetError where data or splits are wrong or (without `allow_leaks`) a person, a family or a file
+    is in two parts, UsageError if train or val of the union has one class.
     """
     parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
     for name, root in data_roots.items():
         listing = parts.listings[name] = DATASETS[name](root, listing_config)
-        split = parts.splits[name] = make_split(listing, split_config)
+        split = parts.splits[name] = make_split(listing, split_config, check=not allow_leaks)
+        if not allow_leaks:
+            require_no_leak(listing, split)
         for part in SPLITS:
             parts.clips[part] += split.select(listing.clips, part)
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())

@@ -145,7 +145,8 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
     clips = listing.all_clips
     rule = listing.donor_rule if config.donors == "auto" else config.donors
     split_of, dropped, texts = _parts(listing, config, rule)
-    if rule == "drop" and not listing.known_overlap:
+    known_overlap = listing.known_overlap if _is_official(listing, config) else ""
+    if rule == "drop" and not known_overlap:
         for clip_id in _torn_apart(clips, split_of):
             del split_of[clip_id]
             dropped[clip_id] = "its donor is in another part"
@@ -160,12 +161,18 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
         group_of={clip.clip_id: clip.split_group for clip in clips if clip.split_group},
         dropped=dropped,
         donor_rule=rule,
-        known_overlap=listing.known_overlap,
+        known_overlap=known_overlap,
         protocol_texts=texts,
     )
     if check:
         require_disjoint(split)
     return split
+
+
+def _is_official(listing: Listing, config: SplitConfig) -> bool:
+    """Whether the data set's own split is used."""
+    drawn = config.split_source == "identity" or config.fold or config.protocol != "none"
+    return not drawn and all(clip.split is not None for clip in listing.all_clips)
 
 
 def _parts(
@@ -190,7 +197,7 @@ def _parts(
             f"{listing.dataset}: its metadata gives no split of {len(without)} clips, e.g. "
             f"{without[0].clip_id}; use --split_source identity"
         )
-    if config.split_source == "identity" or without:
+    if not _is_official(listing, config):
         unit_of = _units(clips, config, donor_rule)
         of_unit = _draw_units(clips, unit_of, config)
         return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}

@@ -195,6 +195,10 @@ def test_an_overlap_by_design_is_a_warning(caplog):
         split_of(own)
     assert len(split_of(own, known_overlap="the list shares celebrities").split_of) == 3
     assert "the list shares celebrities" in caplog.text
+    others = [make_clip(Path("x"), clip_id=f"d/y{i}", identity=f"d/y{i}", split="train") for i in range(9)]
+    drawn = split_of(own + others, known_overlap="the list shares celebrities", split_source="identity")
+    assert drawn.known_overlap == ""
+    assert len({drawn.split_of[clip.clip_id] for clip in own}) == 1
 
 
 def test_every_person_is_tested_in_exactly_one_fold():
