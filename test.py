@@ -3,7 +3,7 @@
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
 
-Writes test_metrics.json, predictions.csv, roc.png and scores.png to --output_dir (default: the checkpoint's
+Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the checkpoint's
 folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
 test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
 code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
@@ -43,7 +43,7 @@ from utils.evaluation import ClipScores, evaluate
 from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import detection_metrics, require_both_classes
-from utils.report import plot_roc, plot_score_histogram
+from utils.report_page import Evaluated, write_report
 from utils.types import Clip
 
 log = logging.getLogger("test")
@@ -309,12 +309,17 @@ def evaluate_dataset(
     }
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
     write_predictions(output_dir / "predictions.csv", clips, scores, split)
-    groups = {"all": (scores.labels, scores.logits)}
-    for category, rows in against_the_reals(clips, scores, "category").items():
-        groups[category] = (scores.labels[rows], scores.logits[rows])
-    title = f"{name}, {test.split} split, {len(clips)} clips"
-    plot_roc(output_dir / "roc.png", groups, title)
-    plot_score_histogram(output_dir / "scores.png", scores.labels, expit(scores.logits), title)
+    row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
+    evaluated = Evaluated(
+        result=result,
+        clips=clips,
+        scores=scores,
+        groups={key: against_the_reals(clips, scores, key) for key in ("category", "method")},
+        spans_of=lambda clip: batches.dataset.window_spans_s(row_of[clip.clip_id]),
+        run_dir=test.checkpoint.parent,
+        data_root=data_root,
+    )
+    write_report(output_dir, evaluated)
     log.info(
         "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
         name,
