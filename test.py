@@ -3,11 +3,12 @@
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
     python test.py --compare runA/predictions.csv runB/predictions.csv
+    python test.py --matrix saved_models/A saved_models/B
 
-Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the checkpoint's
-folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
-test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
-code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
+Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the
+checkpoint's folder) and prints the metrics; with several data sets, into a folder for each, and a row for
+each into test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the
+published code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
 --compare is a mode of its own, with its own flags: see test.py --compare --help.
 """
 
@@ -38,7 +39,7 @@ from loaders.listing import Listing, ListingConfig, summarize
 from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
-from utils import compare
+from utils import compare, matrix
 from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
@@ -54,7 +55,10 @@ from utils.types import Clip
 
 log = logging.getLogger("test")
 # flag of a mode that needs no data set -> (its flags, what it does)
-MODES = {"compare": (compare.CompareConfig, compare.main)}
+MODES = {
+    "compare": (compare.CompareConfig, compare.main),
+    "matrix": (matrix.MatrixConfig, matrix.main),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ class Evaluation:
     model: nn.Module
     decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
+    run: dict[str, Any]  # which run the checkpoint is of (see utils/matrix.py)
 
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:
@@ -114,6 +119,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     wants_help = chosen.checkpoint is None
     content = {} if wants_help else load_checkpoint(Path(chosen.checkpoint))
     saved: dict[str, dict[str, Any]] = content.get("config", {})
+    run = {} if wants_help else matrix.describe_run(Path(chosen.checkpoint), saved)
     # how a run was split is no matter of flags: its split files lie beside the checkpoint
     saved.pop("split", None)
     model_type = MODELS[_known_model(saved.get("train", {}).get("model", chosen.model or TestConfig.model))]
@@ -160,6 +166,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         model=model,
         decision=_load_decision(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
+        run=run,
         **configs,
     )
 
@@ -352,6 +359,7 @@ def evaluate_dataset(
         result["donor_disjoint"] = dataclasses.asdict(metrics)
     result |= {
         "checkpoint": test.checkpoint.name,
+        "run": evaluation.run,
         "split_checksum": split_checksum(split),
         "window_s": evaluation.data.window_s,
         "windows_per_clip": evaluation.data.windows_per_clip,

@@ -82,7 +82,7 @@ def plot_det(path: Path, groups: Groups, title: str) -> Markup:
         figure, (axes,) = _figure(4.2)
         styles, left_out = _drawn_groups(groups)
         low = norm.ppf(DET_TICKS[0])
-        axes.plot([low, -low], [low, -low], color=SOFT, lw=1, ls="--")
+        axes.plot([low, 0], [low, 0], color=SOFT, lw=1, ls="--")  # where both errors are equal
         for name, (color, width) in styles.items():
             false_positive, false_negative, _ = det_curve(*groups[name])
             # an error that no clip makes lies at minus infinity: the curve ends at the frame
@@ -117,7 +117,7 @@ def plot_score_histogram(
         for (name, threshold), line in zip(thresholds.items(), ("--", ":", "-."), strict=False):
             axes.axvline(threshold, color=INK, lw=1, ls=line, label=f"{name} ({threshold:.3f})")
         axes.set(xlabel="P(fake)", ylabel="share of the class", title=title, xlim=(0, 1))
-        axes.legend(loc="upper center")
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1.4)
         return save_plot(figure, path, "histograms of P(fake) over real and over fake clips")
 
 
@@ -136,11 +136,11 @@ def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]], title: str) -> 
                 axes.text(left, place - 0.2, f"{bar.name} ({bar.count})", fontsize=8, va="center")
                 axes.barh(place + 0.18, bar.value - 0.5, 0.26, left=0.5, color=FAKE_COLOR, alpha=0.55, lw=0)
                 axes.text(1, place - 0.2, _bar_value(bar), fontsize=8, va="center", ha="right")
+                axes.plot([0.5, 0.5], [place + 0.02, place + 0.34], color=SOFT, lw=1)
                 if bar.interval:
                     axes.plot(bar.interval, [place + 0.18] * 2, color=INK, lw=1.2)
                     axes.plot(bar.interval, [place + 0.18] * 2, "|", color=INK, ms=5)
             place += 1.3
-        axes.axvline(0.5, color=SOFT, lw=1)
         axes.set(xlim=(left, 1.0), ylim=(place - 0.7, -0.6), xlabel="AUC against all reals", title=title)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -195,9 +195,9 @@ def plot_training(
                         columns["epoch"], columns[name], color=color, lw=1.3, marker=marker, label=label
                     )
             if best_epoch is not None:
-                axes.axvline(best_epoch, color=SOFT, lw=1, ls="--")
+                axes.axvline(best_epoch, color=SOFT, lw=1, ls="--", label="kept")
             axes.grid(lw=0.6)
-            axes.legend(loc="best", ncols=len(wanted))
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
         panels[0].set(ylabel="loss", title=title)
         panels[1].set(ylabel="on validation", xlabel="epoch", ylim=(0, 1.02))
         panels[0].tick_params(labelbottom=False)

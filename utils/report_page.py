@@ -85,8 +85,8 @@ def _persons(result: Mapping[str, Any]) -> str:
     if "num_persons" not in intervals:
         return "No intervals were computed."
     return (
-        f"In brackets: {intervals['confidence']:.0%} intervals from {intervals['num_resamples']:,} resamples of "
-        f"{intervals['num_persons']} whole persons, whose clips are not independent of each other."
+        f"In brackets: {intervals['confidence']:.0%} intervals from {intervals['num_resamples']:,} resamples "
+        f"of {intervals['num_persons']} whole persons, whose clips are not independent of each other."
     )
 
 
@@ -100,10 +100,9 @@ def _headlines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append({"name": name, "value": value, "interval": interval, "what": what})
     decision = result.get("decision", {})
     if "ece_after" in decision:
-        what = f"mean distance of P(fake) from the share of fakes; {decision['ece_before']:.3f} before temperature"
-        rows.append(
-            {"name": "Calibration error", "value": decision["ece_after"], "interval": None, "what": what}
-        )
+        before, value = decision["ece_before"], decision["ece_after"]
+        what = f"mean distance of P(fake) from the share of fakes; {before:.3f} before temperature"
+        rows.append({"name": "Calibration error", "value": value, "interval": None, "what": what})
     for key in ("category", "method"):
         if len(result[f"per_{key}"]) > 1:
             what = f"mean over {len(result[f'per_{key}'])} {_plural(key)}, each against all reals"
@@ -148,8 +147,7 @@ def _plots(output_dir: Path, evaluated: Evaluated) -> dict[str, Markup]:
         columns = read_training_curves(metrics_file)
         select_by = _run_config(evaluated.run_dir / "config.json").get("train", {}).get("select_by", "")
         best = _best_epoch(columns, select_by)
-        title = "Training" + (f" (line: best {select_by.replace('_', ' ')})" if best is not None else "")
-        plots["training"] = plot_training(output_dir / "training.png", columns, best, title)
+        plots["training"] = plot_training(output_dir / "training.png", columns, best, "Training")
     return plots
 
 
