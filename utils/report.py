@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import det_curve, roc_auc_score, roc_curve
@@ -198,7 +199,9 @@ def plot_training(
                 axes.axvline(best_epoch, color=SOFT, lw=1, ls="--", label="kept")
             axes.grid(lw=0.6)
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
+        panels[0].sharex(panels[1])
         panels[0].set(ylabel="loss", title=title)
         panels[1].set(ylabel="on validation", xlabel="epoch", ylim=(0, 1.02))
         panels[0].tick_params(labelbottom=False)
+        panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
         return save_plot(figure, path, "losses and validation metrics by epoch")
