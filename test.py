@@ -300,7 +300,8 @@ def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: 
                 clip.category,
                 clip.method,
                 int(scores.labels[row]),
-                f"{scores.logits[row]:.6f}",
+                # in full: rounded, clips that a model barely tells apart would be tied
+                repr(float(scores.logits[row])),
                 f"{expit(scores.logits[row]):.6f}",
                 *heads,
                 scores.num_windows[row],
