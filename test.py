@@ -2,13 +2,17 @@
 
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
+    python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --robustness --raw_root RAW
+    python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts
     python test.py --compare runA/predictions.csv runB/predictions.csv
 
 Writes test_metrics.json, predictions.csv, roc.png and scores.png to --output_dir (default: the checkpoint's
 folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
 test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
-code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
---compare is a mode of its own, with its own flags: see test.py --compare --help.
+code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too. --robustness perturbs
+the raw videos, prepares them anew and writes robustness.json, .csv and .png; --shortcuts takes sound, picture
+or both away and writes shortcuts.csv. --compare is a mode of its own, with its own flags: see test.py
+--compare --help.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -35,9 +40,12 @@ from loaders import DATASETS
 from loaders.clip_dataset import DataConfig, clip_labels
 from loaders.data_loader import WorkerConfig, evaluation_loader
 from loaders.listing import Listing, ListingConfig, summarize
+from loaders.probes import probe_batches
 from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
+from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
+from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils import compare
 from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
@@ -50,6 +58,7 @@ from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import detection_metrics, require_both_classes
 from utils.report import plot_roc, plot_score_histogram
+from utils.robustness import robustness_row, shortcut_row, write_robustness, write_rows
 from utils.types import Clip
 
 log = logging.getLogger("test")
@@ -83,6 +92,7 @@ class TestConfig:
         "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
     )
     device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+    shortcuts: bool = opt(False, "score the clips without sound, picture, ..., too; writes shortcuts.csv")
 
     def __post_init__(self) -> None:
         if len(set(self.dataset)) != len(self.dataset):
@@ -100,6 +110,7 @@ class Evaluation:
     data: DataConfig
     listing: ListingConfig
     split: SplitConfig
+    robustness: RobustnessConfig
     model: nn.Module
     decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
@@ -131,6 +142,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         "data": DataConfig,
         "listing": ListingConfig,
         "split": SplitConfig,
+        "robustness": RobustnessConfig,
     }
     if not saved:
         groups["model_config"] = model_type.config_type
@@ -155,6 +167,8 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     for name, reason in configs["split"].unused().items():
         if name in vars(args):
             raise UsageError(f"--{name} has no effect here: {reason}")
+    if configs["robustness"].raw_root and len(configs["robustness"].raw_root) != len(test.dataset):
+        raise UsageError(f"{len(configs['robustness'].raw_root)} raw_root for {len(test.dataset)} dataset")
     return Evaluation(
         test=test,
         model=model,
@@ -311,6 +325,63 @@ def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: 
     write_text(path, buffer.getvalue())
 
 
+Score = Callable[..., ClipScores]  # (batches, description=...), with the evaluation's model and device
+
+
+def measure_shortcuts(
+    evaluation: Evaluation, clips: list[Clip], plain: ClipScores, score: Score, output_dir: Path
+) -> list[dict[str, Any]]:
+    """Score the same clips with something taken away from them; write shortcuts.csv."""
+    rows = [shortcut_row(plain, plain, "untouched")]
+    for change, batches in probe_batches(clips, evaluation.data, evaluation.workers):
+        rows.append(shortcut_row(score(batches, description=change), plain, change))
+        log.info("%s: AUC %.4f (%+.4f)", change, rows[-1].auc, rows[-1].auc_difference)
+    write_rows(output_dir / "shortcuts.csv", rows)
+    return [dataclasses.asdict(row) for row in rows]
+
+
+def measure_robustness(
+    evaluation: Evaluation,
+    clips: list[Clip],
+    plain: ClipScores,
+    score: Score,
+    roots: tuple[Path, Path, Path],
+    title: str,
+) -> dict[str, Any]:
+    """Score the clips under each perturbation; write robustness.json, .csv and .png.
+
+    `roots`: the prepared set, the raw set, and where results go.
+    """
+    data_root, raw_root, output_dir = roots
+    config, name = evaluation.robustness, clips[0].dataset
+    perturbations = [p for kind in config.robustness_kinds for p in (Perturbation(kind, 0), *ladder(kind))]
+    cache_dir = config.cache_dir or output_dir / "variants"
+    all_variants = make_variants(
+        clips, perturbations, dataset=name, data_root=data_root, raw_root=raw_root,
+        cache_dir=cache_dir / name if len(evaluation.test.dataset) > 1 else cache_dir,
+        num_workers=max(1, evaluation.workers.resolved_workers),
+    )  # fmt: skip
+    rows = []
+    for variants in all_variants:
+        kind, level, scores = variants.perturbation.kind, variants.perturbation.level, plain
+        if level:
+            batches = evaluation_loader(variants.clips, evaluation.data, evaluation.workers)
+            scores = score(batches, description=variants.perturbation.name)
+        row = robustness_row(
+            scores, kind=kind, level=level, value=variants.perturbation.value,
+            num_lost=len(variants.lost), face_share=variants.face_share,
+        )  # fmt: skip
+        rows.append(row)
+        log.info("%s %d (%s): AUC %.4f, %d lost", kind, level, row.value, row.auc, row.num_lost)
+    about = {
+        "dataset": name,
+        "split": evaluation.test.split,
+        "lost": {v.perturbation.name: v.lost for v in all_variants if v.lost},
+    }
+    families = {"deeper_forensics": DEEPER_FORENSICS}
+    return write_robustness(output_dir, rows, families=families, title=title, about=about)
+
+
 def evaluate_dataset(
     evaluation: Evaluation, name: str, data_root: Path, output_dir: Path, device: torch.device, precision: str
 ) -> dict[str, Any]:
@@ -333,11 +404,11 @@ def evaluate_dataset(
         device,
         precision,
     )
+    score = functools.partial(
+        evaluate, evaluation.model, device=device, precision=precision, pooling=evaluation.data.pooling
+    )
     with logging_redirect_tqdm():
-        scores = evaluate(
-            evaluation.model, batches, device,
-            precision=precision, pooling=evaluation.data.pooling, description=f"{name} {test.split}",
-        )  # fmt: skip
+        scores = score(batches, description=f"{name} {test.split}")
     overall = detection_metrics(scores.labels, scores.logits, part)
     result: dict[str, Any] = {
         "dataset": name,
@@ -368,6 +439,11 @@ def evaluate_dataset(
     title = f"{name}, {test.split} split, {len(clips)} clips"
     plot_roc(output_dir / "roc.png", groups, title)
     plot_score_histogram(output_dir / "scores.png", scores.labels, expit(scores.logits), title)
+    if test.shortcuts:
+        result["shortcuts"] = measure_shortcuts(evaluation, clips, scores, score, output_dir)
+    if evaluation.robustness.robustness:
+        roots = (data_root, evaluation.robustness.raw_root[test.dataset.index(name)], output_dir)
+        result["robustness"] = measure_robustness(evaluation, clips, scores, score, roots, title)
     log.info(
         "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
         name,
