@@ -5,14 +5,15 @@
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --robustness --raw_root RAW
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts
     python test.py --compare runA/predictions.csv runB/predictions.csv
+    python test.py --matrix saved_models/A saved_models/B
 
-Writes test_metrics.json, predictions.csv, roc.png and scores.png to --output_dir (default: the checkpoint's
-folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
-test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
-code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too. --robustness perturbs
-the raw videos, prepares them anew and writes robustness.json, .csv and .png; --shortcuts takes sound, picture
-or both away and writes shortcuts.csv. --compare is a mode of its own, with its own flags: see test.py
---compare --help.
+Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the
+checkpoint's folder) and prints the metrics; with several data sets, into a folder for each, and a row for
+each into test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the
+published code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
+--robustness perturbs the raw videos, prepares them anew and writes robustness.json, .csv and .png;
+--shortcuts takes sound, picture or both away and writes shortcuts.csv.
+--compare, --matrix and --video are modes of their own, with their own flags: see test.py --video --help.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
-from utils import compare
+from utils import compare, matrix
 from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
@@ -57,13 +58,16 @@ from utils.evaluation import ClipScores, evaluate
 from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import detection_metrics, require_both_classes
-from utils.report import plot_roc, plot_score_histogram
+from utils.report_page import Evaluated, write_report
 from utils.robustness import robustness_row, shortcut_row, write_robustness, write_rows
 from utils.types import Clip
 
 log = logging.getLogger("test")
 # flag of a mode that needs no data set -> (its flags, what it does)
-MODES = {"compare": (compare.CompareConfig, compare.main)}
+MODES = {
+    "compare": (compare.CompareConfig, compare.main),
+    "matrix": (matrix.MatrixConfig, matrix.main),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,7 @@ class Evaluation:
     model: nn.Module
     decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
+    run: dict[str, Any]  # which run the checkpoint is of (see utils/matrix.py)
 
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:
@@ -125,6 +130,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     wants_help = chosen.checkpoint is None
     content = {} if wants_help else load_checkpoint(Path(chosen.checkpoint))
     saved: dict[str, dict[str, Any]] = content.get("config", {})
+    run = {} if wants_help else matrix.describe_run(Path(chosen.checkpoint), saved)
     # how a run was split is no matter of flags: its split files lie beside the checkpoint
     saved.pop("split", None)
     model_type = MODELS[_known_model(saved.get("train", {}).get("model", chosen.model or TestConfig.model))]
@@ -174,6 +180,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         model=model,
         decision=_load_decision(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
+        run=run,
         **configs,
     )
 
@@ -424,6 +431,7 @@ def evaluate_dataset(
         result["donor_disjoint"] = dataclasses.asdict(metrics)
     result |= {
         "checkpoint": test.checkpoint.name,
+        "run": evaluation.run,
         "split_checksum": split_checksum(split),
         "window_s": evaluation.data.window_s,
         "windows_per_clip": evaluation.data.windows_per_clip,
@@ -433,16 +441,22 @@ def evaluate_dataset(
     }
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
     write_predictions(output_dir / "predictions.csv", clips, scores, split)
-    groups = {"all": (scores.labels, scores.logits)}
-    for category, rows in against_the_reals(clips, scores, "category").items():
-        groups[category] = (scores.labels[rows], scores.logits[rows])
-    title = f"{name}, {test.split} split, {len(clips)} clips"
-    plot_roc(output_dir / "roc.png", groups, title)
-    plot_score_histogram(output_dir / "scores.png", scores.labels, expit(scores.logits), title)
+    row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
+    evaluated = Evaluated(
+        result=result,
+        clips=clips,
+        scores=scores,
+        groups={key: against_the_reals(clips, scores, key) for key in ("category", "method")},
+        spans_of=lambda clip: batches.dataset.window_spans_s(row_of[clip.clip_id]),
+        run_dir=test.checkpoint.parent,
+        data_root=data_root,
+    )
+    write_report(output_dir, evaluated)
     if test.shortcuts:
         result["shortcuts"] = measure_shortcuts(evaluation, clips, scores, score, output_dir)
     if evaluation.robustness.robustness:
         roots = (data_root, evaluation.robustness.raw_root[test.dataset.index(name)], output_dir)
+        title = f"{name}, {test.split} split, {len(clips)} clips"
         result["robustness"] = measure_robustness(evaluation, clips, scores, score, roots, title)
     log.info(
         "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loaders.shortcuts import ALL_FAKES, RULES, RuleResult, describe, direction, direction_free
-from utils.files import write_text
+from loaders.shortcuts import ALL_FAKES, HIGH, LOW, RULES, RuleResult, describe, direction, direction_free
+from utils.pages import write_page
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 STATES = {
@@ -22,13 +22,11 @@ WIDTH = 120  # of a cell's drawing: AUC 0 to 1
 
 def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
     """Write the report of `result` (loaders/audit.py: Audit) atomically."""
-    import jinja2  # here: the checks that train.py calls need none
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     groups = list(dict.fromkeys(rule.group for rule in result.rules))
     categories = sorted({name for part in result.counts.values() for name in part} - {"real"})
-    text = template.render(
+    write_page(
+        path,
+        TEMPLATE,
         about=about,
         found=result.found,
         notes=[finding for finding in result.findings if finding.is_note],
@@ -39,8 +37,8 @@ def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
         num_identities=result.num_identities,
         cost=result.cost,
         width=WIDTH,
+        band=(LOW, HIGH),
     )
-    write_text(path, text)
 
 
 def _table(rules: Sequence[RuleResult], groups: Sequence[str]) -> list[dict[str, Any]]:
@@ -62,8 +60,6 @@ def _cell(rule: RuleResult) -> dict[str, Any]:
     cell["direction"] = direction(rule)
     cell["interval"] = " to ".join(f"{bound:.2f}" for bound in direction_free(rule)) or "too few identities"
     cell["title"] = describe(rule)
-    cell["point"] = rule.auc * WIDTH
-    cell["low"], cell["high"] = (
-        (rule.auc * WIDTH,) * 2 if rule.low is None else (rule.low * WIDTH, rule.high * WIDTH)
-    )
+    cell["point"] = rule.auc
+    cell["low"], cell["high"] = (rule.auc, rule.auc) if rule.low is None else (rule.low, rule.high)
     return cell

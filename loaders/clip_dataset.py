@@ -329,6 +329,21 @@ class ClipDataset(Dataset):
             keys += [(index, window) for window in range(num_windows)]
         return keys
 
+    def window_spans_s(self, index: int) -> list[tuple[float, float]]:
+        """(start, end) of the evaluation windows of a clip, in seconds of its picture."""
+        folder = self.clips[index].folder
+        fps, _ = read_video_header(folder / VIDEO_NAME)
+        num_frames = len(open_landmarks(folder))
+        if self.config.window == "released":
+            start = max(0, (num_frames - RELEASED_FRAMES) // 2)
+            return [(start / float(fps), min(start + RELEASED_FRAMES, num_frames) / float(fps))]
+        first, num_starts = self._starts(self.clips[index], num_frames, fps)
+        starts = [first + start for start in evaluation_starts(num_starts - 1, self.config.windows_per_clip)]
+        end_s = num_frames / float(fps)
+        return [
+            (start / float(fps), min(start / float(fps) + self.config.window_s, end_s)) for start in starts
+        ]
+
 
 def _read_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:
     """A slice of a clip's sound, silent where it reaches over the beginning."""

@@ -66,7 +66,7 @@ def probe_batches(
     "trimmed silence" is left out where the data are trimmed anyway, and for the published window, which
     cannot be trimmed.
     """
-    if data.window == "seconds" and not getattr(data, "trim_silence", True):
+    if data.window == "seconds" and not data.trim_silence:
         trimmed = dataclasses.replace(data, trim_silence=True)
         yield "trimmed silence", evaluation_loader(clips, trimmed, workers)
     yield (

@@ -25,6 +25,7 @@ class ClipScores:
     video_logits: np.ndarray | None  # (n,), None if the method does not say
     audio_logits: np.ndarray | None
     num_windows: np.ndarray  # (n,)
+    window_logits: list[np.ndarray]  # n times (num_windows,): what was pooled, in order of time
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
 
 
@@ -109,5 +110,6 @@ def _pool(
         video_logits=pooled[:, 2] if has_heads else None,
         audio_logits=pooled[:, 3] if has_heads else None,
         num_windows=np.array([len(values) for values in rows.values()]),
+        window_logits=[np.array([logit for _, logit, *_ in values]) for values in rows.values()],
         mean_terms=terms,
     )
