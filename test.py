@@ -2,11 +2,13 @@
 
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
+    python test.py --compare runA/predictions.csv runB/predictions.csv
 
 Writes test_metrics.json, predictions.csv, roc.png and scores.png to --output_dir (default: the checkpoint's
 folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
 test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
 code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
+--compare is a mode of its own, with its own flags: see test.py --compare --help.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +38,11 @@ from loaders.listing import Listing, ListingConfig, summarize
 from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
+from utils import compare
+from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
+from utils.decision import Decision, decision_results
 from utils.device import PRECISIONS, resolve_device, resolve_precision
 from utils.errors import CheckpointError, UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
@@ -47,6 +53,8 @@ from utils.report import plot_roc, plot_score_histogram
 from utils.types import Clip
 
 log = logging.getLogger("test")
+# flag of a mode that needs no data set -> (its flags, what it does)
+MODES = {"compare": (compare.CompareConfig, compare.main)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,7 @@ class Evaluation:
     listing: ListingConfig
     split: SplitConfig
     model: nn.Module
+    decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
 
 
@@ -146,7 +155,13 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     for name, reason in configs["split"].unused().items():
         if name in vars(args):
             raise UsageError(f"--{name} has no effect here: {reason}")
-    return Evaluation(test=test, model=model, trained_checksums=content.get("split_checksums", {}), **configs)
+    return Evaluation(
+        test=test,
+        model=model,
+        decision=_load_decision(content, test.checkpoint),
+        trained_checksums=content.get("split_checksums", {}),
+        **configs,
+    )
 
 
 def _known_model(name: str) -> str:
@@ -165,6 +180,28 @@ def _load_model(model_type: Any, config: Any, content: dict[str, Any], path: Pat
     except (RuntimeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return model
+
+
+def _load_decision(content: dict[str, Any], path: Path) -> Decision | None:
+    if "decision" not in content:
+        return None
+    try:
+        return Decision.from_plain(content["decision"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def choose_mode(argv: list[str]) -> Callable[[], int]:
+    """What the flags ask for. Raises UsageError where they belong to different modes."""
+    given = list(dict.fromkeys(word.split("=")[0][2:] for word in argv if word.startswith("--")))
+    modes = [name for name in given if name in MODES]
+    if not modes:
+        return run_evaluation
+    config_type, mode = MODES[modes[0]]
+    known = {"help", "debug", *(field.name for field in dataclasses.fields(config_type))}
+    if foreign := [f"--{name}" for name in given if name not in known]:
+        raise UsageError(f"--{modes[0]} does not go with {', '.join(foreign)}; see --{modes[0]} --help")
+    return mode
 
 
 def choose_split(evaluation: Evaluation, listing: Listing) -> Split:
@@ -214,6 +251,20 @@ def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
         result[f"per_{key}"] = rows
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in rows.values()]))
     return result
+
+
+def statistics_of(evaluation: Evaluation, clips: list[Clip], scores: ClipScores, what: str) -> dict[str, Any]:
+    """Intervals over persons, and what the checkpoint's decision makes of the scores."""
+    person_of = {clip.clip_id: clip.identity for clip in clips}
+    persons = [person_of[clip_id] for clip_id in scores.clip_ids]
+    groups = {key: against_the_reals(clips, scores, key) for key in ("category", "method")}
+    decision: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
+    if evaluation.decision:
+        decision = decision_results(evaluation.decision, scores.labels, scores.logits)
+    return {
+        "intervals": interval_results(scores.labels, scores.logits, persons, groups, what),
+        "decision": decision,
+    }
 
 
 def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: Split) -> None:
@@ -292,6 +343,7 @@ def evaluate_dataset(
         "split": test.split,
         "overall": dataclasses.asdict(overall),
         **category_metrics(clips, scores),
+        **statistics_of(evaluation, clips, scores, part),
     }
     disjoint = np.array([clip_id in split.donor_disjoint for clip_id in scores.clip_ids])
     subset = disjoint | (scores.labels == 0)
@@ -327,6 +379,11 @@ def evaluate_dataset(
 
 
 def main() -> int:
+    return choose_mode(sys.argv[1:])()
+
+
+def run_evaluation() -> int:
+    """Evaluate a checkpoint on the data sets that the flags name."""
     evaluation = parse_args()
     test = evaluation.test
     output_dir = test.output_dir or test.checkpoint.parent

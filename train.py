@@ -40,6 +40,7 @@ from losses import LOSSES
 from models import MODELS
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
+from utils.decision import decision_of_scores
 from utils.device import PRECISIONS, resolve_device, resolve_precision
 from utils.errors import UsageError, run_command
 from utils.evaluation import autocast, evaluate, require_finite
@@ -52,7 +53,7 @@ from utils.types import Clip
 
 log = logging.getLogger("train")
 # what may differ between a run and its resumption
-RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root"}
+RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,9 @@ class TrainConfig:
     )
     select_by: str = opt("val_auc", "what the best epoch is best in", choices=("val_auc", "val_loss"))
     patience: int = opt(10, "stop after this many epochs without a better one; 0 = never")
+    decision_fpr: float = opt(
+        0.01, "share of validation reals that the stored verdict may call fake, and of fakes, real"
+    )
     seed: int = opt(42, "seed of weights, order and windows")
     device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
 
@@ -99,6 +103,8 @@ class TrainConfig:
         for name in ("epochs", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not 0 < self.decision_fpr < 0.5:
+            raise ValueError(f"decision_fpr must lie between 0 and 0.5, got {self.decision_fpr}")
         if len(set(self.dataset)) != len(self.dataset):
             raise ValueError("dataset names a data set twice; put both parts into one manifest")
         if self.data_root and len(self.data_root) != len(self.dataset):
@@ -368,11 +374,13 @@ def fit(
             metrics.eer,
             ", best so far" if improved else "",
         )
+        decision = decision_of_scores(clips["val"], scores, train.decision_fpr, "the validation split")
         state = {
             "model": model.state_dict(),
             "config": about["config"],
             "epoch": epoch,
             "val": dataclasses.asdict(metrics),
+            "decision": decision.as_plain(),
             "split_checksums": about["split_checksums"],
             "environment": about["environment"],
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from utils.errors import DatasetError
@@ -38,6 +39,20 @@ def true_positive_rate_at(labels: np.ndarray, scores: np.ndarray, false_positive
     """
     false_positive, true_positive, _ = roc_curve(labels, scores, drop_intermediate=False)
     return float(true_positive[false_positive <= false_positive_rate].max())
+
+
+def expected_calibration_error(labels: np.ndarray, probs: np.ndarray, num_bins: int = 15) -> float:
+    """Mean distance, over clips, of P(fake) from the share of fakes in its bin; bins of equal width on 0..1.
+
+    labels, probs: (n,). Raises DatasetError if a probability is none, or there are none.
+    """
+    if len(probs) == 0 or not ((probs >= 0) & (probs <= 1)).all():
+        raise DatasetError(f"calibration needs probabilities in 0..1, one for each of {len(probs)} clips")
+    fake_share, mean_prob = calibration_curve(labels == 1, probs, n_bins=num_bins, strategy="uniform")
+    edges = np.linspace(0, 1, num_bins + 1)
+    counts = np.bincount(np.searchsorted(edges[1:-1], probs), minlength=num_bins)
+    # calibration_curve leaves out empty bins
+    return float(np.abs(fake_share - mean_prob) @ counts[counts > 0] / len(probs))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,6 +138,64 @@ def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken
     assert {row["num_windows"] for row in predictions} == {"3"}
     for name in ("roc.png", "scores.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    low, high = metrics["intervals"]["overall"]["auc"]
+    assert 0 <= low <= metrics["overall"]["auc"] <= high <= 1
+    assert metrics["intervals"]["num_persons"] == 3
+    assert metrics["intervals"]["per_category"].keys() == metrics["per_category"].keys()
+    low, high = metrics["intervals"]["macro_auc_category"]
+    assert low <= metrics["macro_auc_category"] <= high
+    stored = torch.load(unbroken / "best.pt", weights_only=True)["decision"]
+    assert metrics["decision"]["stored"] == stored
+    assert (stored["rate"], stored["clip"]["num_reals"], stored["clip"]["num_fakes"]) == (0.01, 3, 9)
+    assert stored["video"]["num_fakes"] == 6  # of 12 validation clips, the faceswaps and wav2lips
+    accused = sum(
+        float(row["logit"]) > stored["clip"]["threshold"] for row in predictions if row["label"] == "1"
+    )
+    assert metrics["decision"]["at_threshold"]["true_positives"] == accused
+
+
+def test_a_checkpoint_from_before_the_decision_is_evaluated_and_resumed(prepared_root, unbroken, tmp_path):
+    run_dir = shutil.copytree(unbroken, tmp_path / "old")
+    for name in ("best.pt", "last.pt"):
+        content = torch.load(run_dir / name, weights_only=True)
+        del content["decision"], content["config"]["train"]["decision_fpr"]
+        torch.save(content, run_dir / name)
+    config = json.loads((run_dir / "config.json").read_text())
+    del config["config"]["train"]["decision_fpr"]
+    (run_dir / "config.json").write_text(json.dumps(config))
+    arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0")
+    metrics = json.loads(ok(command("test.py", *arguments)).stdout)
+    assert metrics["decision"] == {"reason": "the checkpoint holds no decision"}
+    ok(train(prepared_root, run_dir, "--epochs", "4", "--resume"))
+    assert torch.load(run_dir / "last.pt", weights_only=True)["decision"]["rate"] == 0.01
+
+
+def test_two_evaluations_are_compared_without_a_checkpoint(prepared_root, unbroken, tmp_path):
+    for name in ("best", "last"):
+        arguments = ("--checkpoint", unbroken / f"{name}.pt", "--output_dir", tmp_path / name)
+        ok(command("test.py", *arguments, "--data_root", prepared_root, "--num_workers", "0"))
+    files = [tmp_path / name / "predictions.csv" for name in ("best", "last")]
+    result = ok(command("test.py", "--compare", *files, "--output_dir", tmp_path / "out"))
+    overall = json.loads(result.stdout)["datasets"]["fakeavceleb"]["overall"]
+    metrics = [json.loads((tmp_path / name / "test_metrics.json").read_text()) for name in ("best", "last")]
+    assert [overall["auc_a"], overall["auc_b"]] == [row["overall"]["auc"] for row in metrics]
+    assert overall["intervals"]["auc_a"] == metrics[0]["intervals"]["overall"]["auc"]
+    assert "| fakeavceleb |" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "missing --checkpoint, --data_root"),
+        (("--compare", "a", "b", "--checkpoint=x", "--split", "val"), "with --checkpoint, --split"),
+        (("--compare", "a"), "predictions of two runs, got 1"),
+    ],
+)
+def test_flags_of_two_modes_of_test_py_are_a_clear_error(arguments, message):
+    result = command("test.py", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_the_test_split_is_the_runs_own_or_none(prepared_root, unbroken, tmp_path):
@@ -194,6 +252,7 @@ def test_a_checkpoint_of_the_published_code_is_evaluated_by_name(prepared_root, 
         (("--data_root", "tests", "--learning_rate", "nan"), 2, "learning_rate must be finite"),
         (("--transformer_nhead", "0"), 2, "transformer_nhead must be >= 1"),
         (("--seed", "-1"), 2, "seed must be >= 0"),
+        (("--decision_fpr", "1"), 2, "decision_fpr must lie between 0 and 0.5"),
         (("--data_root", "tests"), 1, "neither meta_data.csv nor"),
         (("--no_such_flag",), 2, "unrecognized arguments: --no_such_flag"),
         (("--device", "cuda:99"), 2, "usable CUDA devices"),
