@@ -3,12 +3,13 @@
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
     python test.py --compare runA/predictions.csv runB/predictions.csv
+    python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
 
 Writes test_metrics.json, predictions.csv, roc.png and scores.png to --output_dir (default: the checkpoint's
 folder) and prints the metrics; with several data sets, into a folder for each, and a row for each into
 test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the published
 code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
---compare is a mode of its own, with its own flags: see test.py --compare --help.
+--compare and --video are modes of their own, with their own flags: see test.py --video --help.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from loaders.listing import Listing, ListingConfig, summarize
 from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
+from models.judging import command as judging
 from utils import compare
 from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
@@ -54,7 +56,10 @@ from utils.types import Clip
 
 log = logging.getLogger("test")
 # flag of a mode that needs no data set -> (its flags, what it does)
-MODES = {"compare": (compare.CompareConfig, compare.main)}
+MODES = {
+    "compare": (compare.CompareConfig, compare.main),
+    "video": (judging.VideoConfig, judging.main),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +203,8 @@ def choose_mode(argv: list[str]) -> Callable[[], int]:
     if not modes:
         return run_evaluation
     config_type, mode = MODES[modes[0]]
+    if not {"-h", "--help"}.isdisjoint(argv):
+        sys.argv[1:] = ["--help"]  # "--video --help" names no video
     known = {"help", "debug", *(field.name for field in dataclasses.fields(config_type))}
     if foreign := [f"--{name}" for name in given if name not in known]:
         raise UsageError(f"--{modes[0]} does not go with {', '.join(foreign)}; see --{modes[0]} --help")
