@@ -6,6 +6,7 @@
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
+    python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
 
 Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the
 checkpoint's folder) and prints the metrics; with several data sets, into a folder for each, and a row for
@@ -19,10 +20,8 @@ published code (a bare state_dict, *.pth) needs --preset released; its sizes are
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import functools
-import io
 import json
 import logging
 import shlex
@@ -34,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit
 from torch import nn
 
 from loaders import DATASETS
@@ -45,13 +43,13 @@ from loaders.probes import probe_batches
 from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
+from models.judging import command as judging
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils import compare, matrix
-from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
-from utils.decision import Decision, decision_results
+from utils.decision import Decision
 from utils.device import PRECISIONS, resolve_device, resolve_precision
 from utils.errors import CheckpointError, UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
@@ -59,6 +57,7 @@ from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import detection_metrics, require_both_classes
 from utils.report_page import Evaluated, write_report
+from utils.results import against_the_reals, category_metrics, statistics_of, write_predictions
 from utils.robustness import robustness_row, shortcut_row, write_robustness, write_rows
 from utils.types import Clip
 
@@ -67,6 +66,7 @@ log = logging.getLogger("test")
 MODES = {
     "compare": (compare.CompareConfig, compare.main),
     "matrix": (matrix.MatrixConfig, matrix.main),
+    "video": (judging.VideoConfig, judging.main),
 }
 
 
@@ -219,6 +219,8 @@ def choose_mode(argv: list[str]) -> Callable[[], int]:
     if not modes:
         return run_evaluation
     config_type, mode = MODES[modes[0]]
+    if not {"-h", "--help"}.isdisjoint(argv):
+        sys.argv[1:] = ["--help"]  # "--video --help" names no video
     known = {"help", "debug", *(field.name for field in dataclasses.fields(config_type))}
     if foreign := [f"--{name}" for name in given if name not in known]:
         raise UsageError(f"--{modes[0]} does not go with {', '.join(foreign)}; see --{modes[0]} --help")
@@ -249,90 +251,6 @@ def choose_split(evaluation: Evaluation, listing: Listing) -> Split:
             "trained with"
         )
     return split
-
-
-def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[str, np.ndarray]:
-    """Rows of `scores` for each category or method of fakes, every one together with all real clips."""
-    value_of = {clip.clip_id: getattr(clip, key) for clip in clips}
-    values = np.array([value_of[clip_id] for clip_id in scores.clip_ids])
-    fake = scores.labels == 1
-    return {str(value): np.flatnonzero(~fake | (values == value)) for value in sorted(set(values[fake]))}
-
-
-def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
-    """Metrics per category and per method of the fakes, each against the same reals, and the mean AUC."""
-    result: dict[str, Any] = {}
-    for key in ("category", "method"):
-        rows = {
-            name: dataclasses.asdict(
-                detection_metrics(scores.labels[rows], scores.logits[rows], f"{key} {name}")
-            )
-            for name, rows in against_the_reals(clips, scores, key).items()
-        }
-        result[f"per_{key}"] = rows
-        result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in rows.values()]))
-    return result
-
-
-def statistics_of(evaluation: Evaluation, clips: list[Clip], scores: ClipScores, what: str) -> dict[str, Any]:
-    """Intervals over persons, and what the checkpoint's decision makes of the scores."""
-    person_of = {clip.clip_id: clip.identity for clip in clips}
-    persons = [person_of[clip_id] for clip_id in scores.clip_ids]
-    groups = {key: against_the_reals(clips, scores, key) for key in ("category", "method")}
-    decision: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
-    if evaluation.decision:
-        decision = decision_results(evaluation.decision, scores.labels, scores.logits)
-    return {
-        "intervals": interval_results(scores.labels, scores.logits, persons, groups, what),
-        "decision": decision,
-    }
-
-
-def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: Split) -> None:
-    """predictions.csv: one row per clip."""
-    by_id = {clip.clip_id: clip for clip in clips}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        (
-            "clip_id",
-            "identity",
-            "category",
-            "method",
-            "label",
-            "logit",
-            "prob",
-            "video_prob",
-            "audio_prob",
-            "num_windows",
-            "donor_disjoint",
-        )
-    )
-    nothing = np.full(len(scores.logits), np.nan)
-    video = nothing if scores.video_logits is None else expit(scores.video_logits)
-    audio = nothing if scores.audio_logits is None else expit(scores.audio_logits)
-    for row, clip_id in enumerate(scores.clip_ids):
-        clip = by_id[clip_id]
-        heads = ["" if np.isnan(value) else f"{value:.6f}" for value in (video[row], audio[row])]
-        writer.writerow(
-            (
-                clip_id,
-                clip.identity,
-                clip.category,
-                clip.method,
-                int(scores.labels[row]),
-                # in full: rounded, clips that a model barely tells apart would be tied
-                repr(float(scores.logits[row])),
-                f"{expit(scores.logits[row]):.6f}",
-                *heads,
-                scores.num_windows[row],
-                int(clip_id in split.donor_disjoint),
-            )
-        )
-    write_text(path, buffer.getvalue())
-
-
-Score = Callable[..., ClipScores]  # (batches, description=...), with the evaluation's model and device
 
 
 def measure_shortcuts(
@@ -422,7 +340,7 @@ def evaluate_dataset(
         "split": test.split,
         "overall": dataclasses.asdict(overall),
         **category_metrics(clips, scores),
-        **statistics_of(evaluation, clips, scores, part),
+        **statistics_of(evaluation.decision, clips, scores, part),
     }
     disjoint = np.array([clip_id in split.donor_disjoint for clip_id in scores.clip_ids])
     subset = disjoint | (scores.labels == 0)
@@ -440,7 +358,7 @@ def evaluate_dataset(
         "environment": describe_environment(device),
     }
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-    write_predictions(output_dir / "predictions.csv", clips, scores, split)
+    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
     evaluated = Evaluated(
         result=result,
