@@ -62,6 +62,7 @@ from utils.robustness import robustness_row, shortcut_row, write_robustness, wri
 from utils.types import Clip
 
 log = logging.getLogger("test")
+Score = Callable[..., ClipScores]  # (batches, description=...), with the evaluation's model and device
 # flag of a mode that needs no data set -> (its flags, what it does)
 MODES = {
     "compare": (compare.CompareConfig, compare.main),

@@ -101,6 +101,3 @@ def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, donor_d
             )
         )
     write_text(path, buffer.getvalue())
-
-
-Score = Callable[..., ClipScores]  # (batches, description=...), with the evaluation's model and device
