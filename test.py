@@ -2,22 +2,26 @@
 
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
+    python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --robustness --raw_root RAW
+    python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
+    python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
 
 Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the
 checkpoint's folder) and prints the metrics; with several data sets, into a folder for each, and a row for
 each into test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the
 published code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
---compare is a mode of its own, with its own flags: see test.py --compare --help.
+--robustness perturbs the raw videos, prepares them anew and writes robustness.json, .csv and .png;
+--shortcuts takes sound, picture or both away and writes shortcuts.csv.
+--compare, --matrix and --video are modes of their own, with their own flags: see test.py --video --help.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
+import functools
 import json
 import logging
 import shlex
@@ -29,21 +33,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit
 from torch import nn
 
 from loaders import DATASETS
 from loaders.clip_dataset import DataConfig, clip_labels
 from loaders.data_loader import WorkerConfig, evaluation_loader
 from loaders.listing import Listing, ListingConfig, summarize
+from loaders.probes import probe_batches
 from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
+from models.judging import command as judging
+from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
+from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils import compare, matrix
-from utils.bootstrap import interval_results
 from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
-from utils.decision import Decision, decision_results
+from utils.decision import Decision
 from utils.device import PRECISIONS, resolve_device, resolve_precision
 from utils.errors import CheckpointError, UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
@@ -51,13 +57,17 @@ from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import detection_metrics, require_both_classes
 from utils.report_page import Evaluated, write_report
+from utils.results import against_the_reals, category_metrics, statistics_of, write_predictions
+from utils.robustness import robustness_row, shortcut_row, write_robustness, write_rows
 from utils.types import Clip
 
 log = logging.getLogger("test")
+Score = Callable[..., ClipScores]  # (batches, description=...), with the evaluation's model and device
 # flag of a mode that needs no data set -> (its flags, what it does)
 MODES = {
     "compare": (compare.CompareConfig, compare.main),
     "matrix": (matrix.MatrixConfig, matrix.main),
+    "video": (judging.VideoConfig, judging.main),
 }
 
 
@@ -87,6 +97,7 @@ class TestConfig:
         "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
     )
     device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+    shortcuts: bool = opt(False, "score the clips without sound, picture, ..., too; writes shortcuts.csv")
 
     def __post_init__(self) -> None:
         if len(set(self.dataset)) != len(self.dataset):
@@ -104,6 +115,7 @@ class Evaluation:
     data: DataConfig
     listing: ListingConfig
     split: SplitConfig
+    robustness: RobustnessConfig
     model: nn.Module
     decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
@@ -137,6 +149,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         "data": DataConfig,
         "listing": ListingConfig,
         "split": SplitConfig,
+        "robustness": RobustnessConfig,
     }
     if not saved:
         groups["model_config"] = model_type.config_type
@@ -161,6 +174,8 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     for name, reason in configs["split"].unused().items():
         if name in vars(args):
             raise UsageError(f"--{name} has no effect here: {reason}")
+    if configs["robustness"].raw_root and len(configs["robustness"].raw_root) != len(test.dataset):
+        raise UsageError(f"{len(configs['robustness'].raw_root)} raw_root for {len(test.dataset)} dataset")
     return Evaluation(
         test=test,
         model=model,
@@ -205,6 +220,8 @@ def choose_mode(argv: list[str]) -> Callable[[], int]:
     if not modes:
         return run_evaluation
     config_type, mode = MODES[modes[0]]
+    if not {"-h", "--help"}.isdisjoint(argv):
+        sys.argv[1:] = ["--help"]  # "--video --help" names no video
     known = {"help", "debug", *(field.name for field in dataclasses.fields(config_type))}
     if foreign := [f"--{name}" for name in given if name not in known]:
         raise UsageError(f"--{modes[0]} does not go with {', '.join(foreign)}; see --{modes[0]} --help")
@@ -237,84 +254,58 @@ def choose_split(evaluation: Evaluation, listing: Listing) -> Split:
     return split
 
 
-def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[str, np.ndarray]:
-    """Rows of `scores` for each category or method of fakes, every one together with all real clips."""
-    value_of = {clip.clip_id: getattr(clip, key) for clip in clips}
-    values = np.array([value_of[clip_id] for clip_id in scores.clip_ids])
-    fake = scores.labels == 1
-    return {str(value): np.flatnonzero(~fake | (values == value)) for value in sorted(set(values[fake]))}
+def measure_shortcuts(
+    evaluation: Evaluation, clips: list[Clip], plain: ClipScores, score: Score, output_dir: Path
+) -> list[dict[str, Any]]:
+    """Score the same clips with something taken away from them; write shortcuts.csv."""
+    rows = [shortcut_row(plain, plain, "untouched")]
+    for change, batches in probe_batches(clips, evaluation.data, evaluation.workers):
+        rows.append(shortcut_row(score(batches, description=change), plain, change))
+        log.info("%s: AUC %.4f (%+.4f)", change, rows[-1].auc, rows[-1].auc_difference)
+    write_rows(output_dir / "shortcuts.csv", rows)
+    return [dataclasses.asdict(row) for row in rows]
 
 
-def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
-    """Metrics per category and per method of the fakes, each against the same reals, and the mean AUC."""
-    result: dict[str, Any] = {}
-    for key in ("category", "method"):
-        rows = {
-            name: dataclasses.asdict(
-                detection_metrics(scores.labels[rows], scores.logits[rows], f"{key} {name}")
-            )
-            for name, rows in against_the_reals(clips, scores, key).items()
-        }
-        result[f"per_{key}"] = rows
-        result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in rows.values()]))
-    return result
+def measure_robustness(
+    evaluation: Evaluation,
+    clips: list[Clip],
+    plain: ClipScores,
+    score: Score,
+    roots: tuple[Path, Path, Path],
+    title: str,
+) -> dict[str, Any]:
+    """Score the clips under each perturbation; write robustness.json, .csv and .png.
 
-
-def statistics_of(evaluation: Evaluation, clips: list[Clip], scores: ClipScores, what: str) -> dict[str, Any]:
-    """Intervals over persons, and what the checkpoint's decision makes of the scores."""
-    person_of = {clip.clip_id: clip.identity for clip in clips}
-    persons = [person_of[clip_id] for clip_id in scores.clip_ids]
-    groups = {key: against_the_reals(clips, scores, key) for key in ("category", "method")}
-    decision: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
-    if evaluation.decision:
-        decision = decision_results(evaluation.decision, scores.labels, scores.logits)
-    return {
-        "intervals": interval_results(scores.labels, scores.logits, persons, groups, what),
-        "decision": decision,
+    `roots`: the prepared set, the raw set, and where results go.
+    """
+    data_root, raw_root, output_dir = roots
+    config, name = evaluation.robustness, clips[0].dataset
+    perturbations = [p for kind in config.robustness_kinds for p in (Perturbation(kind, 0), *ladder(kind))]
+    cache_dir = config.cache_dir or output_dir / "variants"
+    all_variants = make_variants(
+        clips, perturbations, dataset=name, data_root=data_root, raw_root=raw_root,
+        cache_dir=cache_dir / name if len(evaluation.test.dataset) > 1 else cache_dir,
+        num_workers=max(1, evaluation.workers.resolved_workers),
+    )  # fmt: skip
+    rows = []
+    for variants in all_variants:
+        kind, level, scores = variants.perturbation.kind, variants.perturbation.level, plain
+        if level:
+            batches = evaluation_loader(variants.clips, evaluation.data, evaluation.workers)
+            scores = score(batches, description=variants.perturbation.name)
+        row = robustness_row(
+            scores, kind=kind, level=level, value=variants.perturbation.value,
+            num_lost=len(variants.lost), face_share=variants.face_share,
+        )  # fmt: skip
+        rows.append(row)
+        log.info("%s %d (%s): AUC %.4f, %d lost", kind, level, row.value, row.auc, row.num_lost)
+    about = {
+        "dataset": name,
+        "split": evaluation.test.split,
+        "lost": {v.perturbation.name: v.lost for v in all_variants if v.lost},
     }
-
-
-def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, split: Split) -> None:
-    """predictions.csv: one row per clip."""
-    by_id = {clip.clip_id: clip for clip in clips}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        (
-            "clip_id",
-            "identity",
-            "category",
-            "method",
-            "label",
-            "logit",
-            "prob",
-            "video_prob",
-            "audio_prob",
-            "num_windows",
-            "donor_disjoint",
-        )
-    )
-    nothing = np.full(len(scores.logits), np.nan)
-    video = nothing if scores.video_logits is None else expit(scores.video_logits)
-    audio = nothing if scores.audio_logits is None else expit(scores.audio_logits)
-    for row, clip_id in enumerate(scores.clip_ids):
-        clip = by_id[clip_id]
-        heads = ["" if np.isnan(value) else f"{value:.6f}" for value in (video[row], audio[row])]
-        writer.writerow(
-            (
-                clip_id,
-                clip.identity,
-                clip.category,
-                clip.method,
-                int(scores.labels[row]),
-                f"{scores.logits[row]:.6f}",
-                f"{expit(scores.logits[row]):.6f}",
-                *heads,
-                scores.num_windows[row],
-                int(clip_id in split.donor_disjoint),
-            )
-        )
-    write_text(path, buffer.getvalue())
+    families = {"deeper_forensics": DEEPER_FORENSICS}
+    return write_robustness(output_dir, rows, families=families, title=title, about=about)
 
 
 def evaluate_dataset(
@@ -339,18 +330,18 @@ def evaluate_dataset(
         device,
         precision,
     )
+    score = functools.partial(
+        evaluate, evaluation.model, device=device, precision=precision, pooling=evaluation.data.pooling
+    )
     with logging_redirect_tqdm():
-        scores = evaluate(
-            evaluation.model, batches, device,
-            precision=precision, pooling=evaluation.data.pooling, description=f"{name} {test.split}",
-        )  # fmt: skip
+        scores = score(batches, description=f"{name} {test.split}")
     overall = detection_metrics(scores.labels, scores.logits, part)
     result: dict[str, Any] = {
         "dataset": name,
         "split": test.split,
         "overall": dataclasses.asdict(overall),
         **category_metrics(clips, scores),
-        **statistics_of(evaluation, clips, scores, part),
+        **statistics_of(evaluation.decision, clips, scores, part),
     }
     disjoint = np.array([clip_id in split.donor_disjoint for clip_id in scores.clip_ids])
     subset = disjoint | (scores.labels == 0)
@@ -368,7 +359,7 @@ def evaluate_dataset(
         "environment": describe_environment(device),
     }
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-    write_predictions(output_dir / "predictions.csv", clips, scores, split)
+    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
     evaluated = Evaluated(
         result=result,
@@ -380,6 +371,12 @@ def evaluate_dataset(
         data_root=data_root,
     )
     write_report(output_dir, evaluated)
+    if test.shortcuts:
+        result["shortcuts"] = measure_shortcuts(evaluation, clips, scores, score, output_dir)
+    if evaluation.robustness.robustness:
+        roots = (data_root, evaluation.robustness.raw_root[test.dataset.index(name)], output_dir)
+        title = f"{name}, {test.split} split, {len(clips)} clips"
+        result["robustness"] = measure_robustness(evaluation, clips, scores, score, roots, title)
     log.info(
         "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
         name,

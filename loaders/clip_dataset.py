@@ -266,18 +266,12 @@ class ClipDataset(Dataset):
             start = first_start + int(np.random.default_rng((self.seed, *draw, index)).integers(num_starts))
         else:
             start = first_start + evaluation_starts(num_starts - 1, config.windows_per_clip)[draw]
-        # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of
-        # a frame
-        num_steps = min(
-            config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6)
-        )
-        if num_steps / config.video_fps < MIN_WINDOW_S:
+        frames = window_frames(start, num_frames, fps, config)
+        if len(frames) / config.video_fps < MIN_WINDOW_S:
             silence = " after its leading silence" if first_start else ""
             raise ClipError(
                 clip.folder, f"is shorter than {MIN_WINDOW_S} s{silence}; exclude it with --exclude_list"
             )
-        steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
-        frames = np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
         start_s = start / float(fps)
         waveform = _read_sound(audio_path, start_s - delay_s, len(frames) / config.video_fps)
         if config.landmark_normalization == "clip_zscore":
@@ -343,6 +337,15 @@ class ClipDataset(Dataset):
         return [
             (start / float(fps), min(start / float(fps) + self.config.window_s, end_s)) for start in starts
         ]
+
+
+def window_frames(start: int, num_frames: int, fps: Fraction, config: DataConfig) -> np.ndarray:
+    """Numbers of the clip's frames that a window from frame `start` on shows, at most `window_frames`."""
+    # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of a
+    # frame
+    num_steps = min(config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6))
+    steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
+    return np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
 
 
 def _read_sound(path: Path, start_s: float, duration_s: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,30 @@ class _ErrorsAsValues(ClipDataset):
             return super().__getitem__(key)
         except FrameworkError as error:
             return error
+
+
+class _OtherSound(_ErrorsAsValues):
+    """Evaluation windows whose sound is another clip's: of its window of the same number, as long as needed.
+
+    `sound_from` has the index of that clip, or None for a clip that keeps its own sound.
+    """
+
+    def __init__(self, clips: Sequence[Clip], config: DataConfig, sound_from: Sequence[int | None]) -> None:
+        super().__init__(clips, config, training=False)
+        self.sound_from = sound_from
+        self.num_windows = Counter(index for index, _ in self.evaluation_keys())
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipWindow | FrameworkError:
+        index, draw = key
+        partner, window = self.sound_from[index], super().__getitem__(key)
+        if partner is None or isinstance(window, FrameworkError):
+            return window
+        other = super().__getitem__((partner, min(draw, self.num_windows[partner] - 1)))
+        if isinstance(other, FrameworkError):
+            return other
+        length = len(window.waveform)
+        repeats = -(-length // max(1, len(other.waveform)))
+        return dataclasses.replace(window, waveform=other.waveform.repeat(repeats)[:length])
 
 
 class _Collate(Collate):
@@ -133,7 +158,18 @@ def training_loader(
     ), sampler
 
 
-def evaluation_loader(clips: Sequence[Clip], data: DataConfig, workers: WorkerConfig) -> ClipLoader:
-    """Every evaluation window of every clip once, in listing order."""
-    dataset = _ErrorsAsValues(clips, data, training=False)
+def evaluation_loader(
+    clips: Sequence[Clip],
+    data: DataConfig,
+    workers: WorkerConfig,
+    *,
+    sound_from: Sequence[int | None] | None = None,
+) -> ClipLoader:
+    """Every evaluation window of every clip once, in listing order.
+
+    `sound_from`: for each clip the index of the one whose sound it gets instead of its own, None = its own.
+    """
+    dataset: ClipDataset = _ErrorsAsValues(clips, data, training=False)
+    if sound_from is not None:
+        dataset = _OtherSound(clips, data, sound_from)
     return _loader(dataset, workers, batch_size=workers.batch_size, sampler=dataset.evaluation_keys())

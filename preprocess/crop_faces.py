@@ -10,8 +10,9 @@ pass and should be preferred; this command is for looking at one step.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ from preprocess.face_track import CropConfig
 from preprocess.face_tracker import FaceTracker
 from utils.clip_files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
-from utils.errors import ClipError, run_command
+from utils.errors import ClipError, NoFaceError, run_command
 from utils.media import VideoTimes, iterate_pictures, read_video_times
 from utils.picture import Picture
 
+# (full frames, frames per second, folder for temporary files) -> as many frames, changed
+PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]
 MAX_UNDECODED = 0.02  # share of frames that a damaged file may lack; the frame before takes their place
 
 
@@ -89,21 +92,27 @@ def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
         yield picture
 
 
-def crop_face(source: Path, folder: Path, times: VideoTimes, config: CropConfig) -> CropReport:
+def crop_face(
+    source: Path, folder: Path, times: VideoTimes, config: CropConfig, change: PictureChange | None = None
+) -> CropReport:
     """Write `cropped_video.mp4` and `landmarks.npy` of the largest continuous face into `folder`.
 
     Decodes the video once and holds about a second of it. `folder` must exist and is used for temporary
-    files. Raises ClipError if the video cannot be decoded or no face is found in it.
+    files. `change` is done to the full frames before anything else sees them. Raises ClipError if the video
+    cannot be decoded, NoFaceError if no face is found in it.
     """
     num_frames = len(times.starts_s)
     tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
     width = height = 0
-    for picture in iterate_schedule(source, times):
+    pictures = iterate_schedule(source, times)
+    if change is not None:
+        pictures = change(pictures, times.fps, folder)
+    for picture in pictures:
         width, height = picture.width, picture.height
         tracker.step(picture)
     track = tracker.finish()
     if track is None:
-        raise ClipError(source, f"no face in any of its {num_frames} frames")
+        raise NoFaceError(source, f"no face in any of its {num_frames} frames")
     track.video_path.rename(folder / VIDEO_NAME)
     write_landmarks(track.landmarks_path, folder / LANDMARKS_NAME, num_frames)
     track.landmarks_path.unlink()

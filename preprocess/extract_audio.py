@@ -9,6 +9,7 @@ is silence; more than `--max_missing_audio_s` of it is a failure, and so is a vi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
 from utils.clip_files import AUDIO_NAME, SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, run_command
-from utils.media import VideoTimes, iterate_audio, read_video_times
+from utils.media import VideoTimes, iterate_audio, read_video_times, read_waveform
+
+# ((N,) float32 mono, samples per second) -> as many samples, changed
+WaveformChange = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +85,16 @@ class _WavWriter:
 
 
 def extract_audio(
-    source: Path, path: Path, times: VideoTimes, config: AudioConfig, *, sound: Path | None = None
+    source: Path,
+    path: Path,
+    times: VideoTimes,
+    config: AudioConfig,
+    *,
+    sound: Path | None = None,
+    change: WaveformChange | None = None,
 ) -> AudioReport:
-    """Write the sound that belongs to a video's frames as mono PCM16 wav, in constant memory.
+    """Write the sound that belongs to a video's frames as mono PCM16 wav, in constant memory unless `change`
+    is to be done to it, which sees it whole.
 
     `times` are those of `read_video_times(source)`: sample 0 belongs to the first frame, and the length is
     that of all frames at the average rate. `sound` is a file of its own that holds the sound and begins with
@@ -108,6 +119,8 @@ def extract_audio(
         padded = wav.pad_to(total)
     finally:
         wav.close()
+    if change is not None:
+        _rewrite(path, rate, change)
     silent = first is None
     report = AudioReport(
         start_s=0.0 if silent else round(first / rate, 6),
@@ -116,6 +129,18 @@ def extract_audio(
     )
     require_sound(source, report, config)
     return report
+
+
+def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
+    waveform = read_waveform(path, rate_hz)
+    changed = change(waveform, rate_hz)
+    if changed.shape != waveform.shape:
+        raise ValueError(f"a change of {len(waveform)} samples must not return {changed.shape}")
+    wav = _WavWriter(path, rate_hz, len(waveform))
+    try:
+        wav.write(changed)
+    finally:
+        wav.close()
 
 
 def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:

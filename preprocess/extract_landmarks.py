@@ -18,7 +18,7 @@ from preprocess.batch import FolderBatchConfig, Job, find_folder_jobs, run_batch
 from preprocess.face_mesh import FaceMesh
 from utils.clip_files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
-from utils.errors import ClipError, run_command
+from utils.errors import ClipError, NoFaceError, run_command
 from utils.media import iterate_frames, read_video_times
 
 
@@ -67,9 +67,9 @@ def landmarks_job(job: Job, config: ExtractLandmarksConfig) -> str:
 
 
 def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:
-    """Raise ClipError if a face was found in too few frames."""
+    """Raise NoFaceError if a face was found in too few frames."""
     if num_seen < min_face_fraction * num_frames:
-        raise ClipError(
+        raise NoFaceError(
             path,
             f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%}), fewer than"
             f" --min_face_fraction {min_face_fraction:g}",

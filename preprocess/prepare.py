@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
-from preprocess.crop_faces import crop_face
-from preprocess.extract_audio import AudioConfig, AudioReport, extract_audio, require_sound
+from preprocess.crop_faces import PictureChange, crop_face
+from preprocess.extract_audio import AudioConfig, AudioReport, WaveformChange, extract_audio, require_sound
 from preprocess.extract_landmarks import require_faces
 from preprocess.face_track import CropConfig
 from utils.clip_files import (
@@ -64,28 +64,47 @@ class PrepareConfig(ClipConfig, BatchConfig):
         BatchConfig.__post_init__(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is done to a raw video on its way into a clip folder; see preprocess/perturb."""
+
+    settings: dict[str, Any]  # further settings for clip.json, by which the clip is recognised
+    pictures: PictureChange | None = None
+    waveform: WaveformChange | None = None
+
+
 # these say which clips are good enough, not what is in the files: a change of them makes no clip stale
 _THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
 
 
-def clip_settings(config: ClipConfig) -> dict[str, Any]:
+def clip_settings(config: ClipConfig, change: Change | None = None) -> dict[str, Any]:
     """The flags that shape a clip's files, as they stand in clip.json."""
     names = {field.name for field in dataclasses.fields(ClipConfig)} - set(_THRESHOLDS)
-    return {name: value for name, value in sorted(to_plain(config).items()) if name in names}
+    settings = {name: value for name, value in sorted(to_plain(config).items()) if name in names}
+    return settings | (change.settings if change else {})
 
 
 def prepare_clip(
-    source: Path, folder: Path, config: ClipConfig, *, name: str | None = None, sound: Path | None = None
+    source: Path,
+    folder: Path,
+    config: ClipConfig,
+    *,
+    name: str | None = None,
+    sound: Path | None = None,
+    change: Change | None = None,
 ) -> ClipInfo:
     """Make a clip folder's four files in `folder`, which must exist and be empty; return what clip.json says.
 
     `name` is what clip.json calls the source (default: its file name); `sound` is a file of its own that
-    holds its sound. Raises ClipError if the video cannot
+    holds its sound; `change` is done to full frames and sound. Raises ClipError if the video cannot
     be used; `folder` may then hold temporary files.
     """
     times = read_video_times(source)
-    audio = extract_audio(source, folder / AUDIO_NAME, times, config, sound=sound)  # first: quick to fail
-    crop = crop_face(source, folder, times, config)
+    change_waveform = change.waveform if change else None
+    audio = extract_audio(  # first: quick to fail
+        source, folder / AUDIO_NAME, times, config, sound=sound, change=change_waveform
+    )
+    crop = crop_face(source, folder, times, config, change.pictures if change else None)
     info = ClipInfo(
         layout_version=LAYOUT_VERSION,
         source=name or source.name,
@@ -106,7 +125,7 @@ def prepare_clip(
         audio_start_s=audio.start_s,
         audio_padded_s=audio.padded_s,
         silent=audio.silent,
-        settings=clip_settings(config),
+        settings=clip_settings(config, change),
         tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
         files={file: file_sha256(folder / file) for file in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)},
     )
@@ -123,7 +142,14 @@ def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
     require_sound(path, audio, config)
 
 
-def is_finished(source: Path, folder: Path, config: ClipConfig, *, sound: Path | None = None) -> bool:
+def is_finished(
+    source: Path,
+    folder: Path,
+    config: ClipConfig,
+    *,
+    sound: Path | None = None,
+    change: Change | None = None,
+) -> bool:
     """Whether `folder` holds what `prepare_clip` would make today of this very source file."""
     try:
         info = read_clip_info(folder)
@@ -134,7 +160,7 @@ def is_finished(source: Path, folder: Path, config: ClipConfig, *, sound: Path |
         return False
     return (
         info.layout_version == LAYOUT_VERSION
-        and info.settings == clip_settings(config)
+        and info.settings == clip_settings(config, change)
         and set(info.files) == {VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME}
         and all((folder / file).is_file() for file in info.files)
         and all(file_sha256(folder / file) == digest for file, digest in info.files.items())

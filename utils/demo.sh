@@ -12,7 +12,9 @@ if [[ "$DATASET" == ffpp ]]; then
     python -m preprocess.ffpp_audio --source "$DEMO_DIR/raw"
 fi
 echo "== preparing -> $DEMO_DIR/prepared" >&2
-python -m preprocess.prepare --dataset "$DATASET" --source "$DEMO_DIR/raw" --output "$DEMO_DIR/prepared" --num_workers "$DEMO_WORKERS"
+# one gaudy face swap in some hundreds hides the face from Face Mesh in part of its frames: no reason to stop
+python -m preprocess.prepare --dataset "$DATASET" --source "$DEMO_DIR/raw" --output "$DEMO_DIR/prepared" \
+    --num_workers "$DEMO_WORKERS" --min_face_fraction 0.5
 python -m preprocess.verify --data_root "$DEMO_DIR/prepared" --num_workers "$DEMO_WORKERS"
 echo "== training and testing: watch with tensorboard --logdir saved_models" >&2
 

@@ -31,6 +31,10 @@ class ClipError(FrameworkError):
         return type(self), (self.path, self.reason)
 
 
+class NoFaceError(ClipError):
+    """No face was found in a video, or in too few of its frames."""
+
+
 class DatasetError(FrameworkError):
     """A data set as a whole (its root, metadata or splits) cannot be used."""
 

@@ -151,8 +151,10 @@ class VideoWriter:
     """Write H.264 mp4 at an exact constant rate, always with the same encoder settings; use as a context
     manager. `container` "avi" gives MPEG-4 (XVID) with MP3 sound instead.
 
-    One thread and no B-frames: the same frames give the same bytes, and a window can be sought exactly. A key
-    frame every `keyframe_interval` frames bounds what a reader decodes in vain. With `waveform` (N,) the mp4
+    One thread and no B-frames: the same frames give the same bytes (with B-frames, x264's slower presets were
+    seen not to), and a window can be sought exactly. A key frame every `keyframe_interval` frames bounds what
+    a reader decodes in vain. Frames of an odd size, which cannot have half the resolution in colour, keep all
+    of it. With `waveform` (N,) the mp4
     also carries AAC sound.
     """
 
@@ -174,7 +176,7 @@ class VideoWriter:
         picture, self._audio_codec = {"mp4": ("libx264", "aac"), "avi": ("mpeg4", "libmp3lame")}[container]
         self._stream = self._container.add_stream(picture, rate=fps)
         self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = "yuv420p"
+        self._stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
         self._stream.codec_context.thread_count = 1
         if container == "mp4":
             self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0"}
@@ -193,7 +195,21 @@ class VideoWriter:
 
     def write(self, image: np.ndarray) -> None:
         """Append one frame, (H, W, 3) uint8 RGB."""
-        frame = self._frame_type.from_ndarray(image, format="rgb24")
+        self._encode(self._frame_type.from_ndarray(image, format="rgb24"))
+
+    def write_picture(self, picture: Picture) -> None:
+        """Append one decoded frame, without a detour through RGB where its planes fit."""
+        frame = picture.planes()
+        if frame is None or self._stream.pix_fmt != "yuv420p":
+            self.write(picture.rgb())
+            return
+        if self.num_frames == 0:
+            context = self._stream.codec_context
+            context.colorspace, context.color_range = frame.colorspace, frame.color_range
+        frame.pict_type = 0  # else the source's key frames would be forced on the copy
+        self._encode(frame)
+
+    def _encode(self, frame: av.VideoFrame) -> None:
         frame.pts = self.num_frames
         frame.time_base = self._time_base
         self.num_frames += 1

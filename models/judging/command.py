@@ -1,0 +1,120 @@
+"""test.py --video: judge raw videos and write what was found, to be read and to be looked at.
+
+    python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
+    python test.py --video FOLDER   --checkpoint saved_models/X/best.pt --output_dir verdicts
+
+Writes, for a folder into a folder for each video: verdict.json, annotated.mp4 (--format avi: annotated.avi),
+timeline.png and report.html. A video that cannot be decoded is reported, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from models.judging.detector import JudgeConfig, LoadedDetector, load_detector
+from models.judging.page import write_video_page
+from models.judging.verdict import Verdict
+from preprocess.annotate import CONTAINERS, FaceLabels, annotate_video
+from utils.clip_files import VIDEO_SUFFIXES
+from utils.config import opt, parse_command
+from utils.errors import ClipError, UsageError
+from utils.files import write_atomically, write_text
+from utils.log import configure_logging, logging_redirect_tqdm
+from utils.picture import Picture
+
+log = logging.getLogger("test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig(JudgeConfig):
+    """models/judging/command.py: what is judged, and what is written."""
+
+    video: Path = opt(dataclasses.MISSING, "a raw video, or a folder that is searched for videos")
+    checkpoint: Path = opt(dataclasses.MISSING, "best.pt of a run")
+    output_dir: Path = opt(dataclasses.MISSING, "where results are written")
+    format: str = opt("mp4", "of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
+    annotate: bool = opt(True, "write the annotated video")
+
+
+def find_videos(path: Path, output_dir: Path) -> list[Path]:
+    """The video, or all videos below the folder, sorted; not what this command has written.
+
+    Raises UsageError if there is none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UsageError(f"--video {path}: no such file or folder")
+    own = output_dir.resolve()
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in VIDEO_SUFFIXES and not file.resolve().is_relative_to(own)
+    )
+    if not found:
+        raise UsageError(f"--video {path}: no video in it (looked for {', '.join(VIDEO_SUFFIXES)})")
+    return found
+
+
+def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config: VideoConfig) -> Verdict:
+    """Judge one video and write its files to `output_dir`. Raises ClipError if it cannot be decoded."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+    def progress(pictures: Iterable[Picture], count: int) -> Iterable[Picture]:
+        return tqdm(pictures, total=count, desc=f"{video.name}: drawing", unit="frame", dynamic_ncols=True)
+
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".work_") as work:
+        verdict, tracked = detector.judge_tracks(video, Path(work), config)
+        labels = [
+            FaceLabels(verdict=face.verdict, prob=face.prob, frame_probs=face.frame_probs)
+            for face in verdict.faces
+        ]
+        if config.annotate:
+            write_atomically(
+                output_dir / f"annotated.{config.format}",
+                lambda partial: annotate_video(
+                    video, partial, tracked, labels,
+                    threshold=verdict.threshold, container=config.format, show_progress=progress,
+                ),
+            )  # fmt: skip
+        write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
+        write_video_page(output_dir, verdict, tracked)
+    return verdict
+
+
+def main() -> int:
+    config = parse_command(VideoConfig, __doc__)
+    configure_logging()
+    videos = find_videos(config.video, config.output_dir)
+    detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
+    several = config.video.is_dir()
+    num_failed = 0
+    for video in videos:
+        folder = config.output_dir
+        if several:
+            folder = folder / video.relative_to(config.video).with_suffix("")
+        with logging_redirect_tqdm():
+            try:
+                verdict = judge_video(detector, video, folder, config)
+            except ClipError as error:
+                if not several:
+                    raise
+                log.error("%s", error)
+                num_failed += 1
+                continue
+        prob = "-" if verdict.prob is None else f"{verdict.prob:.3f}"
+        notes = "; ".join([*verdict.notes, *(why for face in verdict.faces for why in face.off_domain)])
+        log.info("%s: %s, P(fake) %s%s", video.name, verdict.verdict, prob, f" ({notes})" if notes else "")
+        line = {"video": str(video), "verdict": verdict.verdict, "prob": verdict.prob, "notes": notes}
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+    log.info("%d judged, %d failed; written to %s", len(videos) - num_failed, num_failed, config.output_dir)
+    return 1 if num_failed else 0

@@ -1,0 +1,328 @@
+"""Judge raw videos with a trained detector: every face, every moment, through training's own preprocessing.
+
+    from models import load_detector
+    detector = load_detector("saved_models/X/best.pt")
+    print(detector.judge("clip.mp4").verdict)
+
+This package wires preprocess/, loaders/ and models/ together as test.py does, and stands beside the menu only
+because that is where its callers look for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from loaders.clip_dataset import (
+    MIN_WINDOW_S,
+    RELEASED_FRAMES,
+    ClipDataset,
+    ClipWindow,
+    DataConfig,
+    WindowStart,
+)
+from loaders.collate import Collate
+from models import MODELS
+from models.judging.probes import lag_curve, region_map
+from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
+from preprocess.face_track import CropConfig
+from preprocess.tracks import TrackClip, TrackedVideo, track_video
+from utils.checkpoint import load_checkpoint
+from utils.clip_files import AUDIO_NAME
+from utils.config import from_args, opt
+from utils.decision import Decision, HeadDecision
+from utils.device import PRECISIONS, resolve_device, resolve_precision
+from utils.errors import CheckpointError
+from utils.evaluation import autocast
+from utils.media import read_waveform
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+MISSING_FACE_S = 0.4  # a face that is away for longer is mentioned
+SILENCE_DBFS = -60.0
+PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
+NO_DECISION = HeadDecision(
+    temperature=1.0, threshold=0.0, acquittal_threshold=0.0, num_reals=0, num_fakes=0, num_reals_accused=0,
+    num_fakes_acquitted=0, false_positive_bound=1.0, false_negative_bound=1.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """models/judging/detector.py: how a raw video is judged."""
+
+    stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
+    lag_frames: int = opt(
+        10, "shift the sound by up to so many frames to and fro, for the lag curve; 0 = none"
+    )
+    explain: bool = opt(True, "blur regions of the face, to see which ones the score leans on")
+    min_face_px: float = opt(
+        48.0, "faces lower than this, from hairline to chin, are not judged real or fake"
+    )
+    precision: str = opt(
+        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
+    )
+    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+
+    def __post_init__(self) -> None:
+        if self.stride_s < 0 or self.lag_frames < 0 or self.min_face_px < 0:
+            raise ValueError("stride_s, lag_frames and min_face_px must not be negative")
+
+
+def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
+    """The detector of a run's checkpoint (best.pt), ready to judge raw videos.
+
+    Raises CheckpointError if it is damaged, or a bare state_dict without a configuration; UsageError if
+    there is no such device.
+    """
+    path = Path(checkpoint)
+    content = load_checkpoint(path)
+    if "released" in content:
+        raise CheckpointError(
+            f"{path}: a bare state_dict does not say how its clips are cut; judge with a run's best.pt"
+        )
+    saved: dict[str, Any] = content["config"]
+    model_type = MODELS[saved["train"]["model"]]
+    nothing_given = argparse.Namespace()
+    model = model_type(from_args(model_type.config_type, nothing_given, ("the checkpoint", saved["model"])))
+    model.load_state_dict(content["model"])
+    resolved = resolve_device(device)
+    return LoadedDetector(
+        model,
+        from_args(DataConfig, nothing_given, ("the checkpoint", saved["data"])),
+        Decision.from_plain(content["decision"]) if "decision" in content else None,
+        device=resolved,
+        precision=resolve_precision(precision, resolved),
+        name=str(path),
+    )
+
+
+class LoadedDetector:
+    """A trained model with the clip pipeline and the decision that belong to it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataConfig,
+        decision: Decision | None,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        name: str = "",
+    ) -> None:
+        if data.window == "released":  # its windows are counted in frames of whatever rate
+            data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
+        self.model = model.to(device).eval()
+        self.data = dataclasses.replace(data, max_length_gap_s=1e9, trim_silence=False)
+        self.has_decision = decision is not None
+        self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
+        self.device, self.precision, self.name = device, precision, name
+
+    def judge(
+        self, video: Path | str, config: JudgeConfig | None = None, *, work_dir: Path | None = None
+    ) -> Verdict:
+        """Judge every face of a raw video. Raises ClipError if it cannot be decoded.
+
+        Crops and sound are written to `work_dir` (default: a temporary folder); memory does not grow with the
+        video's length.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            return self.judge_tracks(Path(video), work_dir or Path(temporary), config or JudgeConfig())[0]
+
+    def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
+        """As `judge`, with what was found in the video, whose files stay in `work_dir`."""
+        tracked = track_video(
+            video,
+            work_dir,
+            show_progress=lambda pictures, count: tqdm(
+                pictures, total=count, desc=f"{video.name}: faces", unit="frame", dynamic_ncols=True
+            ),
+        )
+        faces = [self._judge_face(track, tracked, config, f"{video.name}: face {number + 1}")
+                 for number, track in enumerate(tracked.tracks)]  # fmt: skip
+        verdict, prob, modalities = join_verdicts(faces)
+        fps = float(tracked.fps)
+        return Verdict(
+            video=video.name,
+            verdict=verdict,
+            prob=prob,
+            modalities=modalities,
+            notes=self._notes(tracked),
+            fps=fps,
+            num_frames=tracked.num_frames,
+            duration_s=tracked.num_frames / fps,
+            width=tracked.width,
+            height=tracked.height,
+            threshold=float(self.decision.clip.prob(np.array(self.decision.clip.threshold))),
+            faces=faces,
+            checkpoint=self.name,
+        ), tracked
+
+    def _notes(self, tracked: TrackedVideo) -> list[str]:
+        notes = []
+        if not tracked.tracks:
+            notes.append("no face was found")
+        covered = np.zeros(tracked.num_frames, bool)
+        for track in tracked.tracks:
+            covered[track.first_frame : track.first_frame + track.num_frames] |= track.has_face
+        if tracked.tracks:
+            for start, end in spans_without(covered, float(tracked.fps), MISSING_FACE_S):
+                notes.append(f"no face from {start:.2f} to {end:.2f} s")
+        if tracked.silent:
+            notes.append("the video has no sound track")
+        if not self.has_decision:
+            notes.append(
+                "the checkpoint holds no threshold from validation: 0.5 is used, and nothing is undecided"
+            )
+        return notes
+
+    def _judge_face(
+        self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str
+    ) -> FaceVerdict:
+        fps = float(tracked.fps)
+        dataset = ClipDataset([_as_clip(track)], self.data, training=False)
+        starts = self._starts(track.num_frames, fps, config)
+        frame_probs = np.full(track.num_frames, np.nan)
+        logits = np.zeros((0, 3))
+        if starts:
+            progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
+            logits = np.stack([self._forward(dataset[0, WindowStart(start)]) for start in progress])
+            frame_probs = self._frame_probs(starts, logits[:, 0], track, fps)
+        off_domain = self._off_domain(track, tracked, config, bool(starts))
+        pool = np.mean if self.data.pooling == "mean" else np.max
+        clip_logit, video_logit, audio_logit = pool(logits, axis=0) if starts else (None, None, None)
+        video_logit, audio_logit = (
+            None if value is None or np.isnan(value) else float(value) for value in (video_logit, audio_logit)
+        )
+        if clip_logit is None:
+            verdict, prob = "undecided", None
+        else:
+            clip_logit = float(clip_logit)
+            verdict = self.decision.verdict(clip_logit, off_domain=off_domain)
+            prob = float(self.decision.clip.prob(np.array(clip_logit)))
+        threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
+        probes = _spread(starts, PROBE_WINDOWS)
+        return FaceVerdict(
+            verdict=verdict,
+            prob=prob,
+            logit=clip_logit,
+            modalities=self.decision.modality_verdicts(video_logit, audio_logit),
+            video_prob=_head_prob(self.decision.video, video_logit),
+            audio_prob=_head_prob(self.decision.audio, audio_logit),
+            off_domain=off_domain,
+            first_frame=track.first_frame,
+            num_frames=track.num_frames,
+            num_frames_with_face=int(track.has_face.sum()),
+            face_height_px=_face_height_px(track),
+            num_windows=len(starts),
+            segments=find_segments(frame_probs, threshold, fps, track.first_frame),
+            lag_curve=(
+                lag_curve(self._logit, dataset, probes, tracked.fps, config.lag_frames)
+                if config.lag_frames and probes and not tracked.silent
+                else None
+            ),
+            regions=(
+                region_map(self._logit, dataset, probes, tracked.fps) if config.explain and probes else None
+            ),
+            frame_probs=frame_probs,
+        )
+
+    def _starts(self, num_frames: int, fps: float, config: JudgeConfig) -> list[int]:
+        """First frames of windows that cover all of a face's frames; none if there are too few frames."""
+        if num_frames / fps < max(MIN_WINDOW_S, 1 / self.data.video_fps) + 1e-6:
+            return []
+        last = max(0, num_frames - round(self.data.window_s * fps))
+        stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
+        return sorted({*range(0, last, stride), last})
+
+    def _frame_probs(
+        self, starts: Sequence[int], logits: np.ndarray, track: TrackClip, fps: float
+    ) -> np.ndarray:
+        """Per frame the calibrated P(fake) of the mean logit of the windows that cover it."""
+        length = round(self.data.window_s * fps)
+        sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
+        for start, logit in zip(starts, logits, strict=True):
+            sums[start : start + length] += logit
+            counts[start : start + length] += 1
+        probs = np.full(track.num_frames, np.nan)
+        covered = counts > 0
+        probs[covered] = self.decision.clip.prob(sums[covered] / counts[covered])
+        return probs
+
+    @torch.no_grad()
+    def _forward(self, window: ClipWindow) -> np.ndarray:
+        """(3,) logits of a window: clip, picture, sound; NaN where the method has no such head."""
+        batch = Collate(self.data.video_fps)([window]).to(self.device)
+        with autocast(self.device, self.precision):
+            output = self.model(batch)
+        nothing = torch.full_like(output.logits, torch.nan)
+        heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
+        return torch.cat([output.logits, *heads]).float().cpu().double().numpy()
+
+    def _logit(self, window: ClipWindow) -> float:
+        return float(self._forward(window)[0])
+
+    def _off_domain(
+        self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, has_score: bool
+    ) -> list[str]:
+        """Why the detector, which has learnt from talking faces, should not be trusted on this one."""
+        reasons = []
+        height = _face_height_px(track)
+        if height < config.min_face_px:
+            reasons.append(f"face too small: {height:.0f} pixels high")
+        seconds = int(track.has_face.sum()) / float(tracked.fps)
+        if not has_score or seconds < 0.9 * self.data.window_s:
+            reasons.append(f"too few frames: the face is seen for {seconds:.2f} s")
+        elif track.has_face.mean() < 0.5:
+            reasons.append(f"the face is seen in {track.has_face.mean():.0%} of its track only")
+        if tracked.silent:
+            reasons.append("no sound")
+        elif (level := _level_dbfs(track.folder / AUDIO_NAME)) < SILENCE_DBFS:
+            reasons.append(f"no speech: the sound's level is {level:.0f} dB")
+        return reasons
+
+
+def _as_clip(track: TrackClip) -> Clip:
+    return Clip(
+        clip_id=track.folder.name, folder=track.folder, label=0, video_label=None, audio_label=None,
+        category="", method="", identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",
+    )  # fmt: skip
+
+
+def _head_prob(head: HeadDecision | None, logit: float | None) -> float | None:
+    if logit is None:
+        return None
+    return float((head or NO_DECISION).prob(np.array(logit)))
+
+
+def _spread(starts: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the starts, evenly spread."""
+    if not starts:
+        return []
+    places = np.linspace(0, len(starts) - 1, min(count, len(starts)) + 2)[1:-1].round().astype(int)
+    return [starts[place] for place in dict.fromkeys(places.tolist())]
+
+
+def _face_height_px(track: TrackClip) -> float:
+    return float(np.median(track.face_boxes[:, 2])) / CropConfig.crop_margin
+
+
+def _level_dbfs(path: Path) -> float:
+    """The loudest second of a sound, root mean square."""
+    loudest, start = 0.0, 0.0
+    while len(piece := read_waveform(path, 16_000, start_s=start, duration_s=1.0)):
+        loudest = max(loudest, float((piece**2).mean()))
+        start += 1.0
+    return 10 * float(np.log10(loudest + 1e-12))

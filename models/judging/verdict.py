@@ -1,0 +1,102 @@
+"""What is said of a raw video: of every face that was followed in it, and of the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.decision import FAKE, REAL, UNDECIDED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A stretch of a face's track in which P(fake) lies above the threshold."""
+
+    start_s: float
+    end_s: float
+    mean_prob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceVerdict:
+    """One face, from its first frame in the video to its last one."""
+
+    verdict: str  # real, fake or undecided
+    prob: float | None  # calibrated P(fake); None: too short for a score
+    logit: float | None
+    modalities: dict[str, str]  # "video", "audio" -> verdict, where the method says
+    video_prob: float | None
+    audio_prob: float | None
+    off_domain: list[str]  # why the detector should not be trusted on it
+    first_frame: int
+    num_frames: int
+    num_frames_with_face: int
+    face_height_px: float  # median, hairline to chin
+    num_windows: int
+    segments: list[Segment]
+    lag_curve: dict[str, list[float]] | None  # "delay_s" of the sound -> "logit"
+    regions: dict[str, float] | None  # face region -> how far the logit falls when it is blurred
+    frame_probs: np.ndarray  # (num_frames,) P(fake) per frame, NaN where no window covers it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The whole video: fake if any face is, real if all are."""
+
+    video: str  # name of the file
+    verdict: str
+    prob: float | None  # of the most suspicious face
+    modalities: list[str]  # which of "video" and "audio" are fake
+    notes: list[str]  # what a reader must know: no face for a second, no sound, no stored threshold
+    fps: float
+    num_frames: int
+    duration_s: float
+    width: int
+    height: int
+    threshold: float  # P(fake) above which a face is accused
+    faces: list[FaceVerdict]
+    checkpoint: str
+
+    def as_plain(self) -> dict[str, Any]:
+        """For verdict.json: NaN becomes null."""
+        values = dataclasses.asdict(self)
+        for face in values["faces"]:
+            face["frame_probs"] = [
+                None if math.isnan(value) else round(value, 4) for value in face["frame_probs"].tolist()
+            ]
+        return values
+
+
+def join_verdicts(faces: list[FaceVerdict]) -> tuple[str, float | None, list[str]]:
+    """(verdict, P(fake), fake modalities) of a video from those of its faces."""
+    words = [face.verdict for face in faces]
+    verdict = FAKE if FAKE in words else UNDECIDED if UNDECIDED in words or not words else REAL
+    probs = [face.prob for face in faces if face.prob is not None]
+    accused = [face for face in faces if face.verdict == FAKE]
+    modalities = sorted({name for face in accused for name, word in face.modalities.items() if word == FAKE})
+    return verdict, max(probs) if probs else None, modalities
+
+
+def find_segments(frame_probs: np.ndarray, threshold: float, fps: float, first_frame: int) -> list[Segment]:
+    """Runs of frames above the threshold, in seconds of the video."""
+    above = np.concatenate([[False], np.nan_to_num(frame_probs, nan=-1.0) > threshold, [False]])
+    edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
+    return [
+        Segment(
+            start_s=round((first_frame + start) / fps, 3),
+            end_s=round((first_frame + end) / fps, 3),
+            mean_prob=float(frame_probs[start:end].mean()),
+        )
+        for start, end in edges.tolist()
+    ]
+
+
+def spans_without(covered: np.ndarray, fps: float, min_s: float) -> list[tuple[float, float]]:
+    """(start, end) in seconds of the stretches of at least `min_s` where (T,) bool `covered` is False."""
+    missing = np.concatenate([[False], ~covered, [False]])
+    edges = np.flatnonzero(missing[1:] != missing[:-1]).reshape(-1, 2)
+    return [(start / fps, end / fps) for start, end in edges.tolist() if end - start >= min_s * fps]

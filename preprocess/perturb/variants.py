@@ -1,0 +1,299 @@
+"""Perturbed variants of a data set's clips: each made once, from its raw video, and kept.
+
+CACHE/<kind>_<level>/<path of the clip below its data root>/ is a clip folder like any other; its clip.json
+names the perturbation. Beside it, <path>.lost.json stands for a clip in which no face was found any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from preprocess.batch import Batch, Job, WorkConfig, run_batch
+from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC, Perturbation, num_levels
+from preprocess.perturb.kinds import random_generator as random_of
+from preprocess.prepare import Change, ClipConfig, clip_settings, is_finished, prepare_clip
+from preprocess.sources import SOURCES, read_raw_dataset
+from utils.clip_files import LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
+from utils.config import opt
+from utils.errors import ClipError, DatasetError, NoFaceError
+from utils.files import write_text
+from utils.media import VideoWriter, iterate_pictures
+from utils.picture import Picture, PictureConverter
+from utils.types import Clip
+
+log = logging.getLogger(__name__)
+
+DEFINITIONS = 1  # counted up when a definition changes: variants of an older one are made anew
+X264_PRESET, X264_KEYFRAMES = "medium", 250  # x264's own defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessConfig:
+    """preprocess/perturb: test.py --robustness, how a checkpoint stands perturbed videos."""
+
+    robustness: bool = opt(False, "evaluate perturbed variants of the clips, too; writes robustness.*")
+    raw_root: tuple[Path, ...] = opt(
+        (), "the raw data sets that --data_root was prepared from, in the order of --dataset"
+    )
+    robustness_kinds: tuple[str, ...] = opt(
+        PICTURE_KINDS,
+        f"perturbations of the picture, or of the sound ({' '.join(KINDS)}), or of both: blur+white_noise",
+    )
+    cache_dir: Path | None = opt(
+        None, "where variants are kept, for other checkpoints, too; default: <output_dir>/variants"
+    )
+
+    def __post_init__(self) -> None:
+        for kind in self.robustness_kinds:
+            num_levels(kind)
+        if len(set(self.robustness_kinds)) != len(self.robustness_kinds):
+            raise ValueError("robustness_kinds names a kind twice")
+        if self.robustness and not self.raw_root:
+            raise ValueError("robustness needs --raw_root: perturbations are done to the raw videos")
+        if not self.robustness:
+            for field in dataclasses.fields(self):
+                if getattr(self, field.name) != field.default:
+                    raise ValueError(f"{field.name} has no effect without --robustness")
+
+
+def change_of(perturbation: Perturbation, clip_name: str) -> Change:
+    """What a perturbation does to a video; nothing at level 0.
+
+    Needs torchaudio, soxr and av only where the kind does.
+    """
+    settings: dict[str, Any] = {}
+    pictures = waveform = None
+    if picture_part := perturbation.part(PICTURE):
+        kind, value = picture_part
+        if kind == "h264":
+
+            def pictures(frames: Iterator[Picture], fps: Fraction, scratch: Path) -> Iterator[Picture]:
+                return _reencoded(frames, fps, scratch, int(value))
+        else:
+
+            def pictures(frames: Iterator[Picture], fps: Fraction, scratch: Path) -> Iterator[Picture]:
+                return _changed_frames(frames, kind, value, clip_name, perturbation.level)
+
+    if sound_part := perturbation.part(SOUND, SYNC):
+        from preprocess.perturb.sound import SOUND_CHANGES
+
+        sound_kind, sound_value = sound_part
+        rng = random_of(clip_name, sound_kind, perturbation.level)
+
+        def waveform(samples: Any, rate_hz: int) -> Any:
+            return SOUND_CHANGES[sound_kind](samples, rate_hz, sound_value, rng)
+
+    if perturbation.level:
+        settings["perturbation"] = {
+            "kind": perturbation.kind,
+            "level": perturbation.level,
+            "value": perturbation.value,
+            "definitions": DEFINITIONS,
+        }
+    return Change(settings=settings, pictures=pictures, waveform=waveform)
+
+
+def _changed_frames(
+    frames: Iterator[Picture], kind: str, value: float, clip_name: str, level: int
+) -> Iterator[Picture]:
+    from preprocess.perturb.picture import FRAME_CHANGES
+
+    change, rng = FRAME_CHANGES[kind], random_of(clip_name, kind, level)
+    converter = PictureConverter()
+    for frame in frames:
+        yield Picture.from_rgb(change(frame.rgb(), value, rng), converter)
+
+
+def write_h264(path: Path, frames: Iterator[Picture], fps: Fraction, crf: int) -> int:
+    """Encode full frames as they would be put on the net: x264's own preset and key frames, but no
+    B-frames, with which it does not repeat itself. Returns T."""
+    writer = None
+    for frame in frames:
+        if writer is None:
+            writer = VideoWriter(
+                path, fps=fps, width=frame.width, height=frame.height, crf=crf,
+                keyframe_interval=X264_KEYFRAMES, preset=X264_PRESET,
+            )  # fmt: skip
+        writer.write_picture(frame)
+    if writer is None:
+        raise ClipError(path, "there is no frame to encode")
+    writer.close()
+    return writer.num_frames
+
+
+def _reencoded(frames: Iterator[Picture], fps: Fraction, scratch: Path, crf: int) -> Iterator[Picture]:
+    """All frames through a real encode: the one kind that needs a temporary file and a second decode."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        path = Path(folder) / "h264.mp4"
+        count = write_h264(path, frames, fps, crf)
+        for _, picture in iterate_pictures(path):
+            count -= 1
+            yield picture
+    if count:
+        raise ClipError(path, f"{count} frames are lost in the re-encode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantJob(Job):
+    """One clip under one perturbation."""
+
+    prepared: Path  # folder of the untouched clip
+    perturbation: Perturbation
+
+    @property
+    def lost_path(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.lost.json")
+
+
+def variant_config(folder: Path, info: ClipInfo) -> ClipConfig:
+    """The flags that a clip was prepared with, so that only the perturbation differs.
+
+    What made the untouched clip usable is not asked again of its variants: a face that gets lost is counted.
+    """
+    thresholds = {"min_face_fraction": 0.0, "max_missing_audio_s": float("inf"), "allow_silent": True}
+    if "perturbation" in info.settings:
+        raise ClipError(folder, "is a perturbed variant itself; --data_root must hold the untouched clips")
+    try:
+        return ClipConfig(**info.settings, **thresholds)
+    except (TypeError, ValueError) as error:
+        raise ClipError(folder, f"was prepared with other flags ({error}); prepare it again") from error
+
+
+def _lost_record(info: ClipInfo, config: ClipConfig, change: Change) -> dict[str, Any]:
+    """By which a clip that was lost is recognised, so that it is not searched again."""
+    return {
+        "layout_version": LAYOUT_VERSION,
+        "settings": clip_settings(config, change),
+        "source_sha256": info.source_sha256,
+    }
+
+
+def variant_job(job: VariantJob, config: WorkConfig) -> str:
+    """Make one variant, or find out that the face is lost: "done" or "already there"."""
+    info = _info_of(job.prepared)
+    clip_config, change = variant_config(job.prepared, info), change_of(job.perturbation, info.source)
+    record = _lost_record(info, clip_config, change)
+    if job.lost_path.is_file():
+        known = json.loads(job.lost_path.read_text(encoding="utf-8"))
+        if {name: known.get(name) for name in record} == record:
+            return "already there"
+        job.lost_path.unlink()
+    if is_finished(job.source, job.folder, clip_config, sound=job.sound, change=change):
+        return "already there"
+    job.remove_folder()
+    for path, digest in ((job.source, info.source_sha256), (job.sound, info.sound_sha256)):
+        if path is not None and file_sha256(path) != digest:
+            raise ClipError(path, f"is not the file that {job.prepared} was prepared from")
+    try:
+        prepare_clip(job.source, job.scratch, clip_config, name=info.source, sound=job.sound, change=change)
+    except NoFaceError as error:
+        write_text(job.lost_path, json.dumps(record | {"reason": error.reason}, indent=1) + "\n")
+        return "done"
+    job.install_folder()
+    return "done"
+
+
+def _info_of(folder: Path) -> ClipInfo:
+    info = read_clip_info(folder)
+    if info is None:
+        raise ClipError(folder, "has no clip.json, which names the raw video; use preprocess.prepare")
+    return info
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variants:
+    """A data set's clips under one perturbation."""
+
+    perturbation: Perturbation
+    clips: list[Clip]  # their folders are the variants'
+    lost: list[str]  # ids of clips in which no face was found
+    face_share: float  # mean share of frames with a face, lost clips counted as 0
+
+
+def make_variants(
+    clips: Sequence[Clip],
+    perturbations: Sequence[Perturbation],
+    *,
+    dataset: str,
+    data_root: Path,
+    raw_root: Path,
+    cache_dir: Path,
+    num_workers: int,
+) -> list[Variants]:
+    """Make what is missing of the variants of `clips` in `cache_dir`, one decode pass each.
+
+    `raw_root` is what preprocess.prepare read. Raises DatasetError if a raw video is missing or anything but
+    a lost face goes wrong; the untouched clip itself stands for level 0.
+    """
+    places = _raw_files(clips, dataset, raw_root)
+    jobs = {
+        perturbation: [
+            VariantJob(
+                name=f"{perturbation.name}/{clip.folder.relative_to(data_root).as_posix()}",
+                source=source,
+                sound=sound,
+                folder=cache_dir / perturbation.name / clip.folder.relative_to(data_root),
+                prepared=clip.folder,
+                perturbation=perturbation,
+            )
+            for clip, (source, sound) in zip(clips, places, strict=True)
+        ]
+        for perturbation in perturbations
+        if perturbation.level
+    }
+    batch = Batch(jobs=[job for group in jobs.values() for job in group], output=cache_dir)
+    if batch.jobs and run_batch(batch, variant_job, WorkConfig(num_workers=num_workers), done="perturbed"):
+        raise DatasetError(
+            f"{cache_dir / 'failures.csv'} names variants that could not be made, and why; what is finished "
+            "is kept"
+        )
+    return [
+        _collect(perturbation, clips, [job.folder for job in jobs[perturbation]])
+        if perturbation.level
+        else _collect(perturbation, clips, [clip.folder for clip in clips])
+        for perturbation in perturbations
+    ]
+
+
+def _raw_files(clips: Sequence[Clip], dataset: str, raw_root: Path) -> list[tuple[Path, Path | None]]:
+    """(video, its own sound file) of each clip."""
+    root, sounds = raw_root, {}
+    if dataset in SOURCES:
+        raw = read_raw_dataset(dataset, raw_root)
+        root, sounds = raw.root, {video.as_posix(): sound for video, sound in raw.sounds.items()}
+    places, missing = [], []
+    for clip in clips:
+        name = _info_of(clip.folder).source
+        places.append((root / name, root / sounds[name] if name in sounds else None))
+        missing += [path for path in places[-1] if path is not None and not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"--raw_root {raw_root}: {len(missing)} raw files of the {len(clips)} clips are missing, e.g. "
+            f"{missing[0]}"
+        )
+    return places
+
+
+def _collect(perturbation: Perturbation, clips: Sequence[Clip], folders: Sequence[Path]) -> Variants:
+    kept, lost, shares = [], [], []
+    for clip, folder in zip(clips, folders, strict=True):
+        info = read_clip_info(folder)
+        if info is None:
+            lost.append(clip.clip_id)
+            shares.append(0.0)
+        else:
+            kept.append(dataclasses.replace(clip, folder=folder))
+            shares.append(1 - len(info.frames_without_face) / info.num_frames)
+    if lost:
+        log.warning("%s: no face is found in %d of %d clips", perturbation.name, len(lost), len(clips))
+    return Variants(
+        perturbation=perturbation, clips=kept, lost=lost, face_share=sum(shares) / max(1, len(shares))
+    )
