@@ -26,6 +26,7 @@ from models.judging.verdict import Verdict
 from preprocess.annotate import CONTAINERS, FaceLabels, annotate_video
 from utils.clip_files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
+from utils.device import PRECISIONS
 from utils.errors import ClipError, UsageError
 from utils.files import write_atomically, write_text
 from utils.log import configure_logging, logging_redirect_tqdm
@@ -43,6 +44,10 @@ class VideoConfig(JudgeConfig):
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
     format: str = opt("mp4", "of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
     annotate: bool = opt(True, "write the annotated video")
+    precision: str = opt(
+        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
+    )
+    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
 
 
 def find_videos(path: Path, output_dir: Path) -> list[Path]:

@@ -42,7 +42,7 @@ from utils.checkpoint import load_checkpoint
 from utils.clip_files import AUDIO_NAME
 from utils.config import from_args, opt
 from utils.decision import Decision, HeadDecision
-from utils.device import PRECISIONS, resolve_device, resolve_precision
+from utils.device import resolve_device, resolve_precision
 from utils.errors import CheckpointError
 from utils.evaluation import autocast
 from utils.media import read_waveform
@@ -71,10 +71,6 @@ class JudgeConfig:
     min_face_px: float = opt(
         48.0, "faces lower than this, from hairline to chin, are not judged real or fake"
     )
-    precision: str = opt(
-        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
-    )
-    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
 
     def __post_init__(self) -> None:
         if self.stride_s < 0 or self.lag_frames < 0 or self.min_face_px < 0:

@@ -36,15 +36,20 @@ class Media:
         self._puppets: dict[int, Puppet] = {}
 
     def make(
-        self, identity: int, *, fake_video: bool = False, fake_audio: bool = False
+        self,
+        identity: int,
+        *,
+        fake_video: bool = False,
+        fake_audio: bool = False,
+        duration_s: float = DURATION_S,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Frames (T, H, W, 3) uint8 and waveform (N,) float32 at SAMPLE_RATE_HZ of a person who talks."""
         self.num_written += 1
         rng = np.random.default_rng((self.seed, self.num_written))
         if identity not in self._puppets:
             self._puppets[identity] = Puppet(make_identity(np.random.default_rng((self.seed, 0, identity))))
-        said = speak(draw_voice(rng, female=identity % 2 == 1), rng, duration_s=DURATION_S, onset_s=0.08)
-        places = (np.arange(round(DURATION_S * FPS)) + 0.5) / FPS * TRACK_HZ
+        said = speak(draw_voice(rng, female=identity % 2 == 1), rng, duration_s=duration_s, onset_s=0.08)
+        places = (np.arange(round(duration_s * FPS)) + 0.5) / FPS * TRACK_HZ
         opening, rounding = (
             np.interp(places, np.arange(len(track)), track) for track in (said.opening, said.rounding)
         )

@@ -1,0 +1,223 @@
+"""test.py --video and load_detector: raw videos, every face of them, and what is written."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import train
+from models import MODELS, load_detector
+from models.judging.detector import JudgeConfig
+from models.judging.verdict import find_segments
+from preprocess.demo.speech import SAMPLE_RATE_HZ
+from tests.trees.media import FPS, Media
+from utils.checkpoint import save_checkpoint
+from utils.decision import Decision, HeadDecision
+from utils.errors import CheckpointError, ClipError
+from utils.media import VideoWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
+    "--stream_layers 1 --classifier_hidden_dim 16 --window_s 0.4 --batch_size 4 --device cpu"
+).split()
+HEAD = HeadDecision(
+    temperature=2.0, threshold=0.0, acquittal_threshold=0.0, num_reals=9, num_fakes=9, num_reals_accused=0,
+    num_fakes_acquitted=0, false_positive_bound=0.3, false_negative_bound=0.3,
+)  # fmt: skip
+
+
+def write_checkpoint(path, seed=0, *, decision=True):
+    """A detector with random weights, as train.py saves one."""
+    config = train.parse_args(TINY)
+    torch.manual_seed(seed)
+    model = MODELS["beyond_masking"](config.model)
+    for parameter in model.classifier.parameters():  # so that scores differ visibly
+        parameter.data *= 8
+    state = {"model": model.state_dict(), "config": config.as_plain(), "split_checksums": {}}
+    if decision:
+        state["decision"] = Decision(rate=0.01, clip=HEAD).as_plain()
+    save_checkpoint(path, state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def talk():
+    """Frames (T, H, W, 3) and sound of two people, two seconds each."""
+    media = Media(seed=3)
+    return [media.make(identity, duration_s=2.0) for identity in (0, 1)]
+
+
+def write_video(path, frames, waveform, fps=FPS):
+    with VideoWriter(path, fps=Fraction(fps), width=frames.shape[2], height=frames.shape[1]) as writer:
+        if waveform is not None:
+            writer.add_audio_stream(SAMPLE_RATE_HZ)
+        for frame in frames:
+            writer.write(frame)
+        if waveform is not None:
+            writer.write_audio(waveform)
+    return path
+
+
+def judge(checkpoint, video, **flags):
+    return load_detector(checkpoint, device="cpu").judge(
+        video, JudgeConfig(lag_frames=0, explain=False, **flags)
+    )
+
+
+def test_two_faces_side_by_side_have_tracks_and_scores_of_their_own(checkpoint, talk, tmp_path):
+    frames = np.concatenate([talk[0][0], talk[1][0]], axis=2)
+    verdict = judge(checkpoint, write_video(tmp_path / "two.mp4", frames, talk[0][1]))
+    assert len(verdict.faces) == 2
+    assert [face.num_frames for face in verdict.faces] == [50, 50]
+    assert verdict.faces[0].logit != verdict.faces[1].logit
+    alone = judge(checkpoint, write_video(tmp_path / "one.mp4", talk[0][0], talk[0][1]))
+    assert len(alone.faces) == 1
+    assert not verdict.notes
+    assert verdict.verdict == ("fake" if "fake" in {face.verdict for face in verdict.faces} else "real")
+    for face in verdict.faces:  # every frame with a face has a score
+        assert np.isfinite(face.frame_probs).all()
+        assert ((face.frame_probs > 0) & (face.frame_probs < 1)).all()
+
+
+def test_a_black_start_and_a_face_that_goes_are_said(checkpoint, talk, tmp_path):
+    frames = talk[0][0].copy()
+    frames[:15] = 0
+    frames[30:42] = 0
+    verdict = judge(checkpoint, write_video(tmp_path / "black.mp4", frames, talk[0][1]))
+    assert verdict.verdict in {"real", "fake"}
+    assert "no face from 0.00 to 0.60 s" in verdict.notes
+    assert any(note.startswith("no face from 1.2") for note in verdict.notes)
+    assert sum(face.num_frames_with_face for face in verdict.faces) == 23
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda frames, sound: (frames, None), "no sound"),
+        (lambda frames, sound: (frames, 1e-5 * sound), "no speech"),
+        (lambda frames, sound: (frames[:8], sound[: 8 * SAMPLE_RATE_HZ // FPS]), "too few frames"),
+    ],
+)
+def test_what_the_detector_has_not_learnt_is_undecided(checkpoint, talk, tmp_path, change, reason):
+    verdict = judge(checkpoint, write_video(tmp_path / "clip.mp4", *change(*talk[0])))
+    assert verdict.verdict == "undecided"
+    assert any(reason in why for why in verdict.faces[0].off_domain)
+    if reason == "no sound":
+        assert "the video has no sound track" in verdict.notes
+
+
+def test_a_small_face_is_undecided_and_no_face_says_so(checkpoint, talk, tmp_path):
+    video = write_video(tmp_path / "clip.mp4", *talk[0])
+    verdict = judge(checkpoint, video, min_face_px=200.0)
+    assert verdict.verdict == "undecided"
+    assert "face too small" in verdict.faces[0].off_domain[0]
+    assert verdict.faces[0].prob is not None
+    nobody = judge(checkpoint, write_video(tmp_path / "wall.mp4", np.full_like(talk[0][0], 90), talk[0][1]))
+    assert (nobody.verdict, nobody.faces, nobody.prob) == ("undecided", [], None)
+    assert nobody.notes[0] == "no face was found"
+
+
+def test_the_maps_depend_on_the_weights_and_the_lag_on_the_sound(tmp_path, talk):
+    video = write_video(tmp_path / "clip.mp4", *talk[0])
+    maps, curves = [], []
+    for seed in (0, 1):
+        detector = load_detector(write_checkpoint(tmp_path / f"{seed}.pt", seed), precision="fp32")
+        (face,) = detector.judge(video, JudgeConfig(lag_frames=2)).faces
+        maps.append(face.regions)
+        curves.append(face.lag_curve["logit"])
+    assert maps[0].keys() == {"eyes", "nose", "mouth", "contour"}
+    assert max(abs(maps[0][name] - maps[1][name]) for name in maps[0]) > 1e-3
+    assert face.lag_curve["delay_s"] == [-0.08, -0.04, 0.0, 0.04, 0.08]
+    assert len(set(curves[0])) == 5
+
+
+def test_one_can_judge_from_python_as_the_readme_shows(checkpoint, talk, tmp_path):
+    video = write_video(tmp_path / "clip.mp4", *talk[0])
+    verdict = load_detector(checkpoint).judge(str(video))
+    assert verdict.verdict in {"real", "fake", "undecided"}
+    assert verdict.num_frames == 50
+    again = load_detector(checkpoint).judge(video)
+    assert again.as_plain() == verdict.as_plain()
+    with pytest.raises(ClipError):
+        load_detector(checkpoint).judge(tmp_path / "nothing.mp4")
+
+
+def test_a_checkpoint_without_a_threshold_says_so_and_a_bare_one_is_refused(talk, tmp_path):
+    path = write_checkpoint(tmp_path / "old.pt", decision=False)
+    verdict = judge(path, write_video(tmp_path / "clip.mp4", *talk[0]))
+    assert any("no threshold from validation" in note for note in verdict.notes)
+    assert verdict.threshold == 0.5
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="bare state_dict"):
+        load_detector(tmp_path / "bare.pth")
+
+
+def probe(path):
+    """(frames, rate, picture codec, sound codec, seconds of sound) of a video."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        num_frames = sum(1 for _ in container.decode(video=0))
+        rate, codec = stream.average_rate, stream.codec_context.name
+    with av.open(str(path)) as container:
+        sound = container.streams.audio[0]
+        num_samples = sum(frame.samples for frame in container.decode(audio=0))
+        return (
+            num_frames,
+            rate,
+            codec,
+            sound.codec_context.name,
+            num_samples / sound.codec_context.sample_rate,
+        )
+
+
+@pytest.mark.parametrize(("container", "codecs"), [("mp4", ("h264", "aac")), ("avi", ("mpeg4", "mp3float"))])
+def test_the_command_writes_verdict_video_plot_and_page(checkpoint, talk, tmp_path, container, codecs):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_video(folder / "a.mp4", *talk[0], fps=30)  # a rate other than training's, and an odd size below
+    (folder / "broken.mp4").write_bytes(b"no video")
+    output = tmp_path / "out"
+    command = [sys.executable, "test.py", "--video", folder, "--checkpoint", checkpoint,
+               "--output_dir", output, "--format", container, "--lag_frames", "1",
+               "--device", "cpu"]  # fmt: skip
+    result = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "broken.mp4" in result.stderr
+    assert "1 judged, 1 failed" in result.stderr
+    (line,) = map(json.loads, result.stdout.splitlines())
+    verdict = json.loads((output / "a/verdict.json").read_text())
+    assert verdict["verdict"] == line["verdict"]
+    assert len(verdict["faces"][0]["frame_probs"]) == 50
+    num_frames, rate, picture, sound, seconds = probe(output / f"a/annotated.{container}")
+    assert (num_frames, rate, (picture, sound)) == (50, 30, codecs)
+    assert seconds == pytest.approx(50 / 30, abs=0.06)
+    assert (output / "a/timeline.png").read_bytes().startswith(b"\x89PNG")
+    page = (output / "a/report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert not list(output.rglob(".work_*"))
+
+
+def test_segments_are_runs_above_the_threshold():
+    probs = np.array([0.1, 0.9, 0.8, np.nan, 0.7, 0.2])
+    segments = find_segments(probs, 0.5, fps=10.0, first_frame=20)
+    assert [(s.start_s, s.end_s) for s in segments] == [(2.1, 2.3), (2.4, 2.5)]
+    assert [round(s.mean_prob, 3) for s in segments] == [0.85, 0.7]
+    assert [dataclasses.astuple(s) for s in find_segments(probs[:1], 0.5, 10.0, 0)] == []
