@@ -308,6 +308,12 @@ def measure_robustness(
     return write_robustness(output_dir, rows, families=families, title=title, about=about)
 
 
+def write_results(output_dir: Path, evaluated: Evaluated) -> None:
+    """test_metrics.json, and the page that shows it."""
+    write_text(output_dir / "test_metrics.json", json.dumps(evaluated.result, indent=1) + "\n")
+    write_report(output_dir, evaluated)
+
+
 def evaluate_dataset(
     evaluation: Evaluation, name: str, data_root: Path, output_dir: Path, device: torch.device, precision: str
 ) -> dict[str, Any]:
@@ -358,7 +364,6 @@ def evaluate_dataset(
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
     }
-    write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
     write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
     evaluated = Evaluated(
@@ -370,13 +375,15 @@ def evaluate_dataset(
         run_dir=test.checkpoint.parent,
         data_root=data_root,
     )
-    write_report(output_dir, evaluated)
+    write_results(output_dir, evaluated)
     if test.shortcuts:
         result["shortcuts"] = measure_shortcuts(evaluation, clips, scores, score, output_dir)
     if evaluation.robustness.robustness:
         roots = (data_root, evaluation.robustness.raw_root[test.dataset.index(name)], output_dir)
         title = f"{name}, {test.split} split, {len(clips)} clips"
         result["robustness"] = measure_robustness(evaluation, clips, scores, score, roots, title)
+    if "shortcuts" in result or "robustness" in result:  # they may take hours: the rest is there before
+        write_results(output_dir, evaluated)
     log.info(
         "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
         name,

@@ -110,6 +110,11 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     assert len(table) == 6 + 5
     assert all(float(row["face_share"]) > 0.9 and row["num_lost"] == "0" for row in table)
     assert (tmp_path / "robust" / "robustness.png").read_bytes()[:4] == b"\x89PNG"
+    whole = json.loads((tmp_path / "robust" / "test_metrics.json").read_text())
+    assert whole["robustness"]["per_kind"].keys() == {"contrast", "blur+resampling"}
+    page = (tmp_path / "robust" / "report.html").read_text()
+    assert "<h2>Robustness</h2>" in page
+    assert "<td>landmarks only</td>" in page
     with (tmp_path / "robust" / "shortcuts.csv").open() as file:
         shortcuts = {row["change"]: float(row["auc"]) for row in csv.DictReader(file)}
     assert shortcuts.pop("untouched") == plain["overall"]["auc"]
