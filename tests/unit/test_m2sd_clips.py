@@ -1,0 +1,70 @@
+"""Fixtures F2 and F4 of the description of M2SD's inference."""
+
+import numpy as np
+import pytest
+
+from preprocess.m2sd_clips import Detection, clip_indices, crop_box, find_segments, follow, frame_scores
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((100.4, 80.6, 221.2, 239.5), (40, 2, 282, 320)),
+        ((500, 300, 620, 470), (440, 215, 639, 479)),
+    ],
+)
+def test_the_crop_is_twice_the_box_and_stays_in_the_frame(box, expected):
+    assert crop_box(box, 640, 480) == expected
+
+
+@pytest.mark.parametrize(("num_frames", "num_clips"), [(20, 5), (16, 1), (15, 30), (5, 20), (2, 17), (1, 16)])
+def test_short_faces_are_mirrored(num_frames, num_clips):
+    assert clip_indices(num_frames).shape == (num_clips, 16)
+    assert (clip_indices(1) == 0).all()
+    assert clip_indices(5)[0].tolist() == [1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0]
+    assert clip_indices(5)[-1].tolist() == [4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3]
+    assert clip_indices(2)[0].tolist() == [1, 0] * 8
+
+
+def test_a_frames_score_is_the_mean_over_every_time_it_is_shown():
+    scores = frame_scores(clip_indices(20), np.array([0, 0.25, 0.5, 0.75, 1]), 20)
+    expected = [0, 0.125, 0.25, 0.375, 0.5, *[0.5] * 11, 0.625, 0.75, 0.875, 1]
+    assert scores == pytest.approx(expected)
+    assert np.bincount(clip_indices(5).ravel()).tolist() == [40, 80, 80, 80, 40]
+
+
+def frames_of(pattern, score=0.9):
+    """One face that stands still; "-" is a frame without it."""
+    face = Detection((10.0, 10.0, 50.0, 60.0), score)
+    return [[] if mark == "-" else [face] for mark in pattern]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("xxxxxxxxxxxx", [(0, 12)]),
+        ("xxxxx-xxxxxx", [(0, 5), (7, 12)]),
+        ("-xxxxxxxxxxx", [(2, 12)]),
+        ("x-xxxxxxxxxx", [(2, 12)]),
+        ("xxxxxxxxxxx-", [(0, 11)]),
+        ("xxxxxxx-xx", [(0, 7)]),
+        ("----", []),
+        ("", []),
+    ],
+)
+def test_the_stretches_that_are_judged(pattern, expected):
+    assert [(s.start, s.end) for s in find_segments(frames_of(pattern))] == expected
+
+
+def test_a_first_frame_with_a_low_score_is_skipped_with_the_next():
+    frames = frames_of("x" * 8)
+    frames[0] = frames_of("x", score=0.7)[0]
+    assert [(s.start, s.end) for s in find_segments(frames)] == [(2, 8)]
+
+
+def test_two_faces_are_two_tracks_and_a_copy_of_a_face_is_none():
+    left, right = Detection((0, 0, 40, 40), 0.9), Detection((100, 0, 140, 40), 0.9)
+    both = find_segments([[left, right], [right, left], [left, right]])
+    assert [segment.faces for segment in both] == [(0, 1, 0), (1, 0, 1)]
+    copy = Detection((2, 0, 42, 40), 0.9)
+    assert follow([[left, copy], [left, copy]], 1) is None
