@@ -56,7 +56,7 @@ def _plot_timeline(path: Path, verdict: Verdict, tracked: TrackedVideo) -> Marku
     """P(fake) of every face over time, above the sound's loudness."""
     with rc_context(STYLE):
         figure, (probs, sound) = plt.subplots(
-            2, 1, figsize=(9, 3.8), sharex=True, height_ratios=(3, 1), layout="constrained"
+            2, 1, figsize=(6, 3.3), sharex=True, height_ratios=(3, 1), layout="constrained"
         )
         probs.axhline(verdict.threshold, color=SOFT, lw=1, ls="--", label="threshold")
         for number, face in enumerate(verdict.faces):
@@ -65,9 +65,7 @@ def _plot_timeline(path: Path, verdict: Verdict, tracked: TrackedVideo) -> Marku
             probs.plot(times, face.frame_probs, color=INK, lw=1.6, ls=style, label=f"face {number + 1}")
             for segment in face.segments:
                 probs.axvspan(segment.start_s, segment.end_s, color=FAKE_COLOR, alpha=0.15, lw=0)
-        probs.set(
-            ylim=(-0.03, 1.03), ylabel="P(fake)", title="P(fake) over time; shaded: above the threshold"
-        )
+        probs.set(ylim=(-0.03, 1.03), ylabel="P(fake)", title="shaded: above the threshold")
         probs.legend(loc="upper right", ncols=5)
         times, envelope = _envelope(tracked.sound, verdict.duration_s)
         sound.fill_between(times, -envelope, envelope, color=REAL_COLOR, lw=0, alpha=0.7)

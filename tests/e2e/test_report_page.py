@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from tests.e2e.test_training import SIZE_FLAGS
+from tests.trees.media import Media
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-PAGES = ("report", "matrix", "audit")
+PAGES = {"report": (36, 6), "matrix": (0, 0), "audit": (0, 0), "video": (4, 3)}  # images and plots
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -51,11 +52,15 @@ def pages(prepared_root, tmp_path_factory):
             file = root / "others" / fold[0] / name / "test_metrics.json"
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps(content))
+    Media(seed=5).video(root / "clip.mp4", 0)
+    run("test.py", "--video", root / "clip.mp4", "--checkpoint", run_dir / "best.pt", "--output_dir",
+        root / "verdict", "--lag_frames", "1", "--device", "cpu")  # fmt: skip
     run("test.py", "--matrix", run_dir, root / "others", "--output_dir", root / "matrix")
     return {
         "report": run_dir / "report.html",
         "matrix": root / "matrix" / "matrix.html",
         "audit": run_dir / "audit" / "audit.html",
+        "video": root / "verdict" / "report.html",
     }
 
 
@@ -113,13 +118,14 @@ def test_a_page_is_whole_by_itself_and_as_wide_as_its_window(browser, pages, nam
         assert all(min(size) > 0 for size in drawn)
         assert opened.ask("document.documentElement.scrollWidth") <= width
         num_images, num_plots = len(sizes), opened.ask("document.querySelectorAll('svg.plot').length")
-        assert (num_images, num_plots) == ((36, 6) if name == "report" else (0, 0))
+        assert (num_images, num_plots) == PAGES[name]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-def test_no_label_of_a_plot_is_cut_off_or_too_small_to_read(browser, pages, width):
-    with Opened(browser, pages["report"], width=width) as opened:
+@pytest.mark.parametrize("name", ["report", "video"])
+def test_no_label_of_a_plot_is_cut_off_or_too_small_to_read(browser, pages, name, width):
+    with Opened(browser, pages[name], width=width) as opened:
         outside, smallest = opened.ask(
             "(() => {const outside = []; let smallest = 99;"
             "for (const plot of document.querySelectorAll('svg.plot')) {"

@@ -1,6 +1,7 @@
 """test.py --video and load_detector: raw videos, every face of them, and what is written."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -9,12 +10,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 
 import train
 from models import MODELS, load_detector
+from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
 from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
@@ -22,7 +25,7 @@ from tests.trees.media import FPS, Media
 from utils.checkpoint import save_checkpoint
 from utils.decision import Decision, HeadDecision
 from utils.errors import CheckpointError, ClipError
-from utils.media import VideoWriter
+from utils.media import VideoWriter, iterate_audio
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -213,6 +216,42 @@ def test_the_command_writes_verdict_video_plot_and_page(checkpoint, talk, tmp_pa
     assert "data:image/jpeg;base64," in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert not list(output.rglob(".work_*"))
+
+
+@pytest.mark.slow
+def test_real_clips_alone_and_side_by_side(checkpoint, shared, tmp_path):
+    """The three real videos beside the project: every frame scored, and two of them in one picture."""
+    clips = shared / "data/real_clips"
+    sources = [clips / "video01.mp4", clips / "video03.mp4"]
+    output = tmp_path / "out"
+    detector = load_detector(checkpoint, device="cpu")
+    config = VideoConfig(
+        video=sources[0], checkpoint=checkpoint, output_dir=output, lag_frames=0, explain=False
+    )
+    verdict = judge_video(detector, sources[0], output, config)
+    (face,) = verdict.faces
+    assert (face.num_frames, face.num_frames_with_face) == (300, 300)
+    assert np.isfinite(face.frame_probs).all()
+    with av.open(str(sources[0])) as container:
+        rate = container.streams.video[0].average_rate
+    num_frames, drawn_rate, _, sound, seconds = probe(output / "annotated.mp4")
+    assert (num_frames, drawn_rate, sound) == (300, rate, "aac")
+    assert seconds == pytest.approx(10, abs=0.1)
+
+    pictures = []
+    for source in sources:
+        with av.open(str(source)) as container:
+            frames = [
+                frame.to_ndarray(format="rgb24") for frame in itertools.islice(container.decode(video=0), 90)
+            ]
+        pictures.append(np.stack([cv2.resize(frame, (480, 360)) for frame in frames]))
+    waveform = np.concatenate([piece for _, piece in iterate_audio(sources[0], SAMPLE_RATE_HZ)])
+    both = write_video(
+        tmp_path / "both.mp4", np.concatenate(pictures, axis=2), waveform[: 3 * SAMPLE_RATE_HZ], fps=30
+    )
+    verdict = detector.judge(both, JudgeConfig(lag_frames=0, explain=False))
+    assert [face.num_frames_with_face for face in verdict.faces] == [90, 90]
+    assert verdict.faces[0].logit != verdict.faces[1].logit
 
 
 def test_segments_are_runs_above_the_threshold():
