@@ -151,8 +151,9 @@ class VideoWriter:
     """Write H.264 mp4 at an exact constant rate, always with the same encoder settings; use as a context
     manager. `container` "avi" gives MPEG-4 (XVID) with MP3 sound instead.
 
-    One thread and no B-frames: the same frames give the same bytes (with B-frames, x264's slower presets were
-    seen not to), and a window can be sought exactly. A key frame every `keyframe_interval` frames bounds what
+    One thread, no B-frames and no macroblock tree: the same frames give the same bytes (with them, x264 reads
+    memory that nobody has written: MALLOC_PERTURB_ changes its output), and a window can be sought exactly. A
+    key frame every `keyframe_interval` frames bounds what
     a reader decodes in vain. Frames of an odd size, which cannot have half the resolution in colour, keep all
     of it. With `waveform` (N,) the mp4
     also carries AAC sound.
@@ -179,7 +180,8 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
         self._stream.codec_context.thread_count = 1
         if container == "mp4":
-            self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0"}
+            self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0",
+                                    "x264-params": "mbtree=0"}  # fmt: skip
         else:
             self._stream.codec_context.codec_tag = "XVID"
             self._stream.options = {"qscale": "4", "flags": "+qscale", "global_quality": str(4 * 118)}

@@ -24,6 +24,7 @@ from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
 from preprocess.demo.identities import make_identity
 from preprocess.demo.layouts import LAYOUTS, LEAD_IN_FRAMES, plan_clips
 from preprocess.demo.plan import (
+    ENCODER_VERSION,
     FPS,
     GENERATOR_VERSION,
     DemoConfig,
@@ -201,7 +202,7 @@ def _film(frames: np.ndarray, scene: Scene, rng: np.random.Generator) -> Iterato
 def _settings(config: DemoConfig) -> dict[str, object]:
     """What shapes the files: all fields but where they go and who makes them."""
     plain = to_plain(config)
-    return {"generator_version": GENERATOR_VERSION} | {
+    return {"generator_version": GENERATOR_VERSION, "encoder_version": ENCODER_VERSION} | {
         name: value for name, value in plain.items() if name not in {"output", "num_workers"}
     }
 

@@ -17,7 +17,8 @@ from preprocess.demo.forgeries import ForgeryConfig
 from preprocess.demo.speech import Recording, draw_recording
 from utils.config import opt
 
-GENERATOR_VERSION = 2  # raise it when the same seed gives other files
+GENERATOR_VERSION = 2  # raise it when the same seed gives other pictures or sounds
+ENCODER_VERSION = 2  # raise it when the same pictures and sounds give other files
 FPS = 25
 
 

@@ -114,7 +114,7 @@ def help_of(*script):
     return result.stdout
 
 
-MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo"]
+MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo", "perturb"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -160,6 +160,7 @@ def scored_clips(tmp_path, *, audio_known=True):
         video_logits=video[::-1],
         audio_logits=3 * audio[::-1] + 60,  # a head with a scale and an offset of its own
         num_windows=np.ones(400, int),
+        window_logits=[np.zeros(1)] * 400,
         mean_terms={},
     )
     return clips, scores
