@@ -56,7 +56,7 @@ def _plot_timeline(path: Path, verdict: Verdict, tracked: TrackedVideo) -> Marku
     """P(fake) of every face over time, above the sound's loudness."""
     with rc_context(STYLE):
         figure, (probs, sound) = plt.subplots(
-            2, 1, figsize=(6, 3.3), sharex=True, height_ratios=(3, 1), layout="constrained"
+            2, 1, figsize=(5, 3.2), sharex=True, height_ratios=(3, 1), layout="constrained"
         )
         probs.axhline(verdict.threshold, color=SOFT, lw=1, ls="--", label="threshold")
         for number, face in enumerate(verdict.faces):
