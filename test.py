@@ -44,6 +44,7 @@ from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
 from models.judging import command as judging
+from models.restore import model_type_of, restore_decision, restore_model
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils import compare, matrix
@@ -51,7 +52,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import Decision
 from utils.device import PRECISIONS, resolve_device, resolve_precision
-from utils.errors import CheckpointError, UsageError, run_command
+from utils.errors import UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
 from utils.files import write_text
 from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
@@ -134,7 +135,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     run = {} if wants_help else matrix.describe_run(Path(chosen.checkpoint), saved)
     # how a run was split is no matter of flags: its split files lie beside the checkpoint
     saved.pop("split", None)
-    model_type = MODELS[_known_model(saved.get("train", {}).get("model", chosen.model or TestConfig.model))]
+    model_type = model_type_of(saved.get("train", {}).get("model", chosen.model or TestConfig.model))
     preset_name = chosen.preset or TestConfig.preset
     if preset_name not in model_type.presets:
         raise UsageError(f"unknown --preset {preset_name}; there are {', '.join(model_type.presets)}")
@@ -164,13 +165,9 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         if name != "test"
     }
     test = from_args(TestConfig, args)
-    if saved:
-        model_config = from_args(
-            model_type.config_type, argparse.Namespace(), ("the checkpoint", saved["model"])
-        )
-    else:
-        model_config = configs.pop("model_config")
-    model = _load_model(model_type, model_config, content, test.checkpoint)
+    model = restore_model(
+        content, test.checkpoint, None if saved else model_type(configs.pop("model_config"))
+    )
     for name, reason in configs["split"].unused().items():
         if name in vars(args):
             raise UsageError(f"--{name} has no effect here: {reason}")
@@ -179,38 +176,11 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     return Evaluation(
         test=test,
         model=model,
-        decision=_load_decision(content, test.checkpoint),
+        decision=restore_decision(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,
         **configs,
     )
-
-
-def _known_model(name: str) -> str:
-    if name not in MODELS:
-        raise UsageError(f"unknown model {name}; there are {', '.join(sorted(MODELS))}")
-    return name
-
-
-def _load_model(model_type: Any, config: Any, content: dict[str, Any], path: Path) -> nn.Module:
-    model = model_type(config)
-    try:
-        if "released" in content:
-            model.load_released(content["released"])
-        else:
-            model.load_state_dict(content["model"])
-    except (RuntimeError, CheckpointError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return model
-
-
-def _load_decision(content: dict[str, Any], path: Path) -> Decision | None:
-    if "decision" not in content:
-        return None
-    try:
-        return Decision.from_plain(content["decision"])
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def choose_mode(argv: list[str]) -> Callable[[], int]:

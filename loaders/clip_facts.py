@@ -44,10 +44,10 @@ class ClipFacts:
     silent: bool
 
 
-def read_info_values(folder: Path) -> dict[str, Any]:
-    """clip.json without the face boxes, which are most of it, of any layout version; {} if there is none.
+def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any]:
+    """clip.json of any layout version, {} if there is none. Raises ClipError if it is not JSON.
 
-    Raises ClipError if it is not JSON. Cheap enough to be called for every clip of a run.
+    Without the face boxes, which are most of it, cheap enough to be called for every clip of a run.
     """
     path = folder / INFO_NAME
     try:
@@ -56,7 +56,8 @@ def read_info_values(folder: Path) -> dict[str, Any]:
         return {}
     start = text.find(b'"face_boxes": [')
     end = text.find(b"]],\n", start)
-    if 0 <= start < end and b"\n" not in text[start:end]:  # written by us: one line per field
+    # written by us: one line per field
+    if not with_boxes and 0 <= start < end and b"\n" not in text[start:end]:
         text = text[:start] + text[end + 4 :]
     try:
         values = json.loads(text)
@@ -83,7 +84,7 @@ def known_checksums(info: dict[str, Any]) -> dict[str, str]:
 def measure_clip(clip: Clip) -> ClipFacts:
     """Measure one clip. Raises ClipError if one of its files cannot be read."""
     folder = clip.folder
-    info = _with_boxes(folder)
+    info = read_info_values(folder, with_boxes=True)
     video_path, audio_path = folder / VIDEO_NAME, find_audio(folder)
     fps, _ = read_video_header(video_path)
     num_frames = len(open_landmarks(folder))
@@ -115,17 +116,6 @@ def measure_clip(clip: Clip) -> ClipFacts:
         sound=sound_descriptor(waveform),
         silent=silent,
     )
-
-
-def _with_boxes(folder: Path) -> dict[str, Any]:
-    """The whole of clip.json, {} if there is none."""
-    path = folder / INFO_NAME
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ClipError(path, f"is not JSON ({error}); prepare the clip again") from error
 
 
 def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> dict[str, float]:

@@ -50,7 +50,7 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
     where the data set's own split shares persons by design (`known_overlap`).
     """
     clips, split_of = listing.clips, split.split_of
-    reason = split.known_overlap if _is_own_split(clips, split_of) else ""
+    reason = split.known_overlap
     identities = in_several_splits(clips, split_of, lambda clip: (clip.identity,))
     persons = in_several_splits(clips, split_of, lambda clip: clip.persons)
     donors = {key: places for key, places in persons.items() if key not in identities}
@@ -128,15 +128,6 @@ def _pairs(clips: Sequence[Clip], split_of: Mapping[str, str]) -> dict[str, dict
     persons = {person for clip in clips for person in clip.persons}
     found = in_several_splits(clips, split_of, lambda clip: (clip.pair_key,))
     return {key: places for key, places in found.items() if key not in persons}
-
-
-def _is_own_split(clips: Sequence[Clip], split_of: Mapping[str, str]) -> bool:
-    """Whether the split is the one that the data set's own files give (validation may be carved from it)."""
-    used = [clip for clip in clips if clip.clip_id in split_of]
-    return bool(used) and all(
-        clip.split == split_of[clip.clip_id] or (clip.split, split_of[clip.clip_id]) == ("train", "val")
-        for clip in used
-    )
 
 
 def _examples(found: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:

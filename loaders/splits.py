@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from loaders.groups import joined
 from loaders.listing import Listing
 from loaders.protocols import PROTOCOLS, mrdf5
 from utils.config import opt
@@ -229,23 +228,17 @@ def _units(clips: Sequence[Clip], config: SplitConfig, donor_rule: str) -> dict[
     if donor_rule != "drop":
         return unit_of
     of_person = {clip.identity: clip.unit for clip in clips}
+    circle_of = joined(
+        (clip.unit, of_person[donor]) for clip in clips for donor in clip.source_ids if donor in of_person
+    )
     units = sorted(set(unit_of.values()))
-    number = {unit: index for index, unit in enumerate(units)}
-    edges = [
-        (number[clip.unit], number[of_person[donor]])
-        for clip in clips for donor in clip.source_ids if donor in of_person
-    ]  # fmt: skip
-    if not edges:
+    largest = max(Counter(circle_of.values()).values(), default=1)
+    if largest > max(2, config.val_fraction * len(units)):
         return unit_of
-    rows, columns = np.array(edges).T
-    graph = coo_array((np.ones(len(edges), bool), (rows, columns)), shape=(len(units), len(units)))
-    _, circle_of = connected_components(graph, directed=False)
-    if np.bincount(circle_of).max() > max(2, config.val_fraction * len(units)):
-        return unit_of
-    first: dict[int, str] = {}
-    for unit, circle in zip(units, circle_of.tolist(), strict=True):
-        first.setdefault(circle, unit)
-    return {clip_id: first[int(circle_of[number[unit]])] for clip_id, unit in unit_of.items()}
+    first: dict[str, str] = {}
+    for unit in units:
+        first.setdefault(circle_of.get(unit, unit), unit)
+    return {clip_id: first[circle_of.get(unit, unit)] for clip_id, unit in unit_of.items()}
 
 
 def _carve(unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:

@@ -202,11 +202,12 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; --source is where the raw {dataset} lies")
     without_videos: list[str] = []
+    files_below = cache(_files_below)  # each root is walked once, and anew in the next call
     for layout in SOURCES[dataset]:
         for root in _roots(source, layout):
-            if not all(_matches(root, glob) for glob in layout.metadata):
+            if not all(_matches(root, glob, files_below) for glob in layout.metadata):
                 continue
-            files = {nfc(path): path for path in _files_below(root)}
+            files = files_below(root)
             is_video = any_of(layout.videos)
             # what is prepared already may lie in the root, but is no raw material
             videos = sorted(
@@ -254,22 +255,20 @@ def nfc(path: Path) -> str:
     return unicodedata.normalize("NFC", path.as_posix())
 
 
-@cache
-def _files_below(root: Path) -> list[Path]:
-    """All files below `root`, relative to it; links to folders are followed."""
+def _files_below(root: Path) -> dict[str, Path]:
+    """All files below `root`: name in form NFC -> path relative to it; links to folders are followed."""
     found = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = Path(folder).relative_to(root)
         found += [relative / name for name in files]
-    return found
+    return {nfc(path): path for path in found}
 
 
-def _matches(root: Path, glob: str) -> bool:
+def _matches(root: Path, glob: str, files_below: Callable[[Path], dict[str, Path]]) -> bool:
     if not set(glob) & set("*?["):
         return (root / glob).is_file() or (root / unicodedata.normalize("NFD", glob)).is_file()
-    is_match = any_of((glob,))
-    return any(is_match(nfc(path)) for path in _files_below(root))
+    return any(map(any_of((glob,)), files_below(root)))
 
 
 def any_of(globs: tuple[str, ...]) -> Callable[[str], object]:

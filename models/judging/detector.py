@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +32,9 @@ from loaders.clip_dataset import (
     WindowStart,
 )
 from loaders.collate import Collate
-from models import MODELS
 from models.judging.probes import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
+from models.restore import restore_decision, restore_model
 from preprocess.face_track import CropConfig
 from preprocess.tracks import TrackClip, TrackedVideo, track_video
 from utils.checkpoint import load_checkpoint
@@ -89,16 +88,11 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
         raise CheckpointError(
             f"{path}: a bare state_dict does not say how its clips are cut; judge with a run's best.pt"
         )
-    saved: dict[str, Any] = content["config"]
-    model_type = MODELS[saved["train"]["model"]]
-    nothing_given = argparse.Namespace()
-    model = model_type(from_args(model_type.config_type, nothing_given, ("the checkpoint", saved["model"])))
-    model.load_state_dict(content["model"])
     resolved = resolve_device(device)
     return LoadedDetector(
-        model,
-        from_args(DataConfig, nothing_given, ("the checkpoint", saved["data"])),
-        Decision.from_plain(content["decision"]) if "decision" in content else None,
+        restore_model(content, path),
+        from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"])),
+        restore_decision(content, path),
         device=resolved,
         precision=resolve_precision(precision, resolved),
         name=str(path),
