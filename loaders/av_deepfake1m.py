@@ -40,8 +40,7 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
     if not any(path.is_file() for path in paths.values()):
         raise DatasetError(
             f"{data_root}: neither {' nor '.join(path.name for path in paths.values())} is there; is this "
-            "the "
-            "data root?"
+            "the data root?"
         )
     clips: dict[str, Clip] = {}
     oddities: Counter[str] = Counter()

@@ -43,9 +43,8 @@ class DataConfig:
 
     window: str = opt(
         "seconds",
-        "seconds = one window cuts picture, sound and landmarks; released = the published code's middle "
-        "60 frames beside "
-        "the whole sound, of which the model takes the middle columns",
+        "seconds = one window cuts picture, sound and landmarks; released = the published code's middle 60 "
+        "frames beside the whole sound, of which the model takes the middle columns",
         choices=("seconds", "released"),
     )
     window_s: float = opt(2.4, "length of the window in seconds (60 frames at 25 fps)")
@@ -61,8 +60,7 @@ class DataConfig:
     landmark_normalization: str = opt(
         "face_box",
         "face_box = units of the face's width, origin at its middle, per frame; clip_zscore = per "
-        "coordinate over the "
-        "clip (published code: erases the face's shape)",
+        "coordinate over the clip (published code: erases the face's shape)",
         choices=("face_box", "clip_zscore"),
     )
     label_rule: str = opt(
@@ -73,8 +71,8 @@ class DataConfig:
     min_fake_s: float = opt(
         0.1,
         "a training window of a clip that is forged in places is fake if it shows so much of a forged "
-        "segment "
-        "in seconds, or all of a shorter one (evaluation windows, and window released: the clip's label)",
+        "segment in seconds, or all of a shorter one (evaluation windows, and window released: the clip's "
+        "label)",
     )
     augment: bool = opt(
         False, "in training, change brightness and colour of each window at random: cameras are not evidence"

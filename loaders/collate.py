@@ -28,9 +28,8 @@ class Collate:
             if window.video.shape[1:] != first.video.shape[1:]:
                 raise ClipError(
                     window.clip_id,
-                    f"frames of {tuple(window.video.shape[1:3])} beside {tuple(first.video.shape[1:3])} "
-                    f"of {first.clip_id}; "
-                    "prepare all clips with one --crop_size",
+                    f"frames of {tuple(window.video.shape[1:3])} beside {tuple(first.video.shape[1:3])} of "
+                    f"{first.clip_id}; prepare all clips with one --crop_size",
                 )
         video, video_padding_mask = _pad([window.video for window in windows])
         waveform, audio_padding_mask = _pad([window.waveform for window in windows])

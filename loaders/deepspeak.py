@@ -132,8 +132,7 @@ def _find_folders(root: Path, names: Iterable[str]) -> dict[str, Path]:
             if key in found:
                 raise DatasetError(
                     f"{folder} and {found[key]}: two clip folders of one name; DeepSpeak's annotations do "
-                    "not "
-                    "say which is meant"
+                    "not say which is meant"
                 )
             found[key] = folder
         subfolders[:] = sorted(n for n in subfolders if nfc(n) not in wanted and not n.startswith("."))

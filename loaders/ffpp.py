@@ -139,8 +139,8 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
         if not path.is_file():
             raise DatasetError(
                 f"{path}: no such file; the official split is needed (train.json, val.json and test.json "
-                "from "
-                "dataset/splits of the FaceForensics++ repository, https://github.com/ondyari/FaceForensics)"
+                "from dataset/splits of the FaceForensics++ repository, "
+                "https://github.com/ondyari/FaceForensics)"
             )
         for pair in read_json(path, list):
             if not (

@@ -10,8 +10,7 @@ REDRAW = (
 )
 DROP_DONORS = (
     "draw the split again with --donors drop, which leaves out fakes whose donor is in another part, or "
-    "report "
-    "the donor-disjoint subset apart"
+    "report the donor-disjoint subset apart"
 )
 REMOVE = "keep one copy: name the others in --exclude_list, then draw the split again"
 

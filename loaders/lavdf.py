@@ -54,8 +54,7 @@ def _make_clip(root: Path, where: str, entry: dict) -> Clip:
     if bool(entry["n_fakes"]) != (video or audio) or bool(periods) != (video or audio):
         raise DatasetError(
             f"{where}: {entry['n_fakes']} fakes in {len(periods)} periods do not fit modify_video {video} "
-            "and "
-            f"modify_audio {audio}"
+            f"and modify_audio {audio}"
         )
     original = entry["original"]
     if original is None and (video or audio):

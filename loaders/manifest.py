@@ -88,8 +88,7 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
     if nameless:
         log.warning(
             "manifest: %d of %d clips have no identity: each counts as a person of its own, and nothing "
-            "keeps "
-            "one person's clips out of two splits",
+            "keeps one person's clips out of two splits",
             nameless, len(entries),
         )  # fmt: skip
     return select_clips("manifest", list(clips.values()), config)

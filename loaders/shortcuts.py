@@ -47,8 +47,7 @@ _LENGTH = (
 )
 _SILENCE = (
     "train and test with --trim_silence, which starts windows after the leading silence of all clips; "
-    "training "
-    "windows start at random"
+    "training windows start at random"
 )
 _SOUND = "bring the sound of all clips to one loudness before preparing; leave silent clips out"
 _FACES = "re-balance: leave out or weight clips so that both classes have faces like these"

@@ -46,8 +46,7 @@ class SplitConfig:
     protocol: str = opt(
         "none",
         "mrdf5 = FakeAVCeleb's 2,000 clips of MRDF, 1:1:1:1 over the categories, fold --fold 1..5 for "
-        "testing; "
-        "validation is carved from the other four",
+        "testing; validation is carved from the other four",
         choices=("none", *PROTOCOLS),
     )
     protocol_files: Path | None = opt(

@@ -235,8 +235,7 @@ def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
     where = f"is neither there nor in {' or '.join(names)}" if names else "is not there"
     raise DatasetError(
         f"{source}: {wanted} of {dataset} {where}; --source must be the folder that the data set was "
-        "unpacked "
-        "to"
+        "unpacked to"
     )
 
 

@@ -24,8 +24,7 @@ def resolve_device(name: str) -> torch.device:
     ):
         raise UsageError(
             f"--device {name}: this machine has {torch.cuda.device_count()} usable CUDA devices; use "
-            "--device cpu, or check "
-            "the driver and that torch is a CUDA build"
+            "--device cpu, or check the driver and that torch is a CUDA build"
         )
     if device.type not in {"cpu", "cuda"}:
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
