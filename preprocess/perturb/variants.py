@@ -113,8 +113,8 @@ def _changed_frames(
 
 
 def write_h264(path: Path, frames: Iterator[Picture], fps: Fraction, crf: int) -> int:
-    """Encode full frames as they would be put on the net: x264's own preset and key frames, but no
-    B-frames, with which it does not repeat itself. Returns T."""
+    """Encode full frames as they would be put on the net: x264's own preset and key frames, less what
+    utils/media.py leaves out so that the same frames give the same bytes. Returns T."""
     writer = None
     for frame in frames:
         if writer is None:
