@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from loaders.silence import clip_leading_silence_s
 from utils.clip_files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
 from utils.config import opt
+from utils.crop_video import open_crop, read_video_header
 from utils.errors import ClipError, UsageError
-from utils.media import audio_duration_s, read_frames, read_video_header, read_waveform
+from utils.media import audio_duration_s, read_waveform
 from utils.types import Clip
 
 MIN_WINDOW_S = 0.1  # less sound than that leaves the audio encoder without a step
@@ -214,23 +215,22 @@ class ClipDataset(Dataset):
         index, draw = key
         clip = self.clips[index]
         landmarks = open_landmarks(clip.folder)
-        video_path = clip.folder / VIDEO_NAME
-        fps, num_video_frames = read_video_header(video_path)
-        if num_video_frames and num_video_frames != len(landmarks):
-            raise ClipError(
-                clip.folder,
-                f"{len(landmarks)} landmark frames for {num_video_frames} video frames; prepare it again",
-            )
-        if self.config.window == "released":
-            frames, waveform, landmarks = self._released_window(clip, landmarks)
-            labels = clip_labels(clip, self.config.label_rule)
-        else:
-            frames, waveform, landmarks, start_s = self._window(clip, landmarks, fps, index, draw)
-            labels = self._window_labels(clip, start_s, len(frames))
+        with open_crop(clip.folder / VIDEO_NAME) as crop:
+            if crop.num_frames and crop.num_frames != len(landmarks):
+                raise ClipError(
+                    clip.folder,
+                    f"{len(landmarks)} landmark frames for {crop.num_frames} video frames; prepare it again",
+                )
+            if self.config.window == "released":
+                frames, waveform, landmarks = self._released_window(clip, landmarks)
+                labels = clip_labels(clip, self.config.label_rule)
+            else:
+                frames, waveform, landmarks, start_s = self._window(clip, landmarks, crop.fps, index, draw)
+                labels = self._window_labels(clip, start_s, len(frames))
+            video = crop.read(frames)
         has_landmarks = ~np.isnan(landmarks).any(axis=(1, 2))
         landmarks = np.where(has_landmarks[:, None, None], landmarks, 0.0).astype(np.float32)
         label, video_label, audio_label = labels
-        video = read_frames(video_path, frames)
         if self.training and self.config.augment:
             # a stream of its own, so that the flag does not move the windows
             video = jitter_color(video, np.random.default_rng((self.seed, *draw, index, 1)))

@@ -18,8 +18,9 @@ import numpy as np
 
 from loaders.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
 from utils.clip_files import AUDIO_NAMES, INFO_NAME, VIDEO_NAME, file_sha256, find_audio, open_landmarks
+from utils.crop_video import read_frames, read_video_header
 from utils.errors import ClipError
-from utils.media import read_frames, read_video_header, read_waveform
+from utils.media import read_waveform
 from utils.types import Clip
 
 NUM_FRAMES = 8  # of the crop, evenly spread, that stand for the picture

@@ -1,8 +1,6 @@
-"""The one place that decodes and encodes video and sound.
+"""Decoding and encoding of video and sound, with PyAV, which carries a current FFmpeg in its wheel.
 
-PyAV carries a current FFmpeg in its wheel and is what preprocessing needs. Prepared crops can also be read
-through OpenCV, so that training runs on machines without PyAV. Frames are (H, W, 3) uint8 RGB, sound is
-float32 in [-1, 1].
+Frames are (H, W, 3) uint8 RGB, sound is float32 in [-1, 1]. Single frames of prepared crops: crop_video.py.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ def _import_av(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputContainer, Any]]:
+def open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputContainer, Any]]:
     """The container and its first stream of `kind` ("video" or "audio"; None if it has none); FFmpeg's errors
     as ClipError.
     """
@@ -76,7 +74,7 @@ def read_video_times(path: Path) -> VideoTimes:
     Raises ClipError if there is no video stream, no frame, or fewer frames than the container's header
     announces (a file that was cut off).
     """
-    with _open_container(path, "video") as (container, stream):
+    with open_container(path, "video") as (container, stream):
         if stream is None:
             raise ClipError(path, "has no video stream")
         stamps = [
@@ -109,7 +107,7 @@ def read_video_times(path: Path) -> VideoTimes:
 
 def read_picture_start_s(path: Path) -> float:
     """When the first frame of a video is shown, by its container; 0 for a file without pictures."""
-    with _open_container(path, "video") as (_, stream):
+    with open_container(path, "video") as (_, stream):
         if stream is None or stream.start_time is None:
             return 0.0
         return float(stream.start_time * stream.time_base)
@@ -117,7 +115,7 @@ def read_picture_start_s(path: Path) -> float:
 
 def read_codecs(path: Path) -> str:
     """Names of the codecs of the first picture and sound track, e.g. "h264/aac"; "h264/" has no sound."""
-    with _open_container(path, "video") as (container, _):
+    with open_container(path, "video") as (container, _):
         tracks = (container.streams.video, container.streams.audio)
         return "/".join(track[0].codec_context.name if track else "" for track in tracks)
 
@@ -128,7 +126,7 @@ def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
     One frame is held at a time; its pixels are converted where they are asked for. Raises ClipError where
     decoding fails.
     """
-    with _open_container(path, "video") as (container, stream):
+    with open_container(path, "video") as (container, stream):
         if stream is None:
             raise ClipError(path, "has no video stream")
         stream.thread_type = "AUTO"
@@ -268,7 +266,7 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
     import av
     import soxr
 
-    with _open_container(path, "audio") as (container, stream):
+    with open_container(path, "audio") as (container, stream):
         if stream is None:
             return
         to_float = av.AudioResampler(format="fltp")
@@ -300,75 +298,6 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
                         position_s += len(samples) / sample_rate_hz
         if resampler is not None:
             yield position_s, resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def read_frames(path: Path, indices: np.ndarray) -> np.ndarray:
-    """Frames of a prepared crop: (len(indices), H, W, 3) uint8 RGB. `indices` (n,) must not fall.
-
-    Reads from the key frame before the first index to the last index, through PyAV or, where that is missing,
-    OpenCV. Raises ClipError if the file has no such frame.
-    """
-    read = _read_frames_av if importlib.util.find_spec("av") else _read_frames_cv2
-    frames = read(path, np.unique(indices))
-    return np.stack([frames[int(index)] for index in indices])
-
-
-def _read_frames_av(path: Path, wanted: np.ndarray) -> dict[int, np.ndarray]:
-    with _open_container(path, "video") as (container, stream):
-        if stream is None:
-            raise ClipError(path, "has no video stream")
-        stream.codec_context.thread_count = 1
-        first_pts = stream.start_time or 0
-        step = 1 / (stream.average_rate * stream.time_base) if stream.average_rate else None
-        if step and wanted[0] > 0:
-            container.seek(first_pts + int(wanted[0] * step), stream=stream, backward=True)
-        frames: dict[int, np.ndarray] = {}
-        remaining = {int(index) for index in wanted}
-        for frame in container.decode(stream):
-            index = round((frame.pts - first_pts) / step) if step else len(frames)
-            if index in remaining:
-                frames[index] = frame.to_ndarray(format="rgb24")
-                remaining.discard(index)
-            if not remaining:
-                return frames
-    raise ClipError(
-        path, f"has no frame {min(remaining)}: cut off, or not at a constant rate; prepare the clip again"
-    )
-
-
-def _read_frames_cv2(path: Path, wanted: np.ndarray) -> dict[int, np.ndarray]:
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    try:
-        frames: dict[int, np.ndarray] = {}
-        for index in range(int(wanted[-1]) + 1):
-            if not capture.grab():
-                raise ClipError(path, f"has no frame {index}: cut off or not a video; prepare the clip again")
-            if index in wanted:
-                frames[index] = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
-        return frames
-    finally:
-        capture.release()
-
-
-def read_video_header(path: Path) -> tuple[Fraction, int]:
-    """(frames per second, number of frames) of a prepared crop, from its header; 0 frames where it does not
-    say.
-    """
-    if importlib.util.find_spec("av"):
-        with _open_container(path, "video") as (_, stream):
-            if stream is None or not stream.average_rate:
-                raise ClipError(path, "has no video stream with a frame rate")
-            return Fraction(stream.average_rate), stream.frames
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    fps, num_frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    if not fps > 0:
-        raise ClipError(path, "is not a readable video")
-    return Fraction(fps).limit_denominator(1001), max(num_frames, 0)
 
 
 def read_waveform(

@@ -17,9 +17,9 @@ from markupsafe import Markup
 from scipy.special import expit
 
 from utils.clip_files import VIDEO_NAME, open_landmarks
+from utils.crop_video import read_frames, read_video_header
 from utils.errors import DatasetError
 from utils.evaluation import ClipScores
-from utils.media import read_frames, read_video_header
 from utils.pages import TEMPLATES, write_page
 from utils.report import (
     Bar,

@@ -14,7 +14,8 @@ from matplotlib import rc_context
 from models.judging.verdict import FaceVerdict, Verdict
 from preprocess.tracks import TrackClip, TrackedVideo
 from utils.clip_files import VIDEO_NAME
-from utils.media import read_frames, read_waveform
+from utils.crop_video import read_frames
+from utils.media import read_waveform
 from utils.pages import FAKE_COLOR, INK, LINE, REAL_COLOR, SOFT, STYLE, save_plot, write_page
 
 NUM_PICTURES = 4

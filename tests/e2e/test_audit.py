@@ -24,8 +24,9 @@ from tests.clip_factory import write_fakeavceleb_tree
 from tests.trees.fakeavceleb import write_fakeavceleb
 from tests.trees.media import Media
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.crop_video import read_frames
 from utils.errors import DatasetError
-from utils.media import VideoWriter, iterate_audio, iterate_frames, read_frames
+from utils.media import VideoWriter, iterate_audio, iterate_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PERSONS = 32

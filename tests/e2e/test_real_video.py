@@ -19,7 +19,8 @@ from preprocess.prepare import ClipConfig, prepare_clip
 from tests.clip_factory import write_metadata
 from tests.conftest import SHARED
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
-from utils.media import VideoWriter, read_frames, read_video_header, read_waveform
+from utils.crop_video import read_frames, read_video_header
+from utils.media import VideoWriter, read_waveform
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 1.6

@@ -19,8 +19,9 @@ from preprocess.prepare import ClipConfig, is_finished, prepare_clip
 from tests.clip_factory import ROWS, make_clip, write_metadata
 from tests.moving_face import moving_face
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_clip_info
+from utils.crop_video import read_frames
 from utils.errors import DatasetError
-from utils.media import VideoWriter, read_frames
+from utils.media import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (

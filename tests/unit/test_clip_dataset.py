@@ -18,7 +18,7 @@ from loaders.clip_dataset import (
 from loaders.collate import Collate, TrainingSampler
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
-from utils import media
+from utils import crop_video
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.errors import ClipError
 
@@ -197,9 +197,9 @@ def test_opencv_reads_the_same_frames_where_av_is_missing(tmp_path, monkeypatch)
     clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=40))
     dataset = ClipDataset([clip], DataConfig(window_s=0.4), training=False)
     with_av = dataset[0, 1]
-    find_spec = media.importlib.util.find_spec
+    find_spec = crop_video.importlib.util.find_spec
     monkeypatch.setattr(
-        media.importlib.util, "find_spec", lambda name: None if name == "av" else find_spec(name)
+        crop_video.importlib.util, "find_spec", lambda name: None if name == "av" else find_spec(name)
     )
     without_av = dataset[0, 1]
     assert frame_numbers(without_av) == frame_numbers(with_av)

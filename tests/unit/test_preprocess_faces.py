@@ -12,7 +12,7 @@ from preprocess.face_mesh import FaceMesh
 from preprocess.face_track import CropConfig, pose_of
 from preprocess.face_tracker import FaceTracker
 from tests.moving_face import moving_face, portrait
-from utils.media import read_frames
+from utils.crop_video import read_frames
 
 
 class StoredPicture:
