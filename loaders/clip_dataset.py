@@ -115,6 +115,7 @@ class ClipWindow:
     audio_label: float
     label: float
     clip_id: str
+    is_equalized: bool = False  # the luma of its frames is histogram-equalised already
 
 
 def normalize_face_box(landmarks: np.ndarray) -> np.ndarray:
@@ -228,10 +229,16 @@ class ClipDataset(Dataset):
                 frames, waveform, landmarks, start_s = self._window(clip, landmarks, crop.fps, index, draw)
                 labels = self._window_labels(clip, start_s, len(frames))
             video = crop.read(frames)
+            is_equalized = crop.is_equalized
         has_landmarks = ~np.isnan(landmarks).any(axis=(1, 2))
         landmarks = np.where(has_landmarks[:, None, None], landmarks, 0.0).astype(np.float32)
         label, video_label, audio_label = labels
         if self.training and self.config.augment:
+            if is_equalized:
+                raise UsageError(
+                    f"--augment changes frames before they are equalised, but those of {clip.clip_id} are "
+                    "packed equalised: pack with --frames rgb or video"
+                )
             # a stream of its own, so that the flag does not move the windows
             video = jitter_color(video, np.random.default_rng((self.seed, *draw, index, 1)))
         return ClipWindow(
@@ -243,6 +250,7 @@ class ClipDataset(Dataset):
             audio_label=audio_label,
             label=label,
             clip_id=clip.clip_id,
+            is_equalized=is_equalized,
         )
 
     def _window(

@@ -21,6 +21,7 @@ from utils.clip_files import AUDIO_NAMES, INFO_NAME, VIDEO_NAME, file_sha256, fi
 from utils.crop_video import read_frames, read_video_header
 from utils.errors import ClipError
 from utils.media import read_waveform
+from utils.pack import find_member
 from utils.types import Clip
 
 NUM_FRAMES = 8  # of the crop, evenly spread, that stand for the picture
@@ -54,7 +55,11 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        member = find_member(path)
+        if member is None:
+            return {}
+        with member.open() as file:
+            text = file.read()
     start = text.find(b'"face_boxes": [')
     end = text.find(b"]],\n", start)
     # written by us: one line per field
@@ -98,7 +103,8 @@ def measure_clip(clip: Clip) -> ClipFacts:
     checksums = known_checksums(info)
     for kind, path in (("picture", video_path), ("sound", audio_path)):
         if kind not in checksums and not (kind == "sound" and silent):
-            checksums[kind] = file_sha256(path)
+            if not math.isnan(_num_bytes(path)):
+                checksums[kind] = file_sha256(path)
     return ClipFacts(
         numbers={
             "leading_silence": leading_silence_s(levels_db),
@@ -107,7 +113,7 @@ def measure_clip(clip: Clip) -> ClipFacts:
             "duration": duration_s,
             **_source_numbers(info, fps, duration_s),
             **_face_numbers(folder, info),
-            "crop_bit_rate": video_path.stat().st_size * 8 / duration_s,
+            "crop_bit_rate": _num_bytes(video_path) * 8 / duration_s,
             "brightness": float(grey.mean()),
             "sharpness": float(np.mean([cv2.Laplacian(image, cv2.CV_32F).std() for image in grey])),
         },
@@ -117,6 +123,14 @@ def measure_clip(clip: Clip) -> ClipFacts:
         sound=sound_descriptor(waveform),
         silent=silent,
     )
+
+
+def _num_bytes(path: Path) -> float:
+    """Size of a file, packed or not; NaN if only its decoded frames are there."""
+    member = find_member(path)
+    if member is None and not path.is_file():
+        return math.nan
+    return float(member.size if member else path.stat().st_size)
 
 
 def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> dict[str, float]:

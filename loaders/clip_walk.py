@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path, PurePosixPath
 
 from loaders.metadata import nfc, read_rows, require_folder, without_suffix
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.pack import walk
 
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
 
@@ -19,10 +19,10 @@ def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
     """
     require_folder(root)
     found: dict[PurePosixPath, Path] = {}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         if not _CLIP_FILES.isdisjoint(files):
-            found[PurePosixPath(nfc(Path(folder).relative_to(root).as_posix()))] = Path(folder)
+            found[PurePosixPath(nfc(folder.relative_to(root).as_posix()))] = folder
     for failures in root.glob("failures*.csv"):
         for _, row in read_rows(failures, ("path", "reason")):
             path = without_suffix(PurePosixPath(row["path"]))

@@ -31,6 +31,12 @@ class Collate:
                     f"frames of {tuple(window.video.shape[1:3])} beside {tuple(first.video.shape[1:3])} of "
                     f"{first.clip_id}; prepare all clips with one --crop_size",
                 )
+            if window.is_equalized != first.is_equalized:
+                raise ClipError(
+                    window.clip_id,
+                    f"its frames are {'' if window.is_equalized else 'not '}packed equalised, unlike those "
+                    f"of {first.clip_id}; pack all data sets with the same --frames",
+                )
         video, video_padding_mask = _pad([window.video for window in windows])
         waveform, audio_padding_mask = _pad([window.waveform for window in windows])
         landmarks, _ = _pad([window.landmarks for window in windows])
@@ -40,7 +46,7 @@ class Collate:
             return torch.tensor([getattr(window, name) for window in windows], dtype=torch.float32)
 
         return ClipBatch(
-            video=video.permute(0, 4, 1, 2, 3).contiguous(),  # (B, 3, T, H, W)
+            video=video.permute(0, 4, 1, 2, 3),  # (B, 3, T, H, W), colours innermost in memory
             waveform=waveform,
             landmarks=landmarks,
             video_padding_mask=video_padding_mask,
@@ -51,6 +57,7 @@ class Collate:
             labels=labels("label"),
             clip_ids=tuple(window.clip_id for window in windows),
             video_fps=self.video_fps,
+            is_equalized=first.is_equalized,
             sample_rate_hz=SAMPLE_RATE_HZ,
         )
 

@@ -8,7 +8,6 @@ the published code, in `features/features_mtcnn`: a clip folder is found by its 
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.metadata import as_id, inside, nfc, read_rows, require_file, require_folder, without_suffix
 from utils.errors import DatasetError
+from utils.pack import packed_clips, walk
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -123,12 +123,12 @@ def _audio_label(kind: str, voice: str) -> int | None:
 def _find_folders(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """name -> the folder of that name, at any depth."""
     wanted, found = set(names), {}
-    for place, subfolders, _ in os.walk(root, followlinks=True):
-        for name in sorted(subfolders):
+    for place, subfolders, _ in walk(root):
+        for name in sorted([*subfolders, *packed_clips(place)]):
             key = nfc(name)
             if key not in wanted:
                 continue
-            folder = Path(place, name)
+            folder = place / name
             if key in found:
                 raise DatasetError(
                     f"{folder} and {found[key]}: two clip folders of one name; DeepSpeak's annotations do "

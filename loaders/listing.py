@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
+from utils.pack import clip_names
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,7 @@ class Listing:
 
 def is_prepared(folder: Path) -> bool:
     """Whether all three files of a clip folder are there (their content is checked by preprocess.verify)."""
-    try:
-        names = set(os.listdir(folder))  # one call to the file system instead of three
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    names = set(clip_names(folder))  # one call to the file system instead of three
     return {LANDMARKS_NAME, VIDEO_NAME} <= names and not names.isdisjoint(AUDIO_NAMES)
 
 

@@ -13,7 +13,6 @@ clip has a real picture and a real sound, and a fake whose picture is real has a
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,6 +31,7 @@ from loaders.metadata import (
 )
 from utils.clip_files import LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import DatasetError
+from utils.pack import walk
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -154,11 +154,11 @@ def _read_folders(root: Path) -> list[_Entry]:
     entries: list[_Entry] = []
     for label in ("real", "fake"):
         num_before = len(entries)
-        for place, subfolders, files in os.walk(root / label, followlinks=True):
+        for place, subfolders, files in walk(root / label):
             subfolders.sort()
             if VIDEO_NAME in files or LANDMARKS_NAME in files:
-                path = PurePosixPath(nfc(Path(place).relative_to(root).as_posix()))
-                entries.append(_Entry(where=place, path=path, values={"label": label}))
+                path = PurePosixPath(nfc(place.relative_to(root).as_posix()))
+                entries.append(_Entry(where=str(place), path=path, values={"label": label}))
                 subfolders.clear()
         if len(entries) == num_before:
             raise DatasetError(f"{root / label}: no clip folder in it; make some with preprocess.prepare")

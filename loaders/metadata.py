@@ -18,6 +18,7 @@ from typing import Any
 
 from utils.clip_files import VIDEO_SUFFIXES
 from utils.errors import DatasetError
+from utils.pack import clip_names, packed_clips
 
 ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
@@ -163,10 +164,7 @@ class FolderIndex:
     def entries(self, folder: str) -> dict[str, str]:
         """NFC name -> name on disk of what lies in a folder; empty if there is no such folder."""
         if folder not in self._entries:
-            try:
-                names = os.listdir(folder)
-            except (FileNotFoundError, NotADirectoryError):
-                names = []
+            names = [*clip_names(Path(folder)), *packed_clips(Path(folder))]
             self._entries[folder] = {nfc(name): name for name in names}
         return self._entries[folder]
 

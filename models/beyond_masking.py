@@ -255,7 +255,7 @@ class BeyondMaskingDetector(nn.Module):
             raise ValueError(
                 f"the batch has {batch.sample_rate_hz} Hz sound, the model takes {SAMPLE_RATE_HZ}"
             )
-        frames = self.video_front_end(batch.video)
+        frames = self.video_front_end(batch.video, is_equalized=batch.is_equalized)
         mfcc, num_columns = self.mfcc(batch.waveform, batch.audio_padding_mask)
         if self.config.mfcc_columns:
             mfcc = centre_columns(mfcc, num_columns, self.config.mfcc_columns)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import ClipError
+from utils.pack import find_member
 
 VIDEO_NAME = "cropped_video.mp4"
 AUDIO_NAME = "cropped_video.wav"
@@ -70,9 +71,10 @@ class ClipInfo:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
+    """Hex sha256 of a file, packed or not, read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    member = find_member(path)
+    with member.open() if member else path.open("rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
@@ -103,7 +105,7 @@ def read_clip_info(folder: Path) -> ClipInfo | None:
 def find_audio(folder: Path) -> Path:
     """The sound file of a clip folder. Raises ClipError if there is none."""
     for name in AUDIO_NAMES:
-        if (folder / name).is_file():
+        if (folder / name).is_file() or find_member(folder / name):
             return folder / name
     raise ClipError(folder, f"no {' or '.join(AUDIO_NAMES)}; prepare the clip again")
 
@@ -114,10 +116,11 @@ def open_landmarks(folder: Path) -> np.ndarray:
     Raises ClipError if the file is missing, unreadable, or of another shape or type.
     """
     path = folder / LANDMARKS_NAME
-    if not path.is_file():
+    member = find_member(path)
+    if member is None and not path.is_file():
         raise ClipError(path, "missing; run preprocess.extract_landmarks")
     try:
-        landmarks = np.load(path, mmap_mode="r", allow_pickle=False)
+        landmarks = member.array() if member else np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ClipError(
             path, f"not a readable .npy file ({error}); run preprocess.extract_landmarks"

@@ -2,7 +2,7 @@
 
 A crop is usually `cropped_video.mp4` of our own making (constant rate, no B-frames), but may be another
 tool's: whatever the codec, B-frames and variable rate included, frame i is the i-th frame that a player
-shows. PyAV reads it, or, on machines without PyAV, OpenCV.
+shows. PyAV reads it, or, on machines without PyAV, OpenCV. A pack may hold the decoded frames instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from utils.errors import ClipError
 from utils.media import open_container
+from utils.pack import FRAMES_NAME, Member, Pack, find_clip
 
 SEEK_BACK_FRAMES = 48  # how much earlier to begin where the key frame before a window is of no use
 
@@ -28,6 +29,7 @@ class Crop(Protocol):
 
     fps: Fraction
     num_frames: int  # 0 where the header does not say
+    is_equalized: bool  # the luma of its frames is histogram-equalised already
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """(n, H, W, 3) uint8 RGB of `indices` (n,), which must not fall. Raises ClipError if a frame is
@@ -37,6 +39,10 @@ class Crop(Protocol):
 @contextlib.contextmanager
 def open_crop(path: Path) -> Iterator[Crop]:
     """Open a crop. Raises ClipError if it is missing, damaged, or no video."""
+    packed = find_clip(path.parent)
+    if packed is not None and (frames := packed[0].members(packed[1]).get(FRAMES_NAME)):
+        yield _PackedCrop(frames, *packed)
+        return
     if importlib.util.find_spec("av") is None:
         yield _Cv2Crop(path)
         return
@@ -58,23 +64,43 @@ def read_video_header(path: Path) -> tuple[Fraction, int]:
         return crop.fps, crop.num_frames
 
 
+class _PackedCrop:
+    """Decoded frames in a shard of a pack."""
+
+    def __init__(self, member: Member, pack: Pack, folder: str) -> None:
+        self._member = member
+        fps, self.num_frames = pack.clip_header(folder)
+        self.fps, self.is_equalized = Fraction(fps), pack.about["frames"] == "equalized"
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        if indices[-1] >= self.num_frames:
+            raise ClipError(self._member.path, f"has no frame {indices[-1]}; pack the clips again")
+        return self._member.array()[indices]
+
+
 class _AvCrop:
+    is_equalized = False
+
     def __init__(self, path: Path, container: Any, stream: Any) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._path, self._container, self._stream = path, container, stream
         self.fps, self.num_frames = Fraction(stream.average_rate), stream.frames
         stream.codec_context.thread_count = 1
+        self._stamps: np.ndarray | None = None
         self._reformatter = VideoReformatter()  # one scaler: setting one up per frame costs half the decoding
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         wanted = np.unique(indices)
         images = None
+        if self._stamps is None:
+            self._stamps = self._stamps_of_index()
         # AVI stores no presentation times: with B-frames they are guesses, other ones after every seek
         if "avi" not in self._container.format.name or not self._stream.codec_context.has_b_frames:
-            images = self._read_at(self._stamps_of_index(), wanted)
+            images = self._read_at(self._stamps, wanted)
             if images is None:
-                images = self._read_at(self._stamps_of_packets(), wanted)
+                self._stamps = self._stamps_of_packets()
+                images = self._read_at(self._stamps, wanted)
         if images is None:
             images = self._read_in_order(wanted)
         if missing := [index for index in wanted.tolist() if index not in images]:
@@ -156,6 +182,8 @@ class _AvCrop:
 
 
 class _Cv2Crop:
+    is_equalized = False
+
     def __init__(self, path: Path) -> None:
         import cv2
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.errors import ClipError, UsageError
+from utils.pack import file_or_member
 from utils.picture import Picture, PictureConverter
 
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ def open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputCo
     as ClipError.
     """
     av = _import_av(path)
-    if not path.is_file():
-        raise ClipError(path, "no such file")
-    if path.stat().st_size == 0:
-        raise ClipError(path, "the file is empty (0 bytes)")
+    source = file_or_member(path)
+    if source is path:
+        if not path.is_file():
+            raise ClipError(path, "no such file")
+        if path.stat().st_size == 0:
+            raise ClipError(path, "the file is empty (0 bytes)")
+        source = str(path)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(source, metadata_errors="replace") as container:
             streams = getattr(container.streams, kind)
             yield container, streams[0] if streams else None
     except av.FFmpegError as error:
@@ -312,7 +316,7 @@ def read_waveform(
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(file_or_member(path)) as file:
             rate = file.samplerate
             start = min(max(round(start_s * rate), 0), file.frames)
             file.seek(start)
@@ -336,7 +340,7 @@ def audio_duration_s(path: Path) -> float:
     import soundfile
 
     try:
-        return soundfile.info(path).duration
+        return soundfile.info(file_or_member(path)).duration
     except soundfile.LibsndfileError as error:
         raise ClipError(
             path, f"is not a readable sound file ({error}); run preprocess.extract_audio"

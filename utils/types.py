@@ -67,6 +67,7 @@ class ClipBatch:
     clip_ids: tuple[str, ...]  # B ids, stable across runs: video-level scores group by them
     video_fps: float  # frames per second of `video` and `landmarks`, the same for the whole batch
     sample_rate_hz: int  # samples per second of `waveform`
+    is_equalized: bool = False  # the luma of `video` is histogram-equalised already (a pack of such frames)
 
     def __post_init__(self) -> None:
         num_clips, num_frames = self.video.shape[0], self.video.shape[2]

@@ -6,7 +6,7 @@ import torch
 
 from models.blocks.position import sinusoidal_positions
 from models.encoders.mfcc import Mfcc, centre_columns
-from models.encoders.video import VideoFrontEnd, equalize_luma
+from models.encoders.video import VideoFrontEnd, equalize_luma, equalize_luma_on_device
 
 
 def _opencv_equalized(frame):
@@ -15,7 +15,8 @@ def _opencv_equalized(frame):
     return cv2.cvtColor(luma_chroma, cv2.COLOR_YCrCb2RGB)
 
 
-def test_equalisation_is_opencvs_bit_for_bit():
+@pytest.mark.parametrize("equalize", [equalize_luma, equalize_luma_on_device])
+def test_equalisation_is_opencvs_bit_for_bit(equalize):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (50, 70, 3), dtype=np.uint8) for _ in range(4)]
     frames.append(rng.integers(100, 120, (50, 70, 3), dtype=np.uint8))  # low contrast
@@ -25,7 +26,7 @@ def test_equalisation_is_opencvs_bit_for_bit():
     )  # saturated
     video = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)[None]
     expected = np.stack([_opencv_equalized(frame) for frame in frames])
-    actual = equalize_luma(video)[0].permute(1, 2, 3, 0).numpy()
+    actual = equalize(video)[0].permute(1, 2, 3, 0).numpy()
     np.testing.assert_array_equal(actual, expected)
 
 
