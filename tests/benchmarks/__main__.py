@@ -1,0 +1,134 @@
+"""All benchmarks: python -m tests.benchmarks [SECTION ...] [--quick] [--json FILE]
+
+    loader      one training sample, cold and packed, against the published code's way and bare decoding
+    preprocess  frames a second against bare decoding plus bare Face Mesh; one and two processes; memory
+    train       a training step: clips/s, TFLOP/s against the machine's matrix peak, share of waiting for data
+    evaluate    scoring windows
+    lists       reading the metadata of 100,000 clips, splitting them
+    scale       time and memory per clip at 100, 1,000 and 10,000 clips
+
+Every ratio is of two figures of one run on one machine, each section in a process of its own. Use a machine
+that has nothing else to do. --quick: smaller sizes, a minute or two. The JSON has an object per section, and
+the main figures once more under their full names, e.g. "loader.cold_ratio_10s".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAIN_FIGURES = (
+    "loader.cold_ratio_10s", "loader.cold_ratio_60s", "loader.packed_ratio_10s", "loader.peak_mb_10min",
+    "preprocess.share_of_limit", "preprocess.two_process_ratio", "train.bf16_ratio", "train.data_wait_share",
+    "train.tflops", "train.share_of_peak",
+)  # fmt: skip
+
+
+def _loader(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import loader
+
+    return loader.measure(scratch, quick=quick)
+
+
+def _preprocess(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import preprocess
+
+    return preprocess.measure(scratch, quick=quick)
+
+
+def _train(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import train
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    small = {"num_frames": 12, "image_size": 64, "num_steps": 2} if quick else {}
+    return train.measure(device, **small)
+
+
+def _evaluate(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import evaluate
+
+    return evaluate.measure("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _lists(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import lists
+
+    return lists.measure(10_000 if quick else 100_000)
+
+
+def _scale(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import scale
+
+    return scale.measure(scratch, quick=quick)
+
+
+SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
+    "loader": _loader,
+    "preprocess": _preprocess,
+    "train": _train,
+    "evaluate": _evaluate,
+    "lists": _lists,
+    "scale": _scale,
+}
+
+
+def _run(name: str, quick: bool, connection: Any) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        connection.send(SECTIONS[name](Path(scratch), quick))
+
+
+def measure_section(name: str, quick: bool) -> dict[str, Any]:
+    """One section's figures, measured in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(name, quick, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        sys.exit(f"error: the benchmark {name} ended without a result; its traceback is above")
+    finally:
+        process.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tests.benchmarks",
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; none = all")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    args = parser.parse_args()
+    if unknown := set(args.sections) - SECTIONS.keys():
+        parser.error(f"unknown section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    figures: dict[str, Any] = {}
+    for name in args.sections or SECTIONS:
+        sys.stdout.write(f"{name}\n")
+        sys.stdout.flush()
+        figures[name] = measure_section(name, args.quick)
+        for figure, value in figures[name].items():
+            if isinstance(value, (int, float)):
+                sys.stdout.write(f"    {figure:<36}{value:>14,.4g}\n")
+            elif isinstance(value, str):
+                sys.stdout.write(f"    {figure:<36} {value}\n")
+    for full_name in MAIN_FIGURES:
+        section, _, figure = full_name.partition(".")
+        if section in figures:
+            figures[full_name] = figures[section].get(figure)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

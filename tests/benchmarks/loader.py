@@ -1,0 +1,161 @@
+"""Loading one training sample: python -m tests.benchmarks loader
+
+One 224x224 clip of 10, 60 and 600 seconds at 25 frames per second, in one process on one core, up to the same
+equalised uint8 frames. Beside it, in the same run and from the same files, the baseline (baseline.py) and
+bare decoding of the frames that the window needs. A ratio is the baseline's time over ours; the memory is
+the peak of a fresh process that has loaded 20 windows.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import soundfile
+import torch
+
+from loaders.clip_dataset import ClipDataset, DataConfig
+from preprocess import pack
+from tests.benchmarks.baseline import load_clip
+from tests.clip_factory import make_clip
+from tests.moving_face import moving_face
+from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
+from utils.luma import equalize_luma
+from utils.media import VideoWriter
+
+FPS = 25
+LENGTHS_S = (10, 60, 600)
+NUM_WINDOWS = 20
+
+
+def write_clip(folder: Path, seconds: int) -> Path:
+    """A clip folder with a moving, grainy face, repeated every four seconds."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    images = list(moving_face(4 * FPS, size=(224, 224), face_height=150, path=lambda i: (112 + i % 7, 112)))
+    images = [np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8) for image in images]
+    with VideoWriter(folder / VIDEO_NAME, fps=Fraction(FPS), width=224, height=224) as writer:
+        for index in range(seconds * FPS):
+            writer.write(images[index % len(images)])
+    with soundfile.SoundFile(folder / AUDIO_NAME, "w", SAMPLE_RATE_HZ, 1, "PCM_16") as file:
+        for _ in range(seconds):
+            file.write(0.1 * rng.standard_normal(SAMPLE_RATE_HZ))
+    landmarks = np.lib.format.open_memmap(
+        folder / LANDMARKS_NAME, "w+", np.float32, (seconds * FPS, NUM_LANDMARKS, 2)
+    )
+    landmarks[:] = rng.uniform(0.2, 0.8, (NUM_LANDMARKS, 2))
+    landmarks.flush()
+    return folder
+
+
+def pack_clips(data_root: Path, output: Path, frames: str) -> Path:
+    """The pack of a tree, made in this process."""
+    config = pack.PackConfig(data_root=data_root, output=output, frames=frames)
+    (output / pack.PARTIAL_NAME).mkdir(parents=True)
+    shards = pack.plan_shards(data_root, config)
+    records = {shard.number: pack.write_shard(shard, config) for shard in shards}
+    pack.copy_metadata(data_root, output, shards)
+    pack.write_index(config, shards, records)
+    return output
+
+
+def best_s(run: Callable[[], object], repeats: int) -> float:
+    """Wall time of the fastest of several runs: other work on the machine only ever adds to it."""
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+
+def windows_of(folder: Path) -> Callable[[], np.ndarray]:
+    """A function that loads another random training window each time, up to equalised frames."""
+    dataset = ClipDataset([make_clip(folder)], DataConfig(), training=True)
+    epoch = 0
+
+    def load() -> np.ndarray:
+        nonlocal epoch
+        epoch += 1
+        window = dataset[0, (epoch, 0)]
+        frames = window.video.numpy()
+        return frames if window.is_equalized else equalize_luma(frames)
+
+    return load
+
+
+def decode_barely(path: Path, num_frames: int, first: int) -> None:
+    """Decode what a window of `num_frames` from `first` on needs, to RGB, and nothing else."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        container.seek(int(first / FPS / stream.time_base), stream=stream, backward=True)
+        reformatter = av.video.reformatter.VideoReformatter()
+        for frame in container.decode(stream):
+            if frame.pts * stream.time_base * FPS >= first:
+                reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                num_frames -= 1
+            if not num_frames:
+                return
+
+
+def _peak_mb(folder: Path, connection: Any) -> None:
+    torch.set_num_threads(1)
+    load = windows_of(folder)
+    for _ in range(NUM_WINDOWS):
+        load()
+    # not ru_maxrss, which a process inherits from the one that started it
+    status = Path("/proc/self/status").read_text()
+    connection.send(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+
+
+def peak_mb(folder: Path) -> float:
+    """Peak memory of a fresh process that loads windows of one clip, Python and torch included."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_peak_mb, args=(folder, theirs))
+    process.start()
+    result = ours.recv()
+    process.join()
+    return result
+
+
+def measure(scratch: Path, *, quick: bool = False) -> dict[str, float]:
+    """All figures; `quick` leaves out the 10 minutes' clip and repeats less."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    repeats = 5 if quick else 15
+    figures: dict[str, float] = {}
+    for seconds in LENGTHS_S[: 2 if quick else 3]:
+        root = scratch / f"{seconds}s"
+        folder = write_clip(root / "real" / "clip", seconds)
+        figures[f"peak_mb_{seconds // 60}min" if seconds >= 600 else f"peak_mb_{seconds}s"] = peak_mb(folder)
+        if seconds >= 600:
+            continue  # the baseline would need 9 GB
+        baseline_s = best_s(lambda folder=folder: load_clip(folder), 3)
+        cold_s = best_s(windows_of(folder), repeats)
+        bare_s = best_s(lambda path=folder / VIDEO_NAME: decode_barely(path, 60, 3 * FPS + 7), repeats)
+        figures[f"baseline_ms_{seconds}s"] = 1000 * baseline_s
+        figures[f"cold_ms_{seconds}s"] = 1000 * cold_s
+        figures[f"cold_clips_per_s_{seconds}s"] = 1 / cold_s
+        figures[f"cold_ratio_{seconds}s"] = baseline_s / cold_s
+        figures[f"bare_decoding_share_{seconds}s"] = bare_s / cold_s
+        for frames in ("video", "rgb", "equalized"):
+            start = time.perf_counter()
+            packed = pack_clips(root, scratch / f"{seconds}s_{frames}", frames)
+            if (seconds, frames) == (60, "equalized"):  # seconds of clip packed in a second
+                figures["pack_seconds_per_s"] = seconds / (time.perf_counter() - start)
+            packed_s = best_s(windows_of(packed / "real" / "clip"), repeats)
+            figures[f"packed_{frames}_ms_{seconds}s"] = 1000 * packed_s
+            figures[f"packed_{frames}_ratio_{seconds}s"] = baseline_s / packed_s
+        figures[f"packed_ratio_{seconds}s"] = figures[f"packed_equalized_ratio_{seconds}s"]
+    return figures
