@@ -1,6 +1,7 @@
-"""What the published Beyond-Masking code does to load one clip, as far as it is known to us: decode every frame,
-equalise every frame, make all of them float32, then keep 60; MFCC of the whole sound; landmarks standardised
-over the whole clip.
+"""What the published Beyond-Masking code does to load one clip, as far as it is known to us.
+
+It decodes every frame, equalises every frame, makes all of them float32, and then keeps 60; it takes the MFCC
+of the whole sound and standardises the landmarks over the whole clip.
 
 It is the yardstick of the loader's benchmark, written after the description of that code.
 """
