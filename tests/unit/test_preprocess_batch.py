@@ -14,7 +14,9 @@ import pytest
 import soundfile
 
 from preprocess import prepare, sources, verify
-from preprocess.batch import BatchConfig, Job, clip_folders, failures_csv, find_jobs
+from preprocess.batch import BatchConfig, clip_folders, failures_csv, find_jobs
+from preprocess.jobs import Job
+from preprocess.stores import LocalStore
 from preprocess.verify import check_clip
 from preprocess.workers import lock_partial, run_workers
 from tests.moving_face import moving_face, write_video
@@ -49,7 +51,7 @@ def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
         batch = find_jobs(BatchConfig(dataset="fakeavceleb", source=source, output=tmp_path / "out"))
         assert [job.name for job in batch.jobs] == expected
         assert batch.jobs[1].folder == tmp_path / "out/RealVideo-RealAudio/Asian (East)/men/id1/0.1"
-        assert batch.copies == ((inside / "meta_data.csv", tmp_path / "out/meta_data.csv"),)
+        assert (batch.raw, batch.metadata) == (LocalStore(inside), (Path("meta_data.csv"),))
 
 
 def test_missing_metadata_or_videos_are_errors_that_say_so(tmp_path):
