@@ -1,8 +1,8 @@
 """Worker processes on the nodes of a Ray cluster, each with one job at a time.
 
-The nodes need Python with requirements.txt, and see the same paths unless input and output are URLs. This
-project's code is sent to them. What kills a process or a node costs an attempt; jobs are handed out a few at a
-time, so that neither this process nor Ray ever holds many of them.
+The nodes need Python with requirements.txt, and see the same paths unless input and output are URLs; this
+project's code is sent to them. What kills a process or a node costs an attempt. Jobs are handed out a few at
+a time, so that neither this process nor Ray ever holds many of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import logging
 import platform
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +68,17 @@ def run_on_ray(
 
     A job whose process or node dies is tried again elsewhere, MAX_ATTEMPTS times in all.
     """
-    ray = _connect(address)
+    return _hand_out(_connect(address), jobs, work, config, partial, num_workers)
+
+
+def _hand_out(
+    ray: Any,
+    jobs: Sequence[Any],
+    work: Callable[[Any, Any], str],
+    config: Any,
+    partial: Path,
+    num_workers: int,
+) -> Iterator[tuple[Any, str, str]]:
     task = ray.remote(num_cpus=1, max_calls=JOBS_PER_PROCESS, max_retries=0)(_work_on_node)
     queue = iter(jobs)
     running: dict[Any, tuple[Any, int]] = {}  # reference -> job, attempt
@@ -112,6 +123,9 @@ def _connect(address: str) -> Any:
     import ray
 
     try:
+        host, found, port = address.rpartition(":")
+        if found and "/" not in address and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address=address,
             runtime_env={
@@ -121,7 +135,7 @@ def _connect(address: str) -> Any:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with: ray start --head"
         ) from error
