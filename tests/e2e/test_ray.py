@@ -19,6 +19,7 @@ from preprocess.demo.dataset import make_demo_set
 from preprocess.demo.plan import DemoConfig
 from preprocess.jobs import Job
 from preprocess.ray_workers import MAX_ATTEMPTS, run_on_ray
+from preprocess.stores import open_store
 from preprocess.verify import check_clip
 from preprocess.workers import lock_partial
 from utils.errors import ClipError, UsageError
@@ -49,7 +50,7 @@ def raw(tmp_path_factory) -> Path:
     return root
 
 
-def prepare(raw: Path, output: Path, *flags: object) -> subprocess.Popen:
+def prepare(raw: object, output: object, *flags: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "preprocess.prepare", "--dataset", "fakeavceleb",
          *map(str, ("--source", raw, "--output", output, *flags))],
@@ -66,9 +67,17 @@ def tree(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+@pytest.fixture(scope="module")
+def local(raw, tmp_path_factory) -> Path:
+    """What processes of this machine make."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    assert "15 prepared, 0 already there, 1 failed" in last_line(prepare(raw, output, "--num_workers", 2))
+    return output
+
+
 @pytest.mark.slow
-def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cluster, raw, tmp_path):
-    local, output = tmp_path / "local", tmp_path / "ray"
+def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cluster, raw, local, tmp_path):
+    output = tmp_path / "ray"
     process = prepare(raw, output, "--executor", "ray", "--ray_address", cluster.address)
     node = next(node for node in cluster.worker_nodes)
     while len(list(output.rglob("clip.json"))) < 4:  # those in .partial/ are work in progress
@@ -77,7 +86,6 @@ def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cl
     cluster.remove_node(node, allow_graceful=False)
     assert "15 prepared, 0 already there, 1 failed" in last_line(process)
     assert process.returncode == 1
-    assert "15 prepared, 0 already there, 1 failed" in last_line(prepare(raw, local, "--num_workers", 2))
     assert tree(output) == tree(local)
     assert all(check_clip(path.parent, deep=True) == [] for path in output.rglob("clip.json"))
 
@@ -87,6 +95,22 @@ def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cl
     assert "1 prepared, 14 already there, 1 failed" in last_line(again)
     assert "0 prepared, 15 already there, 1 failed" in last_line(prepare(raw, output))
     assert tree(output) == tree(local)
+
+
+def test_nodes_prepare_from_and_to_urls(cluster, raw, local, tmp_path):
+    """Each node has its own scratch folder, from which it removes what killed processes have left."""
+    output, name = tmp_path / "out", "FakeVideo-RealAudio"
+    workspace = open_store(f"file://{output}").workspace()
+    (workspace / "task_0").mkdir(parents=True)
+    (workspace / "task_0" / "half.mp4").write_text("left behind")
+    (workspace / "task_0.lock").touch()
+    flags = ("--only", f"{name}/**/*.mp4", "--executor", "ray", "--ray_address", cluster.address)
+    process = prepare(f"file://{raw}", f"file://{output}", *flags)
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert tree(output / name) == tree(local / name)
+    assert len(tree(output / name)) >= 4
+    assert not workspace.exists()
 
 
 def some_work(job: Job, attempts: Path) -> str:
