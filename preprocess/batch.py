@@ -13,23 +13,23 @@ import dataclasses
 import io
 import logging
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from preprocess.face_finder import require_packages
+from preprocess.jobs import CLIP_FILES, PARTIAL_NAME, Job
 from preprocess.sources import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
+from preprocess.stores import LocalStore, Store, StoredJob, open_store
 from preprocess.workers import lock_partial, run_workers
-from utils.clip_files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt
-from utils.errors import ClipError, DatasetError, UsageError
+from utils.errors import DatasetError, UsageError
 
 log = logging.getLogger(__name__)
 
-PARTIAL_NAME = ".partial"
-CLIP_FILES = (VIDEO_NAME, *AUDIO_NAMES, LANDMARKS_NAME, INFO_NAME)
+# run(jobs, work, config, partial, num_workers) yields (job, status, reason) as jobs finish
+Runner = Callable[[Sequence[Job], Callable[[Job, Any], str], Any, Path, int], Iterator[tuple[Job, str, str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,122 +88,75 @@ class FolderBatchConfig(WorkConfig, FolderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One video or clip folder."""
-
-    name: str  # path relative to the root, "/" between its parts: stable across machines
-    source: Path
-    folder: Path  # the clip folder
-    sound: Path | None = None  # a file of its own with the video's sound
-    scratch: Path = Path()  # an empty folder beside, of the worker's own; gone after the job
-
-    def install(self, name: str) -> None:
-        """Move one finished file from the scratch folder to the clip folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _sync(self.scratch / name)
-        (self.scratch / name).replace(self.folder / name)
-        _sync(self.folder)
-
-    def install_folder(self) -> None:
-        """Make the scratch folder the clip folder, in the place of an older one."""
-        for path in [*self.scratch.iterdir(), self.scratch]:
-            _sync(path)
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.remove_folder()
-        self.scratch.rename(self.folder)
-        _sync(self.folder.parent)
-
-    def remove_folder(self) -> None:
-        """Remove an older clip folder. It disappears at once: nobody sees half of it.
-
-        Raises ClipError if something else lies there.
-        """
-        if os.path.lexists(self.folder):
-            self._require_clip_folder()
-            old = self.scratch.with_name(f"{self.scratch.name}_old")
-            self.folder.rename(old)
-            shutil.rmtree(old)
-
-    def _require_clip_folder(self) -> None:
-        """Raise ClipError if the folder holds what no command here has written: it may be the only copy."""
-        if self.folder.is_symlink() or not self.folder.is_dir():
-            raise ClipError(self.folder, f"{self.folder} is in the way and no clip folder; move it elsewhere")
-        for path in sorted(self.folder.iterdir()):
-            if path.name not in CLIP_FILES or not path.is_file():
-                raise ClipError(
-                    self.folder,
-                    f"{self.folder} holds {path.name}, which is no file of a clip; move it elsewhere, or "
-                    "choose another --output",
-                )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Batch:
     """The jobs of one command."""
 
     jobs: list[Job]
-    output: Path
-    copies: tuple[tuple[Path, Path], ...] = ()  # metadata files: (from, to)
+    output: Store
+    raw: Store | None = None
+    metadata: tuple[Path, ...] = ()  # files of `raw` that are copied to `output`
 
 
 def find_jobs(config: BatchConfig) -> Batch:
-    """The videos that a command's flags name. Raises UsageError or DatasetError if there are none."""
+    """The videos that a command's flags name: StoredJobs where a URL is among them.
+
+    Raises UsageError or DatasetError if there are none.
+    """
     if (config.input is None) == (config.dataset is None):
         raise UsageError("give either --dataset with --source, or --input")
     if (config.source is None) != (config.dataset is None):
         raise UsageError("--dataset and --source belong together")
-    if config.output.exists() and not config.output.is_dir():
-        raise UsageError(f"--output {config.output} is not a folder")
-    copies: tuple[tuple[Path, Path], ...] = ()
+    output = open_store(config.output)
+    if output.is_file():
+        raise UsageError(f"--output {output} is not a folder")
+    metadata: list[Path] = []
     sounds: dict[Path, Path] = {}
     if config.dataset is not None:
-        raw = read_raw_dataset(config.dataset, config.source)
-        root, names, sounds = raw.root, raw.videos, raw.sounds
-        copies = tuple((root / name, config.output / name) for name in raw.metadata)
-    elif config.input.is_file():
-        root, names = config.input.parent, [Path(config.input.name)]
+        found = read_raw_dataset(config.dataset, open_store(config.source))
+        raw, names, sounds, metadata = found.root, found.videos, found.sounds, found.metadata
     else:
-        root, names = config.input, _videos_below(config.input, config.output)
+        raw = open_store(config.input)
+        if raw.is_file():
+            raw, name = raw.above()
+            names = [Path(name)]
+        else:
+            names = _videos_below(raw, output)
     if config.only:
         wanted = any_of(config.only)
         names = [name for name in names if wanted(nfc(name))]
         if not names:
-            raise DatasetError(f"{root}: no video matches --only {' '.join(config.only)}")
+            raise DatasetError(f"{raw}: no video matches --only {' '.join(config.only)}")
     _require_suffixes(names)
     _require_distinct(names)
-    jobs = [
-        Job(
+    _require_sources_outside(names, raw, output)
+    jobs = [_job(name, sounds.get(name), raw, output) for name in _take_shard(names, config)]
+    return Batch(jobs=jobs, output=output, raw=raw, metadata=tuple(metadata))
+
+
+def _job(name: Path, sound: Path | None, raw: Store, output: Store) -> Job:
+    folder = name.with_suffix("")
+    if isinstance(raw, LocalStore) and isinstance(output, LocalStore):
+        return Job(
             name=name.as_posix(),
-            source=root / name,
-            folder=config.output / name.with_suffix(""),
-            sound=root / sounds[name] if name in sounds else None,
+            source=raw.path / name,
+            folder=output.path / folder,
+            sound=raw.path / sound if sound else None,
         )
-        for name in names
-    ]
-    _require_sources_outside(jobs)
-    return Batch(jobs=_take_shard(jobs, config), output=config.output, copies=copies)
+    return StoredJob(name=name.as_posix(), source=name, folder=folder, sound=sound, raw=raw, prepared=output)
 
 
-def _videos_below(root: Path, output: Path) -> list[Path]:
-    if not root.is_dir():
+def _videos_below(root: Store, output: Store) -> list[Path]:
+    if not root.is_folder():
         raise DatasetError(f"{root}: no such file or folder")
-    own = output.resolve()
+    own = output.place("")
+    in_place = own == root.place("")
     found = sorted(
-        path.relative_to(root)
-        for path in root.rglob("*")
+        path
+        for path in root.all_files()
         if path.suffix.lower() in VIDEO_SUFFIXES
         and path.name not in CLIP_FILES  # a folder of prepared clips is no raw material
         and PARTIAL_NAME not in path.parts
-        and (own == root.resolve() or not path.resolve().is_relative_to(own))
-        and path.is_file()
+        and (in_place or not root.place(path).is_relative_to(own))
     )
     if not found:
         raise DatasetError(
@@ -232,25 +185,26 @@ def _require_distinct(names: list[Path]) -> None:
                 )
 
 
-def _require_sources_outside(jobs: list[Job]) -> None:
+def _require_sources_outside(names: list[Path], raw: Store, output: Store) -> None:
     """Clip folders are replaced as a whole: no source may be one, or lie in one."""
-    sources: dict[Path, Path] = {}  # also by each folder above
-    for job in jobs:
-        path = job.source.resolve()
+    sources: dict[PurePath, Path] = {}  # also by each folder above
+    for name in names:
+        path = raw.place(name)
         for place in (path, *path.parents):
-            sources.setdefault(place, job.source)
-    for job in jobs:
-        source = sources.get(job.folder.resolve())
+            sources.setdefault(place, name)
+    for name in names:
+        source = sources.get(output.place(name.with_suffix("")))
         if source is not None:
+            folder = output.below(name.with_suffix("").as_posix())
             raise UsageError(
-                f"{job.folder}, the clip folder of {job.source}, would replace the video {source}; choose "
-                "another --output"
+                f"{folder}, the clip folder of {raw.below(name.as_posix())}, would replace the video "
+                f"{raw.below(source.as_posix())}; choose another --output"
             )
 
 
-def _take_shard(jobs: list[Job], config: WorkConfig) -> list[Job]:
+def _take_shard(items: list[Any], config: WorkConfig) -> list[Any]:
     k, n = config.shard_numbers()
-    return jobs[k - 1 :: n]
+    return items[k - 1 :: n]
 
 
 def clip_folders(root: Path) -> list[Path]:
@@ -276,17 +230,7 @@ def find_folder_jobs(config: FolderBatchConfig) -> Batch:
         Job(name=folder.relative_to(config.data_root).as_posix(), source=folder, folder=folder)
         for folder in clip_folders(config.data_root)
     ]
-    return Batch(jobs=_take_shard(jobs, config), output=config.data_root)
-
-
-def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
-    """Write a file in the folder `scratch` of the same file system, then move it to its place."""
-    beside = scratch / f".{path.name}.partial"
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    return Batch(jobs=_take_shard(jobs, config), output=LocalStore(config.data_root))
 
 
 def failures_csv(failures: list[tuple[str, str]]) -> bytes:
@@ -299,9 +243,14 @@ def failures_csv(failures: list[tuple[str, str]]) -> bytes:
 
 
 def run_batch(
-    batch: Batch, work: Callable[[Job, Any], str], config: WorkConfig, *, done: str = "done"
+    batch: Batch,
+    work: Callable[[Job, Any], str],
+    config: WorkConfig,
+    *,
+    done: str = "done",
+    run: Runner = run_workers,
 ) -> int:
-    """Run `work(job, config)` for each job in worker processes; return the exit status, 1 if any failed.
+    """Run `work(job, config)` for each job by `run`; return the exit status, 1 if any failed.
 
     `work` returns "done" or "already there", or raises ClipError. Failures go to OUTPUT/failures.csv (with
     the shard in its name if there are several); the file is removed when there are none.
@@ -313,21 +262,17 @@ def run_batch(
 
     k, n = config.shard_numbers()
     shard = f"{k}_of_{n}"
-    batch.output.mkdir(parents=True, exist_ok=True)
     counts = {"done": 0, "already there": 0}
     failures: list[tuple[str, str]] = []
-    num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), max(1, len(batch.jobs)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(logging_redirect_tqdm())
-        partial = stack.enter_context(lock_partial(batch.output / PARTIAL_NAME, shard))
-        for source, target in batch.copies:
-            if source.resolve() == target.resolve():
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, source.read_bytes(), partial)
+        partial = stack.enter_context(lock_partial(batch.output.workspace(), shard))
+        for name in batch.metadata:
+            if batch.raw.place(name) != batch.output.place(name):
+                batch.output.write(name, batch.raw.fetch(name, partial / "metadata").read_bytes(), partial)
         # closed first: no worker may outlive an interrupted run's folder
         outcomes = stack.enter_context(
-            contextlib.closing(run_workers(batch.jobs, work, config, partial, num_workers))
+            contextlib.closing(run(batch.jobs, work, config, partial, config.num_workers))
         )
         progress = tqdm(outcomes, total=len(batch.jobs), unit="clip", smoothing=0.05, dynamic_ncols=True)
         for job, status, reason in progress:
@@ -337,11 +282,11 @@ def run_batch(
             else:
                 counts[status] += 1
             progress.set_postfix(failed=len(failures))
-        failures_path = batch.output / ("failures.csv" if n == 1 else f"failures_{shard}.csv")
-        failures_path.unlink(missing_ok=True)
+        failures_name = "failures.csv" if n == 1 else f"failures_{shard}.csv"
+        batch.output.remove(failures_name)
         if failures:
-            write_atomically(failures_path, failures_csv(failures), partial)
-    where = f" (see {failures_path})" if failures else ""
+            batch.output.write(failures_name, failures_csv(failures), partial)
+    where = f" (see {batch.output.below(failures_name)})" if failures else ""
     log.info(
         "%d %s, %d already there, %d failed%s",
         counts["done"],

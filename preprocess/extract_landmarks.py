@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import FolderBatchConfig, Job, find_folder_jobs, run_batch
+from preprocess.batch import FolderBatchConfig, find_folder_jobs, run_batch
 from preprocess.face_mesh import FaceMesh
+from preprocess.jobs import Job
 from utils.clip_files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import ClipError, NoFaceError, run_command

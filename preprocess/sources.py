@@ -6,7 +6,6 @@ A data set may come in several layouts (releases, distributions, mirrors): the f
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from preprocess.stores import LocalStore, Store
 from utils.clip_files import VIDEO_NAME, VIDEO_SUFFIXES
 from utils.errors import DatasetError
 
@@ -36,7 +36,7 @@ class RawLayout:
 class RawDataset:
     """What a root holds. Paths are relative to it, as they are spelled on disk."""
 
-    root: Path
+    root: Store
     videos: list[Path]
     sounds: dict[Path, Path]  # video -> its sound in a file of its own
     metadata: list[Path]
@@ -194,12 +194,14 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
 }
 
 
-def read_raw_dataset(dataset: str, source: Path) -> RawDataset:
+def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
     """Find a data set's files below `source`, or below a folder of its own name in it.
 
     Raises DatasetError if `source` does not exist, no layout fits, or there is no video.
     """
-    if not source.is_dir():
+    if isinstance(source, Path):
+        source = LocalStore(source)
+    if not source.is_folder():
         raise DatasetError(f"{source}: no such folder; --source is where the raw {dataset} lies")
     without_videos: list[str] = []
     files_below = cache(_files_below)  # each root is walked once, and anew in the next call
@@ -243,9 +245,9 @@ def _shown(globs: tuple[str, ...], joint: str) -> str:
     return joint.join(globs[:4]) + (f"{joint}so on" if len(globs) > 4 else "")
 
 
-def _roots(source: Path, layout: RawLayout) -> list[Path]:
+def _roots(source: Store, layout: RawLayout) -> list[Store]:
     """`source` and the folders in it that may be the root, however their names are composed."""
-    named = {nfc(path.relative_to(source)): path for path in source.iterdir() if path.is_dir()}
+    named = {nfc(name): source.below(name.as_posix()) for name in source.folders()}
     return [source, *(named[name] for name in layout.root_names if name in named)]
 
 
@@ -254,19 +256,14 @@ def nfc(path: Path) -> str:
     return unicodedata.normalize("NFC", path.as_posix())
 
 
-def _files_below(root: Path) -> dict[str, Path]:
-    """All files below `root`: name in form NFC -> path relative to it; links to folders are followed."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        relative = Path(folder).relative_to(root)
-        found += [relative / name for name in files]
-    return {nfc(path): path for path in found}
+def _files_below(root: Store) -> dict[str, Path]:
+    """All files below `root`: name in form NFC -> path relative to it."""
+    return {nfc(path): path for path in root.files()}
 
 
-def _matches(root: Path, glob: str, files_below: Callable[[Path], dict[str, Path]]) -> bool:
+def _matches(root: Store, glob: str, files_below: Callable[[Store], dict[str, Path]]) -> bool:
     if not set(glob) & set("*?["):
-        return (root / glob).is_file() or (root / unicodedata.normalize("NFD", glob)).is_file()
+        return any(root.size(unicodedata.normalize(form, glob)) is not None for form in ("NFC", "NFD"))
     return any(map(any_of((glob,)), files_below(root)))
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import FolderBatchConfig, clip_folders, failures_csv, write_atomically
+from preprocess.batch import FolderBatchConfig, clip_folders, failures_csv
+from preprocess.jobs import write_atomically
 from utils.clip_files import (
     AUDIO_NAMES,
     LANDMARKS_NAME,

@@ -24,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import Batch, Job, WorkConfig, run_batch
+from preprocess.batch import Batch, WorkConfig, run_batch
+from preprocess.jobs import Job
+from preprocess.stores import LocalStore
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.media import VideoWriter
@@ -110,7 +112,7 @@ def find_sentences(config: VidTimitConfig) -> Batch:
         raise DatasetError(f"{config.source}: no <subject>/audio/<sentence>.wav of the wanted subjects")
     log.info("%d sentences; %d sequences without sound (head rotations) left out", len(jobs), num_silent)
     k, n = config.shard_numbers()
-    return Batch(jobs=jobs[k - 1 :: n], output=config.output / "real")
+    return Batch(jobs=jobs[k - 1 :: n], output=LocalStore(config.output / "real"))
 
 
 def frame_files(folder: Path) -> list[Path]:

@@ -23,13 +23,13 @@ JOBS_PER_PROCESS = 500  # then a fresh one takes over, so that what native libra
 
 
 @contextlib.contextmanager
-def lock_partial(partial: Path, shard: str) -> Iterator[Path]:
+def lock_partial(partial: Path, shard: str, *, patience_s: float | None = None) -> Iterator[Path]:
     """An empty folder `partial`/`shard` that no other run writes to; it is removed at the end.
 
     What an earlier run left there is deleted. Raises UsageError if such a run is still alive.
     """
     folder, lock_path = partial / shard, partial / f"{shard}.lock"
-    lock = _take_lock(lock_path)
+    lock = _take_lock(lock_path, LOCK_PATIENCE_S if patience_s is None else patience_s)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -43,11 +43,11 @@ def lock_partial(partial: Path, shard: str) -> Iterator[Path]:
             partial.rmdir()
 
 
-def _take_lock(path: Path) -> int:
+def _take_lock(path: Path, patience_s: float) -> int:
     """Descriptor of a lock file held by us alone."""
     import fcntl
 
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -96,7 +96,7 @@ def _serve(connection: Connection, work: Callable[[Any, Any], str], config: Any,
             return
         if job is None:
             return
-        connection.send(_run(job, work, config, scratch))
+        connection.send(run_job(job, work, config, scratch))
 
 
 def _die_with_parent() -> None:
@@ -104,9 +104,10 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _run(job: Any, work: Callable[[Any, Any], str], config: Any, scratch: Path) -> tuple[str, str]:
-    """(status, reason) of one job. Errors that are not the data's end the process with a traceback."""
-    shutil.rmtree(scratch, ignore_errors=True)
+def run_job(job: Any, work: Callable[[Any, Any], str], config: Any, scratch: Path) -> tuple[str, str]:
+    """(status, reason) of one job. Errors that are not the data's are raised."""
+    for left_behind in (scratch, scratch.with_name(f"{scratch.name}_old")):
+        shutil.rmtree(left_behind, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         return work(dataclasses.replace(job, scratch=scratch), config), ""
@@ -155,12 +156,14 @@ class _Worker:
 def run_workers(
     jobs: Sequence[Any], work: Callable[[Any, Any], str], config: Any, partial: Path, num_workers: int
 ) -> Iterator[tuple[Any, str, str]]:
-    """Yield (job, status, reason) as jobs finish. `work(job, config)` runs in one of `num_workers` processes.
+    """Yield (job, status, reason) as jobs finish. `work(job, config)` runs in one of `num_workers` processes;
+    0: one per CPU core.
 
     `work` is a module's function that returns the status or raises ClipError (status "failed"). A worker that
     dies fails its job only. Raises UsageError if a worker does.
     """
     queue = iter(jobs)
+    num_workers = min(num_workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
     workers: list[_Worker] = []
     busy: dict[Connection, _Worker] = {}
 

@@ -16,11 +16,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from preprocess.batch import Batch, Job, WorkConfig, run_batch
+from preprocess.batch import Batch, WorkConfig, run_batch
+from preprocess.jobs import Job
 from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC, Perturbation, num_levels
 from preprocess.perturb.kinds import random_generator as random_of
 from preprocess.prepare import Change, ClipConfig, clip_settings, is_finished, prepare_clip
 from preprocess.sources import SOURCES, read_raw_dataset
+from preprocess.stores import LocalStore
 from utils.clip_files import LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
@@ -249,7 +251,7 @@ def make_variants(
         for perturbation in perturbations
         if perturbation.level
     }
-    batch = Batch(jobs=[job for group in jobs.values() for job in group], output=cache_dir)
+    batch = Batch(jobs=[job for group in jobs.values() for job in group], output=LocalStore(cache_dir))
     if batch.jobs and run_batch(batch, variant_job, WorkConfig(num_workers=num_workers), done="perturbed"):
         raise DatasetError(
             f"{cache_dir / 'failures.csv'} names variants that could not be made, and why; what is finished "
@@ -268,7 +270,7 @@ def _raw_files(clips: Sequence[Clip], dataset: str, raw_root: Path) -> list[tupl
     root, sounds = raw_root, {}
     if dataset in SOURCES:
         raw = read_raw_dataset(dataset, raw_root)
-        root, sounds = raw.root, {video.as_posix(): sound for video, sound in raw.sounds.items()}
+        root, sounds = raw.root.path, {video.as_posix(): sound for video, sound in raw.sounds.items()}
     places, missing = [], []
     for clip in clips:
         name = _info_of(clip.folder).source

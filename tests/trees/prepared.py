@@ -23,7 +23,7 @@ def prepare_empty(tree: RawTree, output: Path, *only: str) -> Path:
     batch = find_jobs(BatchConfig(dataset=tree.dataset, source=tree.source, output=output, only=only))
     for job in batch.jobs:
         touch_clip(job.folder)
-    for source, target in batch.copies:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+    for name in batch.metadata:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(batch.raw.path / name, output / name)
     return output

@@ -14,7 +14,9 @@ import pytest
 import soundfile
 
 from preprocess import prepare, sources, verify
-from preprocess.batch import BatchConfig, Job, clip_folders, failures_csv, find_jobs
+from preprocess.batch import BatchConfig, clip_folders, failures_csv, find_jobs
+from preprocess.jobs import Job
+from preprocess.stores import LocalStore
 from preprocess.verify import check_clip
 from preprocess.workers import lock_partial, run_workers
 from tests.moving_face import moving_face, write_video
@@ -49,7 +51,7 @@ def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
         batch = find_jobs(BatchConfig(dataset="fakeavceleb", source=source, output=tmp_path / "out"))
         assert [job.name for job in batch.jobs] == expected
         assert batch.jobs[1].folder == tmp_path / "out/RealVideo-RealAudio/Asian (East)/men/id1/0.1"
-        assert batch.copies == ((inside / "meta_data.csv", tmp_path / "out/meta_data.csv"),)
+        assert (batch.raw, batch.metadata) == (LocalStore(inside), (Path("meta_data.csv"),))
 
 
 def test_missing_metadata_or_videos_are_errors_that_say_so(tmp_path):
@@ -151,6 +153,21 @@ def test_an_older_clip_folder_is_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [job.folder]
 
 
+def test_a_clip_that_another_attempt_installs_meanwhile_is_replaced(tmp_path, monkeypatch):
+    job = scratch_job(tmp_path)
+    (job.scratch / "landmarks.npy").write_bytes(b"new")
+    rivals, remove = [job], Job.remove_folder
+
+    def remove_and_lose_the_race(self: Job) -> None:
+        remove(self)
+        if rivals:
+            touch(rivals.pop().folder, "clip.json")
+
+    monkeypatch.setattr(Job, "remove_folder", remove_and_lose_the_race)
+    job.install_folder()
+    assert list(tmp_path.rglob("*")) == [job.folder, job.folder / "landmarks.npy"]
+
+
 def test_shards_share_all_videos_and_none_twice(tmp_path):
     touch(tmp_path / "raw", *(f"{i:02}.mp4" for i in range(11)))
     parts = [names_of(input=tmp_path / "raw", output=tmp_path / "out", shard=f"{k}/3") for k in (1, 2, 3)]
@@ -182,6 +199,11 @@ def some_work(job: Job, config: object) -> str:
     return "done"
 
 
+def leave_half_a_removal(job: Job, config: object) -> str:
+    touch(job.scratch.with_name(f"{job.scratch.name}_old"), "clip.json")
+    os._exit(1)
+
+
 def process_id(job: Job, config: object) -> str:
     return str(os.getpid())
 
@@ -201,6 +223,20 @@ def test_a_worker_that_dies_costs_one_clip_and_is_recorded(tmp_path):
     assert "status 1" in outcomes["bug"][1]
     assert outcomes["bad"] == ["failed", "is no good"]
     assert not list(tmp_path.iterdir())  # nothing half-done, no lock, no .partial
+
+
+def test_what_a_killed_worker_left_does_not_hinder_the_next(tmp_path):
+    touch(tmp_path, "clip/clip.json")
+    job = Job(name="a", source=tmp_path, folder=tmp_path / "clip")
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        for work, status in ((leave_half_a_removal, "failed"), (remove_the_clip, "done")):
+            assert [found for _, found, _ in run_workers([job], work, None, partial, 1)] == [status]
+    assert not job.folder.exists()
+
+
+def remove_the_clip(job: Job, config: object) -> str:
+    job.remove_folder()
+    return "done"
 
 
 def test_a_fresh_process_takes_over_after_some_clips(tmp_path, monkeypatch):

@@ -1,0 +1,108 @@
+"""One video or clip folder as a job, and how its files get to their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from utils.clip_files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.errors import ClipError
+
+PARTIAL_NAME = ".partial"
+CLIP_FILES = (VIDEO_NAME, *AUDIO_NAMES, LANDMARKS_NAME, INFO_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video or clip folder."""
+
+    name: str  # path relative to the root, "/" between its parts: stable across machines
+    source: Path
+    folder: Path  # the clip folder
+    sound: Path | None = None  # a file of its own with the video's sound
+    scratch: Path = Path()  # an empty folder beside, of the worker's own; gone after the job
+
+    def absolute(self) -> Job:
+        """The same job, for a process that was started in another folder."""
+        return dataclasses.replace(
+            self,
+            source=self.source.absolute(),
+            folder=self.folder.absolute(),
+            sound=self.sound and self.sound.absolute(),
+        )
+
+    def install(self, name: str) -> None:
+        """Move one finished file from the scratch folder to the clip folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _sync(self.scratch / name)
+        (self.scratch / name).replace(self.folder / name)
+        _sync(self.folder)
+
+    def install_folder(self) -> None:
+        """Make the scratch folder the clip folder, in the place of an older one."""
+        for path in [*self.scratch.iterdir(), self.scratch]:
+            _sync(path)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            self.remove_folder()
+            try:
+                self.scratch.rename(self.folder)
+                break
+            except OSError as error:
+                # a worker on a node that was believed dead was faster: its clip has the same bytes
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        _sync(self.folder.parent)
+
+    def remove_folder(self) -> None:
+        """Remove an older clip folder. It disappears at once: nobody sees half of it.
+
+        Raises ClipError if something else lies there.
+        """
+        if os.path.lexists(self.folder):
+            require_clip_folder(self.folder)
+            old = self.scratch.with_name(f"{self.scratch.name}_old")
+            self.folder.rename(old)
+            shutil.rmtree(old)
+
+
+def require_clip_folder(folder: Path) -> None:
+    """Raise ClipError if the folder holds what no command here has written: it may be the only copy."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise ClipError(folder, f"{folder} is in the way and no clip folder; move it elsewhere")
+    names = (path.name if path.is_file() else f"{path.name}/" for path in folder.iterdir())
+    require_clip_names(folder, names)
+
+
+def require_clip_names(folder: PurePath, names: Iterable[str]) -> None:
+    """Raise ClipError if one of the names in a folder is not that of a clip's file."""
+    for name in sorted(names):
+        if name not in CLIP_FILES:
+            raise ClipError(
+                str(folder),
+                f"{folder} holds {name}, which is no file of a clip; move it elsewhere, or choose another "
+                "--output",
+            )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
+    """Write a file in the folder `scratch` of the same file system, then move it to its place."""
+    beside = scratch / f".{path.name}.partial"
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

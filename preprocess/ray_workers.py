@@ -1,0 +1,193 @@
+"""Worker processes on the nodes of a Ray cluster, each with one job at a time.
+
+The nodes need Python with requirements.txt, and see the same paths unless input and output are URLs; this
+project's code is sent to them. What kills a process or a node costs an attempt. Jobs are handed out a few at
+a time, so that neither this process nor Ray ever holds many of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.face_finder import require_packages
+from preprocess.stores import LocalStore, StoredJob
+from preprocess.workers import JOBS_PER_PROCESS, lock_partial, run_job, run_workers
+from utils.config import opt
+from utils.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3  # per job: a process that dies may have been its neighbour's fault, three hardly
+CAPACITY_EVERY_S = 10.0  # how often to ask how many CPUs the cluster has
+PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")
+CODE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorConfig:
+    """preprocess/ray_workers.py: where the worker processes run."""
+
+    executor: str = opt("local", "processes of this machine, or of a Ray cluster", choices=("local", "ray"))
+    ray_address: str = opt(
+        "auto", "with --executor ray: HEAD:PORT of the cluster; auto: the one that runs on this machine"
+    )
+
+    def __post_init__(self) -> None:
+        if self.executor == "local" and self.ray_address != "auto":
+            raise ValueError("ray_address belongs to --executor ray")
+
+    def runner(self) -> Callable[..., Iterator[tuple[Any, str, str]]]:
+        """`run_workers`, or `run_on_ray` with the cluster's address."""
+        if self.executor == "local":
+            return run_workers
+        return functools.partial(run_on_ray, address=self.ray_address)
+
+
+def run_on_ray(
+    jobs: Sequence[Any],
+    work: Callable[[Any, Any], str],
+    config: Any,
+    partial: Path,
+    num_workers: int,
+    *,
+    address: str,
+) -> Iterator[tuple[Any, str, str]]:
+    """`run_workers` on a cluster: `num_workers` jobs at a time; 0: as many as it has CPUs, and as many again
+    that wait, so that no CPU does, and a cluster that can grow sees why.
+
+    A job whose process or node dies is tried again elsewhere, MAX_ATTEMPTS times in all.
+    """
+    return _hand_out(_connect(address), jobs, work, config, partial, num_workers)
+
+
+def _hand_out(
+    ray: Any,
+    jobs: Sequence[Any],
+    work: Callable[[Any, Any], str],
+    config: Any,
+    partial: Path,
+    num_workers: int,
+) -> Iterator[tuple[Any, str, str]]:
+    task = ray.remote(num_cpus=1, max_calls=JOBS_PER_PROCESS, max_retries=0)(_work_on_node)
+    queue = iter(jobs)
+    running: dict[Any, tuple[Any, int]] = {}  # reference -> job, attempt
+    asked_s, limit = float("-inf"), 1
+
+    def submit(job: Any, attempt: int) -> None:
+        running[task.remote(job.absolute(), work, config, partial.absolute())] = job, attempt
+
+    try:
+        while True:
+            if time.monotonic() > asked_s + CAPACITY_EVERY_S:
+                asked_s = time.monotonic()
+                limit = num_workers or max(1, 2 * int(ray.cluster_resources().get("CPU", 0)))
+            while len(running) < limit and (job := next(queue, None)) is not None:
+                submit(job, 1)
+            if not running:
+                return
+            for reference in ray.wait(list(running), timeout=CAPACITY_EVERY_S)[0]:
+                job, attempt = running.pop(reference)
+                outcome, death = _outcome(ray, reference)
+                if outcome is None and attempt < MAX_ATTEMPTS:
+                    log.info("%s: %s; trying again", job.name, death)
+                    submit(job, attempt + 1)
+                    continue
+                if outcome is None:
+                    outcome = "failed", f"{death}, and so {MAX_ATTEMPTS} times"
+                if outcome[0] == "usage":
+                    raise UsageError(outcome[1])
+                yield job, *outcome
+    finally:
+        for reference in running:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(reference, force=True)
+        ray.shutdown()  # ends what still runs
+
+
+def _connect(address: str) -> Any:
+    """The module ray, connected. Raises UsageError if it is not installed, or no cluster answers."""
+    missing = [name for name in ("ray", "aiohttp") if importlib.util.find_spec(name) is None]
+    if missing:  # without aiohttp, Ray does not send code to its nodes
+        raise UsageError(f"--executor ray needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    import ray
+
+    try:
+        host, found, port = address.rpartition(":")
+        if found and "/" not in address and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(
+            address=address,
+            runtime_env={
+                "py_modules": [str(CODE / name) for name in ("preprocess", "utils")],
+                "excludes": ["**/__pycache__"],
+            },
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with: ray start --head"
+        ) from error
+    return ray
+
+
+def _work_on_node(job: Any, work: Callable[[Any, Any], str], config: Any, partial: Path) -> tuple[str, str]:
+    """(status, reason) of one job, in a process of Ray."""
+    try:
+        require_packages(PACKAGES)
+        import cv2
+
+        cv2.setNumThreads(1)  # the processes are the parallelism
+        with _scratch(job, partial) as scratch:
+            return run_job(job, work, config, scratch)
+    except UsageError as error:
+        return "usage", f"node {platform.node()}: {error}"
+
+
+@contextlib.contextmanager
+def _scratch(job: Any, partial: Path) -> Iterator[Path]:
+    """Where a job may write. No two attempts share it: one may still run on a node that is believed dead."""
+    attempt = f"task_{uuid.uuid4().hex}"
+    if not isinstance(job, StoredJob) or isinstance(job.prepared, LocalStore):
+        if not partial.is_dir():
+            raise UsageError(
+                f"{partial.parent.parent} is not there; --output must be on a file system that "
+                "all nodes share, or a URL"
+            )
+        yield partial / attempt
+        return
+    root = job.prepared.workspace()
+    for lock in root.glob("task_*.lock"):  # of attempts that were killed
+        with contextlib.suppress(UsageError), lock_partial(root, lock.stem, patience_s=0):
+            pass
+    with lock_partial(root, attempt) as folder:
+        yield folder / "job"
+
+
+def _outcome(ray: Any, reference: Any) -> tuple[tuple[str, str] | None, str]:
+    """What came of a job, or None and what it died of."""
+    errors = ray.exceptions
+    try:
+        return ray.get(reference), ""
+    except errors.RayTaskError as error:
+        log.error("%s", error)
+        return ("failed", f"{type(error.cause).__name__} in the process that worked on it; see above"), ""
+    except errors.OutOfMemoryError:
+        return None, "its node ran out of memory"
+    except errors.NodeDiedError:
+        return None, "the node that worked on it died"
+    except errors.WorkerCrashedError:
+        return None, "the process that worked on it died (a crash of a native library, or out of memory)"
+    except errors.RayError as error:
+        return None, f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -1,0 +1,273 @@
+"""Where raw data sets and prepared clips lie: in a folder, or below a URL that fsspec reads (s3://, gs://).
+
+A folder's files are used in place, and what is made moves there by a rename. A URL's files are fetched one
+clip at a time; a clip is uploaded with clip.json last, which makes it finished, since an object store has no
+rename. Credentials are fsspec's own business (environment, configuration files, instance roles).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from preprocess.jobs import PARTIAL_NAME, Job, require_clip_folder, require_clip_names, write_atomically
+from utils.clip_files import INFO_NAME
+from utils.errors import FrameworkError, UsageError
+
+
+class StoreError(FrameworkError):
+    """A store does not answer, or refuses what was asked of it."""
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A folder of this machine's file systems."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def absolute(self) -> LocalStore:
+        return LocalStore(self.path.absolute())
+
+    def below(self, name: str) -> LocalStore:
+        return LocalStore(self.path / name)
+
+    def place(self, name: str | PurePath) -> PurePath:
+        """Equal for equal files, however they were named."""
+        return (self.path / name).resolve()
+
+    def is_file(self) -> bool:
+        return self.path.is_file()
+
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    def folders(self) -> list[Path]:
+        """The folders right in it."""
+        return [path.relative_to(self.path) for path in self.path.iterdir() if path.is_dir()]
+
+    def above(self) -> tuple[LocalStore, str]:
+        """The folder above, and the name in it."""
+        return LocalStore(self.path.parent), self.path.name
+
+    def all_files(self) -> Iterator[Path]:
+        """All files at any depth, relative to it; links to folders are not followed."""
+        return (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+
+    def files(self) -> list[Path]:
+        """The files of a data set: none in hidden folders; links to folders are followed."""
+        found = []
+        for folder, subfolders, files in os.walk(self.path, followlinks=True):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            relative = Path(folder).relative_to(self.path)
+            found += [relative / name for name in files]
+        return found
+
+    def size(self, name: str | PurePath) -> int | None:
+        """Bytes of a file, None if there is none."""
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def fetch(self, name: str | PurePath, folder: Path) -> Path:
+        """Where the file can be read on this machine: here, in its place."""
+        return self.path / name
+
+    def write(self, name: str | PurePath, data: bytes, scratch: Path) -> None:
+        """Write a file whole or not at all, in the empty folder `scratch` first."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data, scratch)
+
+    def remove(self, name: str | PurePath) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def clip_files(self, name: PurePath) -> set[str]:
+        """Names of the files of a clip folder. Raises ClipError if something else lies there."""
+        folder = self.path / name
+        if not os.path.lexists(folder):
+            return set()
+        require_clip_folder(folder)
+        return {path.name for path in folder.iterdir()}
+
+    def remove_clip(self, name: PurePath, scratch: Path) -> None:
+        Job(name=str(name), source=Path(), folder=self.path / name, scratch=scratch).remove_folder()
+
+    def install_clip(self, folder: Path, name: PurePath) -> None:
+        """Make `folder`, of the same file system, the clip folder `name`."""
+        Job(name=str(name), source=Path(), folder=self.path / name, scratch=folder).install_folder()
+
+    def workspace(self) -> Path:
+        """A folder of its file system for what is half done."""
+        return self.path / PARTIAL_NAME
+
+
+@dataclass(frozen=True)
+class UrlStore:
+    """What lies below a URL."""
+
+    url: str  # without a slash at its end
+
+    def __str__(self) -> str:
+        return re.sub(r"//[^/@]*@", "//", self.url)  # it may hold a password
+
+    def absolute(self) -> UrlStore:
+        return self
+
+    def below(self, name: str) -> UrlStore:
+        return UrlStore(f"{self.url}/{name}")
+
+    def place(self, name: str | PurePath) -> PurePath:
+        """Equal for equal files; file:// names those of LocalStore."""
+        scheme = self.url.partition("://")[0]
+        path = self._open(name)[1]
+        if scheme in ("file", "local"):
+            return Path(path).resolve()
+        return PurePosixPath(scheme, path.lstrip("/"))
+
+    def _open(self, name: str | PurePath = "") -> tuple[Any, str]:
+        """(file system, path in it). Opening costs nothing: fsspec keeps one per process."""
+        import fsspec
+
+        try:
+            # only file:// has folders that must be made first
+            options = {"auto_mkdir": True} if self.url.startswith(("file://", "local://")) else {}
+            files, root = fsspec.url_to_fs(self.url, **options)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"{self}: {error}") from error
+        return files, f"{root.rstrip('/')}/{_posix(name)}" if _posix(name) else root
+
+    @contextlib.contextmanager
+    def _files(self, name: str | PurePath = "") -> Iterator[tuple[Any, str]]:
+        """`_open`; errors are one line with the URL. FileNotFoundError passes."""
+        try:
+            yield self._open(name)
+        except (FrameworkError, FileNotFoundError):
+            raise
+        except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
+            where = f"{self}/{_posix(name)}" if _posix(name) else str(self)
+            raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
+
+    def is_file(self) -> bool:
+        with self._files() as (files, path):
+            return files.isfile(path)
+
+    def is_folder(self) -> bool:
+        with self._files() as (files, path):
+            return files.isdir(path)
+
+    def folders(self) -> list[Path]:
+        with self._files() as (files, path):
+            found = files.ls(path, detail=True)
+            files.invalidate_cache()
+        return [Path(PurePosixPath(entry["name"]).name) for entry in found if entry["type"] == "directory"]
+
+    def above(self) -> tuple[UrlStore, str]:
+        url, _, name = self.url.rpartition("/")
+        return UrlStore(url), name
+
+    def all_files(self) -> Iterator[Path]:
+        return map(Path, self._sizes(""))
+
+    def files(self) -> list[Path]:
+        return [
+            path for path in self.all_files() if not any(part.startswith(".") for part in path.parts[:-1])
+        ]
+
+    def _sizes(self, name: str | PurePath) -> dict[str, int]:
+        """Relative name -> bytes of every object below a folder, by one listing of that folder alone.
+
+        Not `ls`, which lists the folder above if there is none: with many clips that is most of the work.
+        """
+        with self._files(name) as (files, path):
+            files.invalidate_cache(path)
+            found = files.find(path, detail=True)
+            files.invalidate_cache()  # a listing of millions is not to be kept, nor believed later
+        start = len(path.rstrip("/")) + 1
+        return {
+            full[start:]: entry["size"]
+            for full, entry in found.items()
+            if full[start:] and not full.endswith("/")
+        }
+
+    def size(self, name: str | PurePath) -> int | None:
+        with self._files(name) as (files, path):
+            try:
+                entry = files.info(path)
+            except FileNotFoundError:
+                return None
+        return entry["size"] if entry["type"] == "file" else None
+
+    def fetch(self, name: str | PurePath, folder: Path) -> Path:
+        """Download the file into `folder`. Raises StoreError if it cannot be had."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / PurePosixPath(_posix(name)).name
+        with self._files(name) as (files, path):
+            try:
+                files.get_file(path, str(target))
+            except FileNotFoundError as error:
+                raise StoreError(f"{self}/{_posix(name)}: no such file") from error
+        return target
+
+    def write(self, name: str | PurePath, data: bytes, scratch: Path) -> None:
+        with self._files(name) as (files, path):
+            files.pipe_file(path, data)
+
+    def remove(self, name: str | PurePath) -> None:
+        with self._files(name) as (files, path), contextlib.suppress(FileNotFoundError):
+            files.rm_file(path)
+
+    def clip_files(self, name: PurePath) -> set[str]:
+        names = set(self._sizes(name))
+        require_clip_names(name, names)
+        return names
+
+    def remove_clip(self, name: PurePath, scratch: Path) -> None:
+        """Remove a clip's files, clip.json first: without it, none of the others count."""
+        for file in sorted(self.clip_files(name), key=lambda file: file != INFO_NAME):
+            self.remove(name / file)
+
+    def install_clip(self, folder: Path, name: PurePath) -> None:
+        """Upload the files of `folder` as the clip `name`, clip.json last. An older one must be removed."""
+        for source in sorted(folder.iterdir(), key=lambda path: (path.name == INFO_NAME, path.name)):
+            with self._files(name / source.name) as (files, path):
+                files.put_file(str(source), path)
+
+    def workspace(self) -> Path:
+        """A folder of this machine for what is half done, the same one in every run into this URL."""
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"preprocess_{os.getuid()}_{digest}"
+
+
+Store = LocalStore | UrlStore
+
+
+def open_store(place: str | Path) -> Store:
+    """What a flag names: a URL, or else a folder's path. Nothing is read yet."""
+    scheme, found, rest = str(place).partition("://")
+    return UrlStore(f"{scheme}://{rest.rstrip('/')}") if found else LocalStore(Path(place))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredJob(Job):
+    """A job whose raw video, clip folder, or both lie below a URL. Its paths are relative to the stores."""
+
+    raw: Store
+    prepared: Store
+
+    def absolute(self) -> StoredJob:
+        return dataclasses.replace(self, raw=self.raw.absolute(), prepared=self.prepared.absolute())
+
+
+def _posix(name: str | PurePath) -> str:
+    text = name if isinstance(name, str) else name.as_posix()
+    return "" if text == "." else text

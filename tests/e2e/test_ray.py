@@ -1,0 +1,204 @@
+"""preprocess.prepare on a Ray cluster of three nodes, one of which is killed half way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from preprocess.demo.dataset import make_demo_set
+from preprocess.demo.plan import DemoConfig
+from preprocess.jobs import Job
+from preprocess.ray_workers import MAX_ATTEMPTS, run_on_ray
+from preprocess.stores import open_store
+from preprocess.verify import check_clip
+from preprocess.workers import lock_partial
+from utils.errors import ClipError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        for _ in range(2):
+            found.add_node(**NODE)
+        found.wait_for_nodes()
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """The generated demo set in its smallest form: 16 clips, one of which cannot be used any more."""
+    root = make_demo_set(
+        DemoConfig(output=tmp_path_factory.mktemp("demo") / "set", num_identities=2, duration_s=1.0)
+    )
+    next(root.glob("RealVideo-RealAudio/**/*.mp4")).write_text("no video")
+    return root
+
+
+def prepare(raw: object, output: object, *flags: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "preprocess.prepare", "--dataset", "fakeavceleb",
+         *map(str, ("--source", raw, "--output", output, *flags))],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def last_line(process: subprocess.Popen) -> str:
+    lines = process.communicate(timeout=240)[1].strip().splitlines()
+    return next(line for line in reversed(lines) if "already there" in line)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def local(raw, tmp_path_factory) -> Path:
+    """What processes of this machine make."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    assert "15 prepared, 0 already there, 1 failed" in last_line(prepare(raw, output, "--num_workers", 2))
+    return output
+
+
+@pytest.mark.slow
+def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cluster, raw, local, tmp_path):
+    output = tmp_path / "ray"
+    process = prepare(raw, output, "--executor", "ray", "--ray_address", cluster.address)
+    node = next(node for node in cluster.worker_nodes)
+    while len(list(output.rglob("clip.json"))) < 4:  # those in .partial/ are work in progress
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)
+    assert "15 prepared, 0 already there, 1 failed" in last_line(process)
+    assert process.returncode == 1
+    assert tree(output) == tree(local)
+    assert all(check_clip(path.parent, deep=True) == [] for path in output.rglob("clip.json"))
+
+    # called again, also in shards and without Ray: what is finished stays
+    shutil.rmtree(next(output.glob("Fake*/**/clip.json")).parent)
+    again = prepare(raw, output, "--executor", "ray", "--ray_address", cluster.address, "--shard", "1/1")
+    assert "1 prepared, 14 already there, 1 failed" in last_line(again)
+    assert "0 prepared, 15 already there, 1 failed" in last_line(prepare(raw, output))
+    assert tree(output) == tree(local)
+
+
+def test_nodes_prepare_from_and_to_urls(cluster, raw, local, tmp_path):
+    """Each node has its own scratch folder, from which it removes what killed processes have left."""
+    output, name = tmp_path / "out", "FakeVideo-RealAudio"
+    workspace = open_store(f"file://{output}").workspace()
+    (workspace / "task_0").mkdir(parents=True)
+    (workspace / "task_0" / "half.mp4").write_text("left behind")
+    (workspace / "task_0.lock").touch()
+    flags = ("--only", f"{name}/**/*.mp4", "--executor", "ray", "--ray_address", cluster.address)
+    process = prepare(f"file://{raw}", f"file://{output}", *flags)
+    process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert tree(output / name) == tree(local / name)
+    assert len(tree(output / name)) >= 4
+    assert not workspace.exists()
+
+
+def some_work(job: Job, attempts: Path) -> str:
+    """Runs in a process of Ray; the size of a file in `attempts` counts the calls."""
+    with (attempts / job.name).open("a") as file:
+        file.write(".")
+    if job.name == "killed" or (job.name == "unlucky" and (attempts / job.name).stat().st_size == 1):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if job.name == "bug":
+        raise ZeroDivisionError
+    if job.name == "bad":
+        raise ClipError(job.source, "is no good")
+    (job.scratch / "half").write_text("left behind")
+    return "done"
+
+
+def hang_on_one_node(job: Job, folder: Path) -> str:
+    """Notes the node that it runs on; on the one that `folder` names, it never ends."""
+    node = ray.get_runtime_context().get_node_id()
+    (folder / f"{job.name}_on_{node}").touch()
+    time.sleep(600 if (folder / f"victim_{node}").exists() else 0.5)
+    return "done"
+
+
+def jobs(*names: str) -> list[Job]:
+    return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
+
+
+def test_what_kills_its_process_costs_its_clip_after_some_attempts(cluster, tmp_path):
+    names = ["a", "killed", "b", "bug", "c", "bad", "unlucky", "d"]
+    (tmp_path / "attempts").mkdir()
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        outcomes = {
+            job.name: rest
+            for job, *rest in run_on_ray(
+                jobs(*names), some_work, tmp_path / "attempts", partial, 2, address=cluster.address
+            )
+        }
+    assert {name: status for name, (status, _) in outcomes.items()} == {
+        **dict.fromkeys([*"abcd", "unlucky"], "done"),
+        **dict.fromkeys(["killed", "bug", "bad"], "failed"),
+    }
+    assert "died" in outcomes["killed"][1]
+    assert f"{MAX_ATTEMPTS} times" in outcomes["killed"][1]
+    assert "ZeroDivisionError" in outcomes["bug"][1]
+    assert outcomes["bad"][1] == "is no good"
+    assert {path.name: path.stat().st_size for path in (tmp_path / "attempts").iterdir()} == {
+        **dict.fromkeys(names, 1),
+        "killed": MAX_ATTEMPTS,
+        "unlucky": 2,
+    }
+
+
+def test_what_runs_on_a_node_that_dies_runs_again_on_another(cluster, tmp_path):
+    victim = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / f"victim_{victim.node_id}").touch()
+
+    def kill() -> None:
+        while not list(notes.glob(f"job*_on_{victim.node_id}")):
+            time.sleep(0.05)
+        cluster.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    names = [f"job{index:02}" for index in range(20)]
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        outcomes = run_on_ray(jobs(*names), hang_on_one_node, notes, partial, 0, address=cluster.address)
+        assert sorted((job.name, *rest) for job, *rest in outcomes) == [(name, "done", "") for name in names]
+    killer.join()
+    (lost,) = {path.name.split("_")[0] for path in notes.glob(f"job*_on_{victim.node_id}")}
+    assert {name: len(list(notes.glob(f"{name}_on_*"))) for name in names} == {
+        **dict.fromkeys(names, 1),
+        lost: 2,
+    }
+
+
+def test_an_output_that_nodes_do_not_see_is_a_usage_error(cluster, tmp_path):
+    nowhere = tmp_path / "nowhere" / ".partial" / "1_of_1"
+    with pytest.raises(UsageError, match="all nodes share"):
+        list(run_on_ray(jobs("a"), some_work, tmp_path, nowhere, 1, address=cluster.address))
+
+
+def test_no_cluster_is_one_line(tmp_path, raw):
+    process = prepare(raw, tmp_path, "--executor", "ray", "--ray_address", "127.0.0.1:1")
+    errors = process.communicate(timeout=120)[1].strip().splitlines()
+    assert process.returncode == 2
+    assert errors[-1].startswith("error: no Ray cluster at 127.0.0.1:1")
+    assert errors[-1].endswith("ray start --head")
