@@ -1,4 +1,4 @@
-"""What a data set of any size takes, worked out from measured figures: time, storage, and which part is slowest.
+"""What a data set of any size takes, worked out from measured figures: time, storage, the slowest part.
 
     python -m tests.benchmarks --json figures.json
     python -m tests.benchmarks.plan --figures figures.json --cores 64 --gpus 8
@@ -18,7 +18,7 @@ from pathlib import Path
 from utils.config import opt, parse_command
 from utils.errors import UsageError, run_command
 
-# MB a second of a prepared clip: crop at CRF 18, mono 48 kHz PCM16, 478 float32 landmarks at 25 fps, clip.json
+# MB a second of a prepared clip: crop at CRF 18, mono 48 kHz PCM16, float32 landmarks at 25 fps, clip.json
 PREPARED_MB_PER_S = 0.07 + 0.096 + 0.0956 + 0.002
 DECODED_MB_PER_S = 25 * 224 * 224 * 3 / 1e6
 
