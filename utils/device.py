@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
+from utils.distributed import launched
 from utils.errors import UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def resolve_device(name: str) -> torch.device:
-    """A device name (auto, cpu, cuda or cuda:N) -> device. Raises UsageError if it was asked for and is not
-    there.
+    """A device name (auto, cpu, cuda or cuda:N) -> device; under torchrun cuda is this process's own GPU,
+    cuda:LOCAL_RANK. Raises UsageError if it was asked for and is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if launched() and name.startswith("cuda:"):
+        raise UsageError(f"--device {name}: under torchrun each process takes its own GPU; say --device cuda")
+    if launched() and name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
