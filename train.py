@@ -43,7 +43,7 @@ from models.blocks.normalization import synchronize_batch_norm
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import decision_of_scores
-from utils.device import PRECISIONS, resolve_device, resolve_precision
+from utils.device import PRECISIONS, require_compiler, resolve_device, resolve_precision, set_float32_math
 from utils.distributed import is_main, pad_to_longest, process_group, rank, same_buffers, world_size
 from utils.errors import UsageError, run_command
 from utils.evaluation import ClipScores, autocast, evaluate
@@ -65,7 +65,7 @@ from utils.types import Clip
 log = logging.getLogger("train")
 # what may differ between a run and its resumption
 RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
-RESUMABLE |= {"prefetch_factor"}
+RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,9 @@ class TrainConfig:
         1,
         "a step's clips are computed in so many parts, one after the other: less memory; batch norm, "
         "contrastive pairs and means over frames are then those of a part",
+    )
+    compile: bool = opt(
+        False, "compile the model: faster steps after some minutes; needs a C++ compiler, on a GPU Triton"
     )
     sync_batch_norm: bool = opt(
         True, "under torchrun, batch norm over the clips of all processes, as one process would see them"
@@ -292,6 +295,8 @@ def main() -> int:
         return 0
     device = resolve_device(config.train.device)
     with process_group(device):
+        if config.train.compile:
+            require_compiler(device)
         run(config, device)
     return 0
 
@@ -370,6 +375,7 @@ def fit(
     val_batches = evaluation_loader(val_clips, config.data, config.workers)
     steps_per_epoch = batches.batch_sampler.num_steps
 
+    set_float32_math(device)
     seed_everything(train.seed)
     model = MODELS[train.model](config.model).to(device)
     criterion = LOSSES[train.model](config.loss).to(device)
@@ -378,9 +384,13 @@ def fit(
     log.info("%s: %d parameters, %d trained", train.model, num_parameters, sum(p.numel() for p in parameters))
     if world_size() > 1 and train.sync_batch_norm:
         synchronize_batch_norm(model, device)
+    if train.compile:
+        model.compile()
     step = parallel(TrainingStep(model, criterion))
     optimizer_type = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    optimizer = optimizer_type(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
+    optimizer = optimizer_type(
+        parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
     factor = learning_rate_factor(
         train.schedule, train.warmup_epochs * steps_per_epoch, train.epochs * steps_per_epoch
     )

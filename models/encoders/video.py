@@ -211,13 +211,14 @@ def _second_pass_leaves_statistics(
     @contextlib.contextmanager
     def second_pass() -> Iterator[None]:
         norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm3d)]
-        tracked = [norm.track_running_stats for norm in norms]
+        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
         for norm in norms:
-            norm.track_running_stats = False
+            norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm, value in zip(norms, tracked, strict=True):
-                norm.track_running_stats = value
+            for norm, (momentum, count) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(count)
 
     return contextlib.nullcontext(), second_pass()
