@@ -14,20 +14,15 @@ import argparse
 import dataclasses
 import json
 import logging
-import math
 import shlex
 import sys
-import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from loaders import DATASETS
 from loaders.clip_dataset import DataConfig
@@ -44,22 +39,15 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import decision_of_scores
 from utils.device import PRECISIONS, require_compiler, resolve_device, resolve_precision, set_float32_math
-from utils.distributed import is_main, pad_to_longest, process_group, rank, same_buffers, world_size
+from utils.distributed import is_main, process_group, rank, same_buffers, world_size
 from utils.errors import UsageError, run_command
-from utils.evaluation import ClipScores, autocast, evaluate
+from utils.evaluation import evaluate, validation_row
 from utils.files import write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
-from utils.metrics import Best, DetectionMetrics, detection_metrics
+from utils.metrics import Best, detection_metrics
 from utils.run_config import read_run_config, require_known, require_same
 from utils.seed import seed_everything
-from utils.training import (
-    StepReader,
-    TrainingStep,
-    WaitingTime,
-    learning_rate_factor,
-    parallel,
-    shares_gradients,
-)
+from utils.training import TrainingStep, learning_rate_factor, parallel, train_epoch
 from utils.types import Clip
 
 log = logging.getLogger("train")
@@ -217,77 +205,6 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     return config
 
 
-def train_epoch(
-    step: nn.Module,
-    batches: ClipLoader,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    run_log: RunLog,
-    device: torch.device,
-    config: TrainConfig,
-    precision: str,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass over the training clips; returns the mean of every loss term."""
-    step.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    num_parts, num_steps = config.accumulate_steps, batches.batch_sampler.num_steps
-    reader, sums, part_terms = StepReader(device), Counter(), []
-    start, num_clips, step_ids = time.monotonic(), 0, ()
-    waiting = WaitingTime(batches)
-    progress = tqdm(waiting, f"epoch {epoch}", len(batches), leave=False, unit="batch", disable=not is_main())
-
-    def record(finished: list[dict[str, float]]) -> None:
-        for numbers in finished:
-            run_log.train_step(numbers)
-            sums.update({name: value for name, value in numbers.items() if name in terms})
-            rate = num_clips / (time.monotonic() - start)
-            progress.set_postfix(loss=f"{numbers['total']:.3f}", clips_per_s=f"{rate:.1f}")
-
-    for number, batch in enumerate(progress, start=1):
-        is_last_part = number % num_parts == 0
-        batch, clip_ids = pad_to_longest(batch)
-        batch = batch.to(device)
-        with shares_gradients(step, now=is_last_part):
-            with autocast(device, precision):
-                terms = step(batch, clip_ids)
-            (terms["total"] / num_parts).backward()
-        part_terms.append({name: value.detach() for name, value in terms.items()})
-        step_ids += clip_ids
-        if not is_last_part:
-            continue
-        grad_norm = nn.utils.clip_grad_norm_(
-            parameters, config.max_grad_norm or math.inf, error_if_nonfinite=False
-        )
-        num_clips += len(step_ids)
-        means = {name: sum(part[name] for part in part_terms) / num_parts for name in terms}
-        rate = {"learning_rate": scheduler.get_last_lr()[0]}
-        record(reader.submit(means | {"grad_norm": grad_norm}, step_ids, rate))
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        part_terms, step_ids = [], ()
-    record(reader.flush())
-    seconds = time.monotonic() - start
-    share = waiting.seconds / seconds
-    log.info("epoch %d: %d clips, %.1f clips/s, data wait %.1f %%",
-             epoch, num_clips, num_clips / seconds, 100 * share)  # fmt: skip
-    run_log.curves({"train/data_wait": share}, run_log.step)
-    return {f"train_{name}": value / num_steps for name, value in sums.items()}
-
-
-def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
-    """The validation columns of metrics.csv."""
-    row = {
-        "val_auc": metrics.auc,
-        "val_ap": metrics.ap,
-        "val_eer": metrics.eer,
-        "val_balanced_accuracy": metrics.balanced_accuracy,
-        "val_loss": scores.mean_terms["total"],
-    }
-    return row | {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}
-
-
 def main() -> int:
     config = parse_args()
     if config.train.print_config:
@@ -413,7 +330,10 @@ def fit(
             break
         seed_everything(train.seed, epoch + 1, rank())
         sampler.epoch = epoch
-        row = train_epoch(step, batches, optimizer, scheduler, run_log, device, train, precision, epoch)
+        row = train_epoch(
+            step, batches, optimizer, scheduler, run_log, device, precision=precision, epoch=epoch,
+            accumulate_steps=train.accumulate_steps, max_grad_norm=train.max_grad_norm,
+        )  # fmt: skip
         same_buffers(model)
         scores = evaluate(
             model, val_batches, device,

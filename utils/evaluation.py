@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.errors import FrameworkError
+from utils.metrics import DetectionMetrics
 from utils.types import ClipBatch
 
 Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, picture and sound
@@ -133,3 +134,15 @@ def _pool(
         window_logits=[np.array([logit for _, logit, *_ in values]) for values in rows.values()],
         mean_terms=terms,
     )
+
+
+def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
+    """The validation columns of metrics.csv."""
+    row = {
+        "val_auc": metrics.auc,
+        "val_ap": metrics.ap,
+        "val_eer": metrics.eer,
+        "val_balanced_accuracy": metrics.balanced_accuracy,
+        "val_loss": scores.mean_terms["total"],
+    }
+    return row | {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}

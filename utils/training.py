@@ -1,20 +1,26 @@
-"""What one optimiser step is made of, beside the model and its loss: see the loop in train.py."""
+"""One epoch of training, in one process or several, and what its steps are made of."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 
 from utils import distributed
-from utils.evaluation import require_finite
+from utils.evaluation import autocast, require_finite
+from utils.log import RunLog
 from utils.types import ClipBatch
+
+log = logging.getLogger("train")
 
 
 class TrainingStep(nn.Module):
@@ -115,3 +121,68 @@ class StepReader:
             numbers = dict(zip(names, copy.tolist(), strict=True))
             require_finite(numbers, clip_ids)
             yield numbers | known
+
+
+def train_epoch(
+    step: nn.Module,
+    batches: Any,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    run_log: RunLog,
+    device: torch.device,
+    *,
+    precision: str,
+    epoch: int,
+    accumulate_steps: int,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One pass over the training clips; returns the mean of every loss term.
+
+    `batches`: a loader whose `batch_sampler` is a loaders.collate.TrainingBatches. Gradients are clipped to
+    `max_grad_norm`, 0 = not.
+    """
+    step.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    num_parts, num_steps = accumulate_steps, batches.batch_sampler.num_steps
+    reader, sums, part_terms = StepReader(device), Counter(), []
+    start, num_clips, step_ids = time.monotonic(), 0, ()
+    waiting = WaitingTime(batches)
+    progress = tqdm(
+        waiting, f"epoch {epoch}", len(batches), leave=False, unit="batch", disable=not distributed.is_main()
+    )
+
+    def record(finished: list[dict[str, float]]) -> None:
+        for numbers in finished:
+            run_log.train_step(numbers)
+            sums.update({name: value for name, value in numbers.items() if name in terms})
+            rate = num_clips / (time.monotonic() - start)
+            progress.set_postfix(loss=f"{numbers['total']:.3f}", clips_per_s=f"{rate:.1f}")
+
+    for number, batch in enumerate(progress, start=1):
+        is_last_part = number % num_parts == 0
+        batch, clip_ids = distributed.pad_to_longest(batch)
+        batch = batch.to(device)
+        with shares_gradients(step, now=is_last_part):
+            with autocast(device, precision):
+                terms = step(batch, clip_ids)
+            (terms["total"] / num_parts).backward()
+        part_terms.append({name: value.detach() for name, value in terms.items()})
+        step_ids += clip_ids
+        if not is_last_part:
+            continue
+        grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf, error_if_nonfinite=False)
+        num_clips += len(step_ids)
+        means = {name: sum(part[name] for part in part_terms) / num_parts for name in terms}
+        rate = {"learning_rate": scheduler.get_last_lr()[0]}
+        record(reader.submit(means | {"grad_norm": grad_norm}, step_ids, rate))
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        part_terms, step_ids = [], ()
+    record(reader.flush())
+    seconds = time.monotonic() - start
+    share = waiting.seconds / seconds
+    log.info("epoch %d: %d clips, %.1f clips/s, data wait %.1f %%",
+             epoch, num_clips, num_clips / seconds, 100 * share)  # fmt: skip
+    run_log.curves({"train/data_wait": share}, run_log.step)
+    return {f"train_{name}": value / num_steps for name, value in sums.items()}

@@ -60,7 +60,7 @@ def main() -> None:
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
         seed_everything(3, 1, rank())
         reader, losses, ids, epochs = StepReader(device), [], [], 0
         while len(losses) < NUM_STEPS:
