@@ -201,7 +201,12 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
             if name in vars(args) and getattr(args, name) != getattr(type(group), name):
                 raise UsageError(f"--{name} has no effect here: {reason}")
     if config.train.resume:
-        require_same(saved, config.as_plain(), RESUMABLE)
+        # a flag that the run is older than had its default then
+        before = {
+            name: from_args(kind, argparse.Namespace(), (str(file), saved.get(name, {})), preset)
+            for name, kind in groups.items()
+        }
+        require_same(RunConfig(**before).as_plain(), config.as_plain(), RESUMABLE)
     return config
 
 

@@ -98,7 +98,7 @@ class BeyondMaskingConfig:
     )
     video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's blocks")
     checkpoint_activations: bool = opt(
-        False, "compute the video encoder's blocks again in the backward pass: a third of the memory, the "
+        False, "compute the video encoder's blocks again in the backward pass: a tenth of what is kept, the "
         "same gradients, more time"
     )  # fmt: skip
     audio_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the audio encoder's three blocks")
