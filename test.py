@@ -52,6 +52,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import Decision
 from utils.device import PRECISIONS, resolve_device, resolve_precision
+from utils.distributed import is_main, launched, process_group
 from utils.errors import UsageError, run_command
 from utils.evaluation import ClipScores, evaluate
 from utils.files import write_text
@@ -232,7 +233,8 @@ def measure_shortcuts(
     for change, batches in probe_batches(clips, evaluation.data, evaluation.workers):
         rows.append(shortcut_row(score(batches, description=change), plain, change))
         log.info("%s: AUC %.4f (%+.4f)", change, rows[-1].auc, rows[-1].auc_difference)
-    write_rows(output_dir / "shortcuts.csv", rows)
+    if is_main():
+        write_rows(output_dir / "shortcuts.csv", rows)
     return [dataclasses.asdict(row) for row in rows]
 
 
@@ -287,9 +289,12 @@ def write_results(output_dir: Path, evaluated: Evaluated) -> None:
 def evaluate_dataset(
     evaluation: Evaluation, name: str, data_root: Path, output_dir: Path, device: torch.device, precision: str
 ) -> dict[str, Any]:
-    """Score one data set, write its files to `output_dir`, and return what test_metrics.json says."""
+    """Score one data set, write its files to `output_dir`, and return what test_metrics.json says. Of several
+    processes, which share the clips, only the main one writes; the others return nothing.
+    """
     test = evaluation.test
-    output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
+    if is_main():
+        output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
     listing = DATASETS[name](data_root, evaluation.listing)
     split = choose_split(evaluation, listing)
     for line in summarize(listing, split.split_of) + split.describe_dropped():
@@ -301,7 +306,7 @@ def evaluate_dataset(
     log.info(
         "%d clips, %d windows of %.1f s, device %s, precision %s",
         len(clips),
-        len(batches.sampler),
+        len(batches.dataset.evaluation_keys()),
         evaluation.data.window_s,
         device,
         precision,
@@ -311,6 +316,10 @@ def evaluate_dataset(
     )
     with logging_redirect_tqdm():
         scores = score(batches, description=f"{name} {test.split}")
+    if not is_main():
+        if test.shortcuts:  # its scores are shared work, too
+            measure_shortcuts(evaluation, clips, scores, score, output_dir)
+        return {}
     overall = detection_metrics(scores.labels, scores.logits, part)
     result: dict[str, Any] = {
         "dataset": name,
@@ -376,8 +385,22 @@ def run_evaluation() -> int:
     output_dir = test.output_dir or test.checkpoint.parent
     device = resolve_device(test.device)
     precision = resolve_precision(test.precision, device)
-    configure_logging()
-    evaluation.model.to(device)
+    if launched() and evaluation.robustness.robustness:
+        raise UsageError("--robustness prepares videos anew, in one process: start it without torchrun")
+    with process_group(device):
+        configure_logging()
+        evaluation.model.to(device)
+        result = evaluate_all(evaluation, output_dir, device, precision)
+        if is_main():
+            sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def evaluate_all(
+    evaluation: Evaluation, output_dir: Path, device: torch.device, precision: str
+) -> dict[str, Any]:
+    """Evaluate each data set for itself; the result of the only one, or of all of them with their mean."""
+    test = evaluation.test
     several = len(test.dataset) > 1
     results = {
         name: evaluate_dataset(
@@ -385,20 +408,19 @@ def run_evaluation() -> int:
         )
         for name, root in zip(test.dataset, test.data_root, strict=True)
     }
-    result = results[test.dataset[0]]
-    if several:
-        result = {"datasets": results}
-        result["macro_auc_dataset"] = float(np.mean([row["overall"]["auc"] for row in results.values()]))
-        write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-        log.info(f"{'data set':<18}{'real':>7}{'fake':>7}{'AUC':>8}{'AP':>8}{'EER':>8}")
-        for name, row in results.items():
-            row = row["overall"]
-            log.info(
-                f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}"
-                f"{row['auc']:>8.4f}{row['ap']:>8.4f}{row['eer']:>8.4f}"
-            )
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
-    return 0
+    if not several or not is_main():
+        return results[test.dataset[0]]
+    result = {"datasets": results}
+    result["macro_auc_dataset"] = float(np.mean([row["overall"]["auc"] for row in results.values()]))
+    write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
+    log.info(f"{'data set':<18}{'real':>7}{'fake':>7}{'AUC':>8}{'AP':>8}{'EER':>8}")
+    for name, row in results.items():
+        row = row["overall"]
+        log.info(
+            f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}"
+            f"{row['auc']:>8.4f}{row['ap']:>8.4f}{row['eer']:>8.4f}"
+        )
+    return result
 
 
 if __name__ == "__main__":

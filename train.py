@@ -14,46 +14,46 @@ import argparse
 import dataclasses
 import json
 import logging
-import math
 import shlex
 import sys
-import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from loaders import DATASETS
 from loaders.clip_dataset import DataConfig
-from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.collate import TrainingSampler
+from loaders.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
 from loaders.split_files import split_checksum, write_split
 from loaders.splits import SplitConfig
 from losses import LOSSES
 from models import MODELS
+from models.blocks.normalization import synchronize_batch_norm
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import decision_of_scores
-from utils.device import PRECISIONS, resolve_device, resolve_precision
+from utils.device import PRECISIONS, require_compiler, resolve_device, resolve_precision, set_float32_math
+from utils.distributed import is_main, process_group, rank, same_buffers, world_size
 from utils.errors import UsageError, run_command
-from utils.evaluation import autocast, evaluate, require_finite
+from utils.evaluation import evaluate, validation_row
 from utils.files import write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import Best, detection_metrics
 from utils.run_config import read_run_config, require_known, require_same
 from utils.seed import seed_everything
+from utils.training import TrainingStep, learning_rate_factor, parallel, train_epoch
 from utils.types import Clip
 
 log = logging.getLogger("train")
 # what may differ between a run and its resumption
 RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
+RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +96,24 @@ class TrainConfig:
     decision_fpr: float = opt(
         0.01, "share of validation reals that the stored verdict may call fake, and of fakes, real"
     )
+    accumulate_steps: int = opt(
+        1,
+        "a step's clips are computed in so many parts, one after the other: less memory; batch norm, "
+        "contrastive pairs and means over frames are then those of a part",
+    )
+    compile: bool = opt(
+        False, "compile the model: faster steps after some minutes; needs a C++ compiler, on a GPU Triton"
+    )
+    sync_batch_norm: bool = opt(
+        True, "under torchrun, batch norm over the clips of all processes, as one process would see them"
+    )
     seed: int = opt(42, "seed of weights, order and windows")
-    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+    device: str = opt(
+        "auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one, its own for each process"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate"):
+        for name in ("epochs", "learning_rate", "accumulate_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if not 0 < self.decision_fpr < 0.5:
@@ -188,64 +201,13 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
             if name in vars(args) and getattr(args, name) != getattr(type(group), name):
                 raise UsageError(f"--{name} has no effect here: {reason}")
     if config.train.resume:
-        require_same(saved, config.as_plain(), RESUMABLE)
+        # a flag that the run is older than had its default then
+        before = {
+            name: from_args(kind, argparse.Namespace(), (str(file), saved.get(name, {})), preset)
+            for name, kind in groups.items()
+        }
+        require_same(RunConfig(**before).as_plain(), config.as_plain(), RESUMABLE)
     return config
-
-
-def learning_rate_factor(config: TrainConfig, steps_per_epoch: int) -> Any:
-    """step -> factor on the learning rate: linear warm-up, then constant or a cosine down to 0."""
-    warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        if config.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
-
-    return factor
-
-
-def train_epoch(
-    model: nn.Module,
-    criterion: nn.Module,
-    batches: Any,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    run_log: RunLog,
-    device: torch.device,
-    config: TrainConfig,
-    precision: str,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass over the training clips; returns the mean of every loss term."""
-    model.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    sums: Counter[str] = Counter()
-    start, num_clips = time.monotonic(), 0
-    progress = tqdm(batches, desc=f"epoch {epoch}", leave=False, unit="batch")
-    for batch in progress:
-        batch = batch.to(device)
-        with autocast(device, precision):
-            output = model(batch)
-            terms = criterion(output, batch)
-        require_finite(terms, batch.clip_ids)
-        optimizer.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        grad_norm = nn.utils.clip_grad_norm_(
-            parameters, config.max_grad_norm or math.inf, error_if_nonfinite=False
-        )
-        require_finite({"gradient norm": grad_norm}, batch.clip_ids)
-        run_log.train_step(terms, grad_norm=grad_norm.item(), learning_rate=scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-        num_clips += len(batch.clip_ids)
-        sums.update({name: value.item() for name, value in terms.items()})
-        progress.set_postfix(
-            loss=f"{terms['total'].item():.3f}", clips_per_s=f"{num_clips / (time.monotonic() - start):.1f}"
-        )
-    log.info("epoch %d: %d clips, %.1f clips/s", epoch, num_clips, num_clips / (time.monotonic() - start))
-    return {f"train_{name}": value / len(batches) for name, value in sums.items()}
 
 
 def main() -> int:
@@ -253,8 +215,17 @@ def main() -> int:
     if config.train.print_config:
         sys.stdout.write(json.dumps(config.as_plain(), indent=1) + "\n")
         return 0
+    device = resolve_device(config.train.device)
+    with process_group(device):
+        if config.train.compile:
+            require_compiler(device)
+        run(config, device)
+    return 0
+
+
+def run(config: RunConfig, device: torch.device) -> None:
+    """Check what the run is to work on, describe it in its folder, and train."""
     train, run_dir = config.train, config.train.run_dir
-    device = resolve_device(train.device)
     precision = resolve_precision(train.precision, device)
     last = run_dir / "last.pt"
     if last.exists() and not train.resume:
@@ -276,59 +247,76 @@ def main() -> int:
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    configure_logging(run_dir / "train.log")
-    for split in parts.splits.values():
-        write_split(run_dir / "splits", split)
+    weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
+    batches, sampler = training_loader(
+        parts.clips["train"], config.data, config.workers, balance=train.balance, seed=train.seed,
+        dataset_weights=weights, accumulate_steps=train.accumulate_steps,
+    )  # fmt: skip
     about = {
         "config": config.as_plain(),
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
         "split_checksums": checksums,
     }
-    write_text(run_dir / "config.json", json.dumps(about, indent=1) + "\n")
+    if is_main():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        for split in parts.splits.values():
+            write_split(run_dir / "splits", split)
+        write_text(run_dir / "config.json", json.dumps(about, indent=1) + "\n")
+    configure_logging(run_dir / "train.log")
     for name, value in about.items():
         log.info("%s: %s", name, json.dumps(value))
-    log.info("device %s, precision %s, %d loader workers", device, precision, config.workers.resolved_workers)
+    log.info(
+        "device %s, precision %s, %d process(es), each with %d loader workers, %d batches ahead",
+        device,
+        precision,
+        world_size(),
+        config.workers.resolved_workers,
+        config.workers.resolved_prefetch,
+    )
     for line in parts.table:
         log.info(line)
     with logging_redirect_tqdm():
-        fit(config, parts.clips, saved, device, precision, about)
-    return 0
+        fit(config, batches, sampler, parts.clips["val"], saved, device, precision, about)
 
 
 def fit(
     config: RunConfig,
-    clips: dict[str, list[Clip]],
+    batches: ClipLoader,
+    sampler: TrainingSampler,
+    val_clips: list[Clip],
     saved: dict[str, Any] | None,
     device: torch.device,
     precision: str,
     about: dict[str, Any],
 ) -> None:
-    """The training loop, from the clips of each split to the last checkpoint; `saved` is what a resume starts
+    """The training loop, from the first weights to the last checkpoint; `saved` is what a resume starts
     from.
     """
     train, run_dir = config.train, config.train.run_dir
-    weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
-    batches, sampler = training_loader(
-        clips["train"], config.data, config.workers,
-        balance=train.balance, seed=train.seed, dataset_weights=weights,
-    )  # fmt: skip
-    val_batches = evaluation_loader(clips["val"], config.data, config.workers)
+    val_batches = evaluation_loader(val_clips, config.data, config.workers)
+    steps_per_epoch = batches.batch_sampler.num_steps
 
+    set_float32_math(device)
     seed_everything(train.seed)
     model = MODELS[train.model](config.model).to(device)
     criterion = LOSSES[train.model](config.loss).to(device)
     parameters = [p for module in (model, criterion) for p in module.parameters() if p.requires_grad]
-    log.info(
-        "%s: %d parameters, %d trained",
-        train.model,
-        sum(p.numel() for p in model.parameters()),
-        sum(p.numel() for p in parameters),
-    )
+    num_parameters = sum(p.numel() for p in model.parameters())
+    log.info("%s: %d parameters, %d trained", train.model, num_parameters, sum(p.numel() for p in parameters))
+    if world_size() > 1 and train.sync_batch_norm:
+        synchronize_batch_norm(model, device)
+    if train.compile:
+        model.compile()
+    step = parallel(TrainingStep(model, criterion))
     optimizer_type = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    optimizer = optimizer_type(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
-    scheduler = LambdaLR(optimizer, learning_rate_factor(train, len(batches)))
+    optimizer = optimizer_type(
+        parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+    factor = learning_rate_factor(
+        train.schedule, train.warmup_epochs * steps_per_epoch, train.epochs * steps_per_epoch
+    )
+    scheduler = LambdaLR(optimizer, factor)
     best = Best(higher_is_better=train.select_by == "val_auc")
     first_epoch = 0
     if saved:
@@ -339,30 +327,25 @@ def fit(
         best.value, best.epochs_since = saved["best_value"], saved["epochs_since_best"]
         first_epoch = saved["epoch"] + 1
         log.info("resumed after epoch %d", saved["epoch"])
-    run_log = RunLog(run_dir, first_step=first_epoch * len(batches), num_epochs=first_epoch)
+    run_log = RunLog(run_dir, first_step=first_epoch * steps_per_epoch, num_epochs=first_epoch)
 
     for epoch in range(first_epoch, train.epochs):
         if train.patience and best.epochs_since >= train.patience:
             log.info("stopped: %d epochs without a better %s", best.epochs_since, train.select_by)
             break
-        seed_everything(train.seed, epoch + 1)
+        seed_everything(train.seed, epoch + 1, rank())
         sampler.epoch = epoch
         row = train_epoch(
-            model, criterion, batches, optimizer, scheduler, run_log, device, train, precision, epoch
-        )
+            step, batches, optimizer, scheduler, run_log, device, precision=precision, epoch=epoch,
+            accumulate_steps=train.accumulate_steps, max_grad_norm=train.max_grad_norm,
+        )  # fmt: skip
+        same_buffers(model)
         scores = evaluate(
             model, val_batches, device,
             precision=precision, criterion=criterion, pooling=config.data.pooling, description="validate",
         )  # fmt: skip
         metrics = detection_metrics(scores.labels, scores.logits, "the validation split")
-        row |= {
-            "val_auc": metrics.auc,
-            "val_ap": metrics.ap,
-            "val_eer": metrics.eer,
-            "val_balanced_accuracy": metrics.balanced_accuracy,
-            "val_loss": scores.mean_terms["total"],
-        }
-        row |= {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}
+        row |= validation_row(scores, metrics)
         improved = best.update(row[train.select_by])
         run_log.epoch(epoch, row)
         log.info(
@@ -374,7 +357,9 @@ def fit(
             metrics.eer,
             ", best so far" if improved else "",
         )
-        decision = decision_of_scores(clips["val"], scores, train.decision_fpr, "the validation split")
+        if not is_main():
+            continue
+        decision = decision_of_scores(val_clips, scores, train.decision_fpr, "the validation split")
         state = {
             "model": model.state_dict(),
             "config": about["config"],
@@ -386,17 +371,14 @@ def fit(
         }
         if improved:
             save_checkpoint(run_dir / "best.pt", state)
-        save_checkpoint(
-            run_dir / "last.pt",
-            state
-            | {
-                "criterion": criterion.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "best_value": best.value,
-                "epochs_since_best": best.epochs_since,
-            },
-        )
+        state |= {
+            "criterion": criterion.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "best_value": best.value,
+            "epochs_since_best": best.epochs_since,
+        }
+        save_checkpoint(run_dir / "last.pt", state)
     run_log.close()
     log.info(
         "best %s %.4f, checkpoint %s",

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from loaders.clip_dataset import ClipWindow
+from utils import distributed
 from utils.clip_files import SAMPLE_RATE_HZ
-from utils.errors import ClipError
+from utils.errors import ClipError, UsageError
 from utils.types import ClipBatch
 
 
@@ -106,3 +107,44 @@ class TrainingSampler(Sampler):
         for index in rng.permutation(np.concatenate(drawn)).tolist():
             yield index, (self.epoch, repetitions[index])
             repetitions[index] += 1
+
+
+class TrainingBatches(Sampler):
+    """The batches that this process computes, out of one order of draws for all processes.
+
+    Every optimiser step takes the next `batch_size` draws of `sampler`, whatever the number of processes. It
+    has `accumulate_steps` parts of equal size, computed one after the other, and each process computes its
+    slice of every part. The last, smaller step is left out (batch norm needs more than one clip), unless it
+    is the only one. Iterating begins at step `first_step` of the epoch.
+
+    Raises UsageError if the clips of a step cannot be shared out evenly.
+    """
+
+    def __init__(self, sampler: TrainingSampler, *, batch_size: int, accumulate_steps: int) -> None:
+        num_processes = distributed.world_size()
+        self.sampler, self.batch_size, self.accumulate_steps = sampler, batch_size, accumulate_steps
+        self.first_step = 0
+        self.num_steps = max(1, len(sampler) // batch_size)  # of a whole epoch
+        num_parts = num_processes * accumulate_steps
+        if batch_size % num_parts:
+            raise UsageError(
+                f"--batch_size {batch_size} cannot be shared out: it is the number of clips of a step over "
+                f"all {num_processes} processes and {accumulate_steps} accumulate_steps; give a multiple of "
+                f"{num_parts}"
+            )
+        if len(sampler) < batch_size and num_parts > 1:
+            raise UsageError(
+                f"{len(sampler)} training clips are fewer than --batch_size {batch_size}: use a smaller one"
+            )
+
+    def __len__(self) -> int:
+        return (self.num_steps - self.first_step) * self.accumulate_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, int]]]]:
+        draws = list(self.sampler)
+        size = self.batch_size // (distributed.world_size() * self.accumulate_steps)
+        for step in range(self.first_step, self.num_steps):
+            for part in range(self.accumulate_steps):
+                start = step * self.batch_size
+                start += (part * distributed.world_size() + distributed.rank()) * size
+                yield draws[start : start + size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,33 +13,48 @@ import torch
 from torch.utils.data import DataLoader
 
 from loaders.clip_dataset import ClipDataset, ClipWindow, DataConfig, clip_labels
-from loaders.collate import Collate, TrainingSampler
+from loaders.collate import Collate, TrainingBatches, TrainingSampler
 from utils.config import opt
+from utils.distributed import deal_out, local_processes
 from utils.errors import FrameworkError
 from utils.types import Clip, ClipBatch
+
+TYPICAL_WINDOW_BYTES = 60 * 224 * 224 * 3 * 1.1  # picture, and a tenth for the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     """loaders/data_loader.py: how batches are made."""
 
-    batch_size: int = opt(16, "clips per training step; windows per batch in evaluation")
+    batch_size: int = opt(16, "clips per training step, over all processes; windows per batch in evaluation")
     num_workers: int = opt(
         -1, "processes that decode clips; 0 = none beside the main one, -1 = from the machine's cores"
     )
+    prefetch_factor: int = opt(
+        0, "batches that each worker makes ahead; 0 = from the machine's memory, at most 4"
+    )
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.num_workers < -1:
-            raise ValueError(
-                f"batch_size must be >= 1 and num_workers >= -1, got {self.batch_size}, {self.num_workers}"
-            )
+        for name, least in (("batch_size", 1), ("num_workers", -1), ("prefetch_factor", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
 
     @property
     def resolved_workers(self) -> int:
-        """`num_workers`, or one less than the cores this process may use (at least 1, at most 8)."""
+        """`num_workers`, or one less than this process's share of the cores (at least 1, at most 8)."""
         if self.num_workers >= 0:
             return self.num_workers
-        return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+        cores = len(os.sched_getaffinity(0)) // local_processes()
+        return max(1, min(8, cores - 1))
+
+    @property
+    def resolved_prefetch(self) -> int:
+        """`prefetch_factor`, or as many batches as fit into an eighth of the machine's memory (1 to 4)."""
+        if self.prefetch_factor:
+            return self.prefetch_factor
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 8 / local_processes()
+        per_worker = memory / max(1, self.resolved_workers)
+        return max(1, min(4, int(per_worker / (self.batch_size * TYPICAL_WINDOW_BYTES))))
 
 
 class _ErrorsAsValues(ClipDataset):
@@ -108,18 +123,19 @@ def _one_thread(worker_id: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _loader(dataset: ClipDataset, workers: WorkerConfig, **options: object) -> ClipLoader:
+def _loader(dataset: ClipDataset, workers: WorkerConfig, batches: Iterable[list]) -> ClipLoader:
     num_workers = workers.resolved_workers
     return ClipLoader(
         dataset,
+        batch_sampler=batches,
         collate_fn=_Collate(dataset.config.video_fps),
         num_workers=num_workers,
         worker_init_fn=_one_thread,
         persistent_workers=num_workers > 0,
+        prefetch_factor=workers.resolved_prefetch if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         # its own: a new loader must not move the global generator that dropout draws from
         generator=torch.Generator(),
-        **options,
     )
 
 
@@ -131,13 +147,13 @@ def training_loader(
     balance: str,
     seed: int,
     dataset_weights: Mapping[str, float] | None = None,
+    accumulate_steps: int = 1,
 ) -> tuple[ClipLoader, TrainingSampler]:
     """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
 
     `balance`: "none", or as many draws of every "label" (real, fake) or "category". `dataset_weights` are the
     data sets' shares of the draws, within which each set's own classes are balanced; None: as many as clips.
-
-    A last, smaller batch is left out (batch norm needs more than one clip), unless it is the only one.
+    The loader's `batch_sampler` (TrainingBatches) says which of the clips this process gets.
     """
     class_of = {
         "none": lambda clip: "all",
@@ -152,10 +168,8 @@ def training_loader(
         weights = {key: dataset_weights[key[0]] / num_classes[key[0]] for key in set(classes)}
     sampler = TrainingSampler(classes, seed=seed, weights=weights)
     dataset = _ErrorsAsValues(clips, data, training=True, seed=seed)
-    drop_last = len(clips) >= workers.batch_size
-    return _loader(
-        dataset, workers, batch_size=workers.batch_size, sampler=sampler, drop_last=drop_last
-    ), sampler
+    batches = TrainingBatches(sampler, batch_size=workers.batch_size, accumulate_steps=accumulate_steps)
+    return _loader(dataset, workers, batches), sampler
 
 
 def evaluation_loader(
@@ -165,11 +179,13 @@ def evaluation_loader(
     *,
     sound_from: Sequence[int | None] | None = None,
 ) -> ClipLoader:
-    """Every evaluation window of every clip once, in listing order.
+    """Every evaluation window of every clip once, in listing order; of several processes each gets every so
+    many-th batch (see utils.distributed.deal_out), which holds what it would hold in a single one.
 
     `sound_from`: for each clip the index of the one whose sound it gets instead of its own, None = its own.
     """
     dataset: ClipDataset = _ErrorsAsValues(clips, data, training=False)
     if sound_from is not None:
         dataset = _OtherSound(clips, data, sound_from)
-    return _loader(dataset, workers, batch_size=workers.batch_size, sampler=dataset.evaluation_keys())
+    keys, size = dataset.evaluation_keys(), workers.batch_size
+    return _loader(dataset, workers, deal_out([keys[i : i + size] for i in range(0, len(keys), size)]))

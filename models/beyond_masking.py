@@ -97,6 +97,10 @@ class BeyondMaskingConfig:
         False, "start a torchvision video encoder from Kinetics-400 weights (downloads them)"
     )
     video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's blocks")
+    checkpoint_activations: bool = opt(
+        False, "compute the video encoder's blocks again in the backward pass: a tenth of what is kept, the "
+        "same gradients, more time"
+    )  # fmt: skip
     audio_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the audio encoder's three blocks")
     image_size: int = opt(224, "side in pixels that crops are resized to on the device")
     equalize_luma: bool = opt(
@@ -218,8 +222,9 @@ class BeyondMaskingDetector(nn.Module):
         )
         self.mfcc = Mfcc(c.num_mfcc, SAMPLE_RATE_HZ)
         self.video_encoder = MaskedVideoEncoder(
-            c.video_encoder, c.video_channels, pretrained=c.video_pretrained
-        )
+            c.video_encoder, c.video_channels,
+            pretrained=c.video_pretrained, checkpoint_activations=c.checkpoint_activations,
+        )  # fmt: skip
         self.audio_encoder = AudioEncoder(c.num_mfcc, c.audio_channels)
         self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
         self.audio_projection = nn.Linear(self.audio_encoder.out_features, c.feature_dim)

@@ -6,6 +6,7 @@ traceback appears with `--debug`, and always for errors that are not ours: those
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except FrameworkError as error:
         if "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        # torchrun numbers its processes; all of them may have the same error, or one alone
+        process = os.environ.get("RANK", "0")
+        sys.stderr.write(f"error{'' if process == '0' else f' in process {process}'}: {error}\n")
         sys.exit(error.exit_status)
     except OSError as error:
         if "--debug" in sys.argv or error.filename is None:

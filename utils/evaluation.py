@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +13,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from utils import distributed
 from utils.errors import FrameworkError
+from utils.metrics import DetectionMetrics
 from utils.types import ClipBatch
+
+Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, picture and sound
+_ScoredBatch = tuple[list[Window], dict[str, float], bool]  # with sums of the loss terms; has it heads?
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +40,12 @@ class NotFiniteError(FrameworkError):
     """A loss or a score is NaN or infinite."""
 
 
-def require_finite(terms: dict[str, torch.Tensor], clip_ids: tuple[str, ...]) -> None:
-    """Raise NotFiniteError that names the term and the clips if a loss term is NaN or infinite."""
-    for name, value in terms.items():
-        if not torch.isfinite(value).all():
+def require_finite(values: Mapping[str, float], clip_ids: Iterable[str]) -> None:
+    """Raise NotFiniteError that names the term and the clips if a value is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
             raise NotFiniteError(
-                f"{name} is {value.item()} on the batch of clips {', '.join(clip_ids)}; look at them with "
+                f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
                 "preprocess.verify, or lower --learning_rate"
             )
 
@@ -64,12 +71,14 @@ def evaluate(
 ) -> ClipScores:
     """Score every window and pool the logits of each clip's windows: their "mean", or their "max", which
     finds what was forged only in places. The model's mode is restored afterwards.
+
+    Of several processes each is given its share of the batches (as loaders.evaluation_loader deals them out),
+    and all return the scores of all, which are those of a single process.
     """
     was_training = model.training
     model.eval()
-    windows: list[tuple[str, float, float, float, float]] = []
-    sums: dict[str, float] = {}
-    has_heads = False
+    batches_here: list[_ScoredBatch] = []
+    show_progress = show_progress and distributed.is_main()
     for batch in tqdm(batches, desc=description, leave=False, disable=not show_progress, unit="batch"):
         on_device = batch.to(device)
         with autocast(device, precision):
@@ -82,19 +91,31 @@ def evaluate(
             output.video_logits if has_heads else nothing,
             output.audio_logits if has_heads else nothing,
         )
-        values = torch.stack([column.float() for column in columns]).cpu().double().numpy()  # (3, B)
-        if not np.isfinite(values[0]).all():
+        # one transfer for all that is read
+        values = torch.cat([value.float().flatten() for value in (*columns, *terms.values())])
+        values = values.cpu().double().numpy()
+        logits, term_values = (
+            values[: 3 * len(batch.clip_ids)].reshape(3, -1),
+            values[3 * len(batch.clip_ids) :],
+        )
+        if not np.isfinite(logits[0]).all():
             raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
-        windows += zip(batch.clip_ids, batch.labels.tolist(), *values, strict=True)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item() * len(batch.clip_ids)
+        windows = list(zip(batch.clip_ids, batch.labels.tolist(), *logits.tolist(), strict=True))
+        sums = {name: value * len(windows) for name, value in zip(terms, term_values.tolist(), strict=True)}
+        batches_here.append((windows, sums, has_heads))
     model.train(was_training)
+    scored = distributed.collect(batches_here)
+    windows = [window for windows, _, _ in scored for window in windows]
+    sums: Counter[str] = Counter()
+    for _, sums_of_batch, _ in scored:
+        sums.update(sums_of_batch)
     terms = {name: value / len(windows) for name, value in sums.items()}
+    has_heads = any(has_heads for _, _, has_heads in scored)
     return _pool(windows, {"mean": np.mean, "max": np.max}[pooling], has_heads, terms)
 
 
 def _pool(
-    windows: list[tuple[str, float, float, float, float]],
+    windows: list[Window],
     pool: Callable[..., np.ndarray],
     has_heads: bool,
     terms: dict[str, float],
@@ -113,3 +134,15 @@ def _pool(
         window_logits=[np.array([logit for _, logit, *_ in values]) for values in rows.values()],
         mean_terms=terms,
     )
+
+
+def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
+    """The validation columns of metrics.csv."""
+    row = {
+        "val_auc": metrics.auc,
+        "val_ap": metrics.ap,
+        "val_eer": metrics.eer,
+        "val_balanced_accuracy": metrics.balanced_accuracy,
+        "val_loss": scores.mean_terms["total"],
+    }
+    return row | {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}

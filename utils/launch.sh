@@ -39,15 +39,18 @@ TEXT
 }
 
 train_and_test() { # reads the launcher's variables
-    local data_flags=()
+    local data_flags=() launch=(python)
+    if [[ "$GPUS" != 1 && "$ONLY_PRINTS" == false ]]; then
+        launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")
+    fi
     [[ -n "$DATA_ROOT" || "$ONLY_PRINTS" == true ]] || _explain_data
     [[ -z "$DATA_ROOT" ]] || data_flags=(--data_root "$DATA_ROOT")
-    python train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$RUN_DIR" --model "$MODEL" \
+    "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$RUN_DIR" --model "$MODEL" \
         --preset "$PRESET" --device "$DEVICE" --epochs "$EPOCHS" --batch_size "$BATCH_SIZE" \
         --learning_rate "$LEARNING_RATE" --seed "$SEED" --feature_dim "$FEATURE_DIM" \
         --transformer_nhead "$TRANSFORMER_NHEAD" --auxiliary_weight "$ALPHA" --lbd_audio_weight "$BETA" \
         --contrastive_weight "$GAMMA" "${SIZE_FLAGS[@]}" "${FLAGS[@]}"
     if [[ "$ONLY_PRINTS" == false ]]; then
-        python test.py --checkpoint "$RUN_DIR/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" --device "$DEVICE"
+        "${launch[@]}" test.py --checkpoint "$RUN_DIR/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" --device "$DEVICE"
     fi
 }

@@ -15,6 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from utils.distributed import is_main
 from utils.files import write_text
 
 __all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
@@ -22,9 +23,9 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av"
 
 
 def configure_logging(log_file: Path | None = None) -> None:
-    """Log to stderr and, if given, append to a file. Called once, by main()."""
+    """Log to stderr and, if given, append to a file (the main process alone). Called once, by main()."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log_file is not None:
+    if log_file is not None and is_main():
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
     logging.basicConfig(
         level=logging.INFO,
@@ -70,27 +71,33 @@ class RunLog:
     """TensorBoard curves (`train/lbd`, `val/auc`) and metrics.csv, one row per epoch.
 
     After a resume at `first_step` and `num_epochs` the rows and curves of later, lost epochs are dropped.
+    Of several processes only the main one writes.
     """
 
     def __init__(self, run_dir: Path, *, first_step: int = 0, num_epochs: int = 0) -> None:
         self.path = run_dir / "metrics.csv"
-        self.writer = SummaryWriter(str(run_dir), purge_step=first_step or None)
+        self.writer = SummaryWriter(str(run_dir), purge_step=first_step or None) if is_main() else None
         self.step = first_step
         self.rows: list[dict[str, str]] = []
         if num_epochs and self.path.is_file():
             with self.path.open(encoding="utf-8", newline="") as file:
                 self.rows = list(csv.DictReader(file))[:num_epochs]
 
-    def train_step(self, terms: dict[str, torch.Tensor], *, grad_norm: float, learning_rate: float) -> None:
-        """Record one optimiser step."""
-        for name, value in terms.items():
-            self.writer.add_scalar(f"train/{name}", value.item(), self.step)
-        self.writer.add_scalar("train/grad_norm", grad_norm, self.step)
-        self.writer.add_scalar("train/learning_rate", learning_rate, self.step)
+    def curves(self, values: dict[str, float], step: int) -> None:
+        """Add a point to TensorBoard curves."""
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def train_step(self, values: dict[str, float]) -> None:
+        """Record one optimiser step: loss terms, gradient norm, learning rate."""
+        self.curves({f"train/{name}": value for name, value in values.items()}, self.step)
         self.step += 1
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         """Record one epoch: a row of metrics.csv (rewritten whole, atomically) and the validation curves."""
+        if not self.writer:
+            return
         for name, value in values.items():
             if name.startswith("val_"):
                 self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, self.step)
@@ -103,4 +110,5 @@ class RunLog:
         write_text(self.path, buffer.getvalue())
 
     def close(self) -> None:
-        self.writer.close()
+        if self.writer:
+            self.writer.close()

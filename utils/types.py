@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -98,6 +99,22 @@ class ClipBatch:
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch on `device`; copies from pinned memory do not block."""
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def padded_to(self, num_frames: int, num_samples: int) -> ClipBatch:
+        """The same clips with zeros behind their ends, masked: T = `num_frames`, N = `num_samples`, neither
+        smaller than they are."""
+        frames, samples = num_frames - self.video.shape[2], num_samples - self.waveform.shape[1]
+        if not frames and not samples:
+            return self
+        return dataclasses.replace(
+            self,
+            video=F.pad(self.video, (0, 0, 0, 0, 0, frames)),
+            landmarks=F.pad(self.landmarks, (0, 0, 0, 0, 0, frames)),
+            video_padding_mask=F.pad(self.video_padding_mask, (0, frames), value=True),
+            landmark_padding_mask=F.pad(self.landmark_padding_mask, (0, frames), value=True),
+            waveform=F.pad(self.waveform, (0, samples)),
+            audio_padding_mask=F.pad(self.audio_padding_mask, (0, samples), value=True),
+        )
 
     def pin_memory(self) -> ClipBatch:
         """The same batch in page-locked memory (called by the DataLoader)."""

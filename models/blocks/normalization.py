@@ -1,9 +1,13 @@
-"""Normalisation that knows about padding."""
+"""Normalisation that knows about padding, and about other processes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class StepNorm(nn.BatchNorm1d):
@@ -22,3 +26,71 @@ class StepNorm(nn.BatchNorm1d):
         valid = ~padding_mask
         normalized[valid] = super().forward(features[valid]).to(features.dtype)
         return normalized
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """(C,) -> the shape in which it multiplies (N, C, ...)."""
+    return values.view(1, -1, *[1] * (like.dim() - 2))
+
+
+class _NormalizeOverProcesses(torch.autograd.Function):
+    """(N, C, ...) of every process -> standardised by mean and variance over all processes' values."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        own = features.detach().double()
+        others = [0, *range(2, features.dim())]
+        count = own.new_tensor([own.numel() / own.shape[1]])
+        totals = torch.cat([own.sum(others), own.square().sum(others), count])
+        dist.all_reduce(totals)
+        count = totals[-1]
+        mean, square = (totals[:-1] / count).chunk(2)
+        variance = (square - mean.square()).clamp_min(0.0)
+        scale = (variance + eps).rsqrt()
+        normalized = ((own - _per_channel(mean, own)) * _per_channel(scale, own)).to(features.dtype)
+        ctx.save_for_backward(normalized, scale, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return normalized, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        normalized, scale, count = ctx.saved_tensors
+        others = [0, *range(2, gradient.dim())]
+        gradient, own = gradient.double(), normalized.double()
+        totals = torch.cat([gradient.sum(others), (gradient * own).sum(others)])
+        dist.all_reduce(totals)
+        mean, along = (_per_channel(values, own) for values in (totals / count).chunk(2))
+        return ((gradient - mean - own * along) * _per_channel(scale, own)).to(normalized.dtype), None
+
+
+class SynchronizedBatchNorm(_BatchNorm):
+    """Batch norm whose statistics in training are those of all processes' batches, on CPUs: torch's
+    SyncBatchNorm takes GPU tensors only. Sums are kept in float64.
+    """
+
+    @torch.compiler.disable  # an exchange between processes
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(features)
+        self._check_input_dim(features)
+        normalized, mean, variance, count = _NormalizeOverProcesses.apply(features, self.eps)
+        if self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+            unbiased = variance * count / (count - 1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        weight, bias = (_per_channel(values, features) for values in (self.weight, self.bias))
+        return (normalized * weight + bias).to(features.dtype)
+
+
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
+    """Let every batch norm of `model` take its statistics over the clips of all processes.
+
+    A module keeps its parameters, hooks and its own `forward`; what that calls as batch norm is exchanged.
+    """
+    synchronized = nn.SyncBatchNorm if device.type == "cuda" else SynchronizedBatchNorm
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            kind = type(module)
+            module.__class__ = type(f"Synchronized{kind.__name__}", (kind, synchronized), {})
+            module.process_group = None  # torch's: all of them

@@ -39,6 +39,7 @@ class Mfcc(nn.Module):
         self.register_buffer("dct", dct, persistent=False)  # (NUM_MELS, num_mfcc)
         self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
 
+    @torch.compiler.disable  # complex numbers
     @torch.no_grad()
     def forward(self, waveform: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(waveform.device.type, enabled=False):  # decibels need float32

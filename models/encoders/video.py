@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from utils import luma
 from utils.errors import UsageError
@@ -81,6 +84,7 @@ class VideoFrontEnd(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
 
+    @torch.compiler.disable  # integer histograms, cut into chunks of frames: nothing that compiling speeds up
     @torch.no_grad()
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
         """video: (B, 3, T, H, W) uint8. Raises UsageError if frames are equalised that should not be."""
@@ -102,7 +106,9 @@ class VideoFrontEnd(nn.Module):
 
 
 class Conv3dEncoder(nn.Module):
-    """Blocks of [Conv3d, batch norm, ReLU, max pool (1, 2, 2)], then the mean over height and width.
+    """Blocks of [Conv3d, batch norm, max pool (1, 2, 2), ReLU], then the mean over height and width.
+
+    Max pool and ReLU give the same in either order; ReLU after it has a quarter of the values to go through.
 
     With three blocks the released Beyond-Masking video extractor; each further one doubles the part of the
     picture that a feature sees. Time is kept: (B, 3, T, H, W) -> (B, T, D).
@@ -112,17 +118,14 @@ class Conv3dEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in zip((3, *channels), channels, strict=False):
-            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU(),
-                       nn.MaxPool3d((1, 2, 2))]  # fmt: skip
+            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs),
+                       nn.MaxPool3d((1, 2, 2)), nn.ReLU()]  # fmt: skip
         self.layers = nn.Sequential(*layers)
         self.out_features = channels[-1]
 
-    def forward(self, video: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(video.device.type):
-            # what bf16 convolutions are fastest in; float32 keeps the order in which the published numbers
-            # were summed
-            video = video.contiguous(memory_format=torch.channels_last_3d)
-        return self.layers(video).mean(dim=(3, 4)).transpose(1, 2)  # (B, T, D)
+    def blocks(self) -> list[nn.Sequential]:
+        """The encoder's layers, four to a block."""
+        return [self.layers[first : first + 4] for first in range(0, len(self.layers), 4)]
 
 
 class TorchvisionVideoEncoder(nn.Module):
@@ -146,24 +149,29 @@ class TorchvisionVideoEncoder(nn.Module):
             network.stem, network.layer1, network.layer2, network.layer3, network.layer4
         )
 
-    def forward(self, video: Tensor) -> Tensor:
-        return self.layers(video).mean(dim=(3, 4)).transpose(1, 2)  # (B, T, 512)
+    def blocks(self) -> list[nn.Sequential]:
+        """The stem and the four layers."""
+        return list(self.layers)
 
 
 class MaskedVideoEncoder(nn.Module):
-    """A video encoder whose padding frames cannot leak into valid ones.
+    """A video encoder whose padding frames cannot leak into valid ones: (B, 3, T, H, W) -> (B, T, D).
 
     Padding frames are set to 0 after every batch norm, which is what a convolution at the clip's end would
-    see: a clip's features do not depend on how far it was padded.
+    see: a clip's features do not depend on how far it was padded. With `checkpoint_activations` the backward
+    pass computes each block once more, so that only what lies between the blocks is kept.
     """
 
-    def __init__(self, name: str, channels: Sequence[int], *, pretrained: bool) -> None:
+    def __init__(
+        self, name: str, channels: Sequence[int], *, pretrained: bool, checkpoint_activations: bool = False
+    ) -> None:
         super().__init__()
         if name == "conv3d":
             self.encoder: Conv3dEncoder | TorchvisionVideoEncoder = Conv3dEncoder(channels)
         else:
             self.encoder = TorchvisionVideoEncoder(name, pretrained=pretrained)
         self.out_features = self.encoder.out_features
+        self.checkpoint_activations = checkpoint_activations
         self._padding: Tensor | None = None
         for module in self.encoder.modules():
             if isinstance(module, nn.BatchNorm3d):
@@ -172,14 +180,52 @@ class MaskedVideoEncoder(nn.Module):
     def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         return None if self._padding is None else output.masked_fill(self._padding, 0.0)
 
+    def _run(self, block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
+        self._padding = padding
+        try:
+            return block(video)
+        finally:
+            self._padding = None
+
     def forward(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
         """video: (B, 3, T, H, W) float. padding_mask: (B, T), True = padding; None = no frame is. -> (B, T,
         D).
         """
-        if padding_mask is None or not padding_mask.any():
-            return self.encoder(video)
-        self._padding = padding_mask[:, None, :, None, None]
+        if video.is_cuda or torch.is_autocast_enabled(video.device.type):
+            # what convolutions are fastest in; float32 on a CPU keeps the order in which the published
+            # numbers were summed
+            video = video.contiguous(memory_format=torch.channels_last_3d)
+        padding = None
+        if padding_mask is not None and padding_mask.any():
+            padding = padding_mask[:, None, :, None, None]
+            video = video.masked_fill(padding, 0.0)
+        for block in self.encoder.blocks():
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                video = checkpoint(
+                    self._run, block, video, padding, use_reentrant=False, preserve_rng_state=False,
+                    context_fn=functools.partial(_second_pass_leaves_statistics, block),
+                )  # fmt: skip
+            else:
+                video = self._run(block, video, padding)
+        return video.mean(dim=(3, 4)).transpose(1, 2)  # (B, T, D)
+
+
+def _second_pass_leaves_statistics(
+    block: nn.Module,
+) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+    """Contexts of a checkpointed block's first and second pass: a batch counts once in running statistics."""
+
+    @contextlib.contextmanager
+    def second_pass() -> Iterator[None]:
+        norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm3d)]
+        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
         try:
-            return self.encoder(video.masked_fill(self._padding, 0.0))
+            yield
         finally:
-            self._padding = None
+            for norm, (momentum, count) in zip(norms, before, strict=True):
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(count)
+
+    return contextlib.nullcontext(), second_pass()

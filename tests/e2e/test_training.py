@@ -161,7 +161,8 @@ def test_a_checkpoint_from_before_the_decision_is_evaluated_and_resumed(prepared
         del content["decision"], content["config"]["train"]["decision_fpr"]
         torch.save(content, run_dir / name)
     config = json.loads((run_dir / "config.json").read_text())
-    del config["config"]["train"]["decision_fpr"]
+    for name in ("decision_fpr", "accumulate_steps", "sync_batch_norm", "compile"):
+        del config["config"]["train"][name]
     (run_dir / "config.json").write_text(json.dumps(config))
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0")
     metrics = json.loads(ok(command("test.py", *arguments)).stdout)

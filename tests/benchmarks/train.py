@@ -1,0 +1,174 @@
+"""How fast a training step is: the paper's model on batches of random clips, as train.py computes it.
+
+    measure("cuda")                                             # 60x224x224; batch 4 and 16
+    measure("cpu")                                              # batch 2: minutes
+    measure("cpu", num_frames=6, image_size=32, batch_sizes=(2,), num_steps=2)     # seconds
+
+Every variant is a row: precision (float32 with TF32 on a GPU, bf16), compiled or not, and at the end the
+baseline, float32 without any of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
+from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
+from tests.clip_factory import make_batch
+from utils.evaluation import autocast
+from utils.training import StepReader, TrainingStep, WaitingTime
+from utils.types import ClipBatch
+
+FRAME_SIZE = 224
+MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
+
+
+def matrix_peak(device: torch.device, precision: str = "bf16", repeats: int = 20) -> float:
+    """TFLOP/s of a large matrix product on this device: what its convolutions could reach at best."""
+    size = MATRIX_SIZES[device.type]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats if device.type == "cuda" else 3):
+        _finish(device)
+        start = time.perf_counter()
+        a @ b
+        _finish(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e12
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def training_flops(step: TrainingStep, batch: ClipBatch) -> float:
+    """Floating-point operations of one forward and backward pass, in products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        step(batch, batch.clip_ids)["total"].backward()
+    step.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+def measure_variant(
+    device: torch.device, batch: ClipBatch, *, precision: str, compiled: bool, tf32: bool = True,
+    fast: bool = True, num_steps: int = 10, flops: float | None = None, model: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Median seconds of a step on batches from pinned memory, after the first two. `fast` false: an optimiser
+    that is not fused. The loader is measured elsewhere: here batches only come from the CPU's memory.
+    """
+    torch.manual_seed(0)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.cuda.reset_peak_memory_stats(device)
+        batch = batch.pin_memory()
+    detector = BeyondMaskingDetector(BeyondMaskingConfig(**(model or {}))).to(device)
+    step = TrainingStep(detector, BeyondMaskingLoss(BeyondMaskingLossConfig()).to(device)).train()
+    parameters = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=fast)
+    flops = flops or training_flops(step, batch.to(device))
+    if compiled:
+        detector.compile()
+    reader, seconds = StepReader(device), []
+    waiting = WaitingTime(itertools.repeat(batch, 2 + num_steps))
+    _finish(device)
+    start = time.perf_counter()
+    for on_cpu in waiting:
+        on_device = on_cpu.to(device)
+        with autocast(device, precision):
+            terms = step(on_device, on_device.clip_ids)
+        terms["total"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        reader.submit(terms | {"grad_norm": norm}, on_device.clip_ids, {})
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if len(seconds) < 2 or device.type == "cpu":  # later, a GPU is not waited for between steps
+            _finish(device)
+        now = time.perf_counter()
+        seconds.append(now - start)
+        start = now
+    _finish(device)
+    seconds[-1] += time.perf_counter() - start  # what was still under way belongs to the last steps
+    step_s = statistics.mean(seconds[2:]) if device.type == "cuda" else statistics.median(seconds[2:])
+    num_clips = len(batch.clip_ids)
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    return {
+        "batch_size": num_clips,
+        "precision": precision,
+        "compiled": compiled,
+        "tf32": tf32 and device.type == "cuda",
+        "fused_optimizer": fast,
+        "step_s": step_s,
+        "clips_per_s": num_clips / step_s,
+        "data_wait_share": waiting.seconds / sum(seconds),
+        "tflops": flops / step_s / 1e12,
+        "flops_per_step": flops,
+        "peak_memory_gb": peak,
+    }
+
+
+def measure(
+    device: str = "cpu",
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    num_frames: int = 60,
+    image_size: int = FRAME_SIZE,
+    num_steps: int = 10,
+    compile_too: bool | None = None,
+    checkpoint_activations: bool = False,
+) -> dict[str, Any]:
+    """All variants of the default model on clips of `num_frames` at 25 fps; the figures of the fastest bf16
+    row stand at the top, `bf16_ratio` against the eager float32 baseline of the same batch size.
+    """
+    where = torch.device(device)
+    on_gpu = where.type == "cuda"
+    compile_too = on_gpu if compile_too is None else compile_too
+    peak, rows = matrix_peak(where), []
+    model = {"image_size": image_size, "checkpoint_activations": checkpoint_activations}
+    for batch_size in batch_sizes or ((4, 16) if on_gpu else (2,)):
+        batch = make_batch(batch_size, num_frames, size=image_size, seconds=num_frames / 25)
+        batch = dataclasses.replace(batch, video_fps=25.0)
+        variants = [{"precision": p, "compiled": c} for p in ("fp32", "bf16") for c in (False, compile_too)]
+        variants = [variant for n, variant in enumerate(variants) if variant not in variants[:n]]
+        if on_gpu:
+            variants.append({"precision": "fp32", "compiled": False, "tf32": False, "fast": False})
+        flops = None
+        for variant in variants:
+            row = measure_variant(
+                where, batch, **variant, num_steps=num_steps, flops=flops, model=model
+            )  # fmt: skip
+            flops = row["flops_per_step"]
+            rows.append(row | {"share_of_peak": row["tflops"] / peak})
+    largest = max(row["batch_size"] for row in rows)
+    at_largest = [row for row in rows if row["batch_size"] == largest]
+    fastest = min((row for row in at_largest if row["precision"] == "bf16"), key=lambda row: row["step_s"])
+    baseline = [row for row in at_largest if row["precision"] == "fp32" and not row["compiled"]][-1]
+    return {
+        "device": torch.cuda.get_device_name(where) if on_gpu else "cpu",
+        "num_frames": num_frames,
+        "image_size": image_size,
+        "matrix_peak_tflops": peak,
+        "step_s": fastest["step_s"],
+        "clips_per_s": fastest["clips_per_s"],
+        "tflops": fastest["tflops"],
+        "share_of_peak": fastest["share_of_peak"],
+        "data_wait_share": fastest["data_wait_share"],
+        "bf16_ratio": baseline["step_s"] / fastest["step_s"],
+        "peak_memory_gb": fastest["peak_memory_gb"] if on_gpu else _process_memory_gb(),
+        "rows": rows,
+    }
+
+
+def _process_memory_gb() -> float:
+    """The most memory that this process has had, all variants together."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,93 @@
+"""One process of tests/e2e/test_distributed.py: scores all clips, takes 20 steps, writes what came out.
+
+    python -m tests.e2e.distributed_worker CLIPS OUTPUT '{"batch_size": 8, ...}'
+
+Plain SGD, whose step is linear in the gradient: Adam would divide the rounding noise of gradients that are
+zero (of a bias before batch norm) by its own size.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loaders.clip_dataset import DataConfig
+from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
+from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
+from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
+from models.blocks.normalization import synchronize_batch_norm
+from tests.clip_factory import make_clip
+from utils.distributed import is_main, pad_to_longest, process_group, rank, world_size
+from utils.errors import run_command
+from utils.evaluation import evaluate
+from utils.seed import seed_everything
+from utils.training import StepReader, TrainingStep, parallel, shares_gradients
+
+SIZES = {"feature_dim": 16, "video_channels": (4, 4, 8), "audio_channels": (8, 8, 8), "image_size": 16,
+         "feedforward_dim": 32, "classifier_hidden_dim": 16, "dropout": 0.0}  # fmt: skip
+NUM_STEPS = 20
+
+
+def main() -> None:
+    root, output, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    device = torch.device("cpu")
+    clips = [
+        make_clip(folder, label=number % 2, video_label=number % 2)
+        for number, folder in enumerate(sorted(root.iterdir()))
+    ]
+    data = DataConfig(window_s=0.6, windows_per_clip=2)
+    with process_group(device):
+        workers = WorkerConfig(batch_size=options.get("batch_size", 8), num_workers=0)
+        parts = options.get("accumulate_steps", 1)
+        batches, sampler = training_loader(
+            clips, data, workers, balance="label", seed=1, accumulate_steps=parts
+        )
+        seed_everything(3)
+        model = BeyondMaskingDetector(BeyondMaskingConfig(**SIZES, **options.get("model", {})))
+        criterion = BeyondMaskingLoss(BeyondMaskingLossConfig(**options.get("loss", {})))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        scores = evaluate(model, evaluation_loader(clips, data, workers), device, criterion=criterion)
+
+        if world_size() > 1 and options.get("sync_batch_norm", True):
+            synchronize_batch_norm(model, device)
+        step = parallel(TrainingStep(model, criterion))
+        step.train()
+        if options.get("running_statistics"):
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+        seed_everything(3, 1, rank())
+        reader, losses, ids, epochs = StepReader(device), [], [], 0
+        while len(losses) < NUM_STEPS:
+            sampler.epoch, epochs = epochs, epochs + 1
+            for number, batch in enumerate(batches, start=1):
+                last = number % parts == 0
+                batch, clip_ids = pad_to_longest(batch)
+                if options.get("fail") == [rank(), number]:
+                    raise OSError(5, "is broken", "the disk")
+                ids += clip_ids
+                with shares_gradients(step, now=last):
+                    terms = step(batch, clip_ids)
+                    (terms["total"] / parts).backward()
+                if last:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    losses += [numbers["total"] for numbers in reader.submit(terms, clip_ids, {})]
+        if is_main():
+            torch.save(
+                {
+                    "before": before, "after": model.state_dict(), "losses": losses, "clip_ids": ids,
+                    "scored": scores.clip_ids, "logits": scores.logits.tolist(),
+                    "terms": scores.mean_terms, "num_windows": scores.num_windows.tolist(),
+                },
+                output,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,182 @@
+"""Two real processes under torchrun, connected by gloo, against a single one."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from loaders.collate import TrainingBatches, TrainingSampler
+from tests.clip_factory import write_clip_folder
+from tests.e2e.test_training import ONE_THREAD, TINY, command, ok
+from utils.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+NUM_CLIPS = 101
+BIAS_BEFORE_BATCH_NORM = re.compile(r"(video_encoder\.encoder|audio_encoder)\.layers\.(0|4|8)\.bias")
+
+
+def torchrun(*arguments, **environment):
+    words = [sys.executable, *TORCHRUN, *map(str, arguments)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
+    return subprocess.run(words, check=False, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """101 clips of different lengths, some shorter than the window of 0.6 s: batches differ in T."""
+    root = tmp_path_factory.mktemp("clips")
+    for number in range(NUM_CLIPS):
+        write_clip_folder(
+            root / f"{number:03d}", num_frames=9 + number % 11, size=32, seed=number,
+            fake_video=bool(number % 2),
+        )  # fmt: skip
+    return root
+
+
+def work(clips, output, *, processes, **options):
+    words = ["-m", "tests.e2e.distributed_worker", clips, output, json.dumps(options)]
+    if processes == 1:
+        ok(command(words[0], *words[1:]))
+    else:
+        ok(torchrun(*words))
+    return torch.load(output, weights_only=True)
+
+
+def largest_differences(one, two):
+    """Of the weights: relative to each tensor's largest value, and to how far training moved it.
+
+    Biases before batch norm are left out: it takes them away again, their gradient is rounding noise.
+    """
+    of_weights, of_changes = {}, {}
+    for name, first in one["after"].items():
+        if BIAS_BEFORE_BATCH_NORM.search(name):
+            continue
+        if not first.is_floating_point():
+            assert torch.equal(first, two["after"][name]), name
+            continue
+        difference = (first - two["after"][name]).abs().max().item()
+        moved = (first - one["before"][name]).abs().max().item()
+        of_weights[name] = difference / max(first.abs().max().item(), 0.01)  # some start at 0
+        if moved > 1e-5:  # less than that is rounding
+            of_changes[name] = difference / moved
+    return of_weights, of_changes
+
+
+FAIR = {"model": {"landmark_teacher": "random"}, "loss": {"lbd_temperature": 1.0}}
+NO_BATCH_NORM = FAIR | {
+    "running_statistics": True,
+    "loss": {"contrastive_weight": 0.0, "lbd_reduction": "sum", "lbd_temperature": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", ["batch norm", "accumulation"])
+def test_two_processes_train_as_one_with_the_same_batches(clips, tmp_path, case):
+    options = NO_BATCH_NORM if case == "accumulation" else FAIR
+    one = work(clips, tmp_path / "one.pt", processes=1, **options)
+    parts = {"accumulate_steps": 2} if case == "accumulation" else {}
+    two = work(clips, tmp_path / "two.pt", processes=2, **options, **parts)
+    assert one["clip_ids"] == two["clip_ids"]
+    of_weights, of_changes = largest_differences(one, two)
+    assert max(of_weights.values()) <= 1e-5, max(of_weights.items(), key=lambda item: item[1])
+    assert len(of_changes) > 50
+    assert max(of_changes.values()) <= 1e-3, max(of_changes.items(), key=lambda item: item[1])
+    if not parts:
+        torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=0)
+    # scored before training: every clip once, in order, bit for bit
+    assert two["scored"] == one["scored"] == [f"test/{number:03d}" for number in range(NUM_CLIPS)]
+    for name in ("logits", "terms", "num_windows"):
+        assert two[name] == one[name]
+
+
+def test_without_synchronised_batch_norm_the_steps_are_others(clips, tmp_path):
+    one = work(clips, tmp_path / "one.pt", processes=1, **FAIR)
+    two = work(clips, tmp_path / "two.pt", processes=2, sync_batch_norm=False, **FAIR)
+    of_weights, _ = largest_differences(one, two)
+    assert max(of_weights.values()) > 1e-3
+
+
+def test_an_error_in_one_process_ends_both_and_says_what_it_was(clips, tmp_path):
+    words = ("-m", "tests.e2e.distributed_worker", clips, tmp_path / "x.pt")
+    result = torchrun(*words, json.dumps(FAIR | {"fail": [1, 3]}))
+    assert result.returncode == 1
+    assert "error: the disk: is broken" in result.stderr
+    assert not (tmp_path / "x.pt").exists()
+
+
+@pytest.fixture(scope="module")
+def run_dir(prepared_root, tmp_path_factory):
+    """A run of train.py in two processes."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    arguments = ("--data_root", prepared_root, "--run_dir", folder, *TINY, "--epochs", "2")
+    result = ok(torchrun("train.py", *arguments, "--precision", "fp32", "--accumulate_steps", "2"))
+    assert result.stderr.count("epoch 1: train loss") == 1  # only the main process says so
+    return folder
+
+
+def test_a_run_of_two_processes_is_a_run_like_any_other(prepared_root, run_dir, tmp_path):
+    assert len(list(csv.DictReader((run_dir / "metrics.csv").open()))) == 2
+    assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
+    assert "2 process(es)" in (run_dir / "train.log").read_text()
+    moved = shutil.copytree(run_dir, tmp_path / "moved")
+    arguments = ("--data_root", prepared_root, "--run_dir", moved, *TINY, "--precision", "fp32")
+    ok(torchrun("train.py", *arguments, "--accumulate_steps", "2", "--epochs", "3", "--resume"))
+    assert len(list(csv.DictReader((moved / "metrics.csv").open()))) == 3
+
+
+def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):
+    arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0",
+                 "--batch_size", "5", "--precision", "fp32")  # fmt: skip
+    one = json.loads(ok(command("test.py", *arguments, "--output_dir", tmp_path / "one")).stdout)
+    two = json.loads(ok(torchrun("test.py", *arguments, "--output_dir", tmp_path / "two")).stdout)
+    assert {name for name in one if one[name] != two[name]} == {"command"}
+    first, second = (tmp_path / name / "predictions.csv" for name in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_batch_that_cannot_be_shared_out_is_a_clear_error(prepared_root, tmp_path):
+    arguments = ("--data_root", prepared_root, "--run_dir", tmp_path / "run", *TINY, "--batch_size", "6")
+    result = torchrun("train.py", *arguments, "--accumulate_steps", "2")
+    assert result.returncode == 1  # torchrun's own
+    assert "--batch_size 6 cannot be shared out" in result.stderr
+    assert "a multiple of 4" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_perturbing_videos_is_refused_in_several_processes(run_dir, prepared_root):
+    arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root)
+    result = torchrun("test.py", *arguments, "--robustness", "--raw_root", prepared_root)
+    assert result.returncode == 1
+    assert "--robustness prepares videos anew, in one process" in result.stderr
+
+
+def test_the_launcher_starts_a_process_for_each_gpu(prepared_root, tmp_path):
+    environment = ONE_THREAD | {
+        "USE_ACTIVE_ENV": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path / "run"), "DEVICE": "cpu", "GPUS": "2",
+        "BATCH_SIZE": "4", "EPOCHS": "1", "FEATURE_DIM": "16",
+    }  # fmt: skip
+    flags = [word for word in TINY if word not in {"--device", "cpu"}]
+    words = ["bash", "run_fakeavceleb.sh", *flags]
+    ok(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=environment))
+    assert "2 process(es)" in (tmp_path / "run/train.log").read_text()
+    assert (tmp_path / "run/predictions.csv").is_file()
+
+
+def test_mid_epoch_the_order_goes_on_where_it_stopped():
+    sampler = TrainingSampler(["all"] * 21, seed=3)
+    whole = list(TrainingBatches(sampler, batch_size=4, accumulate_steps=2))
+    assert len(whole) == 10
+    assert [draw for part in whole for draw in part] == list(sampler)[:20]
+    rest = TrainingBatches(sampler, batch_size=4, accumulate_steps=2)
+    rest.first_step = 3
+    assert (len(rest), list(rest)) == (4, whole[6:])
+    with pytest.raises(UsageError, match="a multiple of 3"):
+        TrainingBatches(sampler, batch_size=4, accumulate_steps=3)

@@ -1,0 +1,117 @@
+"""What makes a training step faster or smaller changes none of its numbers."""
+
+import dataclasses
+import os
+import shutil
+
+import pytest
+import torch
+
+from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
+from models.encoders.video import MaskedVideoEncoder
+from tests.clip_factory import make_batch
+from tests.unit.test_beyond_masking import build, pad_time
+from utils.device import require_compiler
+from utils.errors import UsageError
+from utils.training import StepReader
+
+CPU = torch.device("cpu")
+
+
+def gradients(model, batch):
+    """Loss terms, gradients and buffers after one pass."""
+    criterion = BeyondMaskingLoss(BeyondMaskingLossConfig())
+    terms = criterion(model(batch), batch)
+    terms["total"].backward()
+    named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return terms, named, dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("encoder", ["conv3d", "r3d_18"])
+@pytest.mark.parametrize("extra_frames", [0, 5])
+def test_checkpointed_activations_give_the_same_gradients_and_statistics(encoder, extra_frames):
+    batch = pad_time(make_batch(4), extra_frames=extra_frames, extra_samples=0)
+    results = []
+    for checkpoint_activations in (False, True):
+        changes = {"video_encoder": encoder, "landmark_teacher": "random"}
+        model = build(checkpoint_activations=checkpoint_activations, **changes).train()
+        results.append(gradients(model, batch))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    _, _, buffers = results[1]
+    counts = [value.item() for name, value in buffers.items() if name.endswith("num_batches_tracked")]
+    assert set(counts) == {1}
+
+
+def saved_bytes(checkpoint_activations):
+    """What one pass keeps for the backward pass, each storage once."""
+    encoder = MaskedVideoEncoder(
+        "conv3d", (8, 16, 32), pretrained=False, checkpoint_activations=checkpoint_activations
+    ).train()
+    storages = {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = encoder(torch.rand(2, 3, 6, 32, 32), None)
+    assert features.requires_grad
+    return sum(storages.values())
+
+
+def test_checkpointed_activations_keep_a_fraction():
+    assert saved_bytes(True) < 0.2 * saved_bytes(False)
+
+
+def test_a_compiled_model_gives_the_eager_ones_numbers():
+    try:
+        require_compiler(CPU)
+    except UsageError as error:
+        pytest.skip(str(error))
+    batch = make_batch(4)
+    model = build(landmark_teacher="random").train()
+    expected = gradients(model, batch)
+    compiled = build(landmark_teacher="random").train()
+    compiled.compile()
+    assert compiled.state_dict().keys() == model.state_dict().keys()  # checkpoints stay as they are
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    actual = gradients(compiled, batch)
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 100  # it did compile
+    terms, grads, buffers = ({k: v.double() for k, v in part.items()} for part in actual)
+    for name, value in expected[0].items():
+        torch.testing.assert_close(terms[name], value.double(), rtol=1e-4, atol=1e-6)
+    largest = max(grad.abs().max() for grad in expected[1].values()).item()
+    for name, grad in expected[1].items():
+        torch.testing.assert_close(grads[name], grad.double(), rtol=1e-3, atol=1e-4 * largest, msg=name)
+    for name, value in expected[2].items():
+        torch.testing.assert_close(buffers[name], value.double(), rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_without_a_compiler_compiling_is_a_clear_error(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert shutil.which("g++") is None
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
+        require_compiler(CPU)
+
+
+def test_the_reader_names_the_clips_of_the_step_that_was_not_finite():
+    reader = StepReader(CPU)
+    reader.lag = 1  # as on a GPU
+    good, bad = {"total": torch.tensor(1.5)}, {"total": torch.tensor(torch.nan)}
+    assert reader.submit(good, ("a",), {"learning_rate": 0.1}) == []
+    assert reader.submit(bad, ("b",), {"learning_rate": 0.2}) == [{"total": 1.5, "learning_rate": 0.1}]
+    with pytest.raises(Exception, match="total is nan on the batch of clips b;"):
+        reader.submit(good, ("c",), {"learning_rate": 0.3})
+
+
+def test_padding_a_batch_leaves_its_clips_as_they_were():
+    batch = make_batch(3, num_frames=10)
+    longer = batch.padded_to(14, batch.waveform.shape[1] + 5000)
+    model = build().eval()
+    torch.testing.assert_close(model(longer).logits, model(batch).logits, rtol=1e-4, atol=1e-5)
+    assert longer.video_padding_mask[:, 10:].all()
+    assert longer.landmark_padding_mask[:, 10:].all()
+    assert batch.padded_to(10, batch.waveform.shape[1]) is batch
+    assert dataclasses.replace(longer).video.shape[2] == 14
