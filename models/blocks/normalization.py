@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -81,6 +82,24 @@ class SynchronizedBatchNorm(_BatchNorm):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         weight, bias = (_per_channel(values, features) for values in (self.weight, self.bias))
         return (normalized * weight + bias).to(features.dtype)
+
+
+def batch_moments(norm: _BatchNorm, totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) of a batch norm in training, from the sums of the values and of their squares,
+    (2, C) float64, over `count` values per channel; over all processes' if it is synchronised. Counts the
+    batch in the running statistics.
+    """
+    values = torch.cat([totals.flatten(), totals.new_tensor([count])])
+    if isinstance(norm, (nn.SyncBatchNorm, SynchronizedBatchNorm)):
+        values = all_reduce(values)
+    mean, square = (values[:-1] / values[-1]).chunk(2)
+    variance = (square - mean.square()).clamp_min(0.0)
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        unbiased = variance * values[-1] / (values[-1] - 1)
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    return mean, variance
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:

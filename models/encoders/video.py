@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.blocks.normalization import batch_moments
 from utils import luma
 from utils.errors import UsageError
 
@@ -159,7 +160,8 @@ class MaskedVideoEncoder(nn.Module):
 
     Padding frames are set to 0 after every batch norm, which is what a convolution at the clip's end would
     see: a clip's features do not depend on how far it was padded. With `checkpoint_activations` the backward
-    pass computes each block once more, so that only what lies between the blocks is kept.
+    pass computes each block once more, so that only what lies between the blocks is kept, and the first
+    block of conv3d, whose activations are by far the largest, is computed one clip at a time.
     """
 
     def __init__(
@@ -199,15 +201,50 @@ class MaskedVideoEncoder(nn.Module):
         if padding_mask is not None and padding_mask.any():
             padding = padding_mask[:, None, :, None, None]
             video = video.masked_fill(padding, 0.0)
-        for block in self.encoder.blocks():
-            if self.checkpoint_activations and torch.is_grad_enabled():
+        for number, block in enumerate(self.encoder.blocks()):
+            if not self.checkpoint_activations or not torch.is_grad_enabled():
+                video = self._run(block, video, padding)
+            elif number == 0 and self.training and isinstance(self.encoder, Conv3dEncoder):
+                video = _run_clip_by_clip(block, video, padding)
+            else:
                 video = checkpoint(
                     self._run, block, video, padding, use_reentrant=False, preserve_rng_state=False,
                     context_fn=functools.partial(_second_pass_leaves_statistics, block),
                 )  # fmt: skip
-            else:
-                video = self._run(block, video, padding)
         return video.mean(dim=(3, 4)).transpose(1, 2)  # (B, T, D)
+
+
+def _run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
+    """A block of Conv3dEncoder in training, of which only one clip's activations are in memory at a time.
+
+    Batch norm needs the statistics of the whole batch: the convolution is computed once for them and once
+    with them, and each of the two once more in the backward pass. In the first block that is little work.
+    """
+    convolution, norm, pool, relu = block
+
+    def moments(clip: Tensor) -> Tensor:
+        features = convolution(clip)
+        sums = features.sum((0, 2, 3, 4), dtype=torch.float64)
+        return torch.stack([sums, features.float().square().sum((0, 2, 3, 4), dtype=torch.float64)])
+
+    def normalized(clip: Tensor, hidden: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
+        features = convolution(clip)
+        result = (features * scale + shift).to(features.dtype)
+        return relu(pool(result if hidden is None else result.masked_fill(hidden, 0.0)))
+
+    def once_more(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    clips = video.split(1)
+    totals = torch.stack([once_more(moments, clip) for clip in clips]).sum(0)
+    mean, variance = batch_moments(norm, totals, video.numel() // video.shape[1])
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale
+    scale, shift = (values.float().view(-1, 1, 1, 1) for values in (scale, shift))
+    parts = padding.split(1) if padding is not None else [None] * len(clips)
+    return torch.cat(
+        [once_more(normalized, clip, hidden, scale, shift) for clip, hidden in zip(clips, parts, strict=True)]
+    )
 
 
 def _second_pass_leaves_statistics(

@@ -36,7 +36,12 @@ def test_checkpointed_activations_give_the_same_gradients_and_statistics(encoder
         changes = {"video_encoder": encoder, "landmark_teacher": "random"}
         model = build(checkpoint_activations=checkpoint_activations, **changes).train()
         results.append(gradients(model, batch))
-    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    if encoder == "conv3d":  # its first block is computed clip by clip: sums are added in another order
+        largest = max(value.abs().max().item() for value in results[0][1].values())
+        for part, atol in zip(range(3), (1e-5, 1e-5 * largest, 1e-6), strict=True):
+            torch.testing.assert_close(results[1][part], results[0][part], rtol=1e-5, atol=atol)
+    else:
+        torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
     _, _, buffers = results[1]
     counts = [value.item() for name, value in buffers.items() if name.endswith("num_batches_tracked")]
     assert set(counts) == {1}
