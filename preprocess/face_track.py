@@ -199,7 +199,7 @@ class FaceTrack:
         x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
         image = picture.region(x0, y0, x1, y1)
         if self._shrink == 1:
-            return np.ascontiguousarray(image), x0, y0
+            return image, x0, y0
         # whole blocks only: the rows and columns left over at the far edge are a few pixels outside the box
         rows, columns = (max(1, n // self._shrink) for n in image.shape[:2])
         image = image[: rows * self._shrink, : columns * self._shrink]

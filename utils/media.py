@@ -197,7 +197,8 @@ class VideoWriter:
 
     def write(self, image: np.ndarray) -> None:
         """Append one frame, (H, W, 3) uint8 RGB."""
-        self._encode(self._frame_type.from_ndarray(image, format="rgb24"))
+        # not a copy: the frame is turned into the encoder's format before this returns
+        self._encode(self._frame_type.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24"))
 
     def write_picture(self, picture: Picture) -> None:
         """Append one decoded frame, without a detour through RGB where its planes fit."""
@@ -273,6 +274,8 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
             return
         to_float = av.AudioResampler(format="fltp")
         resampler: soxr.ResampleStream | None = None
+        waiting: list[np.ndarray] = []  # half a second goes through at once: packets are short
+        num_waiting = 0
         position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
         for decoded in container.decode(stream):
             for frame in to_float.resample(decoded):
@@ -294,12 +297,18 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
                     source_s = time_s
                 source_s += frame.samples / source_rate
                 for piece in pieces:
-                    samples = resampler.resample_chunk(piece)
+                    waiting.append(piece)
+                    num_waiting += len(piece)
+                    if num_waiting < source_rate // 2:
+                        continue
+                    samples = resampler.resample_chunk(np.concatenate(waiting))
+                    waiting, num_waiting = [], 0
                     if len(samples):
                         yield position_s, samples
                         position_s += len(samples) / sample_rate_hz
         if resampler is not None:
-            yield position_s, resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            rest = np.concatenate([*waiting, np.zeros(0, np.float32)])
+            yield position_s, resampler.resample_chunk(rest, last=True)
 
 
 def read_frames(path: Path, indices: np.ndarray) -> np.ndarray:
