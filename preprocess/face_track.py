@@ -32,6 +32,7 @@ MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face
 # against "veryfast" at equal PSNR: two thirds of the time, 1.3 to 1.5 times the size
 ENCODER_PRESET = "superfast"
 MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
+BURST = 8  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
 KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 
@@ -125,10 +126,10 @@ class FaceTrack:
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
-        # Poses of the frames around the one that is written next, that one in the middle; weight 0 where the
-        # face was lost or the track does not reach.
-        self._poses = np.zeros((2 * self._radius + 1, 3))
-        self._known = np.zeros(2 * self._radius + 1)
+        # Poses of the frames around the one that is written next, that one in the middle of the first
+        # 2 * radius + 1; weight 0 where the face was lost or the track does not reach.
+        self._poses = np.zeros((2 * self._radius + BURST, 3))
+        self._known = np.zeros(2 * self._radius + BURST)
         offsets = np.arange(-self._radius, self._radius + 1)
         self._gaussian = np.exp(-0.5 * (offsets / self._sigma) ** 2)
         self._look: _Kept | None = None
@@ -216,16 +217,18 @@ class FaceTrack:
         place = self._radius + len(self._kept)  # the kept frames lie between the middle and the end
         self._poses[place], self._known[place] = self.pose, known
         self._kept.append(look)
-        if len(self._kept) > self._radius:
-            self._write_next()
+        if len(self._kept) == self._radius + BURST:
+            for _ in range(BURST):
+                self._write_next()
 
     def _smoothed_box(self) -> tuple[float, float, float]:
         """x, y (top left corner) and side of the box of the frame that is written next."""
-        weights = self._gaussian * self._known
+        window = len(self._gaussian)
+        weights = self._gaussian * self._known[:window]
         total = weights.sum()
         if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
             return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        smooth = weights @ self._poses / total
+        smooth = weights @ self._poses[:window] / total
         if self._known[self._radius]:  # the face may leave its usual place in the crop, but not the crop
             x, y, height = self._poses[self._radius]
             reach = MAX_LAG * height
