@@ -228,13 +228,12 @@ class FaceTrack:
         total = weights.sum()
         if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
             return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        smooth = weights @ self._poses[:window] / total
+        smooth = (weights @ self._poses[:window] / total).tolist()
         if self._known[self._radius]:  # the face may leave its usual place in the crop, but not the crop
-            x, y, height = self._poses[self._radius]
+            x, y, height = self._poses[self._radius].tolist()
             reach = MAX_LAG * height
-            smooth = np.clip(
-                smooth, (x - reach, y - reach, 0.8 * height), (x + reach, y + reach, 1.25 * height)
-            )
+            limits = ((x - reach, x + reach), (y - reach, y + reach), (0.8 * height, 1.25 * height))
+            smooth = [min(max(value, low), high) for value, (low, high) in zip(smooth, limits, strict=True)]
         return self._box_of(*smooth)
 
     def _box_of(self, x: float, y: float, height: float) -> tuple[float, float, float]:
@@ -259,11 +258,11 @@ class FaceTrack:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        landmarks = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
         if kept.landmarks is None:
             self.without_face.append(self.first_frame + len(self.boxes))
+            landmarks = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
         else:
-            landmarks[:] = (kept.landmarks - np.float32([x, y])) / np.float32(side)
+            landmarks = (kept.landmarks - np.float32([x, y])) / np.float32(side)
         self.boxes.append([float(x), float(y), float(side)])
         self._writer.write(crop)
         self._landmarks_file.write(landmarks.tobytes())
