@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from preprocess.face_finder import require_packages
+from preprocess.image_graph import require_packages
 from preprocess.jobs import CLIP_FILES, PARTIAL_NAME, Job
 from preprocess.sources import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
 from preprocess.stores import LocalStore, Store, StoredJob, open_store

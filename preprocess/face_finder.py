@@ -8,19 +8,26 @@ second look.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import os
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import UsageError
+from preprocess.image_graph import ImageGraph
 from utils.picture import Picture
 
 DETECTOR_SIDE = 384  # what the detector is given: twice its own input, shrunk by area averaging
-ANY_SCORE = 0.25  # below this nothing is a face, not even where one was a moment ago
+# What mediapipe.solutions.face_detection.FaceDetection(model_selection=1) builds. It gives out faces from a
+# score of 0.6 on; the threshold that the solution takes does not reach the graph.
+_GRAPH = """
+input_stream: "image"
+output_stream: "found"
+node {
+  calculator: "FaceDetectionFullRangeCpu"
+  input_stream: "IMAGE:image"
+  output_stream: "DETECTIONS:found"
+}
+"""
 
 
 class Face(NamedTuple):
@@ -32,57 +39,22 @@ class Face(NamedTuple):
     score: float
 
 
-def require_packages(names: Iterable[str]) -> None:
-    """Raise UsageError with the pip command if one of the packages is missing."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"preprocessing needs the packages {', '.join(missing)}: pip install {' '.join(missing)}"
-        )
-
-
-@contextlib.contextmanager
-def quiet_native_code() -> Iterator[None]:
-    """Send what C++ libraries write to stderr to nowhere. MediaPipe announces each graph it builds there."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-def mediapipe_solutions() -> Any:
-    """The module mediapipe.solutions, imported late and without its noise."""
-    require_packages(["mediapipe"])
-    os.environ.setdefault("GLOG_minloglevel", "3")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import mediapipe
-
-    return mediapipe.solutions
-
-
 class FaceDetector:
-    """MediaPipe Face Detection, full-range model. One per video, so that no video depends on another."""
+    """MediaPipe Face Detection, full-range model. It remembers nothing from one image to the next."""
 
     def __init__(self) -> None:
         import cv2
 
         self._resize, self._area = cv2.resize, cv2.INTER_AREA
-        detection = mediapipe_solutions().face_detection
-        with quiet_native_code():
-            self._graph = detection.FaceDetection(model_selection=1, min_detection_confidence=ANY_SCORE)
-            self._graph.process(np.zeros((8, 8, 3), np.uint8))
+        self._graph = ImageGraph.borrow(_GRAPH)
 
     def close(self) -> None:
-        self._graph.close()
+        self._graph.give_back()
 
     def _detect(self, image: np.ndarray) -> list[tuple[float, float, float, float, float]]:
         """(centre x, centre y, width, height, score) per face, the first four as a share of the image's."""
         found = []
-        for detection in self._graph.process(np.ascontiguousarray(image)).detections or []:
+        for detection in self._graph(image):
             box = detection.location_data.relative_bounding_box
             centre = box.xmin + box.width / 2, box.ymin + box.height / 2
             found.append((*centre, box.width, box.height, detection.score[0]))

@@ -4,8 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocess.face_finder import mediapipe_solutions, quiet_native_code
+from preprocess.image_graph import ImageGraph
 from utils.clip_files import NUM_LANDMARKS
+
+# what mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True) builds
+_GRAPH = """
+input_stream: "image"
+output_stream: "found"
+node {
+  calculator: "ConstantSidePacketCalculator"
+  output_side_packet: "PACKET:0:num_faces"
+  output_side_packet: "PACKET:1:with_attention"
+  output_side_packet: "PACKET:2:use_prev_landmarks"
+  options { [mediapipe.ConstantSidePacketCalculatorOptions.ext] {
+    packet { int_value: 1 }
+    packet { bool_value: true }
+    packet { bool_value: true }
+  } }
+}
+node {
+  calculator: "FaceLandmarkFrontCpu"
+  input_stream: "IMAGE:image"
+  input_side_packet: "NUM_FACES:num_faces"
+  input_side_packet: "WITH_ATTENTION:with_attention"
+  input_side_packet: "USE_PREV_LANDMARKS:use_prev_landmarks"
+  output_stream: "LANDMARKS:found"
+}
+"""
 
 # serialised, a landmark is a 2-byte head and three floats with a 1-byte tag each: 0a 0f 0d xxxx 15 yyyy 1d
 # zzzz
@@ -22,30 +47,21 @@ class FaceMesh:
     height, or None where there is no face.
     """
 
-    def __init__(self, *, min_confidence: float = 0.5) -> None:
-        face_mesh = mediapipe_solutions().face_mesh
-        with quiet_native_code():
-            self._graph = face_mesh.FaceMesh(
-                static_image_mode=False,
-                max_num_faces=1,
-                refine_landmarks=True,
-                min_detection_confidence=min_confidence,
-                min_tracking_confidence=min_confidence,
-            )
-            self._graph.process(np.zeros((8, 8, 3), np.uint8))
+    def __init__(self) -> None:
+        self._graph = ImageGraph.borrow(_GRAPH)
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:
-        faces = self._graph.process(np.ascontiguousarray(image)).multi_face_landmarks
+        faces = self._graph(image)
         return _to_array(faces[0]) if faces else None
 
     def forget(self) -> None:
         """Look for a face anew in the next image, wherever the last one was."""
-        with quiet_native_code():
-            self._graph.reset()
-            self._graph.process(np.zeros((8, 8, 3), np.uint8))
+        while self._graph(np.zeros((8, 8, 3), np.uint8)):  # all that it remembers is the last image's face
+            pass
 
     def close(self) -> None:
-        self._graph.close()
+        self.forget()
+        self._graph.give_back()
 
 
 def _to_array(face: object) -> np.ndarray:

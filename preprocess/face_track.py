@@ -32,6 +32,7 @@ MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face
 # against "veryfast" at equal PSNR: two thirds of the time, 1.3 to 1.5 times the size
 ENCODER_PRESET = "superfast"
 MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
+BURST = 8  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
 KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 
@@ -125,10 +126,10 @@ class FaceTrack:
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
-        # Poses of the frames around the one that is written next, that one in the middle; weight 0 where the
-        # face was lost or the track does not reach.
-        self._poses = np.zeros((2 * self._radius + 1, 3))
-        self._known = np.zeros(2 * self._radius + 1)
+        # Poses of the frames around the one that is written next, that one in the middle of the first
+        # 2 * radius + 1; weight 0 where the face was lost or the track does not reach.
+        self._poses = np.zeros((2 * self._radius + BURST, 3))
+        self._known = np.zeros(2 * self._radius + BURST)
         offsets = np.arange(-self._radius, self._radius + 1)
         self._gaussian = np.exp(-0.5 * (offsets / self._sigma) ** 2)
         self._look: _Kept | None = None
@@ -199,7 +200,7 @@ class FaceTrack:
         x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
         image = picture.region(x0, y0, x1, y1)
         if self._shrink == 1:
-            return np.ascontiguousarray(image), x0, y0
+            return image, x0, y0
         # whole blocks only: the rows and columns left over at the far edge are a few pixels outside the box
         rows, columns = (max(1, n // self._shrink) for n in image.shape[:2])
         image = image[: rows * self._shrink, : columns * self._shrink]
@@ -216,22 +217,23 @@ class FaceTrack:
         place = self._radius + len(self._kept)  # the kept frames lie between the middle and the end
         self._poses[place], self._known[place] = self.pose, known
         self._kept.append(look)
-        if len(self._kept) > self._radius:
-            self._write_next()
+        if len(self._kept) == self._radius + BURST:
+            for _ in range(BURST):
+                self._write_next()
 
     def _smoothed_box(self) -> tuple[float, float, float]:
         """x, y (top left corner) and side of the box of the frame that is written next."""
-        weights = self._gaussian * self._known
+        window = len(self._gaussian)
+        weights = self._gaussian * self._known[:window]
         total = weights.sum()
         if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
             return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        smooth = weights @ self._poses / total
+        smooth = (weights @ self._poses[:window] / total).tolist()
         if self._known[self._radius]:  # the face may leave its usual place in the crop, but not the crop
-            x, y, height = self._poses[self._radius]
+            x, y, height = self._poses[self._radius].tolist()
             reach = MAX_LAG * height
-            smooth = np.clip(
-                smooth, (x - reach, y - reach, 0.8 * height), (x + reach, y + reach, 1.25 * height)
-            )
+            limits = ((x - reach, x + reach), (y - reach, y + reach), (0.8 * height, 1.25 * height))
+            smooth = [min(max(value, low), high) for value, (low, high) in zip(smooth, limits, strict=True)]
         return self._box_of(*smooth)
 
     def _box_of(self, x: float, y: float, height: float) -> tuple[float, float, float]:
@@ -256,11 +258,11 @@ class FaceTrack:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        landmarks = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
         if kept.landmarks is None:
             self.without_face.append(self.first_frame + len(self.boxes))
+            landmarks = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
         else:
-            landmarks[:] = (kept.landmarks - np.float32([x, y])) / np.float32(side)
+            landmarks = (kept.landmarks - np.float32([x, y])) / np.float32(side)
         self.boxes.append([float(x), float(y), float(side)])
         self._writer.write(crop)
         self._landmarks_file.write(landmarks.tobytes())

@@ -35,6 +35,7 @@ class FaceTracker:
         max_tracks: int | None = None,
     ) -> None:
         self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
+        self._rate = float(fps)  # a Fraction's arithmetic takes microseconds, several times per frame
         self._detector = FaceDetector()
         self._spare_mesh: FaceMesh | None = None  # left by a start that failed; costly to build
         self._live: list[FaceTrack] = []
@@ -48,7 +49,7 @@ class FaceTracker:
         self.num_tracks = 0  # faces that lasted long enough to be counted
 
     def _frames(self, seconds: float) -> int:
-        return max(1, round(seconds * self._fps))
+        return max(1, round(seconds * self._rate))
 
     def step(self, picture: Picture) -> None:
         """Take the next frame."""

@@ -38,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.face_finder import require_packages
+from preprocess.image_graph import require_packages
 from preprocess.sources import FFPP_SOUNDS
 from utils.clip_files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_command

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.face_finder import require_packages
+from preprocess.image_graph import require_packages
 from preprocess.stores import LocalStore, StoredJob
 from preprocess.workers import JOBS_PER_PROCESS, lock_partial, run_job, run_workers
 from utils.config import opt

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 
+BURST_PIXELS = 1 << 24  # decoded in advance at most, 25 MB as yuv420p
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
 
 
@@ -137,10 +138,23 @@ def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
         stream.codec_context.thread_count = 1
         converter = PictureConverter()
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-        for frame in container.decode(stream):
+        for frame in _in_bursts(container.decode(stream)):
             if frame.pts is None:
                 raise ClipError(path, "a frame has no time stamp; remux the file")
             yield float(frame.pts * frame.time_base), Picture(frame, converter, pixel_aspect)
+
+
+def _in_bursts(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """The same frames, decoded a few at a time: a decoder that takes turns with other heavy code finds its
+    own code and tables thrown out of the caches at each frame.
+    """
+    first = next(frames, None)
+    if first is None:
+        return
+    yield first
+    burst = max(1, min(8, BURST_PIXELS // (first.width * first.height)))
+    while waiting := list(itertools.islice(frames, burst)):
+        yield from waiting
 
 
 def iterate_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
@@ -199,7 +213,8 @@ class VideoWriter:
 
     def write(self, image: np.ndarray) -> None:
         """Append one frame, (H, W, 3) uint8 RGB."""
-        self._encode(self._frame_type.from_ndarray(image, format="rgb24"))
+        # not a copy: the frame is turned into the encoder's format before this returns
+        self._encode(self._frame_type.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24"))
 
     def write_picture(self, picture: Picture) -> None:
         """Append one decoded frame, without a detour through RGB where its planes fit."""
@@ -275,6 +290,8 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
             return
         to_float = av.AudioResampler(format="fltp")
         resampler: soxr.ResampleStream | None = None
+        waiting: list[np.ndarray] = []  # half a second goes through at once: packets are short
+        num_waiting = 0
         position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
         for decoded in container.decode(stream):
             for frame in to_float.resample(decoded):
@@ -296,12 +313,18 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
                     source_s = time_s
                 source_s += frame.samples / source_rate
                 for piece in pieces:
-                    samples = resampler.resample_chunk(piece)
+                    waiting.append(piece)
+                    num_waiting += len(piece)
+                    if num_waiting < source_rate // 2:
+                        continue
+                    samples = resampler.resample_chunk(np.concatenate(waiting))
+                    waiting, num_waiting = [], 0
                     if len(samples):
                         yield position_s, samples
                         position_s += len(samples) / sample_rate_hz
         if resampler is not None:
-            yield position_s, resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            rest = np.concatenate([*waiting, np.zeros(0, np.float32)])
+            yield position_s, resampler.resample_chunk(rest, last=True)
 
 
 def read_waveform(

@@ -53,7 +53,9 @@ class PictureConverter:
             rows = rows[top // half : (top + height) // half, left // half : (left + width) // half]
             into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
             into[: rows.shape[0], : rows.shape[1]] = rows
-        image = self._region.reformat(cut, format="rgb24", threads=1).to_ndarray()
+        plane = self._region.reformat(cut, format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+        image = np.lib.stride_tricks.as_strided(rows, (height, width, 3), (plane.line_size, 3, 1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
 
 

@@ -160,8 +160,8 @@ class MaskedVideoEncoder(nn.Module):
 
     Padding frames are set to 0 after every batch norm, which is what a convolution at the clip's end would
     see: a clip's features do not depend on how far it was padded. With `checkpoint_activations` the backward
-    pass computes each block once more, so that only what lies between the blocks is kept, and the first
-    block of conv3d, whose activations are by far the largest, is computed one clip at a time.
+    pass computes each block once more, so that only what lies between the blocks is kept, and those of
+    conv3d but for the last, whose activations are the largest, one clip at a time.
     """
 
     def __init__(
@@ -201,10 +201,12 @@ class MaskedVideoEncoder(nn.Module):
         if padding_mask is not None and padding_mask.any():
             padding = padding_mask[:, None, :, None, None]
             video = video.masked_fill(padding, 0.0)
-        for number, block in enumerate(self.encoder.blocks()):
+        blocks = self.encoder.blocks()
+        for block in blocks:
+            is_wide = block is not blocks[-1] and isinstance(self.encoder, Conv3dEncoder)
             if not self.checkpoint_activations or not torch.is_grad_enabled():
                 video = self._run(block, video, padding)
-            elif number == 0 and self.training and isinstance(self.encoder, Conv3dEncoder):
+            elif is_wide and self.training:
                 video = _run_clip_by_clip(block, video, padding)
             else:
                 video = checkpoint(
@@ -218,7 +220,7 @@ def _run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | Non
     """A block of Conv3dEncoder in training, of which only one clip's activations are in memory at a time.
 
     Batch norm needs the statistics of the whole batch: the convolution is computed once for them and once
-    with them, and each of the two once more in the backward pass. In the first block that is little work.
+    with them, and each of the two once more in the backward pass.
     """
     convolution, norm, pool, relu = block
 

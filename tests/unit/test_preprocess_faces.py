@@ -11,6 +11,7 @@ from preprocess.face_finder import Face, FaceDetector, _distinct, _tile_starts
 from preprocess.face_mesh import FaceMesh
 from preprocess.face_track import CropConfig, pose_of
 from preprocess.face_tracker import FaceTracker
+from preprocess.image_graph import import_mediapipe
 from tests.moving_face import moving_face, portrait
 from utils.crop_video import read_frames
 
@@ -66,14 +67,42 @@ def test_pose_scales_and_moves_with_the_face(face_landmarks):
     assert small.height == pytest.approx(chin_to_hairline, rel=0.1)
 
 
-def test_landmarks_read_from_bytes_equal_the_attributes():
-    image = portrait(200)[0]
+def test_landmarks_and_detections_are_those_of_mediapipes_own_solutions():
+    frames = list(moving_face(5, size=(384, 384), face_height=150, path=lambda i: (190 + 3 * i, 200)))
+    solutions = import_mediapipe().solutions
+    mesh, detector = FaceMesh(), FaceDetector()
+    with (
+        solutions.face_mesh.FaceMesh(refine_landmarks=True) as reference_mesh,
+        solutions.face_detection.FaceDetection(model_selection=1) as reference_detector,
+    ):
+        for frame in frames:
+            points = reference_mesh.process(frame).multi_face_landmarks[0].landmark
+            expected = np.array([(p.x, p.y) for p in points], np.float32)
+            assert expected.shape == (478, 2)
+            np.testing.assert_array_equal(mesh(frame), expected)
+            (found,) = reference_detector.process(frame).detections
+            box = found.location_data.relative_bounding_box
+            (face,) = detector.around(StoredPicture(frame), 192, 192, 384)
+            assert face.score == found.score[0]
+            assert face.size == pytest.approx(384 * max(box.width, box.height))
+            assert face.x == pytest.approx(384 * (box.xmin + box.width / 2))
+
+
+def test_a_mesh_that_followed_another_face_gives_what_a_new_one_gives():
+    there, here = (
+        list(moving_face(4, size=(300, 300), face_height=120, path=lambda i, x=x: (x + 2 * i, 150)))
+        for x in (80, 190)
+    )
     mesh = FaceMesh()
-    found = mesh(image)
-    assert found.shape == (478, 2)
-    again = FaceMesh()
-    face = again._graph.process(image).multi_face_landmarks[0]
-    np.testing.assert_array_equal(found, np.array([(p.x, p.y) for p in face.landmark], np.float32))
+    expected = [mesh(frame) for frame in here]
+    for frame in there:
+        mesh(frame)
+    mesh.close()
+    again = FaceMesh()  # the graph that was just given back
+    assert again._graph is mesh._graph
+    np.testing.assert_array_equal([again(frame) for frame in here], expected)
+    again.forget()
+    np.testing.assert_array_equal([again(frame) for frame in here], expected)
 
 
 @pytest.mark.parametrize(("length", "side"), [(1080, 960), (1920, 960), (100, 960), (961, 960)])
