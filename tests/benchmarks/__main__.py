@@ -41,7 +41,7 @@ def _loader(scratch: Path, quick: bool) -> dict[str, Any]:
 def _preprocess(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import preprocess
 
-    return preprocess.measure(scratch, quick=quick)
+    return preprocess.measure(repeats=1 if quick else 3)
 
 
 def _train(scratch: Path, quick: bool) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _lists(scratch: Path, quick: bool) -> dict[str, Any]:
 def _scale(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import scale
 
-    return scale.measure(scratch, quick=quick)
+    return scale.measure((50, 200)) if quick else scale.measure()
 
 
 SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {

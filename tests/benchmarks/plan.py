@@ -45,7 +45,7 @@ def plan(figures: dict[str, dict[str, float]], num_clips: int, config: PlanConfi
     seconds = num_clips * config.clip_s
     scaling = figures["preprocess"]["two_process_ratio"] / 2  # what a core is worth among others
     cores = config.cores * scaling if config.cores > 1 else 1.0
-    prepare_h = seconds * config.fps / figures["preprocess"]["frames_per_s"] / cores / 3600
+    prepare_h = seconds * config.fps / figures["preprocess"]["frames_per_second"] / cores / 3600
     pack_h = seconds / figures["loader"]["pack_seconds_per_s"] / cores / 3600
     load_h = num_clips / figures["loader"]["cold_clips_per_s_10s"] / cores / 3600
     packed_h = num_clips * figures["loader"]["packed_equalized_ms_10s"] / 1000 / cores / 3600
