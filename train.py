@@ -47,7 +47,7 @@ from utils.log import RunLog, configure_logging, describe_environment, logging_r
 from utils.metrics import Best, detection_metrics
 from utils.run_config import read_run_config, require_known, require_same
 from utils.seed import seed_everything
-from utils.training import TrainingStep, learning_rate_factor, parallel, train_epoch
+from utils.training import TrainingStep, compile_model, learning_rate_factor, parallel, train_epoch
 from utils.types import Clip
 
 log = logging.getLogger("train")
@@ -307,7 +307,7 @@ def fit(
     if world_size() > 1 and train.sync_batch_norm:
         synchronize_batch_norm(model, device)
     if train.compile:
-        model.compile()
+        compile_model(model)
     step = parallel(TrainingStep(model, criterion))
     optimizer_type = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
     optimizer = optimizer_type(

@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from utils.distributed import is_main
@@ -76,6 +75,8 @@ class RunLog:
 
     def __init__(self, run_dir: Path, *, first_step: int = 0, num_epochs: int = 0) -> None:
         self.path = run_dir / "metrics.csv"
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and test.py needs none
+
         self.writer = SummaryWriter(str(run_dir), purge_step=first_step or None) if is_main() else None
         self.step = first_step
         self.rows: list[dict[str, str]] = []

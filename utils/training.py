@@ -40,6 +40,14 @@ class TrainingStep(nn.Module):
         return self.criterion(output, batch)
 
 
+def compile_model(model: nn.Module) -> None:
+    """torch.compile in place, but for modules that say of themselves that they stay eager."""
+    for module in model.modules():
+        if getattr(module, "stays_eager", False):
+            module.forward = torch.compiler.disable(module.forward)
+    model.compile()
+
+
 def parallel(step: TrainingStep) -> nn.Module:
     """The step, its gradients shared between the processes; itself in a single one."""
     if distributed.world_size() == 1:

@@ -69,7 +69,8 @@ class SynchronizedBatchNorm(_BatchNorm):
     SyncBatchNorm takes GPU tensors only. Sums are kept in float64.
     """
 
-    @torch.compiler.disable  # an exchange between processes
+    stays_eager = True  # an exchange between processes
+
     def forward(self, features: Tensor) -> Tensor:
         if not self.training:
             return super().forward(features)

@@ -22,6 +22,8 @@ class Mfcc(nn.Module):
     get alone, whatever it is padded to. Columns past a clip's own end are 0.
     """
 
+    stays_eager = True  # complex numbers
+
     def __init__(self, num_mfcc: int, sample_rate_hz: int) -> None:
         super().__init__()
         self.sample_rate_hz = sample_rate_hz
@@ -39,7 +41,6 @@ class Mfcc(nn.Module):
         self.register_buffer("dct", dct, persistent=False)  # (NUM_MELS, num_mfcc)
         self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
 
-    @torch.compiler.disable  # complex numbers
     @torch.no_grad()
     def forward(self, waveform: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(waveform.device.type, enabled=False):  # decibels need float32

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -77,6 +76,8 @@ class VideoFrontEnd(nn.Module):
     about 9 ms per 60 frames on a CPU core.
     """
 
+    stays_eager = True  # integer histograms: nothing that compiling speeds up
+
     def __init__(self, image_size: int, *, equalize: bool, kinetics_normalization: bool) -> None:
         super().__init__()
         self.image_size = image_size
@@ -85,7 +86,6 @@ class VideoFrontEnd(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1, 1), persistent=False)
 
-    @torch.compiler.disable  # integer histograms, cut into chunks of frames: nothing that compiling speeds up
     @torch.no_grad()
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
         """video: (B, 3, T, H, W) uint8. Raises UsageError if frames are equalised that should not be."""
@@ -141,6 +141,8 @@ class TorchvisionVideoEncoder(nn.Module):
     out_features = 512
 
     def __init__(self, name: str, *, pretrained: bool) -> None:
+        import torchvision  # slow to import, and rarely used
+
         super().__init__()
         network = getattr(torchvision.models.video, name)(weights="KINETICS400_V1" if pretrained else None)
         for module in network.modules():

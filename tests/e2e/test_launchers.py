@@ -114,7 +114,7 @@ def help_of(*script):
     return result.stdout
 
 
-MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo", "perturb"]
+MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo", "perturb", "pack"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -125,7 +125,19 @@ def test_every_preprocessing_command_explains_itself(module):
 
 
 def test_flags_named_in_the_readme_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    scripts = [("train.py",), ("test.py",), *(("-m", f"preprocess.{module}") for module in MODULES)]
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    readme = "\n".join(line for line in lines if not line.startswith(("#SBATCH", "ray start")))
+    scripts = [
+        ("train.py",),
+        ("test.py",),
+        ("-m", "torch.distributed.run"),
+        *(("-m", f"preprocess.{module}") for module in MODULES),
+    ]
     known = {flag for script in scripts for flag in re.findall(r"--\w+", help_of(*script))}
-    assert set(re.findall(r"(?<![\w-])--\w+", readme)) <= known | {"--demo", "--help", "--logdir"}
+    assert set(re.findall(r"(?<![\w-])--\w+", readme)) <= known | {
+        "--demo",
+        "--help",
+        "--logdir",
+        "--figures",
+        "--json",
+    }
