@@ -15,7 +15,9 @@ import dataclasses
 import json
 import logging
 import shlex
+import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ from utils.evaluation import evaluate, validation_row
 from utils.files import write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import Best, detection_metrics
+from utils.resume import StopRequest, TrainingState, stop_request
 from utils.run_config import read_run_config, require_known, require_same
 from utils.seed import seed_everything
 from utils.training import TrainingStep, compile_model, learning_rate_factor, parallel, train_epoch
@@ -53,7 +56,7 @@ from utils.types import Clip
 log = logging.getLogger("train")
 # what may differ between a run and its resumption
 RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
-RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile"}
+RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile", "save_every_steps"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,8 @@ class TrainConfig:
     model: str = opt("beyond_masking", "method", choices=sorted(MODELS))
     preset: str = opt("corrected", "named set of values: released = the published code to the letter")
     config: Path | None = opt(None, "repeat the run of this config.json; explicit flags win over it")
-    resume: bool = opt(False, "go on after the last finished epoch of --run_dir, with its configuration")
+    resume: bool = opt(False, "go on with --run_dir where last.pt was saved, with its configuration")
+    save_every_steps: int = opt(0, "save last.pt every so many steps, too; 0 = when an epoch ends")
     print_config: bool = opt(False, "print the resolved configuration as JSON and exit")
     epochs: int = opt(30, "passes over the training clips")
     learning_rate: float = opt(1e-4, "peak learning rate")
@@ -127,6 +131,8 @@ class TrainConfig:
             raise ValueError("dataset_weights must be one positive number per dataset")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.save_every_steps < 0:
+            raise ValueError(f"save_every_steps must be >= 0, got {self.save_every_steps}")
         if self.warmup_epochs < 0 or self.max_grad_norm < 0 or self.patience < 0 or self.weight_decay < 0:
             raise ValueError("warmup_epochs, max_grad_norm, patience and weight_decay must not be negative")
 
@@ -219,12 +225,11 @@ def main() -> int:
     with process_group(device):
         if config.train.compile:
             require_compiler(device)
-        run(config, device)
-    return 0
+        return run(config, device)
 
 
-def run(config: RunConfig, device: torch.device) -> None:
-    """Check what the run is to work on, describe it in its folder, and train."""
+def run(config: RunConfig, device: torch.device) -> int:
+    """Check what the run is to work on, describe it in its folder, and train. Returns the exit status."""
     train, run_dir = config.train, config.train.run_dir
     precision = resolve_precision(train.precision, device)
     last = run_dir / "last.pt"
@@ -276,8 +281,11 @@ def run(config: RunConfig, device: torch.device) -> None:
     )
     for line in parts.table:
         log.info(line)
-    with logging_redirect_tqdm():
-        fit(config, batches, sampler, parts.clips["val"], saved, device, precision, about)
+    with logging_redirect_tqdm(), stop_request() as request:
+        fit(config, batches, sampler, parts.clips["val"], saved, device, precision, about, request)
+        if number := request.heard():
+            log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
+    return 128 + number if number else 0
 
 
 def fit(
@@ -289,6 +297,7 @@ def fit(
     device: torch.device,
     precision: str,
     about: dict[str, Any],
+    request: StopRequest,
 ) -> None:
     """The training loop, from the first weights to the last checkpoint; `saved` is what a resume starts
     from.
@@ -318,27 +327,45 @@ def fit(
     )
     scheduler = LambdaLR(optimizer, factor)
     best = Best(higher_is_better=train.select_by == "val_auc")
-    first_epoch = 0
+    state = TrainingState(model, criterion, optimizer, scheduler, best, device)
+    progress = state.progress
     if saved:
-        model.load_state_dict(saved["model"])
-        criterion.load_state_dict(saved["criterion"])
-        optimizer.load_state_dict(saved["optimizer"])
-        scheduler.load_state_dict(saved["scheduler"])
-        best.value, best.epochs_since = saved["best_value"], saved["epochs_since_best"]
-        first_epoch = saved["epoch"] + 1
-        log.info("resumed after epoch %d", saved["epoch"])
-    run_log = RunLog(run_dir, first_step=first_epoch * steps_per_epoch, num_epochs=first_epoch)
+        state.restore(saved)
+        progress = state.progress
+        log.info("resumed before step %d of epoch %d", progress.step, progress.epoch)
+    first_step = progress.epoch * steps_per_epoch + progress.step
+    run_log = RunLog(run_dir, first_step=first_step, num_epochs=progress.epoch)
 
-    for epoch in range(first_epoch, train.epochs):
+    known = {name: about[name] for name in ("config", "environment", "split_checksums")}
+
+    def save_last(**more: Any) -> None:
+        run_log.flush()
+        content = state.as_plain()  # of all processes
+        if is_main():
+            save_checkpoint(run_dir / "last.pt", known | content | more)
+
+    def after_step(bring_up_to_date: Callable[[], None]) -> bool:
+        due = train.save_every_steps and progress.step % train.save_every_steps == 0
+        stop = request.heard()
+        if due or stop:
+            bring_up_to_date()
+            save_last()
+        return bool(stop)
+
+    while progress.epoch < train.epochs and not request.heard():
         if train.patience and best.epochs_since >= train.patience:
             log.info("stopped: %d epochs without a better %s", best.epochs_since, train.select_by)
             break
-        seed_everything(train.seed, epoch + 1, rank())
+        epoch = progress.epoch
+        if progress.step == 0:
+            seed_everything(train.seed, epoch + 1, rank())
         sampler.epoch = epoch
         row = train_epoch(
-            step, batches, optimizer, scheduler, run_log, device, precision=precision, epoch=epoch,
-            accumulate_steps=train.accumulate_steps, max_grad_norm=train.max_grad_norm,
+            step, batches, optimizer, scheduler, run_log, device, precision=precision, progress=progress,
+            accumulate_steps=train.accumulate_steps, max_grad_norm=train.max_grad_norm, after_step=after_step,
         )  # fmt: skip
+        if row is None:
+            break
         same_buffers(model)
         scores = evaluate(
             model, val_batches, device,
@@ -357,28 +384,12 @@ def fit(
             metrics.eer,
             ", best so far" if improved else "",
         )
-        if not is_main():
-            continue
+        progress.epoch, progress.step, progress.sums = epoch + 1, 0, {}
         decision = decision_of_scores(val_clips, scores, train.decision_fpr, "the validation split")
-        state = {
-            "model": model.state_dict(),
-            "config": about["config"],
-            "epoch": epoch,
-            "val": dataclasses.asdict(metrics),
-            "decision": decision.as_plain(),
-            "split_checksums": about["split_checksums"],
-            "environment": about["environment"],
-        }
-        if improved:
-            save_checkpoint(run_dir / "best.pt", state)
-        state |= {
-            "criterion": criterion.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "best_value": best.value,
-            "epochs_since_best": best.epochs_since,
-        }
-        save_checkpoint(run_dir / "last.pt", state)
+        result = {"epoch": epoch, "val": dataclasses.asdict(metrics), "decision": decision.as_plain()}
+        if improved and is_main():
+            save_checkpoint(run_dir / "best.pt", known | result | {"model": model.state_dict()})
+        save_last(**result)
     run_log.close()
     log.info(
         "best %s %.4f, checkpoint %s",

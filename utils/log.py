@@ -101,7 +101,8 @@ class RunLog:
             return
         for name, value in values.items():
             if name.startswith("val_"):
-                self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, self.step)
+                # at the epoch's last step: a resumed run takes back what stands at its first one or later
+                self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, self.step - 1)
         self.writer.flush()
         self.rows.append({"epoch": str(epoch), **{name: repr(value) for name, value in values.items()}})
         buffer = io.StringIO()
@@ -109,6 +110,11 @@ class RunLog:
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, buffer.getvalue())
+
+    def flush(self) -> None:
+        """Write out all curves up to now, so that they are there as far as a checkpoint is."""
+        if self.writer:
+            self.writer.flush()
 
     def close(self) -> None:
         if self.writer:

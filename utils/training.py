@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from utils import distributed
 from utils.evaluation import autocast, require_finite
 from utils.log import RunLog
+from utils.resume import Progress
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
@@ -140,33 +141,39 @@ def train_epoch(
     device: torch.device,
     *,
     precision: str,
-    epoch: int,
+    progress: Progress,
     accumulate_steps: int,
     max_grad_norm: float,
-) -> dict[str, float]:
-    """One pass over the training clips; returns the mean of every loss term.
+    after_step: Callable[[Callable[[], None]], bool],
+) -> dict[str, float] | None:
+    """The rest of one pass over the training clips, from `progress` on, which is kept up to date.
 
-    `batches`: a loader whose `batch_sampler` is a loaders.collate.TrainingBatches. Gradients are clipped to
-    `max_grad_norm`, 0 = not.
+    Returns the mean of every loss term over the whole epoch; None if `after_step`, called after every step
+    but the epoch's last, said that training stops here. It is given a function that brings `progress` and
+    the curves up to date, to be called before they are saved. `batches`: a loader whose `batch_sampler` is a
+    loaders.collate.TrainingBatches. Gradients are clipped to `max_grad_norm`, 0 = not.
     """
+    batches.batch_sampler.first_step = progress.step
     step.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     num_parts, num_steps = accumulate_steps, batches.batch_sampler.num_steps
-    reader, sums, part_terms = StepReader(device), Counter(), []
+    reader, part_terms = StepReader(device), []
     start, num_clips, step_ids = time.monotonic(), 0, ()
     waiting = WaitingTime(batches)
-    progress = tqdm(
-        waiting, f"epoch {epoch}", len(batches), leave=False, unit="batch", disable=not distributed.is_main()
-    )
+    bar = tqdm(
+        waiting, f"epoch {progress.epoch}", len(batches), leave=False, unit="batch",
+        disable=not distributed.is_main(),
+    )  # fmt: skip
 
     def record(finished: list[dict[str, float]]) -> None:
         for numbers in finished:
             run_log.train_step(numbers)
-            sums.update({name: value for name, value in numbers.items() if name in terms})
+            for name in terms:
+                progress.sums[name] = progress.sums.get(name, 0.0) + numbers[name]
             rate = num_clips / (time.monotonic() - start)
-            progress.set_postfix(loss=f"{numbers['total']:.3f}", clips_per_s=f"{rate:.1f}")
+            bar.set_postfix(loss=f"{numbers['total']:.3f}", clips_per_s=f"{rate:.1f}")
 
-    for number, batch in enumerate(progress, start=1):
+    for number, batch in enumerate(bar, start=1):
         is_last_part = number % num_parts == 0
         batch, clip_ids = distributed.pad_to_longest(batch)
         batch = batch.to(device)
@@ -187,10 +194,13 @@ def train_epoch(
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         part_terms, step_ids = [], ()
+        progress.step += 1
+        if progress.step < num_steps and after_step(lambda: record(reader.flush())):
+            return None
     record(reader.flush())
     seconds = time.monotonic() - start
     share = waiting.seconds / seconds
     log.info("epoch %d: %d clips, %.1f clips/s, data wait %.1f %%",
-             epoch, num_clips, num_clips / seconds, 100 * share)  # fmt: skip
-    run_log.curves({"train/data_wait": share}, run_log.step)
-    return {f"train_{name}": value / num_steps for name, value in sums.items()}
+             progress.epoch, num_clips, num_clips / seconds, 100 * share)  # fmt: skip
+    run_log.curves({"speed/data_wait": share}, run_log.step - 1)
+    return {f"train_{name}": value / num_steps for name, value in progress.sums.items()}

@@ -97,7 +97,7 @@ def test_a_killed_run_resumes_to_the_numbers_of_the_unbroken_one(prepared_root, 
         "the run ended before it could be killed"
     )
     result = ok(train(prepared_root, run_dir, "--epochs", "3", "--resume"))
-    assert "resumed after epoch" in result.stderr
+    assert "resumed before step" in result.stderr
     assert (run_dir / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
     for name in ("best.pt", "last.pt"):
         expected, actual = weights(unbroken / name), weights(run_dir / name)
