@@ -113,8 +113,8 @@ def test_the_middle_of_an_epoch_needs_as_many_processes(prepared_root, tmp_path)
     wait_for_saves(process, run_dir, 1)
     process.send_signal(signal.SIGTERM)
     process.communicate()
-    if torch.load(run_dir / "last.pt", weights_only=True)["progress"]["step"]:
-        arguments = words("one process", prepared_root, run_dir, "--resume")
-        result = run(arguments[0], *TORCHRUN, *arguments[1:])
-        assert result.returncode == 1
-        assert "in the middle of an epoch of 1 process(es): go on with as many, not 2" in result.stderr
+    assert torch.load(run_dir / "last.pt", weights_only=True)["progress"]["step"] > 0
+    arguments = words("one process", prepared_root, run_dir, "--resume")
+    result = run(arguments[0], *TORCHRUN, *arguments[1:])
+    assert result.returncode == 1
+    assert "in the middle of an epoch of 1 process(es): go on with as many, not 2" in result.stderr
