@@ -3,12 +3,8 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +17,7 @@ from loaders.split_files import make_split, read_split, write_split
 from loaders.splits import SplitConfig
 from preprocess.prepare import ClipConfig, prepare_clip
 from tests.clip_factory import write_fakeavceleb_tree
+from tests.commands import run_command
 from tests.trees.fakeavceleb import write_fakeavceleb
 from tests.trees.media import Media
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
@@ -28,22 +25,15 @@ from utils.crop_video import read_frames
 from utils.errors import DatasetError
 from utils.media import VideoWriter, iterate_audio, iterate_frames
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_PERSONS = 32
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 FRACTIONS = ("--val_fraction", "0.25", "--test_fraction", "0.25")
 SPLIT = SplitConfig(val_fraction=0.25, test_fraction=0.25)
-
-
-def run(*command):
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD}
-    return subprocess.run([sys.executable, *map(str, command)], check=False, **options)
 
 
 def audit(root, output_dir, *flags):
     """(exit status, kinds of findings, content of audit.json)."""
     command = ("-m", "loaders.audit", "--dataset", "fakeavceleb", "--data_root", root)
-    result = run(*command, "--output_dir", output_dir, "--num_workers", 1, *flags)
+    result = run_command(*command, "--output_dir", output_dir, "--num_workers", 1, *flags)
     assert result.returncode in {0, 1}, result.stderr
     assert (output_dir / "audit.html").is_file(), result.stderr
     report = json.loads((output_dir / "audit.json").read_text())
@@ -57,7 +47,7 @@ def clean(tmp_path_factory):
     """(raw root, prepared root) of a small set without faults; do not write into them."""
     root = tmp_path_factory.mktemp("audit")
     tree = write_fakeavceleb(root / "raw", Media(seed=2), num_identities=8)
-    result = run(
+    result = run_command(
         "-m", "preprocess.prepare", "--dataset", "fakeavceleb", "--source", tree.source,
         "--output", root / "prepared", "--num_workers", 2,
     )  # fmt: skip
@@ -186,7 +176,7 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
             sound[:4800] = 0
         soundfile.write(folder / AUDIO_NAME, sound, 48_000, subtype="PCM_16")
     data = ("--dataset", "fakeavceleb", "--data_root", root)
-    trained = run(
+    trained = run_command(
         "train.py", *data, "--run_dir", tmp_path / "run", "--window_s", "1.8", "--video_fps", "5",
         "--image_size", "16", "--video_channels", "4", "4", "--audio_channels", "8", "8", "16",
         "--feature_dim", "16", "--feedforward_dim", "16", "--stream_layers", "1",
@@ -198,7 +188,7 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
     aucs = {}
     for name, flags in (("whole", ()), ("trimmed", ("--trim_silence",))):
         command = ("test.py", "--checkpoint", tmp_path / "run/best.pt", *data, "--device", "cpu", *flags)
-        result = run(*command, "--output_dir", tmp_path / name)
+        result = run_command(*command, "--output_dir", tmp_path / name)
         assert result.returncode == 0, result.stderr
         aucs[name] = json.loads((tmp_path / name / "test_metrics.json").read_text())["overall"]["auc"]
     assert aucs["whole"] > 0.9, aucs

@@ -1,23 +1,18 @@
 """Every data set, from a small raw tree in its original layout to a tested checkpoint."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from loaders import DATASETS
 from loaders.listing import ListingConfig
 from preprocess.sources import SOURCES
+from tests.commands import run_command
 from tests.trees import TREES
 from tests.trees.media import Media
 from utils.config import Parser, from_args
 
-ROOT = Path(__file__).resolve().parents[2]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--stream_layers 1 --classifier_hidden_dim 16 --window_s 0.4 --windows_per_clip 1 --batch_size 4 "
@@ -26,14 +21,7 @@ TINY = (
 
 
 def run(*command, status=0):
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=ONE_THREAD,
-    )
+    result = run_command(*command)
     assert result.returncode == status, result.stderr[-3000:]
     return result
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
 
@@ -108,8 +110,7 @@ def test_an_environment_without_the_requirements_is_named(tmp_path):
 
 
 def help_of(*script):
-    words = [sys.executable, *script, "--help"]
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = run_command(*script, "--help")
     assert result.returncode == 0
     return result.stdout
 

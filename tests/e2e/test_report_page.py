@@ -3,28 +3,22 @@
 import csv
 import html
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.commands import run_command
 from tests.e2e.test_training import SIZE_FLAGS
 from tests.trees.media import Media
 
-ROOT = Path(__file__).resolve().parents[2]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 PAGES = {"report": (36, 6), "matrix": (0, 0), "audit": (0, 0), "video": (4, 3)}  # images and plots
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def run(*arguments, expected=(0,)):
-    words = [sys.executable, *map(str, arguments)]
-    result = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True, env=ONE_THREAD)
+    result = run_command(*arguments)
     assert result.returncode in expected, result.stderr
     return result
 

@@ -3,11 +3,7 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,26 +13,18 @@ from preprocess.perturb.kinds import Perturbation
 from preprocess.perturb.variants import change_of, make_variants
 from preprocess.prepare import ClipConfig, is_finished, prepare_clip
 from tests.clip_factory import ROWS, make_clip, write_metadata
+from tests.commands import run_command
 from tests.moving_face import moving_face
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_clip_info
 from utils.crop_video import read_frames
 from utils.errors import DatasetError
 from utils.media import VideoWriter
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = (
     "--image_size 16 --video_channels 4 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--classifier_hidden_dim 16 --window_s 0.6 --batch_size 4 --num_workers 1 --val_fraction 0.34 "
     "--test_fraction 0.34 --epochs 1 --device cpu"
 ).split()
-
-
-def run(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
 
 
 def ok(result):
@@ -78,8 +66,8 @@ def trained(tmp_path_factory):
             )
     write_metadata(root / "raw" / "meta_data.csv", rows)
     prepare = ("-m", "preprocess.prepare", "--dataset", "fakeavceleb", "--source", root / "raw")
-    ok(run(*prepare, "--output", root / "prepared", "--num_workers", 2))
-    ok(run("train.py", "--data_root", root / "prepared", "--run_dir", root / "run", *SIZES))
+    ok(run_command(*prepare, "--output", root / "prepared", "--num_workers", 2))
+    ok(run_command("train.py", "--data_root", root / "prepared", "--run_dir", root / "run", *SIZES))
     return root / "raw", root / "prepared", root / "run"
 
 
@@ -87,12 +75,12 @@ def trained(tmp_path_factory):
 def test_robustness_and_shortcut_tables(trained, tmp_path):
     raw, prepared, run_dir = trained
     evaluate = ("test.py", "--checkpoint", run_dir / "best.pt", "--data_root", prepared)
-    plain = json.loads(ok(run(*evaluate, "--output_dir", tmp_path / "plain")).stdout)
+    plain = json.loads(ok(run_command(*evaluate, "--output_dir", tmp_path / "plain")).stdout)
     robustness = (
         *evaluate, "--output_dir", tmp_path / "robust", "--robustness", "--raw_root", raw,
         "--robustness_kinds", "contrast", "blur+resampling", "--cache_dir", tmp_path / "cache", "--shortcuts",
     )  # fmt: skip
-    first = ok(run(*robustness))
+    first = ok(run_command(*robustness))
     result = json.loads((tmp_path / "robust" / "robustness.json").read_text())
     assert json.loads(first.stdout)["robustness"] == result
     assert json.loads(first.stdout)["overall"] == plain["overall"]
@@ -128,7 +116,7 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     info = json.loads(clips[0].read_text())
     assert info["settings"]["perturbation"]["kind"] == "blur+resampling"
     times = [path.stat().st_mtime_ns for path in clips]
-    again = ok(run(*robustness))
+    again = ok(run_command(*robustness))
     assert "0 perturbed, 36 already there, 0 failed" in again.stderr
     assert [path.stat().st_mtime_ns for path in clips] == times
     assert json.loads((tmp_path / "robust" / "robustness.json").read_text()) == result
@@ -151,7 +139,7 @@ def test_flags_that_belong_together(trained, tmp_path):
         (("--robustness", "--raw_root", raw, "--robustness_kinds", "fog"), "unknown perturbation fog"),
         (("--robustness", "--raw_root", raw, raw), "2 raw_root for 1 dataset"),
     ):
-        result = run(*evaluate, *flags)
+        result = run_command(*evaluate, *flags)
         assert (result.returncode, message in result.stderr) == (2, True), result.stderr
 
 

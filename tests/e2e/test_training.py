@@ -16,8 +16,8 @@ import torch
 from loaders.split_files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
+from tests.commands import ONE_THREAD, ROOT, run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "image_size": [16],
     "video_channels": [4, 4, 8],
@@ -29,13 +29,9 @@ SIZES = {
 SIZE_FLAGS = [str(word) for name, values in SIZES.items() for word in (f"--{name}", *values)]
 TINY = [*SIZE_FLAGS, "--window_s", "0.6", "--batch_size", "4", "--num_workers", "1", "--val_fraction", "0.25",
         "--test_fraction", "0.25", "--learning_rate", "3e-3", "--device", "cpu"]  # fmt: skip
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def command(script, *arguments, **environment):
-    arguments = [sys.executable, script, *map(str, arguments)]
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
-    return subprocess.run(arguments, check=False, **options)
+command = run_command
 
 
 def train(root, run_dir, *arguments):

@@ -3,11 +3,7 @@
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import cv2
@@ -21,13 +17,13 @@ from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
 from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
+from tests.commands import run_command
 from tests.trees.media import FPS, Media
 from utils.checkpoint import save_checkpoint
 from utils.decision import Decision, HeadDecision
 from utils.errors import CheckpointError, ClipError
 from utils.media import VideoWriter, iterate_audio
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--stream_layers 1 --classifier_hidden_dim 16 --window_s 0.4 --batch_size 4 --device cpu"
@@ -194,12 +190,9 @@ def test_the_command_writes_verdict_video_plot_and_page(checkpoint, talk, tmp_pa
     write_video(folder / "a.mp4", *talk[0], fps=30)  # a rate other than training's, and an odd size below
     (folder / "broken.mp4").write_bytes(b"no video")
     output = tmp_path / "out"
-    command = [sys.executable, "test.py", "--video", folder, "--checkpoint", checkpoint,
-               "--output_dir", output, "--format", container, "--lag_frames", "1",
-               "--device", "cpu"]  # fmt: skip
-    result = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    result = run_command(
+        "test.py", "--video", folder, "--checkpoint", checkpoint, "--output_dir", output,
+        "--format", container, "--lag_frames", "1", "--device", "cpu",
     )  # fmt: skip
     assert result.returncode == 1
     assert "broken.mp4" in result.stderr

@@ -1,0 +1,80 @@
+"""Commands of the project, run as a user runs them but for the time that their imports take.
+
+A fork server imports the large packages once. Every command is a fork of it: a process of its own, with its
+own arguments, environment and standard streams, that runs the script or module as __main__.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from multiprocessing import forkserver
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+IMPORTED = ["av", "cv2", "matplotlib.figure", "pandas", "scipy.stats", "sklearn.metrics", "torchaudio"]
+
+
+def run_command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in the project's folder, on one thread, e.g. ("-m", "loaders.audit", "--help").
+
+    Returns its exit status and what it wrote. With an `environment` it is an interpreter from scratch.
+    """
+    arguments = [str(word) for word in words]
+    if environment:
+        options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
+        return subprocess.run([sys.executable, *arguments], check=False, **options)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    before = dict(os.environ)
+    os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
+    forkserver.ensure_running()
+    os.environ.clear()
+    os.environ.update(before)
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = context.Process(target=_run, args=(arguments, ONE_THREAD, *streams))
+        process.start()
+        process.join()
+        outputs = [stream.read_text(encoding="utf-8", errors="replace") for stream in streams]
+        status = process.exitcode
+        process.close()
+    return subprocess.CompletedProcess(arguments, status, *outputs)
+
+
+def _run(arguments: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:
+    for number, path in ((1, stdout), (2, stderr)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.path[:] = [str(ROOT), *(place for place in sys.path if place not in ("", str(ROOT)))]
+    status: object = 0
+    try:
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:  # noqa: BLE001 (what the interpreter does with it)
+        traceback.print_exc()
+        status = 1
+    if isinstance(status, str):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status or 0)
