@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,10 @@ class ClipLoader(DataLoader):
             yield batch
 
 
-def _one_thread(worker_id: int) -> None:
+def _set_up_worker(worker_id: int) -> None:
+    # Ctrl-C, torchrun and SLURM signal whole groups: the main process decides when its workers end
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
@@ -130,7 +134,7 @@ def _loader(dataset: ClipDataset, workers: WorkerConfig, batches: Iterable[list]
         batch_sampler=batches,
         collate_fn=_Collate(dataset.config.video_fps),
         num_workers=num_workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_set_up_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=workers.resolved_prefetch if num_workers else None,
         pin_memory=torch.cuda.is_available(),

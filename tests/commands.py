@@ -57,6 +57,7 @@ def _run(arguments: list[str], environment: dict[str, str], stdout: Path, stderr
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
     os.environ.clear()
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # whatever is usual, not the one that started this
     os.chdir(ROOT)
     sys.path[:] = [str(ROOT), *(place for place in sys.path if place not in ("", str(ROOT)))]
     status: object = 0
