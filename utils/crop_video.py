@@ -75,7 +75,10 @@ class _PackedCrop:
     def read(self, indices: np.ndarray) -> np.ndarray:
         if indices[-1] >= self.num_frames:
             raise ClipError(self._member.path, f"has no frame {indices[-1]}; pack the clips again")
-        return self._member.array()[indices]
+        frames, first, last = self._member.array(), int(indices[0]), int(indices[-1])
+        if last - first + 1 == len(indices) and (np.diff(indices) == 1).all():
+            return frames[first : last + 1].copy()  # one piece, as most windows are
+        return frames[indices]
 
 
 class _AvCrop:

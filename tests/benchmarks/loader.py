@@ -23,10 +23,7 @@ import soundfile
 import torch
 
 from loaders.clip_dataset import ClipDataset, DataConfig
-from preprocess import pack
-from tests.benchmarks.baseline import load_clip
 from tests.clip_factory import make_clip
-from tests.moving_face import moving_face
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.luma import equalize_luma
 from utils.media import VideoWriter
@@ -38,6 +35,8 @@ NUM_WINDOWS = 20
 
 def write_clip(folder: Path, seconds: int) -> Path:
     """A clip folder with a moving, grainy face, repeated every four seconds."""
+    from tests.moving_face import moving_face
+
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     images = list(moving_face(4 * FPS, size=(224, 224), face_height=150, path=lambda i: (112 + i % 7, 112)))
@@ -58,6 +57,8 @@ def write_clip(folder: Path, seconds: int) -> Path:
 
 def pack_clips(data_root: Path, output: Path, frames: str) -> Path:
     """The pack of a tree, made in this process."""
+    from preprocess import pack
+
     config = pack.PackConfig(data_root=data_root, output=output, frames=frames)
     (output / pack.PARTIAL_NAME).mkdir(parents=True)
     shards = pack.plan_shards(data_root, config)
@@ -130,6 +131,8 @@ def peak_mb(folder: Path) -> float:
 
 def measure(scratch: Path, *, quick: bool = False) -> dict[str, float]:
     """All figures; `quick` leaves out the 10 minutes' clip and repeats less."""
+    from tests.benchmarks.baseline import load_clip  # not in the process whose memory is measured
+
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
