@@ -115,6 +115,7 @@ def help_of(*script):
     return result.stdout
 
 
+BENCHMARKS = [("-m", "tests.benchmarks"), ("-m", "tests.benchmarks.plan")]
 MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo", "perturb", "pack"]
 
 
@@ -132,6 +133,7 @@ def test_flags_named_in_the_readme_exist():
         ("train.py",),
         ("test.py",),
         ("-m", "torch.distributed.run"),
+        *BENCHMARKS,
         *(("-m", f"preprocess.{module}") for module in MODULES),
     ]
     known = {flag for script in scripts for flag in re.findall(r"--\w+", help_of(*script))}
