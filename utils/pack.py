@@ -136,6 +136,7 @@ class Pack:
         if self.about.get("format") != FORMAT:
             raise DatasetError(f"{root / INDEX_NAME}: has format {self.about.get('format')}, not {FORMAT}")
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 (packs live as long as their process)
     def members(self, folder: str) -> dict[str, Member]:
         """Name -> file of a clip folder (relative to the root); empty if there is no such clip."""
         rows = self._database.execute(

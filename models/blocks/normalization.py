@@ -34,6 +34,21 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (like.dim() - 2))
 
 
+def _moments(totals: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """(2C,) sums of values and of squares over `count` values -> mean and variance (C,)."""
+    mean, square = (totals / count).chunk(2)
+    return mean, (square - mean.square()).clamp_min(0.0)
+
+
+@torch.no_grad()
+def _count_batch(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """Take a batch's moments into the running statistics."""
+    norm.num_batches_tracked.add_(1)
+    unbiased = variance * count / (count - 1)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+
+
 class _NormalizeOverProcesses(torch.autograd.Function):
     """(N, C, ...) of every process -> standardised by mean and variance over all processes' values."""
 
@@ -45,8 +60,7 @@ class _NormalizeOverProcesses(torch.autograd.Function):
         totals = torch.cat([own.sum(others), own.square().sum(others), count])
         dist.all_reduce(totals)
         count = totals[-1]
-        mean, square = (totals[:-1] / count).chunk(2)
-        variance = (square - mean.square()).clamp_min(0.0)
+        mean, variance = _moments(totals[:-1], count)
         scale = (variance + eps).rsqrt()
         normalized = ((own - _per_channel(mean, own)) * _per_channel(scale, own)).to(features.dtype)
         ctx.save_for_backward(normalized, scale, count)
@@ -76,11 +90,7 @@ class SynchronizedBatchNorm(_BatchNorm):
             return super().forward(features)
         self._check_input_dim(features)
         normalized, mean, variance, count = _NormalizeOverProcesses.apply(features, self.eps)
-        if self.track_running_stats:
-            self.num_batches_tracked.add_(1)
-            unbiased = variance * count / (count - 1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        _count_batch(self, mean, variance, count)
         weight, bias = (_per_channel(values, features) for values in (self.weight, self.bias))
         return (normalized * weight + bias).to(features.dtype)
 
@@ -93,13 +103,8 @@ def batch_moments(norm: _BatchNorm, totals: Tensor, count: int) -> tuple[Tensor,
     values = torch.cat([totals.flatten(), totals.new_tensor([count])])
     if isinstance(norm, (nn.SyncBatchNorm, SynchronizedBatchNorm)):
         values = all_reduce(values)
-    mean, square = (values[:-1] / values[-1]).chunk(2)
-    variance = (square - mean.square()).clamp_min(0.0)
-    with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        unbiased = variance * values[-1] / (values[-1] - 1)
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    mean, variance = _moments(values[:-1], values[-1])
+    _count_batch(norm, mean, variance, values[-1])
     return mean, variance
 
 
