@@ -1,27 +1,57 @@
-"""Checkpoints: plain tensors and plain values, written beside and renamed, read with weights_only=True."""
+"""Checkpoints: plain tensors and plain values, written beside and renamed, read as nothing but that.
+
+    python -m utils.checkpoint show   saved_models/X/best.pt
+    python -m utils.checkpoint export saved_models/X/best.pt model.safetensors
+
+A checkpoint is a zip file as torch.save writes it, with a checksum over all that it holds. It may come from
+strangers: no code in it runs, and what does not fit (a size that the file cannot have, numbers that are not
+finite) is refused with a reason. `export` writes weights and configuration for others: a .safetensors file,
+which test.py takes like a best.pt, and a model card beside it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import logging
 import pickle
+import re
 import struct
-from collections.abc import Mapping
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from utils.errors import CheckpointError
-from utils.files import write_atomically
+from utils.errors import CheckpointError, run_command
+from utils.files import older_version, write_atomically
+
+log = logging.getLogger(__name__)
 
 # what torch.load raises on files that are not checkpoints, from its unpickler upwards
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
-UNREADABLE += (AssertionError, struct.error, pickle.UnpicklingError)
+UNREADABLE += (AssertionError, MemoryError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile)
 FORMAT = "beyond-masking-checkpoint-1"
+MAX_VALUES = 10_000_000  # plain values in one file; lists that hold themselves many times over have more
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Save a dict of tensors and plain values (they may nest) atomically."""
-    write_atomically(path, lambda partial: torch.save({"format": FORMAT, **state}, partial))
+def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_older: int = 0) -> None:
+    """Save a dict of tensors and plain values (they may nest) atomically, see write_atomically.
+
+    Raises WriteError if there is no room; the checkpoint before it is then still there.
+    """
+    content = {"format": FORMAT, **state}
+    content["checksum"] = content_checksum(content)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # torch's own files lose what the system says when a disk is full
+            torch.save(content, file)
+
+    write_atomically(path, write, keep_older=keep_older)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -35,19 +65,145 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: {'a folder, not a checkpoint' if path.is_dir() else 'no such checkpoint'}"
         )
+    if path.suffix == ".safetensors":
+        from utils.export import read_export  # of which training needs nothing
+
+        content = read_export(path)
+    else:
+        content = _read(path)
+    if content.get("format") != FORMAT:
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            content = {"released": content}
+        else:
+            raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor a bare state_dict")
+    elif missing := {"model", "config", "split_checksums"} - content.keys():
+        raise CheckpointError(f"{path}: has no {', '.join(sorted(missing))}")
+    _require_weights(path, content.get("model", content.get("released")))
+    if content.get("format") == FORMAT and not isinstance(content["config"], dict):
+        raise CheckpointError(f"{path}: its config is no dict")
+    return content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What torch.load makes of a file that may come from anybody."""
     try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > size:
+                    raise CheckpointError(f"{path}: a compressed archive, which checkpoints are not")
         content = torch.load(path, map_location="cpu", weights_only=True)
+        for value in _leaves(content):
+            if isinstance(value, Tensor) and value.numel() * value.element_size() > size:
+                raise CheckpointError(f"{path}: holds a tensor that is larger than the file")
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            if content.pop("checksum", None) != content_checksum(content):
+                raise CheckpointError(f"{path}: is damaged: its content does not fit its checksum")
     except UNREADABLE as error:  # torch's own advice, to allow code, is not passed on
-        reason = f"{path}: is damaged, or holds more than tensors and plain values ({type(error).__name__})"
-        raise CheckpointError(reason) from error
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        if missing := {"model", "config", "split_checksums"} - content.keys():
-            raise CheckpointError(f"{path}: has no {', '.join(sorted(missing))}")
-        return content
-    if (
-        isinstance(content, dict)
-        and content
-        and all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
-        return {"released": content}
-    raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor a bare state_dict")
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"asks for {named[1]}, and checkpoints that run code are not loaded" if named else (
+            f"is damaged, or holds more than tensors and plain values ({type(error).__name__})"
+        )  # fmt: skip
+        raise CheckpointError(f"{path}: {reason}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _leaves(content: Any) -> Iterator[Any]:
+    """Names, tensors and plain values of a nested content, in order. Raises ValueError if they are too
+    many.
+    """
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError("more values than any checkpoint has")
+        if isinstance(value, Mapping):
+            waiting.extend(item for pair in reversed(value.items()) for item in reversed(pair))
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend(reversed(list(value)))
+        else:
+            yield value
+
+
+def content_checksum(content: Any) -> str:
+    """Hex sha256 over names, types, shapes and bytes of all that a checkpoint holds."""
+    digest = hashlib.sha256()
+    for value in _leaves(content):
+        if not isinstance(value, Tensor):
+            digest.update(f"{type(value).__name__} {value!r};".encode())
+            continue
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy())
+    return digest.hexdigest()
+
+
+def _require_weights(path: Path, weights: Any) -> None:
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path}: its weights are no dict of tensors")
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; train again from before")
+
+
+def newest_checkpoint(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """(file, content) of the newest version of a checkpoint that is whole; None if there is no version at
+    all. What is passed over is logged.
+
+    Raises CheckpointError if none of the versions can be read.
+    """
+    versions, number = [path], 1
+    while (older := older_version(path, number)).exists():
+        versions.append(older)
+        number += 1
+    found = [version for version in versions if version.exists()]
+    reasons = []
+    for version in found:
+        try:
+            content = load_checkpoint(version)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        for reason in reasons:
+            log.warning("%s; %s is used instead", reason, version.name)
+        return version, content
+    if reasons:
+        raise CheckpointError("; ".join(reasons))
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="print what a checkpoint says of itself, as JSON")
+    show.add_argument("checkpoint", type=Path)
+    export = commands.add_parser("export", help="write weights and configuration, and a model card")
+    export.add_argument("checkpoint", type=Path, help="best.pt of a run")
+    export.add_argument("target", type=Path, help="the file to write, NAME.safetensors; the card is NAME.md")
+    args = parser.parse_args()
+    content = load_checkpoint(args.checkpoint)
+    if args.command == "export":
+        from utils.export import write_export
+
+        card = write_export(content, args.checkpoint, args.target)
+        sys.stdout.write(f"written: {args.target}, and what it is: {card}\n")
+        return 0
+    weights = content.get("model", content.get("released"))
+    about = {
+        name: value
+        for name, value in content.items()
+        if name not in ("model", "released", "criterion", "optimizer", "scheduler", "random")
+    }
+    about |= {"tensors": len(weights), "parameters": sum(value.numel() for value in weights.values())}
+    sys.stdout.write(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
