@@ -319,15 +319,16 @@ class ClipDataset(Dataset):
 
     def evaluation_keys(self) -> list[tuple[int, int]]:
         """All (clip index, window number); a clip that is not longer than a window has one."""
-        keys: list[tuple[int, int]] = []
-        for index, clip in enumerate(self.clips):
-            num_windows = 1
-            if self.config.window == "seconds" and self.config.windows_per_clip > 1:
-                fps, _ = read_video_header(clip.folder / VIDEO_NAME)
-                _, num_starts = self._starts(clip, len(open_landmarks(clip.folder)), fps)
-                num_windows = len(evaluation_starts(num_starts - 1, self.config.windows_per_clip))
-            keys += [(index, window) for window in range(num_windows)]
-        return keys
+        return [key for index in range(len(self.clips)) for key in self.clip_keys(index)]
+
+    def clip_keys(self, index: int) -> list[tuple[int, int]]:
+        """The evaluation keys of one clip."""
+        clip, num_windows = self.clips[index], 1
+        if self.config.window == "seconds" and self.config.windows_per_clip > 1:
+            fps, _ = read_video_header(clip.folder / VIDEO_NAME)
+            _, num_starts = self._starts(clip, len(open_landmarks(clip.folder)), fps)
+            num_windows = len(evaluation_starts(num_starts - 1, self.config.windows_per_clip))
+        return [(index, window) for window in range(num_windows)]
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
         """(start, end) of the evaluation windows of a clip, in seconds of its picture."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from loaders.clip_dataset import ClipWindow
 from utils import distributed
 from utils.clip_files import SAMPLE_RATE_HZ
-from utils.errors import ClipError, UsageError
+from utils.errors import ClipError, DatasetError, UsageError
 from utils.types import ClipBatch
 
 
@@ -76,13 +76,19 @@ class TrainingSampler(Sampler):
     `repetition` counts how often the clip came before in this epoch, so that a clip that is drawn often to
     balance the classes shows another window each time. An epoch has as many draws as there are clips, shared
     out by `weights` (class -> share, equal shares by default). Each class is shuffled over and over, so that
-    its clips are seen equally often; with one class every clip comes once.
+    its clips are seen equally often; with one class every clip comes once. `left_out()` are indices of clips
+    that are no longer drawn; others of their class come more often instead.
     """
 
     def __init__(
-        self, classes: Sequence[object], *, seed: int, weights: Mapping[object, float] | None = None
+        self,
+        classes: Sequence[object],
+        *,
+        seed: int,
+        weights: Mapping[object, float] | None = None,
+        left_out: Callable[[], Collection[int]] = tuple,
     ) -> None:
-        self.num_clips, self.seed, self.epoch = len(classes), seed, 0
+        self.num_clips, self.seed, self.epoch, self.left_out = len(classes), seed, 0, left_out
         groups: dict[object, list[int]] = defaultdict(list)
         for index, name in enumerate(classes):
             groups[name].append(index)
@@ -97,10 +103,13 @@ class TrainingSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, tuple[int, int]]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        drawn = []
+        drawn, left_out = [], list(self.left_out())
         for group, quota in zip(self.groups, self.quotas, strict=True):
             if quota == 0:
                 continue
+            group = group[~np.isin(group, left_out)]
+            if not len(group):
+                raise DatasetError("all training clips of a class were set aside: none of them can be read")
             rounds = [rng.permutation(group) for _ in range(-(-quota // len(group)))]
             drawn.append(np.concatenate(rounds)[:quota])
         repetitions: Counter[int] = Counter()

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils import distributed
+from utils.bad_clips import BadClips
 from utils.errors import FrameworkError
 from utils.metrics import DetectionMetrics
 from utils.types import ClipBatch
@@ -66,6 +67,7 @@ def evaluate(
     precision: str = "fp32",
     criterion: nn.Module | None = None,
     pooling: str = "mean",
+    bad_clips: BadClips | None = None,
     description: str = "evaluate",
     show_progress: bool = True,
 ) -> ClipScores:
@@ -73,7 +75,8 @@ def evaluate(
     finds what was forged only in places. The model's mode is restored afterwards.
 
     Of several processes each is given its share of the batches (as loaders.evaluation_loader deals them out),
-    and all return the scores of all, which are those of a single process.
+    and all return the scores of all, which are those of a single process. Clips that the loader has put into
+    `bad_clips` get no score, not even from windows that could be read.
     """
     was_training = model.training
     model.eval()
@@ -106,10 +109,14 @@ def evaluate(
     model.train(was_training)
     scored = distributed.collect(batches_here)
     windows = [window for windows, _, _ in scored for window in windows]
+    num_scored = len(windows)
+    if bad_clips is not None:
+        bad_clips.share()
+        windows = [window for window in windows if window[0] not in bad_clips.found]
     sums: Counter[str] = Counter()
     for _, sums_of_batch, _ in scored:
         sums.update(sums_of_batch)
-    terms = {name: value / len(windows) for name, value in sums.items()}
+    terms = {name: value / num_scored for name, value in sums.items()}
     has_heads = any(has_heads for _, _, has_heads in scored)
     return _pool(windows, {"mean": np.mean, "max": np.max}[pooling], has_heads, terms)
 
