@@ -5,12 +5,13 @@
 
 The flags below are those of the chosen --model. Values come from the command line, then --config FILE, then
 the --preset, then the default. A run directory holds config.json, splits/, train.log, metrics.csv,
-TensorBoard events, best.pt and last.pt; --resume goes on after the last finished epoch.
+TensorBoard events, best.pt and last.pt; --resume goes on where last.pt was saved.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from loaders import DATASETS
@@ -37,14 +39,15 @@ from loaders.splits import SplitConfig
 from losses import LOSSES
 from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.bad_clips import BadClips
+from utils.checkpoint import newest_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import decision_of_scores
 from utils.device import PRECISIONS, require_compiler, resolve_device, resolve_precision, set_float32_math
 from utils.distributed import is_main, process_group, rank, same_buffers, world_size
 from utils.errors import UsageError, run_command
 from utils.evaluation import evaluate, validation_row
-from utils.files import write_text
+from utils.files import locked_folder, write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import Best, detection_metrics
 from utils.resume import StopRequest, TrainingState, stop_request
@@ -56,7 +59,8 @@ from utils.types import Clip
 log = logging.getLogger("train")
 # what may differ between a run and its resumption
 RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
-RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile", "save_every_steps"}
+RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile", "save_every_steps", "keep_checkpoints"}
+RESUMABLE |= {"max_bad_clips", "loader_timeout_s"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,12 @@ class TrainConfig:
     config: Path | None = opt(None, "repeat the run of this config.json; explicit flags win over it")
     resume: bool = opt(False, "go on with --run_dir where last.pt was saved, with its configuration")
     save_every_steps: int = opt(0, "save last.pt every so many steps, too; 0 = when an epoch ends")
+    keep_checkpoints: int = opt(
+        2, "versions of last.pt that stay: should the newest be damaged, --resume takes the one before it"
+    )
+    max_bad_clips: int = opt(
+        0, "set aside at most so many clips that turn unreadable; 0 = the first one stops the run"
+    )
     print_config: bool = opt(False, "print the resolved configuration as JSON and exit")
     epochs: int = opt(30, "passes over the training clips")
     learning_rate: float = opt(1e-4, "peak learning rate")
@@ -117,7 +127,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "accumulate_steps"):
+        for name in ("epochs", "learning_rate", "accumulate_steps", "keep_checkpoints"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if not 0 < self.decision_fpr < 0.5:
@@ -131,8 +141,9 @@ class TrainConfig:
             raise ValueError("dataset_weights must be one positive number per dataset")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if self.save_every_steps < 0:
-            raise ValueError(f"save_every_steps must be >= 0, got {self.save_every_steps}")
+        for name in ("save_every_steps", "max_bad_clips"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.warmup_epochs < 0 or self.max_grad_norm < 0 or self.patience < 0 or self.weight_decay < 0:
             raise ValueError("warmup_epochs, max_grad_norm, patience and weight_decay must not be negative")
 
@@ -232,16 +243,14 @@ def run(config: RunConfig, device: torch.device) -> int:
     """Check what the run is to work on, describe it in its folder, and train. Returns the exit status."""
     train, run_dir = config.train, config.train.run_dir
     precision = resolve_precision(train.precision, device)
-    last = run_dir / "last.pt"
-    if last.exists() and not train.resume:
-        raise UsageError(
-            f"{run_dir} holds a run already: --resume goes on with it, another --run_dir starts anew"
-        )
-    if train.resume and not last.exists():
-        raise UsageError(f"{last}: there is nothing to resume; start without --resume")
+    if not train.resume:
+        require_no_run(run_dir)
     if not train.data_root:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
-    saved = load_checkpoint(last) if train.resume else None
+    found = newest_checkpoint(run_dir / "last.pt") if train.resume else None
+    if train.resume and not found:
+        raise UsageError(f"{run_dir / 'last.pt'}: there is nothing to resume; start without --resume")
+    saved = found[1] if found else None
     parts = load_parts(
         dict(zip(train.dataset, train.data_root, strict=True)),
         config.listing,
@@ -253,9 +262,12 @@ def run(config: RunConfig, device: torch.device) -> int:
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
     weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
+    bad_clips = BadClips(train.max_bad_clips)
+    if saved:
+        bad_clips.restore(saved["bad_clips"])
     batches, sampler = training_loader(
         parts.clips["train"], config.data, config.workers, balance=train.balance, seed=train.seed,
-        dataset_weights=weights, accumulate_steps=train.accumulate_steps,
+        dataset_weights=weights, accumulate_steps=train.accumulate_steps, bad_clips=bad_clips,
     )  # fmt: skip
     about = {
         "config": config.as_plain(),
@@ -263,49 +275,42 @@ def run(config: RunConfig, device: torch.device) -> int:
         "environment": describe_environment(device),
         "split_checksums": checksums,
     }
-    if is_main():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        for split in parts.splits.values():
-            write_split(run_dir / "splits", split)
-        write_text(run_dir / "config.json", json.dumps(about, indent=1) + "\n")
-    configure_logging(run_dir / "train.log")
-    for name, value in about.items():
-        log.info("%s: %s", name, json.dumps(value))
-    log.info(
-        "device %s, precision %s, %d process(es), each with %d loader workers, %d batches ahead",
-        device,
-        precision,
-        world_size(),
-        config.workers.resolved_workers,
-        config.workers.resolved_prefetch,
-    )
-    for line in parts.table:
-        log.info(line)
-    with logging_redirect_tqdm(), stop_request() as request:
+    with contextlib.ExitStack() as stack:
+        if is_main():
+            stack.enter_context(locked_folder(run_dir))
+            if not train.resume:
+                require_no_run(run_dir)  # again: another run may have come first
+            for split in parts.splits.values():
+                write_split(run_dir / "splits", split)
+            write_text(run_dir / "config.json", json.dumps(about, indent=1) + "\n")
+        configure_logging(run_dir / "train.log")
+        for name, value in about.items():
+            log.info("%s: %s", name, json.dumps(value))
+        log.info(
+            "device %s, precision %s, %d process(es), each with %d loader workers, %d batches ahead", device,
+            precision, world_size(), config.workers.resolved_workers, config.workers.resolved_prefetch,
+        )  # fmt: skip
+        for line in parts.table:
+            log.info(line)
+        stack.enter_context(logging_redirect_tqdm())
+        request = stack.enter_context(stop_request())
         fit(config, batches, sampler, parts.clips["val"], saved, device, precision, about, request)
         if number := request.heard():
             log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
     return 128 + number if number else 0
 
 
-def fit(
-    config: RunConfig,
-    batches: ClipLoader,
-    sampler: TrainingSampler,
-    val_clips: list[Clip],
-    saved: dict[str, Any] | None,
-    device: torch.device,
-    precision: str,
-    about: dict[str, Any],
-    request: StopRequest,
-) -> None:
-    """The training loop, from the first weights to the last checkpoint; `saved` is what a resume starts
-    from.
-    """
-    train, run_dir = config.train, config.train.run_dir
-    val_batches = evaluation_loader(val_clips, config.data, config.workers)
-    steps_per_epoch = batches.batch_sampler.num_steps
+def require_no_run(run_dir: Path) -> None:
+    """Raise UsageError if a run has saved a checkpoint in its folder."""
+    if any(run_dir.glob("last*.pt")):
+        raise UsageError(
+            f"{run_dir} holds a run already: --resume goes on with it, another --run_dir starts anew"
+        )
 
+
+def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tuple[nn.Module, TrainingState]:
+    """Model, loss and optimiser at their first step, and the module that computes a step of them."""
+    train = config.train
     set_float32_math(device)
     seed_everything(train.seed)
     model = MODELS[train.model](config.model).to(device)
@@ -325,9 +330,31 @@ def fit(
     factor = learning_rate_factor(
         train.schedule, train.warmup_epochs * steps_per_epoch, train.epochs * steps_per_epoch
     )
-    scheduler = LambdaLR(optimizer, factor)
     best = Best(higher_is_better=train.select_by == "val_auc")
-    state = TrainingState(model, criterion, optimizer, scheduler, best, device)
+    return step, TrainingState(model, criterion, optimizer, LambdaLR(optimizer, factor), best, device)
+
+
+def fit(
+    config: RunConfig,
+    batches: ClipLoader,
+    sampler: TrainingSampler,
+    val_clips: list[Clip],
+    saved: dict[str, Any] | None,
+    device: torch.device,
+    precision: str,
+    about: dict[str, Any],
+    request: StopRequest,
+) -> None:
+    """The training loop, from the first weights to the last checkpoint; `saved` is what a resume starts
+    from.
+    """
+    train, run_dir = config.train, config.train.run_dir
+    bad_clips = batches.bad_clips
+    val_batches = evaluation_loader(val_clips, config.data, config.workers, bad_clips=bad_clips)
+    steps_per_epoch = batches.batch_sampler.num_steps
+
+    step, state = build(config, steps_per_epoch, device)
+    model, best = state.model, state.best
     progress = state.progress
     if saved:
         state.restore(saved)
@@ -340,9 +367,11 @@ def fit(
 
     def save_last(**more: Any) -> None:
         run_log.flush()
-        content = state.as_plain()  # of all processes
+        bad_clips.share()
+        content = state.as_plain() | {"bad_clips": bad_clips.found}  # of all processes
         if is_main():
-            save_checkpoint(run_dir / "last.pt", known | content | more)
+            state_of_run = known | content | more
+            save_checkpoint(run_dir / "last.pt", state_of_run, keep_older=train.keep_checkpoints - 1)
 
     def after_step(bring_up_to_date: Callable[[], None]) -> bool:
         due = train.save_every_steps and progress.step % train.save_every_steps == 0
@@ -359,31 +388,26 @@ def fit(
         epoch = progress.epoch
         if progress.step == 0:
             seed_everything(train.seed, epoch + 1, rank())
-        sampler.epoch = epoch
+        sampler.epoch = bad_clips.epoch = epoch
         row = train_epoch(
-            step, batches, optimizer, scheduler, run_log, device, precision=precision, progress=progress,
-            accumulate_steps=train.accumulate_steps, max_grad_norm=train.max_grad_norm, after_step=after_step,
+            step, state, batches, run_log, precision=precision, accumulate_steps=train.accumulate_steps,
+            max_grad_norm=train.max_grad_norm, after_step=after_step,
         )  # fmt: skip
         if row is None:
             break
         same_buffers(model)
         scores = evaluate(
-            model, val_batches, device,
-            precision=precision, criterion=criterion, pooling=config.data.pooling, description="validate",
+            model, val_batches, device, precision=precision, criterion=state.criterion,
+            pooling=config.data.pooling, bad_clips=bad_clips, description="validate",
         )  # fmt: skip
         metrics = detection_metrics(scores.labels, scores.logits, "the validation split")
-        row |= validation_row(scores, metrics)
+        row |= validation_row(scores, metrics) | {"bad_clips": len(bad_clips.found)}
         improved = best.update(row[train.select_by])
         run_log.epoch(epoch, row)
         log.info(
-            "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s",
-            epoch,
-            row["train_total"],
-            row["val_loss"],
-            metrics.auc,
-            metrics.eer,
-            ", best so far" if improved else "",
-        )
+            "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s", epoch, row["train_total"],
+            row["val_loss"], metrics.auc, metrics.eer, ", best so far" if improved else "",
+        )  # fmt: skip
         progress.epoch, progress.step, progress.sums = epoch + 1, 0, {}
         decision = decision_of_scores(val_clips, scores, train.decision_fpr, "the validation split")
         result = {"epoch": epoch, "val": dataclasses.asdict(metrics), "decision": decision.as_plain()}

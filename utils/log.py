@@ -77,7 +77,8 @@ class RunLog:
         self.path = run_dir / "metrics.csv"
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and test.py needs none
 
-        self.writer = SummaryWriter(str(run_dir), purge_step=first_step or None) if is_main() else None
+        # what a run that was killed before its first checkpoint has drawn is taken back, too
+        self.writer = SummaryWriter(str(run_dir), purge_step=first_step) if is_main() else None
         self.step = first_step
         self.rows: list[dict[str, str]] = []
         if num_epochs and self.path.is_file():

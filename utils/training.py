@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from utils import distributed
 from utils.evaluation import autocast, require_finite
 from utils.log import RunLog
-from utils.resume import Progress
+from utils.resume import TrainingState
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
@@ -134,25 +133,23 @@ class StepReader:
 
 def train_epoch(
     step: nn.Module,
+    state: TrainingState,
     batches: Any,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
     run_log: RunLog,
-    device: torch.device,
     *,
     precision: str,
-    progress: Progress,
     accumulate_steps: int,
     max_grad_norm: float,
     after_step: Callable[[Callable[[], None]], bool],
 ) -> dict[str, float] | None:
-    """The rest of one pass over the training clips, from `progress` on, which is kept up to date.
+    """The rest of one pass over the training clips, from `state.progress` on, which is kept up to date.
 
     Returns the mean of every loss term over the whole epoch; None if `after_step`, called after every step
     but the epoch's last, said that training stops here. It is given a function that brings `progress` and
     the curves up to date, to be called before they are saved. `batches`: a loader whose `batch_sampler` is a
     loaders.collate.TrainingBatches. Gradients are clipped to `max_grad_norm`, 0 = not.
     """
+    optimizer, scheduler, progress, device = state.optimizer, state.scheduler, state.progress, state.device
     batches.batch_sampler.first_step = progress.step
     step.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
