@@ -6,9 +6,11 @@ own arguments, environment and standard streams, that runs the script or module 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,25 +32,69 @@ def run_command(*words: object, **environment: str) -> subprocess.CompletedProce
     if environment:
         options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
         return subprocess.run([sys.executable, *arguments], check=False, **options)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
-    before = dict(os.environ)
-    os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
-    forkserver.ensure_running()
-    os.environ.clear()
-    os.environ.update(before)
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = context.Process(target=_run, args=(arguments, ONE_THREAD, *streams))
-        process.start()
-        process.join()
-        outputs = [stream.read_text(encoding="utf-8", errors="replace") for stream in streams]
-        status = process.exitcode
-        process.close()
-    return subprocess.CompletedProcess(arguments, status, *outputs)
+    return start_command(*arguments).wait()
+
+
+class StartedCommand:
+    """A command under way, in process groups of its own; its output goes to files meanwhile."""
+
+    def __init__(self, arguments: list[str], processes: int) -> None:
+        self.arguments = arguments
+        self._folder = tempfile.TemporaryDirectory()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        before = dict(os.environ)
+        os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
+        forkserver.ensure_running()
+        os.environ.clear()
+        os.environ.update(before)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        together = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+        self.processes, self._streams = [], []
+        for rank in range(processes):
+            streams = [Path(self._folder.name) / f"{name}_{rank}" for name in ("stdout", "stderr")]
+            environment = ONE_THREAD | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            self.processes.append(context.Process(target=_run, args=(arguments, environment, *streams)))
+            self.processes[-1].start()
+            self._streams.append(streams)
+
+    def running(self) -> bool:
+        return any(process.exitcode is None for process in self.processes)
+
+    def signal(self, number: int, *, group: bool = False) -> None:
+        """Send a signal to its processes, or to all of their groups."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(process.pid, number)
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """What it wrote, and its exit status: of several processes that of the first one that failed."""
+        for process in self.processes:
+            process.join()
+        statuses = [process.exitcode for process in self.processes]
+        outputs = [
+            "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.exists())
+            for paths in zip(*self._streams, strict=True)
+        ]
+        self._folder.cleanup()
+        return subprocess.CompletedProcess(self.arguments, next(filter(None, statuses), 0), *outputs)
+
+
+def start_command(*words: object, processes: int = 1) -> StartedCommand:
+    """`run_command` that does not wait; with several `processes`, as torchrun starts them."""
+    return StartedCommand([str(word) for word in words], processes)
+
+
+def run_processes(count: int, *words: object) -> subprocess.CompletedProcess[str]:
+    """`run_command` in several processes."""
+    return start_command(*words, processes=count).wait()
 
 
 def _run(arguments: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:
+    os.setsid()
     for number, path in ((1, stdout), (2, stderr)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, number)

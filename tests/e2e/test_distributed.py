@@ -1,4 +1,4 @@
-"""Two real processes under torchrun, connected by gloo, against a single one."""
+"""Two real processes, connected by gloo, against a single one; torchrun starts them where that matters."""
 
 import csv
 import json
@@ -14,7 +14,8 @@ import torch
 
 from loaders.collate import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
-from tests.e2e.test_training import ONE_THREAD, TINY, command, ok
+from tests.commands import ONE_THREAD, run_processes
+from tests.e2e.test_training import TINY, command, ok
 from utils.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ def work(clips, output, *, processes, **options):
     if processes == 1:
         ok(command(words[0], *words[1:]))
     else:
-        ok(torchrun(*words))
+        ok(run_processes(2, *words))
     return torch.load(output, weights_only=True)
 
 
@@ -116,7 +117,7 @@ def run_dir(prepared_root, tmp_path_factory):
     """A run of train.py in two processes."""
     folder = tmp_path_factory.mktemp("runs") / "two"
     arguments = ("--data_root", prepared_root, "--run_dir", folder, *TINY, "--epochs", "2")
-    result = ok(torchrun("train.py", *arguments, "--precision", "fp32", "--accumulate_steps", "2"))
+    result = ok(run_processes(2, "train.py", *arguments, "--precision", "fp32", "--accumulate_steps", "2"))
     assert result.stderr.count("epoch 1: train loss") == 1  # only the main process says so
     return folder
 
@@ -127,7 +128,7 @@ def test_a_run_of_two_processes_is_a_run_like_any_other(prepared_root, run_dir, 
     assert "2 process(es)" in (run_dir / "train.log").read_text()
     moved = shutil.copytree(run_dir, tmp_path / "moved")
     arguments = ("--data_root", prepared_root, "--run_dir", moved, *TINY, "--precision", "fp32")
-    ok(torchrun("train.py", *arguments, "--accumulate_steps", "2", "--epochs", "3", "--resume"))
+    ok(run_processes(2, "train.py", *arguments, "--accumulate_steps", "2", "--epochs", "3", "--resume"))
     assert len(list(csv.DictReader((moved / "metrics.csv").open()))) == 3
 
 
@@ -135,7 +136,7 @@ def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0",
                  "--batch_size", "5", "--precision", "fp32")  # fmt: skip
     one = json.loads(ok(command("test.py", *arguments, "--output_dir", tmp_path / "one")).stdout)
-    two = json.loads(ok(torchrun("test.py", *arguments, "--output_dir", tmp_path / "two")).stdout)
+    two = json.loads(ok(run_processes(2, "test.py", *arguments, "--output_dir", tmp_path / "two")).stdout)
     assert {name for name in one if one[name] != two[name]} == {"command"}
     first, second = (tmp_path / name / "predictions.csv" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
@@ -143,8 +144,8 @@ def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):
 
 def test_a_batch_that_cannot_be_shared_out_is_a_clear_error(prepared_root, tmp_path):
     arguments = ("--data_root", prepared_root, "--run_dir", tmp_path / "run", *TINY, "--batch_size", "6")
-    result = torchrun("train.py", *arguments, "--accumulate_steps", "2")
-    assert result.returncode == 1  # torchrun's own
+    result = run_processes(2, "train.py", *arguments, "--accumulate_steps", "2")
+    assert result.returncode == 2
     assert "--batch_size 6 cannot be shared out" in result.stderr
     assert "a multiple of 4" in result.stderr
     assert not (tmp_path / "run").exists()
@@ -152,8 +153,8 @@ def test_a_batch_that_cannot_be_shared_out_is_a_clear_error(prepared_root, tmp_p
 
 def test_perturbing_videos_is_refused_in_several_processes(run_dir, prepared_root):
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root)
-    result = torchrun("test.py", *arguments, "--robustness", "--raw_root", prepared_root)
-    assert result.returncode == 1
+    result = run_processes(2, "test.py", *arguments, "--robustness", "--raw_root", prepared_root)
+    assert result.returncode == 2
     assert "--robustness prepares videos anew, in one process" in result.stderr
 
 

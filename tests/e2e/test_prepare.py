@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 import soundfile
 
 from preprocess.prepare import ClipConfig, prepare_clip
+from tests.kill import tree
 from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
 from utils.clip_files import read_clip_info
 from utils.errors import ClipError
@@ -34,12 +33,6 @@ def run(name: str, *flags: object) -> tuple[int, str]:
     process = command(name, *flags)
     _, errors = process.communicate(timeout=120)
     return process.returncode, errors
-
-
-def tree(root: Path) -> dict[str, str]:
-    """Path and sha256 of every file."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def talking(path: Path, num_frames: int = 20, **options) -> Path:
@@ -133,18 +126,6 @@ def test_a_second_run_redoes_only_what_is_missing_damaged_or_stale(raw, prepared
     assert "2 prepared, 0 already there" in run("prepare", *flags, "--sample_rate_hz", 16000)[1]
     assert soundfile.info(output / "a/one/cropped_video.wav").samplerate == 16_000
     assert not (output / "failures.csv").exists()  # nothing failed this time
-
-
-def test_killed_at_any_moment_and_called_again_it_ends_with_the_same_files(raw, prepared, tmp_path):
-    output = tmp_path / "out"
-    flags = ("--input", raw, "--output", output, "--num_workers", 2)
-    for delay_s in (1.2, 2.0):
-        process = command("prepare", *flags)
-        time.sleep(delay_s)
-        process.kill()
-        process.communicate()
-    run("prepare", *flags)
-    assert tree(output) == tree(prepared[0])
 
 
 def test_the_single_steps_make_the_same_crop_and_sound(raw, prepared, tmp_path):

@@ -2,12 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +11,7 @@ import torch
 from loaders.split_files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
-from tests.commands import ONE_THREAD, ROOT, run_command
+from tests.commands import run_command
 
 SIZES = {
     "image_size": [16],
@@ -78,26 +73,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(prepared_root
     ok(train(prepared_root, tmp_path / "other", "--epochs", "1", "--seed", "7"))
     first_rows = [(run / "metrics.csv").read_text().splitlines()[1] for run in (unbroken, tmp_path / "other")]
     assert first_rows[0] != first_rows[1]
-
-
-def test_a_killed_run_resumes_to_the_numbers_of_the_unbroken_one(prepared_root, unbroken, tmp_path):
-    run_dir = tmp_path / "killed"
-    arguments = [sys.executable, "train.py", "--data_root", prepared_root, "--run_dir", run_dir, *TINY]
-    options = {"cwd": ROOT, "stderr": subprocess.DEVNULL, "env": ONE_THREAD, "start_new_session": True}
-    process = subprocess.Popen([*arguments, "--epochs", "3"], **options)
-    while not (run_dir / "last.pt").exists() and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len((run_dir / "metrics.csv").read_text().splitlines()) < 4, (
-        "the run ended before it could be killed"
-    )
-    result = ok(train(prepared_root, run_dir, "--epochs", "3", "--resume"))
-    assert "resumed before step" in result.stderr
-    assert (run_dir / "metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
-    for name in ("best.pt", "last.pt"):
-        expected, actual = weights(unbroken / name), weights(run_dir / name)
-        assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
 def test_resuming_with_another_configuration_is_refused(prepared_root, unbroken, tmp_path):

@@ -1,0 +1,217 @@
+"""Kill runs at random moments, let them go on, and compare with a run that was left alone: every bit.
+
+    python -m tests.kill --runs 20 --seed 0
+    python -m tests.kill --runs 20 --what train
+
+`train`: each run is killed once or twice, at a random time or while it writes a checkpoint, and resumed.
+Weights, optimiser, metrics.csv and TensorBoard curves must be those of the unbroken run. `prepare`: one
+output folder is filled by runs that are killed, one after the other, until a last one ends; the same files
+with the same bytes must be there. The exit status is 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
+
+from tests.clip_factory import write_fakeavceleb_tree
+from tests.commands import StartedCommand, start_command
+from tests.e2e.test_training import TINY
+from tests.moving_face import clicks, moving_face, write_video
+from utils.checkpoint import content_checksum, load_checkpoint
+from utils.files import PARTIAL_SUFFIX
+
+CASES = {  # processes, flags; 6 steps an epoch, 3 in the second case
+    "plain": (1, ("--num_workers", "2", "--precision", "fp32")),
+    "in parts, balanced by category": (
+        1, ("--accumulate_steps", "2", "--balance", "category", "--batch_size", "8"),
+    ),
+    "two processes": (2, ("--precision", "fp32")),
+    "without balance or workers": (1, ("--balance", "none", "--num_workers", "0")),
+}  # fmt: skip
+EPOCHS = ("--epochs", "2", "--save_every_steps", "1")
+
+
+def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> [(step, value)] of the TensorBoard curves but the ones of speed."""
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def differences(one: Path, two: Path) -> list[str]:
+    """In what two runs differ: names of files, and of parts of checkpoints."""
+    found = []
+    if (one / "metrics.csv").read_bytes() != (two / "metrics.csv").read_bytes():
+        found.append("metrics.csv")
+    if not curves(one) or curves(one) != curves(two):
+        found.append("curves")
+    for name in ("last.pt", "best.pt"):
+        first, second = (load_checkpoint(run_dir / name) for run_dir in (one, two))
+        for key in first.keys() | second.keys():
+            if key not in ("config", "environment") and (
+                key not in first
+                or key not in second
+                or content_checksum(first[key]) != content_checksum(second[key])
+            ):
+                found.append(f"{key} of {name}")
+    return sorted(found)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Path and sha256 of every file below a folder."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def count_clips(root: Path) -> int:
+    """How many clip.json there are; folders that go away meanwhile do not matter."""
+    return sum("clip.json" in files for _, _, files in os.walk(root))
+
+
+def kill_at(process: StartedCommand, moment: Callable[[], bool], *, group: bool) -> bool:
+    """Kill a command as soon as `moment()` says so; False if it ended before."""
+    while process.running():
+        if moment():
+            process.signal(signal.SIGKILL, group=group)
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def kill_training(folder: Path, runs: int, seed: int) -> tuple[list[str], Counter[str]]:
+    """(what differed, how many kills of which kind) of `runs` trainings of the cases in turn."""
+    root = write_fakeavceleb_tree(folder / "fakeavceleb", num_identities=12)
+    unbroken: dict[str, tuple[Path, float]] = {}
+    problems, counts = [], Counter()
+
+    def start(case: str, run_dir: Path, *more: str) -> StartedCommand:
+        processes, flags = CASES[case]
+        flags = ("--data_root", root, "--run_dir", run_dir, *TINY, *flags, *EPOCHS, *more)
+        return start_command("train.py", *flags, processes=processes)
+
+    for number in tqdm(range(runs), "train", unit="run", dynamic_ncols=True):
+        case = list(CASES)[number % len(CASES)]
+        if case not in unbroken:
+            begin = time.monotonic()
+            result = start(case, folder / case).wait()
+            if result.returncode:
+                raise RuntimeError(f"the unbroken run failed: {result.stderr}")
+            unbroken[case] = folder / case, time.monotonic() - begin
+        expected, duration_s = unbroken[case]
+        rng, run_dir = random.Random(f"{seed} {number}"), folder / f"run_{number}"
+        for _ in range(rng.choice((1, 1, 2))):
+            has_saved = any(run_dir.glob("last*.pt"))
+            process = start(case, run_dir, *(["--resume"] if has_saved else []))
+            kind = rng.choice(("at a random time", "while saving"))
+            end_s = time.monotonic() + rng.uniform(0.2, 0.95) * duration_s
+            num_saves, partial, seen = rng.randint(1, 8), run_dir / f"last.pt{PARTIAL_SUFFIX}", []
+
+            def saves(num_saves=num_saves, partial=partial, seen=seen) -> bool:
+                """Whether the partial file is there for the `num_saves`-th time."""
+                there = partial.exists()
+                if there and not (seen and seen[-1]):
+                    seen.append(True)
+                elif not there and seen and seen[-1]:
+                    seen.append(False)
+                return there and seen.count(True) >= num_saves
+
+            moment = saves if kind == "while saving" else (lambda end_s=end_s: time.monotonic() > end_s)
+            killed = kill_at(process, moment, group=rng.random() < 0.5)
+            process.wait()
+            counts[f"killed {kind}" if killed else "ended before it was killed"] += 1
+        has_saved = any(run_dir.glob("last*.pt"))
+        result = start(case, run_dir, *(["--resume"] if has_saved else [])).wait()
+        if result.returncode:
+            problems.append(f"run {number} ({case}) did not go on: {result.stderr.strip().splitlines()[-1]}")
+            continue
+        found = differences(expected, run_dir)
+        if list(run_dir.glob(f"*{PARTIAL_SUFFIX}")):
+            found.append("a stray partial file")
+        problems += [f"run {number} ({case}): {name} differs" for name in found]
+        counts["runs that are identical"] += not found
+    return problems, counts
+
+
+def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counter[str]]:
+    """(what differed, how many kills of which kind) of one output folder filled by runs that were killed."""
+    raw, output, expected = folder / "raw", folder / "killed", folder / "unbroken"
+    raw.mkdir(parents=True)
+    num_videos = 3 + kills // 2
+    for number in range(num_videos):
+        frames = moving_face(20 + number, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
+        write_video(raw / f"video_{number}.mp4", frames, waveform=clicks((20 + number) / 25, at_s=[0.2]))
+    (raw / "text.mp4").write_text("this is no video\n" * 50)
+
+    def start(target: Path) -> StartedCommand:
+        flags = ("--input", raw, "--output", target, "--num_workers", "2")
+        return start_command("-m", "preprocess.prepare", *flags)
+
+    begin = time.monotonic()
+    start(expected).wait()
+    duration_s = time.monotonic() - begin
+    counts, rng = Counter(), random.Random(seed)
+    for _ in tqdm(range(kills), "prepare", unit="kill", dynamic_ncols=True):
+        process = start(output)
+        num_clips = count_clips(output)
+        kind = rng.choice(("at a random time", "as a clip is installed"))
+        end_s = time.monotonic() + rng.uniform(0.1, 0.9) * duration_s
+
+        def installs(num_clips=num_clips) -> bool:
+            """Whether a further clip has its last file, in the scratch folder or in its place."""
+            return count_clips(output) > num_clips
+
+        moment = (lambda end_s=end_s: time.monotonic() > end_s) if kind == "at a random time" else installs
+        killed = kill_at(process, moment, group=rng.random() < 0.5)
+        process.wait()
+        counts[f"killed {kind}" if killed else "ended before it was killed"] += 1
+    result = start(output).wait()
+    problems = [] if result.returncode == 1 else [f"the last run ended with {result.returncode}"]
+    wanted, made = tree(expected), tree(output)
+    if len(wanted) != 4 * num_videos + 1:  # and failures.csv
+        problems.append(f"the unbroken run made {len(wanted)} files")
+    problems += [f"{name} differs" for name in sorted(wanted.keys() | made.keys())
+                 if wanted.get(name) != made.get(name)]  # fmt: skip
+    counts["trees that are identical"] += wanted == made
+    return problems, counts
+
+
+WHAT = {"train": kill_training, "prepare": kill_prepare}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.kill",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runs", type=int, default=20, help="trainings, and kills of prepare (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT), help="(default: both)")
+    args = parser.parse_args()
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    all_problems = []
+    for what in args.what:
+        with tempfile.TemporaryDirectory() as folder:
+            problems, counts = WHAT[what](Path(folder), args.runs, args.seed)
+        summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        sys.stdout.write(f"{what}: {summary}\n" + "".join(f"  {problem}\n" for problem in problems))
+        all_problems += problems
+    return 1 if all_problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
