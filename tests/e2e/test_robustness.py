@@ -78,7 +78,7 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     plain = json.loads(ok(run_command(*evaluate, "--output_dir", tmp_path / "plain")).stdout)
     robustness = (
         *evaluate, "--output_dir", tmp_path / "robust", "--robustness", "--raw_root", raw,
-        "--robustness_kinds", "contrast", "blur+resampling", "--cache_dir", tmp_path / "cache", "--shortcuts",
+        "--robustness_kinds", "blur+resampling", "--cache_dir", tmp_path / "cache", "--shortcuts",
     )  # fmt: skip
     first = ok(run_command(*robustness))
     result = json.loads((tmp_path / "robust" / "robustness.json").read_text())
@@ -86,7 +86,6 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     assert json.loads(first.stdout)["overall"] == plain["overall"]
     per_kind = result["per_kind"]
     assert {kind: list(row["auc"]) for kind, row in per_kind.items()} == {
-        "contrast": ["0", "1", "2", "3", "4", "5"],
         "blur+resampling": ["0", "1", "2", "3", "4"],
     }
     for row in per_kind.values():
@@ -96,11 +95,11 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
         assert row["mean_auc"] == pytest.approx(sum(above) / len(above))
     with (tmp_path / "robust" / "robustness.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert len(table) == 6 + 5
+    assert len(table) == 5
     assert all(float(row["face_share"]) > 0.9 and row["num_lost"] == "0" for row in table)
     assert (tmp_path / "robust" / "robustness.png").read_bytes()[:4] == b"\x89PNG"
     whole = json.loads((tmp_path / "robust" / "test_metrics.json").read_text())
-    assert whole["robustness"]["per_kind"].keys() == {"contrast", "blur+resampling"}
+    assert whole["robustness"]["per_kind"].keys() == {"blur+resampling"}
     page = (tmp_path / "robust" / "report.html").read_text()
     assert "<h2>Robustness</h2>" in page
     assert "<td>landmarks only</td>" in page
@@ -112,12 +111,12 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     assert shortcuts["landmarks only"] == 0.5
 
     clips = sorted((tmp_path / "cache").rglob("clip.json"))
-    assert len(clips) == 9 * len(list((tmp_path / "cache" / "contrast_1").rglob("clip.json"))) == 9 * 4
+    assert len(clips) == 4 * 4
     info = json.loads(clips[0].read_text())
     assert info["settings"]["perturbation"]["kind"] == "blur+resampling"
     times = [path.stat().st_mtime_ns for path in clips]
     again = ok(run_command(*robustness))
-    assert "0 perturbed, 36 already there, 0 failed" in again.stderr
+    assert "0 perturbed, 16 already there, 0 failed" in again.stderr
     assert [path.stat().st_mtime_ns for path in clips] == times
     assert json.loads((tmp_path / "robust" / "robustness.json").read_text()) == result
 
