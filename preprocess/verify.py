@@ -35,7 +35,7 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command
 from utils.errors import ClipError, UsageError, run_command
-from utils.media import audio_duration_s, iterate_pictures, read_video_times
+from utils.media import iterate_pictures, open_sound, read_video_times
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,8 @@ def _check_landmarks(folder: Path, num_frames: int | None, *, deep: bool) -> Non
 
 
 def _check_audio_length(path: Path, num_frames: int, fps: Fraction, tolerance_s: float | None) -> None:
-    found_s, wanted_s = audio_duration_s(path), num_frames / float(fps)
+    with open_sound(path) as sound:
+        found_s, wanted_s = sound.duration_s, num_frames / float(fps)
     # a little over a frame by default: tools round to whole samples each their own way
     allowed_s = 1.001 / float(fps) if tolerance_s is None else tolerance_s
     if abs(found_s - wanted_s) > allowed_s:

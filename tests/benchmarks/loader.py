@@ -3,13 +3,14 @@
 One 224x224 clip of 10, 60 and 600 seconds at 25 frames per second, in one process on one core, up to the same
 equalised uint8 frames. Beside it, in the same run and from the same files, the baseline (baseline.py) and
 bare decoding of the frames that the window needs. A ratio is the baseline's time over ours; the memory is
-the peak of a fresh process that has loaded 20 windows.
+the peak of a forked worker process that loads 20 windows.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,6 +24,7 @@ import soundfile
 import torch
 
 from loaders.clip_dataset import ClipDataset, DataConfig
+from preprocess.face_track import ENCODER_PRESET
 from tests.clip_factory import make_clip
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.luma import equalize_luma
@@ -41,7 +43,8 @@ def write_clip(folder: Path, seconds: int) -> Path:
     folder.mkdir(parents=True)
     images = list(moving_face(4 * FPS, size=(224, 224), face_height=150, path=lambda i: (112 + i % 7, 112)))
     images = [np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8) for image in images]
-    with VideoWriter(folder / VIDEO_NAME, fps=Fraction(FPS), width=224, height=224) as writer:
+    options = {"fps": Fraction(FPS), "width": 224, "height": 224, "preset": ENCODER_PRESET}
+    with VideoWriter(folder / VIDEO_NAME, **options) as writer:
         for index in range(seconds * FPS):
             writer.write(images[index % len(images)])
     with soundfile.SoundFile(folder / AUDIO_NAME, "w", SAMPLE_RATE_HZ, 1, "PCM_16") as file:
@@ -108,21 +111,42 @@ def decode_barely(path: Path, num_frames: int, first: int) -> None:
                 return
 
 
-def _peak_mb(folder: Path, connection: Any) -> None:
-    torch.set_num_threads(1)
-    load = windows_of(folder)
+def _memory_of_worker(folder: Path, connection: Any) -> None:
+    load, peak, done = windows_of(folder), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            rollup = Path("/proc/self/smaps_rollup").read_text()
+            peak = max(peak, int(rollup.partition("\nPss:")[2].split()[0]))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     for _ in range(NUM_WINDOWS):
         load()
+    done.set()
+    sampler.join()
     # not ru_maxrss, which a process inherits from the one that started it
     status = Path("/proc/self/status").read_text()
-    connection.send(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+    connection.send((peak / 1024, int(status.partition("VmHWM:")[2].split()[0]) / 1024))
 
 
-def peak_mb(folder: Path) -> float:
-    """Peak memory of a fresh process that loads windows of one clip, Python and torch included."""
+def _fork_worker(folder: Path, connection: Any) -> None:
+    torch.set_num_threads(1)
+    worker = multiprocessing.get_context("fork").Process(target=_memory_of_worker, args=(folder, connection))
+    worker.start()
+    worker.join()
+
+
+def worker_mb(folder: Path) -> tuple[float, float]:
+    """Peak memory of a loader worker, forked as DataLoader does, that loads windows of one clip.
+
+    First its proportional share (PSS): what it has alone, and half of what it shares with the process that
+    forked it, above all torch's libraries. Second all that it can reach (RSS), shared or not.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_peak_mb, args=(folder, theirs))
+    process = context.Process(target=_fork_worker, args=(folder, theirs))
     process.start()
     result = ours.recv()
     process.join()
@@ -141,7 +165,8 @@ def measure(scratch: Path, *, quick: bool = False) -> dict[str, float]:
     for seconds in LENGTHS_S[: 2 if quick else 3]:
         root = scratch / f"{seconds}s"
         folder = write_clip(root / "real" / "clip", seconds)
-        figures[f"peak_mb_{seconds // 60}min" if seconds >= 600 else f"peak_mb_{seconds}s"] = peak_mb(folder)
+        length = f"{seconds // 60}min" if seconds >= 600 else f"{seconds}s"
+        figures[f"peak_mb_{length}"], figures[f"peak_rss_mb_{length}"] = worker_mb(folder)
         if seconds >= 600:
             continue  # the baseline would need 9 GB
         baseline_s = best_s(lambda folder=folder: load_clip(folder), 3)

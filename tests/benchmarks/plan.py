@@ -19,7 +19,7 @@ from utils.config import opt, parse_command
 from utils.errors import UsageError, run_command
 
 # MB a second of a prepared clip: crop at CRF 18, mono 48 kHz PCM16, float32 landmarks at 25 fps, clip.json
-PREPARED_MB_PER_S = 0.07 + 0.096 + 0.0956 + 0.002
+PREPARED_MB_PER_S = 0.09 + 0.096 + 0.0956 + 0.002
 DECODED_MB_PER_S = 25 * 224 * 224 * 3 / 1e6
 
 
