@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from utils.allowed_media import find_demuxer, require_codec
 from utils.errors import ClipError
-from utils.media import open_container
+from utils.media import local_file, open_container, read_head
 from utils.pack import FRAMES_NAME, Member, Pack, find_clip
 
 SEEK_BACK_FRAMES = 48  # how much earlier to begin where the key frame before a window is of no use
@@ -49,6 +50,7 @@ def open_crop(path: Path) -> Iterator[Crop]:
     with open_container(path, "video") as (container, stream):
         if stream is None or not stream.average_rate:
             raise ClipError(path, "has no video stream with a frame rate")
+        require_codec(path, stream)
         yield _AvCrop(path, container, stream)
 
 
@@ -191,7 +193,8 @@ class _Cv2Crop:
         import cv2
 
         self._path, self._cv2 = path, cv2
-        capture = cv2.VideoCapture(str(path))
+        find_demuxer(path, read_head(path))  # no playlists; and nothing but FFmpeg guesses by the name
+        capture = cv2.VideoCapture(local_file(path), cv2.CAP_FFMPEG)
         fps, num_frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         capture.release()
         if not fps > 0:
@@ -201,7 +204,7 @@ class _Cv2Crop:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """OpenCV cannot seek exactly: every frame before the last one wanted is read."""
         cv2 = self._cv2
-        capture = cv2.VideoCapture(str(self._path))
+        capture = cv2.VideoCapture(local_file(self._path), cv2.CAP_FFMPEG)
         images: dict[int, np.ndarray] = {}
         try:
             wanted = set(indices.tolist())

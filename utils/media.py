@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.allowed_media import (
+    HEAD_BYTES,
+    find_demuxer,
+    media_limits,
+    open_options,
+    report_length,
+    require_allowed,
+    require_codec,
+)
 from utils.errors import ClipError, UsageError
 from utils.pack import file_or_member
 from utils.picture import Picture, PictureConverter
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 
 BURST_PIXELS = 1 << 24  # decoded in advance at most, 25 MB as yuv420p
+MIN_FPS, MAX_FPS = Fraction(1, 1000), 1000
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
 
 
@@ -40,24 +50,44 @@ def _import_av(path: Path) -> Any:
 @contextlib.contextmanager
 def open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputContainer, Any]]:
     """The container and its first stream of `kind` ("video" or "audio"; None if it has none); FFmpeg's errors
-    as ClipError.
+    as ClipError. What utils/allowed_media.py does not allow is refused before anything is decoded.
     """
     av = _import_av(path)
     source = file_or_member(path)
     if source is path:
-        if not path.is_file():
-            raise ClipError(path, "no such file")
-        if path.stat().st_size == 0:
-            raise ClipError(path, "the file is empty (0 bytes)")
-        source = str(path)
+        head = read_head(path)
+        source = local_file(path)
+    else:
+        head = source.read(HEAD_BYTES)
+        source.seek(0)
+    demuxer = find_demuxer(path, head)
     try:
-        with av.open(source, metadata_errors="replace") as container:
+        with av.open(source, format=demuxer, **open_options(demuxer)) as container:
+            require_allowed(path, container)
             streams = getattr(container.streams, kind)
             yield container, streams[0] if streams else None
     except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise ClipError(path, "cannot be decoded: it takes more memory than there is for it") from error
         raise ClipError(
             path, f"cannot be decoded ({error.strerror or error}): cut off, damaged, or not a video"
         ) from error
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file. Raises ClipError if there is none, or nothing in it."""
+    if not path.is_file():
+        raise ClipError(path, "no such file")
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise ClipError(path, "the file is empty (0 bytes)")
+    return head
+
+
+def local_file(path: Path) -> str:
+    """A path as FFmpeg takes it for nothing else: a name may look like a protocol (concat:a|b.mp4)."""
+    return f"file:{path}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +112,16 @@ def read_video_times(path: Path) -> VideoTimes:
     with open_container(path, "video") as (container, stream):
         if stream is None:
             raise ClipError(path, "has no video stream")
-        stamps = [
+        require_codec(path, stream)
+        pixels = stream.codec_context.width * stream.codec_context.height
+        shown = (
             packet.pts
             for packet in container.demux(stream)
             if packet.size and packet.pts is not None and not packet.is_discard
-        ]
+        )
+        limits = media_limits()
+        stamps = list(itertools.islice(shown, limits.max_frames + 1 if limits.max_frames else None))
+        limits.require_frames(path, len(stamps))
         time_base, announced, nominal = (
             stream.time_base,
             stream.frames,
@@ -99,15 +134,26 @@ def read_video_times(path: Path) -> VideoTimes:
             path, f"cut off: {len(stamps)} of {announced} announced frames are there; get the file again"
         )
     starts_s = np.unique(np.asarray(stamps, np.int64)) * float(time_base)
+    fps, constant = _frame_rate(starts_s, nominal)
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ClipError(path, f"has {float(fps):g} frames per second")
+    seconds = len(starts_s) / fps
+    limits.require_duration(path, seconds)
+    report_length(len(starts_s), pixels, float(seconds))
+    return VideoTimes(starts_s=starts_s, fps=fps, constant=constant)
+
+
+def _frame_rate(starts_s: np.ndarray, nominal: Fraction | None) -> tuple[Fraction, bool]:
+    """(frames per second, whether every frame lies within half a frame of its place at that rate)."""
     if len(starts_s) == 1:
-        return VideoTimes(starts_s=starts_s, fps=nominal or Fraction(25), constant=True)
-    mean_fps = (len(starts_s) - 1) / (starts_s[-1] - starts_s[0])
-    for fps in (nominal, Fraction(mean_fps).limit_denominator(1001)):
+        return nominal or Fraction(25), True
+    mean_fps = Fraction((len(starts_s) - 1) / (starts_s[-1] - starts_s[0])).limit_denominator(1001)
+    for fps in (nominal, mean_fps):
         if fps and np.abs(starts_s - starts_s[0] - np.arange(len(starts_s)) / float(fps)).max() < 0.5 / float(
             fps
         ):
-            return VideoTimes(starts_s=starts_s, fps=Fraction(fps), constant=True)
-    return VideoTimes(starts_s=starts_s, fps=Fraction(mean_fps).limit_denominator(1001), constant=False)
+            return Fraction(fps), True
+    return mean_fps, False
 
 
 def read_picture_start_s(path: Path) -> float:
@@ -122,7 +168,9 @@ def read_codecs(path: Path) -> str:
     """Names of the codecs of the first picture and sound track, e.g. "h264/aac"; "h264/" has no sound."""
     with open_container(path, "video") as (container, _):
         tracks = (container.streams.video, container.streams.audio)
-        return "/".join(track[0].codec_context.name if track else "" for track in tracks)
+        contexts = [track[0].codec_context if track else None for track in tracks]
+        names = ["unknown" if context is None else context.name for context in contexts]
+        return "/".join(name if track else "" for name, track in zip(names, tracks, strict=True))
 
 
 def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
@@ -134,6 +182,7 @@ def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
     with open_container(path, "video") as (container, stream):
         if stream is None:
             raise ClipError(path, "has no video stream")
+        require_codec(path, stream)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
         converter = PictureConverter()
@@ -189,7 +238,7 @@ class VideoWriter:
     ) -> None:
         av = _import_av(path)
         self._frame_type = av.VideoFrame
-        self._container = av.open(str(path), "w", format=container)
+        self._container = av.open(local_file(path), "w", format=container)
         picture, self._audio_codec = {"mp4": ("libx264", "aac"), "avi": ("mpeg4", "libmp3lame")}[container]
         self._stream = self._container.add_stream(picture, rate=fps)
         self._stream.width, self._stream.height = width, height
@@ -288,6 +337,8 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
     with open_container(path, "audio") as (container, stream):
         if stream is None:
             return
+        require_codec(path, stream)
+        report_length(0, 0, 0.0 if container.duration is None else container.duration / 1e6)
         to_float = av.AudioResampler(format="fltp")
         resampler: soxr.ResampleStream | None = None
         waiting: list[np.ndarray] = []  # half a second goes through at once: packets are short

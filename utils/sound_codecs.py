@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 
 from utils.errors import UsageError
-from utils.media import RESAMPLER_QUALITY, iterate_audio
+from utils.media import RESAMPLER_QUALITY, iterate_audio, local_file
 
 # container in which the encoder's delay is written down, so that a decoder can take it away again
 _CONTAINERS = {"aac": "mp4", "libmp3lame": "mp3", "libopus": "ogg"}
@@ -32,7 +32,7 @@ def write_sound(path: Path, waveform: np.ndarray, rate_hz: int, codec: str, bit_
     coded_hz = min(rate_hz, _HIGHEST_RATES_HZ.get(codec, {}).get(bit_rate, rate_hz))
     if coded_hz != rate_hz:
         waveform = soxr.resample(waveform, rate_hz, coded_hz, quality=RESAMPLER_QUALITY)
-    with av.open(str(path), "w", format=_CONTAINERS[codec]) as container:
+    with av.open(local_file(path), "w", format=_CONTAINERS[codec]) as container:
         stream = container.add_stream(codec, rate=coded_hz, layout="mono")
         stream.bit_rate = bit_rate
         to_codec = av.AudioResampler(format=formats[0].name, layout="mono", rate=coded_hz)
