@@ -20,6 +20,7 @@ from typing import Any
 
 from preprocess.image_graph import require_packages
 from preprocess.jobs import CLIP_FILES, PARTIAL_NAME, Job
+from preprocess.limits import LimitConfig
 from preprocess.sources import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
 from preprocess.stores import LocalStore, Store, StoredJob, open_store
 from preprocess.workers import lock_partial, run_workers
@@ -33,13 +34,14 @@ Runner = Callable[[Sequence[Job], Callable[[Job, Any], str], Any, Path, int], It
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkConfig:
-    """preprocess/batch.py: how the work is spread."""
+class WorkConfig(LimitConfig):
+    """preprocess/batch.py: how the work is spread, and what one video may cost."""
 
     num_workers: int = opt(0, "processes, each with one video at a time; 0: one per CPU core")
     shard: str = opt("1/1", "k/n: take only every n-th video, starting with the k-th, on this machine")
 
     def __post_init__(self) -> None:
+        LimitConfig.__post_init__(self)
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         self.shard_numbers()
@@ -126,6 +128,7 @@ def find_jobs(config: BatchConfig) -> Batch:
         names = [name for name in names if wanted(nfc(name))]
         if not names:
             raise DatasetError(f"{raw}: no video matches --only {' '.join(config.only)}")
+    _require_inside(names, raw)
     _require_suffixes(names)
     _require_distinct(names)
     _require_sources_outside(names, raw, output)
@@ -163,6 +166,13 @@ def _videos_below(root: Store, output: Store) -> list[Path]:
             f"{root}: no video in it (looked for {', '.join('*' + s for s in VIDEO_SUFFIXES)})"
         )
     return found
+
+
+def _require_inside(names: list[Path], raw: Store) -> None:
+    """A store may hold any name; each becomes a path below --output."""
+    for name in names:
+        if name.is_absolute() or ".." in name.parts:
+            raise DatasetError(f"{raw}: names a video outside it: {name}")
 
 
 def _require_suffixes(names: list[Path]) -> None:

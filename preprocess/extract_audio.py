@@ -9,6 +9,7 @@ is silence; more than `--max_missing_audio_s` of it is a failure, and so is a vi
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +65,15 @@ class _WavWriter:
         self.num_written = 0
 
     def write(self, samples: np.ndarray) -> None:
+        import soundfile
+
         samples = samples[: self._total - self.num_written]
         # by 32768, so that a PCM16 source at the same rate keeps its very numbers
-        self._file.write(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16))
+        try:
+            self._file.write(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16))
+        except (soundfile.LibsndfileError, AssertionError) as error:  # it keeps the system's reason to itself
+            reason = "cannot grow further: the disk is full, or --max_output_gb is reached"
+            raise OSError(errno.EFBIG, reason, self._file.name) from error
         self.num_written += len(samples)
 
     def pad_to(self, position: int) -> int:

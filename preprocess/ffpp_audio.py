@@ -24,26 +24,28 @@ original together with its fakes. Call it again after an interruption: finished 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import logging
 import math
-import os
 from dataclasses import dataclass
 from fractions import Fraction
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 
 from preprocess.image_graph import require_packages
+from preprocess.jobs import PARTIAL_NAME, Job
+from preprocess.limits import LimitConfig
 from preprocess.sources import FFPP_SOUNDS
+from preprocess.workers import lock_partial, run_workers
 from utils.clip_files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
-from utils.files import write_atomically, write_text
+from utils.files import write_text
 from utils.media import iterate_audio, read_picture_start_s
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ MISSING_NAME = "missing_sound.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FfppAudioConfig:
+class FfppAudioConfig(LimitConfig):
     """python -m preprocess.ffpp_audio"""
 
     source: Path = opt(dataclasses.MISSING, "the raw data set, as the official script downloads it")
@@ -68,6 +70,7 @@ class FfppAudioConfig:
     overwrite: bool = opt(False, "cut anew where a wav is there already")
 
     def __post_init__(self) -> None:
+        LimitConfig.__post_init__(self)
         if not 8000 <= self.sample_rate_hz <= 192_000:
             raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
         if self.max_missing_audio_s < 0 or self.num_workers < 0:
@@ -195,26 +198,33 @@ def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -
         )
 
 
-def make_sound(sequence: Sequence, target: Path, info: Path, downloads: Path, config: FfppAudioConfig) -> str:
-    """Make one sequence's wav: "", or why there is none. An older wav is never left in its place."""
-    if target.is_file() and not config.overwrite:
-        return ""
-    target.unlink(missing_ok=True)
+@dataclass(frozen=True, kw_only=True)
+class SoundJob(Job):
+    """One sequence, whose wav is `source`: nothing is there before it is made."""
+
+    sequence: Sequence
+    info: Path
+    downloads: Path
+
+
+def sound_job(job: SoundJob, config: FfppAudioConfig) -> str:
+    """Make one sequence's wav. Raises ClipError with all the reasons why there is none."""
     reasons = []
     try:
-        span = read_span(info, sequence)
-        for source in find_source_sounds(downloads, sequence.video):
+        span = read_span(job.info, job.sequence)
+        for source in find_source_sounds(job.downloads, job.sequence.video):
             try:
-                write_atomically(target, lambda path, source=source: cut_sound(source, path, span, config))
-                return ""
+                cut_sound(source, job.scratch / job.source.name, span, config)
+                job.install(job.source.name)
+                return "done"
             except ClipError as error:
                 reasons.append(f"{source.name}: {error.reason}")
             except NoSound as error:
                 reasons.append(str(error))
     except NoSound as error:
         reasons.append(str(error))
-    target.with_name(f"{target.name}.partial").unlink(missing_ok=True)
-    return "; ".join(reasons) or f"no sound or video file of {sequence.video} in {downloads.name}"
+    nothing = f"no sound or video file of {job.sequence.video} in {job.downloads.name}"
+    raise ClipError(job.source, "; ".join(reasons) or nothing)
 
 
 def make_sounds(config: FfppAudioConfig) -> int:
@@ -238,16 +248,34 @@ def make_sounds(config: FfppAudioConfig) -> int:
     folder = root / FFPP_SOUNDS
     folder.mkdir(exist_ok=True)
 
-    def work(sequence: Sequence) -> tuple[Sequence, str]:
-        return sequence, make_sound(sequence, folder / f"{sequence.name}.wav", info, downloads, config)
-
+    jobs = []
+    for sequence in sequences:
+        target = folder / f"{sequence.name}.wav"
+        if target.is_file() and not config.overwrite:
+            continue
+        target.unlink(missing_ok=True)  # an older wav is never left in the place of one that cannot be made
+        jobs.append(
+            SoundJob(
+                name=target.name,
+                source=target,
+                folder=folder,
+                sequence=sequence,
+                info=info,
+                downloads=downloads,
+            )
+        )
     missing: list[tuple[Sequence, str]] = []
-    with ThreadPool(config.num_workers or len(os.sched_getaffinity(0))) as pool:
-        progress = tqdm(pool.imap(work, sequences), total=len(sequences), unit="sequence", dynamic_ncols=True)
-        for sequence, reason in progress:
-            if reason:
-                missing.append((sequence, reason))
+    with (
+        lock_partial(folder / PARTIAL_NAME, "1_of_1") as partial,
+        contextlib.closing(run_workers(jobs, sound_job, config, partial, config.num_workers)) as outcomes,
+        tqdm(total=len(jobs), unit="sequence", dynamic_ncols=True) as progress,
+    ):
+        for job, status, reason in outcomes:
+            progress.update()
+            if status == "failed":
+                missing.append((job.sequence, reason))
                 progress.set_postfix(missing=len(missing))
+    missing.sort(key=lambda lost: lost[0].name)
     report = folder / MISSING_NAME
     report.unlink(missing_ok=True)
     if missing:

@@ -27,6 +27,16 @@ class Job:
     sound: Path | None = None  # a file of its own with the video's sound
     scratch: Path = Path()  # an empty folder beside, of the worker's own; gone after the job
 
+    @property
+    def effort(self) -> float:
+        """How many times as much a frame takes as usual; see preprocess/limits.py."""
+        return 1.0
+
+    @property
+    def local_source(self) -> Path | None:
+        """The video, None if it is still to be fetched."""
+        return self.source
+
     def absolute(self) -> Job:
         """The same job, for a process that was started in another folder."""
         return dataclasses.replace(

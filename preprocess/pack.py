@@ -18,6 +18,7 @@ in --output. A run that was interrupted goes on with the next shard when it is c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -28,16 +29,19 @@ import shutil
 import sqlite3
 import tarfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from preprocess.batch import PARTIAL_NAME, clip_folders, failures_csv
+from preprocess.jobs import Job
+from preprocess.limits import LimitConfig, begin_with, stop_clock
+from preprocess.workers import run_workers
+from utils.allowed_media import report_length
 from utils.clip_files import (
+    CROP_SIZE,
     INFO_NAME,
     LANDMARKS_NAME,
     VIDEO_NAME,
@@ -48,7 +52,7 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command
 from utils.crop_video import Crop, open_crop
-from utils.errors import ClipError, UsageError, run_command
+from utils.errors import ClipError, DatasetError, UsageError, run_command
 from utils.files import write_atomically
 from utils.luma import equalize_luma
 from utils.pack import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA
@@ -66,7 +70,7 @@ EXTENSIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackConfig:
+class PackConfig(LimitConfig):
     """python -m preprocess.pack"""
 
     data_root: Path = opt(dataclasses.MISSING, "the prepared data set (output of preprocess.prepare)")
@@ -80,7 +84,12 @@ class PackConfig:
     shard_mb: int = opt(1024, "about how large a shard is, in MB")
     num_workers: int = opt(0, "processes, each with one shard at a time; 0: one per CPU core")
 
+    def output_bytes(self, num_frames: int, pixels: int) -> int:
+        """A shard holds many clips: `max_output_gb` alone limits it."""
+        return round(self.max_output_gb * 1e9) or 1 << 62
+
     def __post_init__(self) -> None:
+        LimitConfig.__post_init__(self)
         if self.shard_mb < 1 or self.num_workers < 0:
             raise ValueError("shard_mb must be at least 1 and num_workers not negative")
 
@@ -117,8 +126,27 @@ def plan_shards(data_root: Path, config: PackConfig) -> list[Shard]:
     return shards
 
 
-def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
-    """Write one tar file and beside it, for a run that goes on, what the index needs to know of it.
+@dataclass(frozen=True, kw_only=True)
+class ShardJob(Job):
+    """One shard, without the clips on which a process died: folder -> reason."""
+
+    shard: Shard
+    lost: dict[str, str]
+
+    @property
+    def local_source(self) -> None:
+        return None  # each clip has a clock of its own
+
+
+def shard_job(job: ShardJob, config: PackConfig) -> str:
+    """Write the shard and its record: "done"."""
+    write_shard(job.shard, config, job.lost)
+    return "done"
+
+
+def write_shard(shard: Shard, config: PackConfig, lost: dict[str, str] | None = None) -> dict[str, Any]:
+    """Write one tar file and beside it, for a run that goes on, what the index needs to know of it; and while
+    it works, at which clip it is.
 
     Returns {"size": bytes, "clips": [...], "files": [...], "failures": [...]}, see utils/pack.py.
     """
@@ -129,10 +157,15 @@ def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
         if record["plan"] == [*shard.folders]:
             return record
     record: dict[str, Any] = {"plan": [*shard.folders], "clips": [], "files": [], "failures": []}
-    path = partial / shard.name
+    path, place_path = partial / shard.name, _place_path(shard, config)
     with path.open("wb") as file:
         tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         for folder in shard.folders:
+            if lost and folder in lost:
+                record["failures"].append((folder, lost[folder]))
+                continue
+            place_path.write_text(folder, encoding="utf-8")
+            begin_with(config.data_root / folder / VIDEO_NAME)
             start, count = tar.offset, len(tar.members)
             try:
                 clip, files = _add_clip(tar, config.data_root, folder, config.frames)
@@ -145,6 +178,8 @@ def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
                 continue
             record["clips"].append(clip)
             record["files"] += [(folder, name, shard.number, place, size) for name, place, size in files]
+        stop_clock()
+        place_path.unlink(missing_ok=True)
         tar.close()
         file.flush()
         os.fsync(file.fileno())
@@ -162,6 +197,38 @@ def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
     return record
 
 
+def _place_path(shard: Shard, config: PackConfig) -> Path:
+    """Holds the folder of the clip that is being packed."""
+    return config.output / PARTIAL_NAME / f"{shard.name}.at"
+
+
+def _write_shards(shards: Sequence[Shard], config: PackConfig) -> Iterator[tuple[Shard, dict[str, Any]]]:
+    """(shard, its record) as they are written. Where a process dies, its shard is begun anew without the clip
+    that it was at.
+    """
+    partial = config.output / PARTIAL_NAME
+    for shard in shards:
+        _place_path(shard, config).unlink(missing_ok=True)  # of an earlier run
+    jobs = [
+        ShardJob(name=shard.name, source=partial, folder=partial, shard=shard, lost={}) for shard in shards
+    ]
+    while jobs:
+        again = []
+        outcomes = run_workers(jobs, shard_job, config, partial / "work", config.num_workers)
+        with contextlib.closing(outcomes):
+            for job, status, reason in outcomes:
+                place = _place_path(job.shard, config)
+                if status == "done":  # its record is there: nothing is written again
+                    yield job.shard, write_shard(job.shard, config)
+                elif place.is_file():
+                    again.append(
+                        dataclasses.replace(job, lost=job.lost | {place.read_text(encoding="utf-8"): reason})
+                    )
+                else:
+                    raise DatasetError(f"{job.name}: {reason}")
+        jobs = again
+
+
 def _add_clip(
     tar: tarfile.TarFile, data_root: Path, folder: str, frames: str
 ) -> tuple[tuple[str, str, str, int], list[tuple[str, int, int]]]:
@@ -176,6 +243,7 @@ def _add_clip(
     with open_crop(clip_folder / VIDEO_NAME) as crop:
         if crop.num_frames and crop.num_frames != num_frames:
             raise ClipError(clip_folder, f"{num_frames} landmark frames for {crop.num_frames} video frames")
+        report_length(num_frames, CROP_SIZE**2, 0.0)
         if frames == "video":
             paths.insert(0, clip_folder / VIDEO_NAME)
         else:
@@ -293,16 +361,13 @@ def main() -> int:
     shards = plan_shards(config.data_root, config)
     (config.output / PARTIAL_NAME).mkdir(parents=True, exist_ok=True)
     num_clips = sum(len(shard.folders) for shard in shards)
-    num_workers = min(config.num_workers or len(os.sched_getaffinity(0)), len(shards))
     records: dict[int, dict[str, Any]] = {}
     with (
-        ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool,
+        contextlib.closing(_write_shards(shards, config)) as written,
         tqdm(total=num_clips, unit="clip", dynamic_ncols=True) as progress,
     ):
-        futures = {pool.submit(write_shard, shard, config): shard for shard in shards}
-        for future in as_completed(futures):
-            shard = futures[future]
-            records[shard.number] = future.result()
+        for shard, record in written:
+            records[shard.number] = record
             progress.update(len(shard.folders))
     failures = [tuple(failure) for record in records.values() for failure in record["failures"]]
     copy_metadata(config.data_root, config.output, shards)

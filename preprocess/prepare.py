@@ -37,6 +37,7 @@ from preprocess.extract_audio import AudioConfig, AudioReport, WaveformChange, e
 from preprocess.extract_landmarks import require_faces
 from preprocess.face_track import CropConfig
 from preprocess.jobs import Job
+from preprocess.limits import begin_with, stop_clock
 from preprocess.ray_workers import ExecutorConfig
 from preprocess.stores import StoredJob
 from utils.clip_files import (
@@ -233,6 +234,7 @@ def _prepare_stored(job: StoredJob, config: PrepareConfig) -> str:
         if error.path != source:
             raise
         raise ClipError(job.source, error.reason) from error  # not where it lay for a moment
+    stop_clock()
     job.prepared.install_clip(folder, job.folder)
     return "done"
 
@@ -257,7 +259,9 @@ def _is_stored(job: StoredJob, there: set[str], config: PrepareConfig) -> bool:
 def _fetch_raw(job: StoredJob) -> tuple[Path, Path | None]:
     """The raw video and its own sound file, if it has one, on this machine."""
     sound = job.sound and job.raw.fetch(job.sound, job.scratch / "sound")
-    return job.raw.fetch(job.source, job.scratch / "raw"), sound
+    source = job.raw.fetch(job.source, job.scratch / "raw")
+    begin_with(source)
+    return source, sound
 
 
 def main() -> int:

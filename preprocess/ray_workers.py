@@ -1,8 +1,9 @@
 """Worker processes on the nodes of a Ray cluster, each with one job at a time.
 
 The nodes need Python with requirements.txt, and see the same paths unless input and output are URLs; this
-project's code is sent to them. What kills a process or a node costs an attempt. Jobs are handed out a few at
-a time, so that neither this process nor Ray ever holds many of them.
+project's code is sent to them. What kills a process or a node costs an attempt, and so does a job that goes
+past its limits, to which Ray's processes are held as the local ones are. Jobs are handed out a few at a time,
+so that neither this process nor Ray ever holds many of them.
 """
 
 from __future__ import annotations
@@ -188,6 +189,6 @@ def _outcome(ray: Any, reference: Any) -> tuple[tuple[str, str] | None, str]:
     except errors.NodeDiedError:
         return None, "the node that worked on it died"
     except errors.WorkerCrashedError:
-        return None, "the process that worked on it died (a crash of a native library, or out of memory)"
+        return None, "the process that worked on it died (a crash of a native library, or past a limit)"
     except errors.RayError as error:
         return None, f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -264,6 +264,10 @@ class StoredJob(Job):
     raw: Store
     prepared: Store
 
+    @property
+    def local_source(self) -> None:
+        return None
+
     def absolute(self) -> StoredJob:
         return dataclasses.replace(self, raw=self.raw.absolute(), prepared=self.prepared.absolute())
 

@@ -11,21 +11,22 @@ sample. Each problem is one line: path and reason. The exit status is 1 if there
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import json
 import logging
-import os
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 
 from preprocess.batch import FolderBatchConfig, clip_folders, failures_csv
-from preprocess.jobs import write_atomically
+from preprocess.jobs import Job, write_atomically
+from preprocess.workers import run_workers
 from utils.clip_files import (
     AUDIO_NAMES,
+    INFO_NAME,
     LANDMARKS_NAME,
     VIDEO_NAME,
     file_sha256,
@@ -164,6 +165,8 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _
     if info is None:
         return
     for name, digest in sorted(info.files.items()):
+        if Path(name).name != name:
+            raise ClipError(folder / INFO_NAME, f"names a file outside its folder: {name!r}")
         if not (folder / name).is_file():
             if name not in (VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES):  # those were missed above
                 problems.add(name, "missing, though clip.json lists it; prepare the clip again")
@@ -175,6 +178,12 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _
             f"{num_frames} frames at {fps}/s, but clip.json says {info.num_frames} at {info.fps}/s;"
             " prepare the clip again",
         )
+
+
+def check_job(job: Job, config: VerifyConfig) -> str:
+    """All problems of one clip folder, as JSON: [[path below the data root, reason], ...]."""
+    found = check_clip(job.folder, deep=config.deep, audio_tolerance_s=config.audio_tolerance_s)
+    return json.dumps([(str(path.relative_to(config.data_root)), reason) for path, reason in found])
 
 
 def _require_writable(path: Path) -> None:
@@ -201,15 +210,22 @@ def main() -> int:
         _require_writable(config.output)
     problems: list[tuple[str, str]] = []
     num_bad = 0
-    # decoding, hashing and reading leave the interpreter's lock, so that threads are enough
-    with ThreadPool(config.num_workers or len(os.sched_getaffinity(0))) as pool, logging_redirect_tqdm():
-        check = functools.partial(check_clip, deep=config.deep, audio_tolerance_s=config.audio_tolerance_s)
-        results = pool.imap(check, folders)
-        for found in tqdm(results, total=len(folders), unit="clip", dynamic_ncols=True):
+    jobs = [
+        Job(name=str(folder.relative_to(config.data_root)), source=folder, folder=folder)
+        for folder in folders
+    ]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(logging_redirect_tqdm())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "scratch"
+        scratch.mkdir()
+        results = run_workers(jobs, check_job, config, scratch, config.num_workers)
+        results = stack.enter_context(contextlib.closing(results))
+        for job, status, reason in tqdm(results, total=len(jobs), unit="clip", dynamic_ncols=True):
+            found = [(job.name, reason)] if status == "failed" else json.loads(status)
             num_bad += bool(found)
-            for path, reason in found:
-                problems.append((str(path.relative_to(config.data_root)), reason))
-                log.warning("%s: %s", *problems[-1])
+            for problem in found:
+                problems.append(tuple(problem))
+                log.warning("%s: %s", *problem)
     if config.output is not None:
         write_atomically(config.output, failures_csv(problems), config.output.parent)
     log.info("%d clips checked, %d of them bad", len(folders), num_bad)

@@ -27,6 +27,7 @@ import numpy as np
 from preprocess.batch import Batch, WorkConfig, run_batch
 from preprocess.jobs import Job
 from preprocess.stores import LocalStore
+from utils.allowed_media import media_limits, report_length
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.media import VideoWriter
@@ -135,14 +136,29 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """One picture, (H, W, 3) uint8 RGB. Raises ClipError if it cannot be decoded."""
+    """One picture, (H, W, 3) uint8 RGB. Raises ClipError if it is no JPEG, too large or damaged."""
     import cv2
 
     data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    width, height = jpeg_size(data.tobytes())
+    media_limits().require_pixels(path, width, height)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if width * height else None
     if image is None:
         raise ClipError(path, "is not a readable picture; get the archive again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """(width, height) by the header of a JPEG; (0, 0) if it is none."""
+    position = 2
+    while data.startswith(b"\xff\xd8") and data[position : position + 1] == b"\xff":
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start of a frame
+            return int.from_bytes(data[position + 7 : position + 9]), int.from_bytes(
+                data[position + 5 : position + 7]
+            )
+        position += 2 + length
+    return 0, 0
 
 
 def sentence_job(job: Job, config: VidTimitConfig) -> str:
@@ -154,7 +170,9 @@ def sentence_job(job: Job, config: VidTimitConfig) -> str:
     if not config.overwrite and (job.folder / video).is_file() and (job.folder / sound).is_file():
         return "already there"
     frames = frame_files(job.source)
+    media_limits().require_frames(job.source, len(frames))
     height, width = read_frame(frames[0]).shape[:2]
+    report_length(len(frames), width * height, len(frames) / FPS)
     with VideoWriter(job.scratch / video, fps=FPS, width=width, height=height, crf=config.crf) as writer:
         for path in frames:
             image = read_frame(path)

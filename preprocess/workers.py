@@ -1,9 +1,12 @@
-"""Worker processes, each with one job at a time. One that dies costs its job and is replaced."""
+"""Worker processes, each with one job at a time and within limits. One that dies costs its job and is
+replaced.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import shutil
@@ -11,11 +14,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from preprocess.limits import LimitConfig, describe_death, describe_error, limited
 from utils.errors import ClipError, FrameworkError, UsageError
 
 LOCK_PATIENCE_S = 10.0  # how long the workers of a run that was killed may take to notice
@@ -76,12 +83,14 @@ def _share_lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def _serve(connection: Connection, work: Callable[[Any, Any], str], config: Any, scratch: Path) -> None:
-    """Body of a worker process: jobs in, outcomes out, until None comes or the parent is gone."""
+def _serve(connection: Connection, do: Callable[[Any, Connection], Any], lock: Path | None) -> None:
+    """Body of a worker process: tasks in, what `do(task, connection)` returns out, until None comes or the
+    parent is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    lock = os.open(scratch.parent.with_name(f"{scratch.parent.name}.lock"), os.O_RDWR | os.O_CREAT)
-    _share_lock(lock)
+    if lock is not None:
+        _share_lock(os.open(lock, os.O_RDWR | os.O_CREAT))
     # native libraries write to descriptor 2, Python's own errors to sys.stderr: silence only the former
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -91,12 +100,12 @@ def _serve(connection: Connection, work: Callable[[Any, Any], str], config: Any,
     cv2.setNumThreads(1)  # the processes are the parallelism
     while True:
         try:
-            job = connection.recv()
+            task = connection.recv()
         except EOFError:
             return
-        if job is None:
+        if task is None:
             return
-        connection.send(run_job(job, work, config, scratch))
+        connection.send(do(task, connection))
 
 
 def _die_with_parent() -> None:
@@ -105,29 +114,39 @@ def _die_with_parent() -> None:
 
 
 def run_job(job: Any, work: Callable[[Any, Any], str], config: Any, scratch: Path) -> tuple[str, str]:
-    """(status, reason) of one job. Errors that are not the data's are raised."""
+    """(status, reason) of one job, within the limits of `config` (LimitConfig's own if it has none). Errors
+    that are not the data's are raised; a limit may end this process.
+    """
+    limits = config if isinstance(config, LimitConfig) else LimitConfig()
     for left_behind in (scratch, scratch.with_name(f"{scratch.name}_old")):
         shutil.rmtree(left_behind, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        return work(dataclasses.replace(job, scratch=scratch), config), ""
+        with limited(limits, job.local_source, job.effort):
+            return work(dataclasses.replace(job, scratch=scratch), config), ""
     except UsageError as error:
         return "usage", str(error)
     except ClipError as error:
         # its path is the job's own or a file of the clip: the latter is worth saying
         inside = error.path not in (job.source, job.folder)
         return "failed", f"{error.path.name}: {error.reason}" if inside else error.reason
-    except (FrameworkError, OSError) as error:
+    except FrameworkError as error:
         return "failed", str(error)
+    except (OSError, MemoryError) as error:
+        return "failed", describe_error(error, limits)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _do_job(job: Any, connection: Connection, *, work: Any, config: Any, scratch: Path) -> tuple[str, str]:
+    return run_job(job, work, config, scratch)
+
+
 class _Worker:
-    def __init__(self, work: Callable[[Any, Any], str], config: Any, scratch: Path) -> None:
+    def __init__(self, do: Callable[[Any, Connection], Any], lock: Path | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other_end, work, config, scratch), daemon=True)
+        self.process = context.Process(target=_serve, args=(other_end, do, lock), daemon=True)
         self.process.start()
         other_end.close()  # so that the worker's death is seen as the end of the connection
         self.job: Any = None
@@ -139,13 +158,17 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it died idle: `take` reports it
             self.connection.send(job)
 
-    def take(self) -> tuple[str, str] | None:
-        """The outcome of the job, None if the process died over it."""
+    def take(self) -> Any:
+        """What the process sends next, None if it died."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             return None
+
+    def can_go_on(self) -> bool:
+        """Whether it may be given another job."""
+        return self.process.is_alive() and self.num_jobs < JOBS_PER_PROCESS
 
     def stop(self) -> None:
         self.process.kill()
@@ -160,12 +183,16 @@ def run_workers(
     0: one per CPU core.
 
     `work` is a module's function that returns the status or raises ClipError (status "failed"). A worker that
-    dies fails its job only. Raises UsageError if a worker does.
+    dies, of a limit of `config` for one, fails its job only. Raises UsageError if a worker does.
     """
     queue = iter(jobs)
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
     workers: list[_Worker] = []
     busy: dict[Connection, _Worker] = {}
+
+    def hire(index: int) -> _Worker:
+        do = functools.partial(_do_job, work=work, config=config, scratch=partial / f"worker_{index}")
+        return _Worker(do, partial.with_name(f"{partial.name}.lock"))
 
     def employ(worker: _Worker) -> None:
         job = next(queue, None)
@@ -175,19 +202,18 @@ def run_workers(
 
     try:
         for index in range(num_workers):
-            workers.append(_Worker(work, config, partial / f"worker_{index}"))
+            workers.append(hire(index))
             employ(workers[-1])
         while busy:
             for connection in wait(list(busy)):
                 worker = busy.pop(connection)
                 job, outcome = worker.job, worker.take()
                 if outcome is None:
-                    code = worker.process.exitcode
-                    outcome = "failed", f"the process that worked on it ended with {_exit_text(code)}"
-                if not worker.process.is_alive() or worker.num_jobs >= JOBS_PER_PROCESS:
+                    outcome = "failed", _exit_text(worker.process.exitcode)
+                if not worker.can_go_on():
                     index = workers.index(worker)
                     worker.stop()
-                    workers[index] = worker = _Worker(work, config, partial / f"worker_{index}")
+                    workers[index] = worker = hire(index)
                 if outcome[0] == "usage":
                     raise UsageError(outcome[1])
                 employ(worker)
@@ -199,6 +225,107 @@ def run_workers(
 
 def _exit_text(code: int | None) -> str:
     if code is not None and code < 0:
-        hint = ": out of memory?" if -code == signal.SIGKILL else ""
-        return f"signal {signal.Signals(-code).name}{hint}"
-    return f"status {code}; its traceback is above"
+        hint = ": out of memory?" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
+        died = f"the process that worked on it ended with signal {signal.Signals(-code).name}{hint}"
+        return describe_death(-code) or died
+    return f"the process that worked on it ended with status {code}; its traceback is above"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    source: Path
+    limits: LimitConfig
+    shows_progress: bool
+    effort: float
+    folder: Path  # in which relative paths begin
+
+
+_helper: tuple[int, _Worker] | None = None  # of this process, whose id comes first
+_calling = threading.Lock()
+
+
+def call_limited(
+    function: Callable[..., Any],
+    *arguments: Any,
+    source: Path,
+    limits: LimitConfig,
+    progress: str = "",
+    effort: float = 1.0,
+    **options: Any,
+) -> Any:
+    """What `function(*arguments, **options)` returns or raises, called in a process that is held to `limits`
+    while it works on the video `source`, and is kept for the next call.
+
+    The function is a module's, not the main script's. `progress` names a bar for one with the option
+    `show_progress(pictures, count)`; `effort` is that of `limited`. Raises ClipError if the process dies.
+    """
+    global _helper
+    call = _Call(
+        function, arguments, options, source, limits.limits_only(), bool(progress), effort, Path.cwd()
+    )
+    with _calling, contextlib.ExitStack() as cleanup:
+        if _helper is None or _helper[0] != os.getpid() or not _helper[1].can_go_on():
+            _stop_helper()
+            with _without_main():
+                _helper = os.getpid(), _Worker(_do_call)
+        worker = _helper[1]
+        cleanup.callback(_stop_helper)  # unless all goes well
+        worker.give(call)
+        bar = None
+        while (message := worker.take()) is not None:
+            kind, value = message
+            if kind == "frames":
+                if bar is None:
+                    bar = tqdm(total=value[1], desc=progress, unit="frame", dynamic_ncols=True)
+                    cleanup.callback(bar.close)
+                bar.update(value[0] - bar.n)
+                continue
+            cleanup.pop_all()
+            if bar is not None:
+                bar.close()
+            if kind == "raised":
+                raise value
+            return value
+        raise ClipError(source, _exit_text(worker.process.exitcode))
+
+
+def _stop_helper() -> None:
+    global _helper
+    if _helper is not None and _helper[0] == os.getpid():
+        _helper[1].stop()
+    _helper = None
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a process that is started now not run the main script again: it may have no guard against that."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _do_call(call: _Call, connection: Connection) -> tuple[str, Any]:
+    def show_progress(pictures: Iterable[Any], count: int) -> Iterator[Any]:
+        shown_s = float("-inf")
+        for index, picture in enumerate(pictures):
+            if time.monotonic() > shown_s + 0.1:
+                shown_s = time.monotonic()
+                connection.send(("frames", (index, count)))
+            yield picture
+        connection.send(("frames", (count, count)))
+
+    os.chdir(call.folder)
+    options = {"show_progress": show_progress} if call.shows_progress else {}
+    try:
+        with limited(call.limits, call.source, call.effort):
+            return "returned", call.function(*call.arguments, **call.options, **options)
+    except FrameworkError as error:
+        return "raised", error
+    except (OSError, MemoryError) as error:
+        return "raised", ClipError(call.source, describe_error(error, call.limits))

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from preprocess.crop_faces import iterate_schedule
 from preprocess.extract_audio import AudioConfig, extract_audio
+from preprocess.limits import PERTURBED, LimitConfig
 from preprocess.perturb.kinds import PICTURE, Perturbation
 from preprocess.perturb.variants import X264_KEYFRAMES, X264_PRESET, change_of
+from preprocess.workers import call_limited
 from utils.config import opt, parse_command
 from utils.errors import UsageError, run_command
 from utils.files import write_atomically
@@ -28,7 +30,7 @@ LOOK_CRF = 12  # far below what an eye sees
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbConfig:
+class PerturbConfig(LimitConfig):
     """python -m preprocess.perturb"""
 
     input: Path = opt(dataclasses.MISSING, "a raw video")
@@ -37,6 +39,7 @@ class PerturbConfig:
     level: int = opt(3, "1 (weak) to 5 (strong), 4 for resampling; 0 = untouched")
 
     def __post_init__(self) -> None:
+        LimitConfig.__post_init__(self)
         Perturbation(self.kind, self.level)
         if self.output.suffix.lower() != ".mp4":
             raise ValueError(f"output must end with .mp4, got {self.output}")
@@ -78,9 +81,17 @@ def main() -> int:
         raise UsageError("--output must not be the input")
     config.output.parent.mkdir(parents=True, exist_ok=True)
     perturbation = Perturbation(config.kind, config.level)
-    write_atomically(config.output, lambda partial: write_perturbed(config.input, partial, perturbation))
+    write_atomically(
+        config.output,
+        lambda partial: call_limited(
+            write_perturbed, config.input, partial, perturbation,
+            source=config.input, limits=config, effort=PERTURBED,
+        ),
+    )  # fmt: skip
     return 0
 
 
 if __name__ == "__main__":
-    run_command(main)
+    from preprocess.perturb import __main__ as perturb  # by its own name, by which another process finds it
+
+    run_command(perturb.main)

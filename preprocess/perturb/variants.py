@@ -13,17 +13,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from preprocess.batch import Batch, WorkConfig, run_batch
 from preprocess.jobs import Job
+from preprocess.limits import PERTURBED
 from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC, Perturbation, num_levels
 from preprocess.perturb.kinds import random_generator as random_of
 from preprocess.prepare import Change, ClipConfig, clip_settings, is_finished, prepare_clip
 from preprocess.sources import SOURCES, read_raw_dataset
 from preprocess.stores import LocalStore
-from utils.clip_files import LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
+from utils.clip_files import INFO_NAME, LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
 from utils.files import write_text
@@ -151,6 +152,10 @@ class VariantJob(Job):
     perturbation: Perturbation
 
     @property
+    def effort(self) -> float:
+        return PERTURBED
+
+    @property
     def lost_path(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.lost.json")
 
@@ -274,6 +279,8 @@ def _raw_files(clips: Sequence[Clip], dataset: str, raw_root: Path) -> list[tupl
     places, missing = [], []
     for clip in clips:
         name = _info_of(clip.folder).source
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DatasetError(f"{clip.folder / INFO_NAME}: names a video outside the raw data set: {name}")
         places.append((root / name, root / sounds[name] if name in sounds else None))
         missing += [path for path in places[-1] if path is not None and not path.is_file()]
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -18,6 +20,7 @@ from ray.cluster_utils import Cluster
 from preprocess.demo.dataset import make_demo_set
 from preprocess.demo.plan import DemoConfig
 from preprocess.jobs import Job
+from preprocess.limits import LimitConfig
 from preprocess.ray_workers import MAX_ATTEMPTS, run_on_ray
 from preprocess.stores import open_store
 from preprocess.verify import check_clip
@@ -162,6 +165,47 @@ def test_what_kills_its_process_costs_its_clip_after_some_attempts(cluster, tmp_
         "killed": MAX_ATTEMPTS,
         "unlucky": 2,
     }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tight(LimitConfig):
+    """So little that a test need not wait long."""
+
+    def cpu_s(self, *video: float) -> float:
+        return 1.0
+
+    def wall_s(self, cpu_s: float) -> float:
+        return 3.0
+
+
+def misbehave(job: Job, config: Tight) -> str:
+    """Runs in a process of Ray."""
+    if job.name == "hangs":
+        time.sleep(600)
+    if job.name == "grows":
+        np.ones(1 << 40, np.uint8)
+    if job.name == "writes":
+        (job.scratch / "bomb").write_bytes(bytes(20_000_000))
+    return "done"
+
+
+def test_rays_processes_are_held_to_the_limits(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("preprocess.ray_workers.MAX_ATTEMPTS", 1)
+    names, tight = (
+        ["a", "hangs", "b", "grows", "c", "writes", "d"],
+        Tight(max_memory_gb=0.5, max_output_gb=0.01),
+    )
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        outcomes = run_on_ray(jobs(*names), misbehave, tight, partial, 2, address=cluster.address)
+        found = {job.name: (status, reason) for job, status, reason in outcomes}
+    assert all(found[name] == ("done", "") for name in "abcd")
+    for name, words in (
+        ("hangs", "past a limit"),
+        ("grows", "--max_memory_gb 0.5"),
+        ("writes", "--max_output_gb"),
+    ):
+        assert found[name][0] == "failed"
+        assert words in found[name][1]
 
 
 def test_what_runs_on_a_node_that_dies_runs_again_on_another(cluster, tmp_path):

@@ -25,6 +25,7 @@ from models.encoders.video import VideoFrontEnd
 from preprocess import pack
 from preprocess.batch import clip_folders
 from tests.clip_factory import make_clip, write_clip_folder, write_fakeavceleb_tree
+from tests.hostile_media import write_growing
 from tests.trees import TREES
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty
@@ -199,6 +200,22 @@ def test_a_clip_that_is_damaged_is_left_out_and_named(tmp_path):
     again = pack_command("--data_root", tmp_path / "prepared", "--output", tmp_path / "pack")
     assert again.returncode == 2
     assert "holds a pack already" in again.stderr
+
+
+def test_a_clip_on_which_the_decoder_hangs_costs_itself_alone(tmp_path):
+    """Its pictures take half a second each; one second is allowed for a clip."""
+    for name in "abcd":
+        write_clip_folder(tmp_path / "in/real" / name, num_frames=20, seed=ord(name))
+    slow = tmp_path / "in/real/b"
+    write_growing(slow / VIDEO_NAME, (6000, 6000), (6000, 6000), num_frames=20)
+    flags = ("--data_root", tmp_path / "in", "--output", tmp_path / "pack", "--frames", "rgb")
+    done = pack_command(*flags, "--num_workers", 1, "--clip_timeout_s", 1)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = (tmp_path / "pack" / "pack_failures.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["path", "real/b"]
+    assert "took longer" in lines[1]
+    assert sorted(Pack(tmp_path / "pack").clips_in("real")) == ["a", "c", "d"]
 
 
 def test_an_interrupted_run_goes_on_with_the_next_shard(prepared, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import json
 import os
 import shutil
 import signal
@@ -20,6 +22,7 @@ from preprocess.stores import LocalStore
 from preprocess.verify import check_clip
 from preprocess.workers import lock_partial, run_workers
 from tests.moving_face import moving_face, write_video
+from utils.clip_files import ClipInfo
 from utils.errors import ClipError, DatasetError, UsageError, run_command
 
 
@@ -304,6 +307,18 @@ def test_verify_names_the_file_and_the_reason(tmp_path, sound_clip, damage, path
     ((found, why),) = check_clip(folder, deep=False)
     assert found == folder / path
     assert reason in why
+
+
+@pytest.mark.parametrize("name", ["../a/landmarks.npy", "/dev/zero", "a/b"])
+def test_a_clip_json_names_files_of_its_own_folder_only(tmp_path, sound_clip, name):
+    folder = tmp_path / "clip"
+    shutil.copytree(sound_clip, folder)
+    values = {field.name: "" for field in dataclasses.fields(ClipInfo)}
+    values |= {"files": {name: "0" * 64}, "num_frames": 20, "fps": "25"}
+    (folder / "clip.json").write_text(json.dumps(values))
+    ((path, why),) = check_clip(folder, deep=False)
+    assert path == folder / "clip.json"
+    assert "outside its folder" in why
 
 
 def test_deep_verification_sees_half_filled_and_infinite_landmarks(tmp_path, sound_clip):

@@ -1,0 +1,211 @@
+"""What a job may cost: one that crashes, hangs, spins, grows or writes without end costs itself alone."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocess.jobs import Job
+from preprocess.limits import LimitConfig, limited
+from preprocess.tracks import track_video
+from preprocess.workers import call_limited, lock_partial, run_workers
+from tests.hostile_media import write_small
+from utils.allowed_media import report_length
+from utils.errors import ClipError
+from utils.media import read_video_times
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tight(LimitConfig):
+    """So little that a test need not wait long: two seconds of CPU time, four of wall time."""
+
+    def cpu_s(self, *video: float) -> float:
+        return 1.0
+
+    def wall_s(self, cpu_s: float) -> float:
+        return 4.0
+
+
+TIGHT = Tight(max_memory_gb=0.3, max_output_gb=0.01)
+
+
+def misbehave(job: Job, config: LimitConfig) -> str:
+    """Runs in a worker process; the job's name says how."""
+    if job.name == "crash":
+        ctypes.string_at(0)  # a real SIGSEGV
+    if job.name == "abort":
+        os.abort()
+    if job.name == "hang":
+        time.sleep(600)
+    if job.name == "hang in native code":
+        ctypes.pythonapi.sleep(600)  # with the interpreter's lock held: no thread of Python runs
+    if job.name == "spin":
+        signal.setitimer(signal.ITIMER_REAL, 60)  # on a busy machine, the wall time might run out first
+        while True:
+            pass
+    if job.name == "grow":
+        hoard = []
+        while True:
+            hoard.append(bytes(1 << 24))
+    if job.name == "grow at once":
+        np.ones(1 << 40, np.uint8)
+    if job.name == "write":
+        with (job.scratch / "bomb").open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+    return "done"
+
+
+def jobs(*names: str) -> list[Job]:
+    return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
+
+
+def test_whatever_a_job_does_costs_that_job_alone(tmp_path):
+    expected = {
+        "crash": "SIGSEGV",
+        "abort": "SIGABRT",
+        "hang": "took longer",
+        "hang in native code": "took longer",
+        "spin": "more CPU time",
+        "grow": "--max_memory_gb 0.3",
+        "grow at once": "--max_memory_gb 0.3",
+        "write": "--max_output_gb",
+    }
+    names = [name for bad in expected for name in (bad, f"good after {bad}")]
+    started = time.monotonic()
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        outcomes = {j.name: rest for j, *rest in run_workers(jobs(*names), misbehave, TIGHT, partial, 2)}
+    assert sorted(outcomes) == sorted(names)
+    for bad, words in expected.items():
+        assert outcomes[bad][0] == "failed"
+        assert words in outcomes[bad][1]
+        assert outcomes[f"good after {bad}"] == ["done", ""]
+    assert time.monotonic() - started < 60
+    assert not list(tmp_path.iterdir())  # neither scratch files nor core dumps
+
+
+def say_how_long(job: Job, config: LimitConfig) -> str:
+    if job.name == "long":
+        read_video_times(job.source)
+    soft = {kind: resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)}
+    return (
+        f"{soft[resource.RLIMIT_CPU]} {signal.getitimer(signal.ITIMER_REAL)[0]} {soft[resource.RLIMIT_FSIZE]}"
+    )
+
+
+def test_limits_grow_with_the_video_and_are_set_anew_for_the_next(tmp_path):
+    video = write_small(tmp_path / "video.mp4", num_frames=200, size=(640, 480))
+    short, long, shorter = jobs("short", "long", "shorter")
+    several = [short, dataclasses.replace(long, source=video), shorter]
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        outcomes = run_workers(several, say_how_long, LimitConfig(), partial, 1)
+        found = {job.name: [float(n) for n in status.split()] for job, status, _ in outcomes}
+    cpu_s, wall_s, output = np.subtract(found["long"], found["short"])
+    per_video = LimitConfig().cpu_s(200, 640 * 480, 8.0, 0) - LimitConfig().cpu_s(0, 0, 0.0, 0)
+    assert per_video > 20
+    assert cpu_s == pytest.approx(per_video, abs=2)
+    assert wall_s == pytest.approx(4 * per_video, abs=2)
+    assert output == 2 * 200 * 640 * 480
+    assert found["shorter"] == pytest.approx(found["short"], abs=2)
+
+
+def test_a_given_time_holds_for_any_length_and_what_was_before_comes_back(tmp_path):
+    kinds = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
+    before = [resource.getrlimit(kind) for kind in kinds]
+    with limited(LimitConfig(clip_timeout_s=100.0, max_memory_gb=0), tmp_path):
+        report_length(10**6, 10**7, 1e4)
+        assert 99 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before[1]
+    assert [resource.getrlimit(kind) for kind in kinds] == before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    with limited(LimitConfig(), None):  # not fetched yet: no clock runs
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    for name in ("clip_timeout_s", "max_memory_gb", "max_output_gb", "max_pixels"):
+        with pytest.raises(ValueError, match="must not be negative"):
+            LimitConfig(**{name: -1})
+
+
+def act(kind: str, show_progress=None) -> object:
+    """Runs in the process of `call_limited`."""
+    if kind == "crash":
+        ctypes.string_at(0)
+    if kind == "hang":
+        time.sleep(600)
+    if kind == "refuse":
+        raise ClipError("clip.mp4", "is no good")
+    if kind == "count":
+        return list(show_progress(iter("abc"), 3)), os.getpid()
+    return os.getpid()
+
+
+def test_a_call_returns_raises_or_dies_and_the_next_one_goes_on(capsys):
+    limits = LimitConfig(clip_timeout_s=1.0)
+    source = Path("clip.mp4")
+
+    def call(kind: str, **options: str) -> object:
+        return call_limited(act, kind, source=source, limits=limits, **options)
+
+    pid = call("")
+    assert pid not in (os.getpid(), None)
+    assert call("count", progress="watching") == (["a", "b", "c"], pid)
+    assert "watching: 100%" in capsys.readouterr().err
+    with pytest.raises(ClipError, match="is no good"):
+        call("refuse")
+    assert call("") == pid  # kept
+    for kind, reason in (("crash", "SIGSEGV"), ("hang", "took longer")):
+        with pytest.raises(ClipError, match=reason) as caught:
+            call(kind)
+        assert caught.value.path == source
+    assert call("") != pid
+
+
+def test_a_script_without_a_guard_may_judge(tmp_path):
+    """The child must not run the script again: the README's three lines have no `if __name__`."""
+    video = write_small(tmp_path / "video.mp4")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from preprocess.limits import LimitConfig\n"
+        "from preprocess.workers import call_limited\n"
+        "from utils.media import read_video_times\n"
+        f"video = Path({str(video)!r})\n"
+        "print(len(call_limited(read_video_times, video, source=video, limits=LimitConfig()).starts_s))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.stdout, done.returncode) == ("5\n", 0), done.stderr
+
+
+def test_memory_that_is_short_ends_a_real_video_with_a_reason(tmp_path):
+    """8K, which is allowed, takes 50 MB a frame and again 100 as RGB, beside some 120 MB of libraries."""
+    video = write_small(
+        tmp_path / "8k.avi",
+        codec="mjpeg",
+        container="avi",
+        pixel_format="yuvj420p",
+        size=(7680, 4320),
+        num_frames=2,
+    )
+    with pytest.raises(ClipError) as caught:
+        call_limited(
+            track_video, video, tmp_path / "work", source=video, limits=LimitConfig(max_memory_gb=0.15)
+        )
+    assert "memory" in caught.value.reason
