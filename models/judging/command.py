@@ -4,7 +4,8 @@
     python test.py --video FOLDER   --checkpoint saved_models/X/best.pt --output_dir verdicts
 
 Writes, for a folder into a folder for each video: verdict.json, annotated.mp4 (--format avi: annotated.avi),
-timeline.png and report.html. A video that cannot be decoded is reported, and the exit status is 1.
+timeline.png and report.html. A video that cannot be decoded within the limits is reported, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -14,23 +15,20 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from models.judging.detector import JudgeConfig, LoadedDetector, load_detector
 from models.judging.page import write_video_page
 from models.judging.verdict import Verdict
 from preprocess.annotate import CONTAINERS, FaceLabels, annotate_video
+from preprocess.workers import call_limited
 from utils.clip_files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
 from utils.device import PRECISIONS
 from utils.errors import ClipError, UsageError
 from utils.files import write_atomically, write_text
 from utils.log import configure_logging, logging_redirect_tqdm
-from utils.picture import Picture
 
 log = logging.getLogger("test")
 
@@ -73,10 +71,6 @@ def find_videos(path: Path, output_dir: Path) -> list[Path]:
 def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config: VideoConfig) -> Verdict:
     """Judge one video and write its files to `output_dir`. Raises ClipError if it cannot be decoded."""
     output_dir.mkdir(parents=True, exist_ok=True)
-
-    def progress(pictures: Iterable[Picture], count: int) -> Iterable[Picture]:
-        return tqdm(pictures, total=count, desc=f"{video.name}: drawing", unit="frame", dynamic_ncols=True)
-
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".work_") as work:
         verdict, tracked = detector.judge_tracks(video, Path(work), config)
         labels = [
@@ -84,13 +78,12 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
             for face in verdict.faces
         ]
         if config.annotate:
-            write_atomically(
-                output_dir / f"annotated.{config.format}",
-                lambda partial: annotate_video(
-                    video, partial, tracked, labels,
-                    threshold=verdict.threshold, container=config.format, show_progress=progress,
-                ),
+            drawn = Path(work) / f"annotated.{config.format}"
+            call_limited(
+                annotate_video, video, drawn, tracked, labels, threshold=verdict.threshold,
+                container=config.format, source=video, limits=config, progress=f"{video.name}: drawing",
             )  # fmt: skip
+            write_atomically(output_dir / drawn.name, drawn.rename)
         write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
         write_video_page(output_dir, verdict, tracked)
     return verdict

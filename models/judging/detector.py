@@ -36,7 +36,9 @@ from models.judging.probes import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
 from models.restore import restore_decision, restore_model
 from preprocess.face_track import CropConfig
+from preprocess.limits import LimitConfig
 from preprocess.tracks import TrackClip, TrackedVideo, track_video
+from preprocess.workers import call_limited
 from utils.checkpoint import load_checkpoint
 from utils.clip_files import AUDIO_NAME
 from utils.config import from_args, opt
@@ -59,8 +61,8 @@ NO_DECISION = HeadDecision(
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """models/judging/detector.py: how a raw video is judged."""
+class JudgeConfig(LimitConfig):
+    """models/judging/detector.py: how a raw video is judged, and what decoding it may cost."""
 
     stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
     lag_frames: int = opt(
@@ -72,6 +74,7 @@ class JudgeConfig:
     )
 
     def __post_init__(self) -> None:
+        LimitConfig.__post_init__(self)
         if self.stride_s < 0 or self.lag_frames < 0 or self.min_face_px < 0:
             raise ValueError("stride_s, lag_frames and min_face_px must not be negative")
 
@@ -123,7 +126,8 @@ class LoadedDetector:
     def judge(
         self, video: Path | str, config: JudgeConfig | None = None, *, work_dir: Path | None = None
     ) -> Verdict:
-        """Judge every face of a raw video. Raises ClipError if it cannot be decoded.
+        """Judge every face of a raw video. Raises ClipError if it cannot be decoded within the limits of
+        `config`; that is tried in a process of its own.
 
         Crops and sound are written to `work_dir` (default: a temporary folder); memory does not grow with the
         video's length.
@@ -133,12 +137,8 @@ class LoadedDetector:
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
         """As `judge`, with what was found in the video, whose files stay in `work_dir`."""
-        tracked = track_video(
-            video,
-            work_dir,
-            show_progress=lambda pictures, count: tqdm(
-                pictures, total=count, desc=f"{video.name}: faces", unit="frame", dynamic_ncols=True
-            ),
+        tracked = call_limited(
+            track_video, video, work_dir, source=video, limits=config, progress=f"{video.name}: faces"
         )
         faces = [self._judge_face(track, tracked, config, f"{video.name}: face {number + 1}")
                  for number, track in enumerate(tracked.tracks)]  # fmt: skip
