@@ -60,7 +60,7 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
         log.info(
             "av_deepfake1m: %d clips of test_files.txt are left out: their labels are hidden", num_hidden
         )
-    return select_clips("av_deepfake1m", list(clips.values()), config)
+    return select_clips("av_deepfake1m", data_root, list(clips.values()), config)
 
 
 def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter[str]) -> Clip:

@@ -63,7 +63,7 @@ def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
     walked |= {key: data_root / key[0] / key[1] for key in tested if key not in walked}
     clips = [_make_clip(*key, folder, tested) for key, folder in sorted(walked.items())]
     # celebrities lend each other their faces all around: without the fakes between parts, few would be left
-    return select_clips("celebdf", clips, config, donor_rule="keep", known_overlap=KNOWN_OVERLAP)
+    return select_clips("celebdf", data_root, clips, config, donor_rule="keep", known_overlap=KNOWN_OVERLAP)
 
 
 def _read_test_list(path: Path) -> set[tuple[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from loaders.metadata import nfc, read_rows, require_folder, without_suffix
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.errors import DatasetError
 from utils.pack import walk
 
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
@@ -24,7 +25,9 @@ def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
         if not _CLIP_FILES.isdisjoint(files):
             found[PurePosixPath(nfc(folder.relative_to(root).as_posix()))] = folder
     for failures in root.glob("failures*.csv"):
-        for _, row in read_rows(failures, ("path", "reason")):
+        for line, row in read_rows(failures, ("path", "reason")):
             path = without_suffix(PurePosixPath(row["path"]))
+            if path.is_absolute() or ".." in path.parts:
+                raise DatasetError(f"{failures}, line {line}: names a path outside the data root: {path}")
             found.setdefault(path, root / path)
     return dict(sorted(found.items()))

@@ -77,7 +77,7 @@ def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
     ]
     if unpaired := sum(clip.category == "real" and not clip.split_group for clip in clips):
         log.info("deepfaketimit: %d real clips are of subjects without fakes", unpaired)
-    return select_clips("deepfaketimit", clips, config, variants=VARIANTS)
+    return select_clips("deepfaketimit", data_root, clips, config, variants=VARIANTS)
 
 
 def _donor(path: PurePosixPath, folder: Path) -> str:

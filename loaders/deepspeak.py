@@ -56,7 +56,7 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
         _make_clip(name, folders.get(name, data_root / name), values, split_of)
         for name, values in rows.items()
     ]
-    return select_clips("deepspeak", clips, config)
+    return select_clips("deepspeak", data_root, clips, config)
 
 
 def _read_split(path: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ def list_dfdc(data_root: Path, config: ListingConfig) -> Listing:
             f"{data_root}: holds neither a dfdc_train_part_*/metadata.json (also below train/) nor a "
             f"{' or '.join(f'{name}/labels.csv' for name in LABELLED_FOLDERS)}; is this the data root?"
         )
-    return select_clips("dfdc", clips, config)
+    return select_clips("dfdc", data_root, clips, config)
 
 
 def parse_label(value: object, origin: str) -> int:

@@ -46,7 +46,7 @@ def list_dfdc_preview(data_root: Path, config: ListingConfig) -> Listing:
     group_of, donor_rule = _groups(rows)
     folders = FolderIndex(clip_root)
     clips = [_make_clip(folders, row, group_of) for row in rows]
-    return select_clips("dfdc_preview", clips, config, donor_rule=donor_rule)
+    return select_clips("dfdc_preview", data_root, clips, config, donor_rule=donor_rule)
 
 
 def _read_row(file: Path, key: str, fields: Any) -> dict[str, Any]:

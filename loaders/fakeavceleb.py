@@ -71,7 +71,7 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
             num_duplicates,
         )
     # the graph of donors is dense: without its edges between the parts, half of the fakes would be gone
-    return select_clips("fakeavceleb", list(clips.values()), config, donor_rule="keep")
+    return select_clips("fakeavceleb", data_root, list(clips.values()), config, donor_rule="keep")
 
 
 def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:

@@ -63,7 +63,7 @@ def list_ffpp(data_root: Path, config: ListingConfig) -> Listing:
             )
     _count_unlisted(tree, clips)
     _warn_of_shared_videos(tree, pairs)
-    listing = select_clips("ffpp", clips, config, variants=tuple(VARIANTS))
+    listing = select_clips("ffpp", data_root, clips, config, variants=tuple(VARIANTS))
     return _without_other_reals(listing, config.methods)
 
 

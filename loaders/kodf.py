@@ -64,7 +64,7 @@ def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
     for label, kind in ((0, "real"), (1, "fake")):
         if not any(clip.label == label for clip in clips):
             raise DatasetError(f"{data_root}: kodf lists {len(clips)} clips, but none of them is {kind}")
-    return select_clips("kodf", list(reversed(unique.values())), config)
+    return select_clips("kodf", data_root, list(reversed(unique.values())), config)
 
 
 def _clip(

@@ -39,7 +39,7 @@ def list_lavdf(data_root: Path, config: ListingConfig) -> Listing:
         clip = _make_clip(data_root, where, entry)
         if clips.setdefault(clip.clip_id, clip) is not clip:
             raise DatasetError(f"{where}: {entry['file']} is listed before")
-    return select_clips("lavdf", list(clips.values()), config)
+    return select_clips("lavdf", data_root, list(clips.values()), config)
 
 
 def _make_clip(root: Path, where: str, entry: dict) -> Clip:

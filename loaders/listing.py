@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,9 @@ class ListingConfig:
         "text file with one clip_id a line, # starts a comment: reviewed clips to leave out, each counted",
     )
     methods: tuple[str, ...] = opt((), "use only these methods' fakes, and all real clips; none = all")
+    allow_links: bool = opt(
+        False, "use clips although links inside the data root lead out of it: parts that lie on other disks"
+    )
     variant: str = opt(
         "",
         "which version of the clips, where a data set has several. ffpp: c0, c23 (default) or c40; "
@@ -65,12 +69,54 @@ class Listing:
 
 def is_prepared(folder: Path) -> bool:
     """Whether all three files of a clip folder are there (their content is checked by preprocess.verify)."""
-    names = set(clip_names(folder))  # one call to the file system instead of three
-    return {LANDMARKS_NAME, VIDEO_NAME} <= names and not names.isdisjoint(AUDIO_NAMES)
+    return _are_complete(clip_names(folder))
+
+
+def _are_complete(names: Iterable[str]) -> bool:
+    there = set(names)
+    return {LANDMARKS_NAME, VIDEO_NAME} <= there and not there.isdisjoint(AUDIO_NAMES)
+
+
+class _Folders:
+    """Clip folders below a data root, and whether they are there and really lie in it. The root itself may be
+    a link.
+    """
+
+    def __init__(self, data_root: Path, *, allow_links: bool) -> None:
+        self._root, self._real_root = data_root, os.path.realpath(data_root)
+        self._allow_links = allow_links
+        self._real_parents: dict[str, str] = {}  # clips share them
+
+    def is_prepared(self, clip: Clip) -> bool:
+        """Raises DatasetError if the clip's folder, or a file in it, lies outside the data root."""
+        try:
+            with os.scandir(clip.folder) as entries:  # one call to the file system instead of many
+                names = {entry.name: entry.is_symlink() for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return is_prepared(clip.folder)  # in a pack, perhaps
+        if not self._allow_links:
+            self._require_inside(clip, [name for name, is_link in names.items() if is_link])
+        return _are_complete(names)
+
+    def _require_inside(self, clip: Clip, links: list[str]) -> None:
+        folder = os.fspath(clip.folder)
+        parent, name = os.path.split(folder)
+        if parent not in self._real_parents:
+            self._real_parents[parent] = os.path.realpath(parent)
+        real = f"{self._real_parents[parent]}{os.sep}{name}"
+        if clip.folder.is_symlink():
+            real = os.path.realpath(folder)
+        for place in (real, *(os.path.realpath(f"{real}{os.sep}{link}") for link in links)):
+            if not place.startswith(f"{self._real_root.rstrip(os.sep)}{os.sep}"):
+                raise DatasetError(
+                    f"{clip.folder}: a link leads out of the data root {self._root}, to {place}; "
+                    "--allow_links uses such clips"
+                )
 
 
 def select_clips(
     dataset: str,
+    data_root: Path,
     listed: list[Clip],
     config: ListingConfig,
     *,
@@ -80,8 +126,9 @@ def select_clips(
 ) -> Listing:
     """Sort the listed clips into prepared, missing and excluded.
 
-    Raises DatasetError if more than 2 % are missing without `allow_missing`, if nothing is left, or if the
-    exclusion list or `methods` name what the metadata does not; UsageError for an unknown `variant`.
+    Raises DatasetError if more than 2 % are missing without `allow_missing`, if nothing is left, if a clip
+    lies outside `data_root` by a link, or if the exclusion list or `methods` name what the metadata does not;
+    UsageError for an unknown `variant`.
     """
     config.variant_of(dataset, variants)
     if not listed:
@@ -101,12 +148,13 @@ def select_clips(
             f"{config.exclude_list}: names clips that {dataset} does not list: {sorted(unknown)[:3]}"
         )
     excluded, clips, missing = [], [], []
+    folders = _Folders(data_root, allow_links=config.allow_links)
     for clip in listed:
         of_method = not config.methods or clip.label == 0 or clip.method in config.methods
         if clip.clip_id in excluded_ids or not of_method:
             excluded.append(clip)
         else:
-            (clips if is_prepared(clip.folder) else missing).append(clip)
+            (clips if folders.is_prepared(clip) else missing).append(clip)
     wanted = clips + missing
     if missing:
         share = len(missing) / len(wanted)

@@ -91,7 +91,7 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
             "keeps one person's clips out of two splits",
             nameless, len(entries),
         )  # fmt: skip
-    return select_clips("manifest", list(clips.values()), config)
+    return select_clips("manifest", data_root, list(clips.values()), config)
 
 
 def _read_table(path: Path) -> Iterator[_Entry]:

@@ -58,7 +58,7 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
         )
     if not clips:
         raise DatasetError(f"{data_root}: no clip 01-*-<actor> with picture and sound in it")
-    return select_clips("ravdess", list(clips.values()), config)
+    return select_clips("ravdess", data_root, list(clips.values()), config)
 
 
 def _make_clip(match: re.Match[str], folder: Path) -> Clip:

@@ -111,6 +111,13 @@ def _mapped(shard: str, process: int) -> mmap.mmap:
         raise DatasetError(f"{shard}: a shard of the pack cannot be read ({error})") from error
 
 
+def _is_plain(name: str) -> bool:
+    """True for a file's name. Raises KeyError if it leads elsewhere."""
+    if os.path.basename(name) != name or name in ("", ".", ".."):  # noqa: PTH119
+        raise KeyError(f"the shard {name!r} lies elsewhere")
+    return True
+
+
 class Pack:
     """The index of one pack."""
 
@@ -128,6 +135,7 @@ class Pack:
             self._shards = {
                 number: f"{place.rstrip('/')}/{name}"
                 for number, name in self._database.execute("SELECT number, name FROM shards")
+                if _is_plain(name)
             }
         except (sqlite3.Error, KeyError) as error:
             raise DatasetError(
