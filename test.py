@@ -100,6 +100,7 @@ class TestConfig:
     )
     device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
     shortcuts: bool = opt(False, "score the clips without sound, picture, ..., too; writes shortcuts.csv")
+    no_thumbnails: bool = opt(False, "report.html shows no face: it is made without pictures of the clips")
 
     def __post_init__(self) -> None:
         if len(set(self.dataset)) != len(self.dataset):
@@ -353,6 +354,7 @@ def evaluate_dataset(
         spans_of=lambda clip: batches.dataset.window_spans_s(row_of[clip.clip_id]),
         run_dir=test.checkpoint.parent,
         data_root=data_root,
+        no_thumbnails=test.no_thumbnails,
     )
     write_results(output_dir, evaluated)
     if test.shortcuts:

@@ -12,10 +12,12 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.metadata import as_segments, inside, read_json_entries, read_text, require_folder, without_suffix
 from utils.errors import DatasetError
+from utils.names import brief
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -64,11 +66,11 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
 
 
 def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter[str]) -> Clip:
-    name = _clip_name(str(entry["file"]), part, where)
+    name = _clip_name(entry["file"], part, where)
     kind = str(entry["modify_type"]).replace("-", "_")
     if kind not in MODIFY_TYPES:
         raise DatasetError(
-            f"{where}: unknown modify_type {entry['modify_type']!r}, expected one of "
+            f"{where}: unknown modify_type {brief(entry['modify_type'])}, expected one of "
             f"{', '.join(MODIFY_TYPES)}"
         )
     labels = MODIFY_TYPES[kind]
@@ -89,7 +91,7 @@ def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter
     speaker = sys.intern(f"av_deepfake1m/{name.split('/')[-4]}")
     category = sys.intern(kind)
     original = entry["original"]
-    pair = name if original is None else _clip_name(str(original), part, where)
+    pair = name if original is None else _clip_name(original, part, where)
     return Clip(
         clip_id=f"av_deepfake1m/{name}",
         folder=Path(f"{root}{os.sep}{name}"),
@@ -111,11 +113,11 @@ def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter
     )
 
 
-def _clip_name(text: str, part: str, where: str) -> str:
+def _clip_name(text: Any, part: str, where: str) -> str:
     """<part>/<speaker>/<video>/<clip>/<kind>, whether or not the metadata says the part."""
     path = inside(text, where)
     if path.parts[0] != part:
         path = part / path
     if len(path.parts) < 5:
-        raise DatasetError(f"{where}: expected <speaker>/<video>/<clip>/<kind>.mp4, found {text!r}")
+        raise DatasetError(f"{where}: expected <speaker>/<video>/<clip>/<kind>.mp4, found {brief(text)}")
     return without_suffix(path).as_posix()

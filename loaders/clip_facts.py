@@ -6,7 +6,6 @@ ones have all of them: what is not known is NaN (or "") and stays out of the rul
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,10 +16,19 @@ import cv2
 import numpy as np
 
 from loaders.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
-from utils.clip_files import AUDIO_NAMES, INFO_NAME, VIDEO_NAME, file_sha256, find_audio, open_landmarks
+from utils.clip_files import (
+    AUDIO_NAMES,
+    INFO_NAME,
+    VIDEO_NAME,
+    check_info_values,
+    file_sha256,
+    find_audio,
+    open_landmarks,
+)
 from utils.crop_video import read_frames, read_video_header
 from utils.errors import ClipError
 from utils.media import read_waveform
+from utils.names import parse_json
 from utils.pack import find_member
 from utils.types import Clip
 
@@ -60,18 +68,17 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
             return {}
         with member.open() as file:
             text = file.read()
+    except OSError as error:
+        raise ClipError(path, f"cannot be read ({error.strerror}); prepare the clip again") from error
     start = text.find(b'"face_boxes": [')
     end = text.find(b"]],\n", start)
     # written by us: one line per field
     if not with_boxes and 0 <= start < end and b"\n" not in text[start:end]:
         text = text[:start] + text[end + 4 :]
     try:
-        values = json.loads(text)
+        return check_info_values(parse_json(text))
     except ValueError as error:
-        raise ClipError(path, f"is not JSON ({error}); prepare the clip again") from error
-    if not isinstance(values, dict):
-        raise ClipError(path, f"holds a {type(values).__name__}, expected an object; prepare the clip again")
-    return values
+        raise ClipError(path, f"is no clip.json ({error}); prepare the clip again") from error
 
 
 def known_checksums(info: dict[str, Any]) -> dict[str, str]:
@@ -152,7 +159,7 @@ def _face_numbers(folder: Path, info: dict[str, Any]) -> dict[str, float]:
     """Rules about the faces that preprocessing saw; frames without a face fall back on the landmarks."""
     sides = [box[2] for box in info.get("face_boxes", []) if box]
     no_face = np.isnan(open_landmarks(folder)[:, 0, 0]).mean()
-    if "frames_without_face" in info:
+    if {"frames_without_face", "num_frames"} <= info.keys():
         no_face = len(info["frames_without_face"]) / info["num_frames"]
     return {
         "num_faces": float(info.get("num_face_tracks", math.nan)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from loaders.metadata import nfc, read_rows, require_folder, without_suffix
+from loaders.metadata import inside, nfc, read_rows, require_folder, without_suffix
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import DatasetError
 from utils.pack import walk
@@ -23,11 +23,11 @@ def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
     for folder, subfolders, files in walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         if not _CLIP_FILES.isdisjoint(files):
+            if folder == root:
+                raise DatasetError(f"{root}: holds a clip's files itself; a clip lies in a folder of its own")
             found[PurePosixPath(nfc(folder.relative_to(root).as_posix()))] = folder
     for failures in root.glob("failures*.csv"):
         for line, row in read_rows(failures, ("path", "reason")):
-            path = without_suffix(PurePosixPath(row["path"]))
-            if path.is_absolute() or ".." in path.parts:
-                raise DatasetError(f"{failures}, line {line}: names a path outside the data root: {path}")
+            path = without_suffix(inside(row["path"], f"{failures}, line {line}"))
             found.setdefault(path, root / path)
     return dict(sorted(found.items()))

@@ -24,6 +24,7 @@ from loaders.metadata import (
     require_folder,
 )
 from utils.errors import DatasetError
+from utils.names import brief
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def parse_label(value: object, origin: str) -> int:
     """
     label = LABELS.get(as_id(str(value)).lower())
     if label is None:
-        raise DatasetError(f"{origin}: label is {value!r}, expected REAL or FAKE, or 0 or 1")
+        raise DatasetError(f"{origin}: label is {brief(value)}, expected REAL or FAKE, or 0 or 1")
     return label
 
 
@@ -80,17 +81,19 @@ def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[Clip]:
     for file in files:
         part = PurePosixPath(nfc(file.parent.relative_to(data_root).as_posix()))
         for name, fields in sorted(read_json(file, dict).items()):
-            origin = f"{file}, {name!r}"
+            origin = f"{file}, {brief(name)}"
             if not isinstance(fields, dict) or "label" not in fields:
-                raise DatasetError(f"{origin}: expected an object with a label, found {fields!r}")
+                raise DatasetError(f"{origin}: expected an object with a label, found {brief(fields)}")
             if fields.get("split", "train") != "train":
                 raise DatasetError(
-                    f"{origin}: split is {fields['split']!r}, expected 'train' in a train part"
+                    f"{origin}: split is {brief(fields['split'])}, expected 'train' in a train part"
                 )
             label = parse_label(fields["label"], origin)
             original = fields.get("original")
             if label == 1 and not isinstance(original, str):
-                raise DatasetError(f"{origin}: a fake needs the name of its original, found {original!r}")
+                raise DatasetError(
+                    f"{origin}: a fake needs the name of its original, found {brief(original)}"
+                )
             rows.append((part / inside(name, file), label, original if label == 1 else name))
     part_of = {path.name: path.parent.as_posix() for path, _, _ in rows}
     # parts hold their fakes' originals; where a mirror has moved one, its two parts become one

@@ -16,6 +16,7 @@ from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.metadata import FolderIndex, as_id, inside, read_json, require_folder
 from utils.errors import DatasetError
+from utils.names import brief
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -51,17 +52,21 @@ def list_dfdc_preview(data_root: Path, config: ListingConfig) -> Listing:
 
 def _read_row(file: Path, key: str, fields: Any) -> dict[str, Any]:
     """path, label, set, target and donor ("" of a real clip) of an entry of dataset.json."""
-    origin = f"{file}, {key!r}"
+    origin = f"{file}, {brief(key)}"
     needed = ("label", "set", "target_id", "swapped_id")
     if not isinstance(fields, dict) or (missing := [name for name in needed[:2] if name not in fields]):
-        raise DatasetError(f"{origin}: expected an object with {', '.join(needed)}, found {fields!r}")
+        raise DatasetError(f"{origin}: expected an object with {', '.join(needed)}, found {brief(fields)}")
     path = inside(key, file)
+    if len(path.parts) < 2:
+        raise DatasetError(f"{origin}: expected {REALS}/<id>/<clip>.mp4 or <method>/.../<clip>.mp4")
     label = parse_label(fields["label"], origin)
     part = str(fields["set"]).lower()
     if part not in {"train", "test"}:
-        raise DatasetError(f"{origin}: set is {fields['set']!r}, expected train or test")
+        raise DatasetError(f"{origin}: set is {brief(fields['set'])}, expected train or test")
     if (path.parts[0] == REALS) == (label == 1):
-        raise DatasetError(f"{origin}: label {fields['label']!r} does not fit the folder {path.parts[0]}")
+        raise DatasetError(
+            f"{origin}: label {brief(fields['label'])} does not fit the folder {path.parts[0]}"
+        )
     # a real clip's person is also its folder: original_videos/<id>/<id>_<scene>_<n>.mp4
     target, donor = (_person(fields.get(name)) for name in ("target_id", "swapped_id"))
     if label == 0:

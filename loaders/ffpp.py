@@ -31,6 +31,7 @@ from pathlib import Path, PurePosixPath
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.metadata import FolderIndex, read_json, require_folder
 from utils.errors import DatasetError
+from utils.names import brief
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
                 and len(pair) == 2
                 and all(isinstance(name, str) and SEQUENCE.fullmatch(name) for name in pair)
             ):
-                raise DatasetError(f'{path}: expected pairs such as ["071", "054"], found {pair!r}')
+                raise DatasetError(f'{path}: expected pairs such as ["071", "054"], found {brief(pair)}')
             for name in pair:
                 if name in split_of:
                     raise DatasetError(f"{path}: sequence {name} is also in {split_of[name]}.json, or twice")

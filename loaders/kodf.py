@@ -324,7 +324,7 @@ def _list_released(root: Path) -> list[Clip]:
         origin = f"{path}, line {line}"
         stem = _stem(row["filename"], origin)
         number = as_id(row["folder2"]) or "0"  # a table read as numbers makes "3.0" of it
-        if not number.isdigit():
+        if not number.isdecimal() or len(number) > 9:
             raise DatasetError(f"{origin}: folder2 is {row['folder2']!r}, expected a number or nothing")
         place = inside(f"{row['folder']}/{int(number)}/{stem}", origin)
         if len(place.parts) != 3:

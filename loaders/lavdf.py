@@ -12,6 +12,7 @@ from pathlib import Path
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.metadata import as_segments, inside, read_json_entries, require_folder, without_suffix
 from utils.errors import DatasetError
+from utils.names import brief
 from utils.types import Clip
 
 METADATA = ("metadata.min.json", "metadata.json")
@@ -43,23 +44,25 @@ def list_lavdf(data_root: Path, config: ListingConfig) -> Listing:
 
 
 def _make_clip(root: Path, where: str, entry: dict) -> Clip:
-    name = without_suffix(inside(str(entry["file"]), where)).as_posix()
-    if entry["split"] not in PARTS:
-        raise DatasetError(f"{where}: split is {entry['split']!r}, expected train, dev or test")
+    name = without_suffix(inside(entry["file"], where)).as_posix()
+    if str(entry["split"]) not in PARTS:
+        raise DatasetError(f"{where}: split is {brief(entry['split'])}, expected train, dev or test")
     modified = (entry["modify_video"], entry["modify_audio"])
     if not all(isinstance(value, (bool, int)) and value in (0, 1) for value in modified):
-        raise DatasetError(f"{where}: modify_video and modify_audio are {modified}, expected true or false")
+        raise DatasetError(
+            f"{where}: modify_video and modify_audio are {brief(modified)}, expected true or false"
+        )
     video, audio = map(bool, modified)
     periods = as_segments(entry["fake_periods"], where)
     if bool(entry["n_fakes"]) != (video or audio) or bool(periods) != (video or audio):
         raise DatasetError(
-            f"{where}: {entry['n_fakes']} fakes in {len(periods)} periods do not fit modify_video {video} "
-            f"and modify_audio {audio}"
+            f"{where}: {brief(entry['n_fakes'])} fakes in {len(periods)} periods do not fit modify_video "
+            f"{video} and modify_audio {audio}"
         )
     original = entry["original"]
     if original is None and (video or audio):
         raise DatasetError(f"{where}: a fake without an original")
-    family = name if original is None else without_suffix(inside(str(original), where)).as_posix()
+    family = name if original is None else without_suffix(inside(original, where)).as_posix()
     family, category = f"lavdf/{family}", CATEGORIES[video, audio]
     return Clip(
         clip_id=f"lavdf/{name}",
@@ -75,7 +78,7 @@ def _make_clip(root: Path, where: str, entry: dict) -> Clip:
         pair_key=family,
         stratum="",
         dataset="lavdf",
-        split=PARTS[entry["split"]],
+        split=PARTS[str(entry["split"])],
         split_group=family,
         video_fake_segments=periods if video else None,
         audio_fake_segments=periods if audio else None,

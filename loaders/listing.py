@@ -12,11 +12,13 @@ from pathlib import Path
 from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
+from utils.names import brief, is_plain
 from utils.pack import clip_names
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
 MAX_MISSING_SHARE = 0.02
+MAX_WORD = 2100  # letters of an id: the longest path and the name of its data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,7 @@ def select_clips(
     config.variant_of(dataset, variants)
     if not listed:
         raise DatasetError(f"{dataset}: its metadata lists no clip")
+    _require_plain(dataset, listed)
     fakes = {clip.method for clip in listed if clip.label == 1}
     if unlisted := set(config.methods) - fakes:
         message = f"--methods {' '.join(sorted(unlisted))}: {dataset} has no such fakes; it has "
@@ -171,12 +174,32 @@ def select_clips(
     return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap)
 
 
+def _require_plain(dataset: str, clips: list[Clip]) -> None:
+    """Raise DatasetError if a clip's name, person or kind could not be written to a file or shown as it is.
+
+    Metadata in JSON, and file names that are no UTF-8, can hold what text files cannot.
+    """
+    for clip in clips:
+        words = (clip.clip_id, clip.category, clip.method, clip.target_id, clip.pair_key, clip.stratum)
+        words += (clip.split_group, *clip.persons)
+        if not is_plain("".join(words)) or max(map(len, words)) > MAX_WORD:
+            word = next(word for word in words if not is_plain(word) or len(word) > MAX_WORD)
+            raise DatasetError(
+                f"{dataset}: {brief(clip.clip_id)} is listed with {brief(word)}: names must be UTF-8 without "
+                f"control characters, and not longer than {MAX_WORD} letters; rename it"
+            )
+
+
 def _read_exclusions(path: Path | None) -> set[str]:
     if path is None:
         return set()
     if not path.is_file():
         raise DatasetError(f"{path}: no such exclusion list")
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return {line for line in lines if line}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from utils.clip_files import VIDEO_SUFFIXES
 from utils.errors import DatasetError
+from utils.names import brief, fits_file_system, is_plain, one_line, parse_json
 from utils.pack import clip_names, packed_clips
 
 ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
@@ -47,8 +48,11 @@ def require_folder(path: Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8 or cp949. Raises DatasetError if it is neither."""
-    data = path.read_bytes()
+    """A text file in UTF-8 or cp949. Raises DatasetError if it is neither, or cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
     for encoding in ENCODINGS:
         try:
             return data.decode(encoding)
@@ -70,9 +74,8 @@ def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[s
         if twice := sorted({name for name in header if name in required and header.count(name) > 1}):
             raise DatasetError(f"{path}: has the column {', '.join(twice)} more than once")
         if missing := [name for name in required if name not in header]:
-            raise DatasetError(
-                f"{path}: no column {', '.join(missing)}; its columns are {', '.join(header) or 'none'}"
-            )
+            found = one_line(", ".join(header), 400) or "none"
+            raise DatasetError(f"{path}: no column {', '.join(missing)}; its columns are {found}")
         for row in reader:
             values = {k: nfc(v or "").strip() for k, v in row.items() if isinstance(k, str)}
             if any(values.values()):
@@ -84,7 +87,7 @@ def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[s
 def read_json(path: Path, kind: type) -> Any:
     """A JSON file whose outermost value is a `kind` (dict or list), else DatasetError."""
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except ValueError as error:
         raise DatasetError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, kind):
@@ -107,12 +110,13 @@ def read_json_entries(path: Path, required: Sequence[str]) -> Iterator[tuple[str
         where, number = f"{path}, entry {number}", number + 1
         try:
             entry, position = decoder.raw_decode(text, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{where}: is not JSON ({error})") from error
         if not isinstance(entry, dict):
-            raise DatasetError(f"{where}: expected a JSON object, found {str(entry)[:40]}")
+            raise DatasetError(f"{where}: expected a JSON object, found {brief(entry)}")
         if missing := [name for name in required if name not in entry]:
-            raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {', '.join(entry)}")
+            keys = one_line(", ".join(entry), 400)
+            raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {keys}")
         yield where, entry
         position = _BETWEEN.match(text, position).end()
 
@@ -124,9 +128,9 @@ def as_segments(values: object, where: str) -> tuple[tuple[float, float], ...]:
     """
     try:
         segments = sorted((float(start), float(end)) for start, end in values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{where}: expected segments [[start, end], ...] in seconds, found {values!r}"
+            f"{where}: expected segments [[start, end], ...] in seconds, found {brief(values)}"
         ) from error
     for start, end in segments:
         if not 0 <= start <= end < float("inf"):
@@ -139,11 +143,19 @@ def without_suffix(path: PurePosixPath) -> PurePosixPath:
     return path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
 
 
-def inside(text: str, origin: Path | str) -> PurePosixPath:
-    """A path from metadata, in NFC. Raises DatasetError if it is empty or leads out of the data root."""
+def inside(text: Any, origin: Path | str) -> PurePosixPath:
+    """A path from metadata, in NFC. Raises DatasetError if it is empty, leads out of the data root, or is
+    none that a file could have.
+    """
+    if not isinstance(text, str):
+        raise DatasetError(f"{origin}: expected a path, found {brief(text)}")
     path = PurePosixPath(nfc(text).replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise DatasetError(f"{origin}: names a path outside the data root, or none: {text!r}")
+        raise DatasetError(f"{origin}: names a path outside the data root, or none: {brief(text)}")
+    if not is_plain(text) or not fits_file_system(path.as_posix()):
+        raise DatasetError(
+            f"{origin}: names a path that is too long or has control characters: {brief(text)}"
+        )
     return path
 
 

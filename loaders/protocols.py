@@ -68,7 +68,10 @@ def _read_folds(folder: Path, known: dict[str, str]) -> list[list[str]]:
             raise DatasetError(
                 f"{path}: no such fold file; --protocol_files holds train_1.txt to train_5.txt"
             )
-        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
         names = list(dict.fromkeys(line.strip()[:ID_LENGTH] for line in lines if line.strip()))
         if unknown := [name for name in names if name not in known]:
             raise DatasetError(

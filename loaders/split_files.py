@@ -97,14 +97,22 @@ def read_split(path: Path) -> Split:
     """Read a split file. Raises DatasetError if it is missing or was changed."""
     if not path.is_file():
         raise DatasetError(f"{path}: no such split file")
-    head, _, text = path.read_text(encoding="utf-8").partition("\n")
+    try:
+        head, _, text = path.read_text(encoding="utf-8").partition("\n")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
     if head != f"# sha256={hashlib.sha256(text.encode()).hexdigest()}":
         raise DatasetError(
             f"{path}: the checksum in its first line does not fit its content; it was changed by hand"
         )
     rules, _, table = text.partition("\n")
-    rows = list(csv.DictReader(io.StringIO(table)))
-    if not rows or tuple(rows[0]) != SPLIT_COLUMNS or not rules.startswith("# donor_rule="):
+    reader = csv.DictReader(io.StringIO(table))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DatasetError(f"{path}: is not a readable CSV ({error})") from error
+    whole = all(row.keys() == set(SPLIT_COLUMNS) and None not in row.values() for row in rows)
+    if not rows or tuple(rows[0]) != SPLIT_COLUMNS or not whole or not rules.startswith("# donor_rule="):
         raise DatasetError(f"{path}: expected the columns {', '.join(SPLIT_COLUMNS)} and at least one row")
     if len(datasets := {row["dataset"] for row in rows}) != 1:
         raise DatasetError(f"{path}: is about several data sets: {', '.join(sorted(datasets))}")

@@ -28,9 +28,7 @@ import contextlib
 import csv
 import dataclasses
 import io
-import json
 import logging
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +45,7 @@ from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.files import write_text
 from utils.media import iterate_audio, read_picture_start_s
+from utils.names import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def read_sequences(path: Path) -> list[Sequence]:
             "repository (https://github.com/ondyari/FaceForensics)"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
         sequences = []
         for name, text in sorted(content.items()):
             video, _, index = text.rpartition(" ")  # ids may begin with "-", but hold no space
@@ -129,7 +128,7 @@ def read_span(info: Path, sequence: Sequence) -> Span:
     one cut of the sound would fit them.
     """
     fps = _read_json(info / sequence.video / f"{sequence.video}.json", dict).get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not (math.isfinite(fps) and fps > 0):
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 1e-3 < fps < 1e6:
         raise NoSound(f"{sequence.video}.json gives no frame rate (fps is {fps!r})")
     path = info / sequence.video / "extracted_sequences" / f"{sequence.index}.json"
     frames = _read_json(path, list)
@@ -143,7 +142,7 @@ def read_span(info: Path, sequence: Sequence) -> Span:
 
 def _read_json(path: Path, kind: type) -> dict | list:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise NoSound(f"{path.parent.name}/{path.name} is not there") from None
     except ValueError as error:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import typing
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from utils.errors import ClipError
-from utils.pack import find_member
+from utils.names import brief, parse_json
+from utils.pack import RATE, find_member, open_array
 
 VIDEO_NAME = "cropped_video.mp4"
 AUDIO_NAME = "cropped_video.wav"
@@ -32,6 +34,7 @@ NUM_LANDMARKS = 478
 CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000
 LAYOUT_VERSION = 3
+LARGEST = 2**53  # of the numbers in clip.json: no size, time or place is beyond it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,46 @@ class ClipInfo:
         return Fraction(self.fps)
 
 
+_TYPES = typing.get_type_hints(ClipInfo)
+
+
+def check_info_values(values: object) -> dict[str, Any]:
+    """`values` if they are those of a clip.json, of whatever layout, as far as ClipInfo knows their names.
+
+    Raises ValueError that names the first value which is not of its field's type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__} instead of an object")
+    for name, value in values.items():
+        if not _fits(value, _TYPES.get(name, Any)):
+            raise ValueError(f"{name} is {brief(value)}")
+    for name in ("fps", "source_fps"):
+        if name in values and RATE.fullmatch(values[name]) is None:
+            raise ValueError(f"{name} is {brief(values[name])}, no fraction above 0")
+    if values.get("num_frames", 1) < 1:
+        raise ValueError(f"num_frames is {values['num_frames']}")
+    if any(len(box) not in (0, 3) for box in values.get("face_boxes", ())):
+        raise ValueError("face_boxes are not all x, y and side")
+    for name in values.get("files", ()):
+        if name != PurePath(name).name:
+            raise ValueError(f"it lists {brief(name)}, which is no file of its folder")
+    return values
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value out of JSON is of a field's type; a number is finite, and smaller than LARGEST."""
+    if hint is Any:
+        return True
+    if hint is float or hint is int:
+        kinds = (int, float) if hint is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    outer, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if not isinstance(value, outer):
+        return False
+    members = value.values() if outer is dict else value if outer is list else ()
+    return all(_fits(member, inner[-1]) for member in members)
+
+
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file, packed or not, read in pieces."""
     digest = hashlib.sha256()
@@ -94,8 +137,7 @@ def read_clip_info(folder: Path) -> ClipInfo | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return ClipInfo(**values)
+        return ClipInfo(**check_info_values(parse_json(path.read_bytes())))
     except (ValueError, TypeError) as error:
         raise ClipError(
             path, f"not a clip.json of layout {LAYOUT_VERSION} ({error}); prepare the clip again"
@@ -120,7 +162,7 @@ def open_landmarks(folder: Path) -> np.ndarray:
     if member is None and not path.is_file():
         raise ClipError(path, "missing; run preprocess.extract_landmarks")
     try:
-        landmarks = member.array() if member else np.load(path, mmap_mode="r", allow_pickle=False)
+        landmarks = member.array() if member else open_array(path)
     except (ValueError, OSError, EOFError) as error:
         raise ClipError(
             path, f"not a readable .npy file ({error}); run preprocess.extract_landmarks"

@@ -40,6 +40,7 @@ from utils.statistics import delong_test, holm, mcnemar_test
 
 log = logging.getLogger("test")
 NAME = "predictions.csv"
+MAX_TEXT = 4096  # letters of an id or a name; an array makes all of a column as long as the longest
 TEXT_COLUMNS = ("identity", "category", "method", "label")  # what two runs must agree on
 
 
@@ -87,6 +88,8 @@ def read_predictions(path: Path) -> Predictions:
                 where = f"{path}, line {reader.line_num}"
                 if any(row[name] is None for name in wanted):
                     raise DatasetError(f"{where}: has fewer values than the header has names")
+                if max(len(row[name]) for name in wanted) > MAX_TEXT:
+                    raise DatasetError(f"{where}: a value is longer than {MAX_TEXT} letters")
                 if row["label"] not in {"0", "1"}:
                     raise DatasetError(f"{where}: label is {row['label']!r}, expected 0 or 1")
                 try:

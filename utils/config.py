@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from utils.errors import UsageError
+from utils.names import brief, is_plain
 
 Config = TypeVar("Config")
+LARGEST_INT = 2**63 - 1  # of what NumPy and torch take
 
 
 def opt(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any:
@@ -104,28 +106,34 @@ def _coerce(config_type: type, name: str, value: Any, origin: str) -> Any:
     element, is_tuple, optional = _field_type(config_type, name)
 
     def one(item: Any) -> Any:
+        if isinstance(item, str) and not is_plain(item):
+            raise UsageError(
+                f"{name} must be UTF-8 without control characters, got {brief(item)} (from {origin})"
+            )
         if element is Path and isinstance(item, str):
             return Path(item)
+        if isinstance(item, int) and not -LARGEST_INT <= item <= LARGEST_INT:
+            raise UsageError(f"{name} must be between {-LARGEST_INT} and {LARGEST_INT} (from {origin})")
         if element is float and isinstance(item, int) and not isinstance(item, bool):
             return float(item)
         if isinstance(item, float) and not math.isfinite(item):
             raise UsageError(f"{name} must be finite, got {item!r} (from {origin})")
         if isinstance(item, element) and not (element is int and isinstance(item, bool)):
             return item
-        raise UsageError(f"{name} must be {element.__name__}, got {item!r} (from {origin})")
+        raise UsageError(f"{name} must be {element.__name__}, got {brief(item)} (from {origin})")
 
     if value is None and optional:
         return None
     if is_tuple:
         if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{name} must be a list, got {value!r} (from {origin})")
+            raise UsageError(f"{name} must be a list, got {brief(value)} (from {origin})")
         result: Any = tuple(one(item) for item in value)
     else:
         result = one(value)
     choices = next(f for f in dataclasses.fields(config_type) if f.name == name).metadata.get("choices")
     for item in result if is_tuple else (result,):
         if choices and item not in choices:
-            raise UsageError(f"{name} must be one of {', '.join(choices)}, got {item!r} (from {origin})")
+            raise UsageError(f"{name} must be one of {', '.join(choices)}, got {brief(item)} (from {origin})")
     return result
 
 

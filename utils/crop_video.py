@@ -72,12 +72,16 @@ class _PackedCrop:
     def __init__(self, member: Member, pack: Pack, folder: str) -> None:
         self._member = member
         fps, self.num_frames = pack.clip_header(folder)
-        self.fps, self.is_equalized = Fraction(fps), pack.about["frames"] == "equalized"
+        self.fps, self.is_equalized = Fraction(fps), pack.about.get("frames") == "equalized"
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         if indices[-1] >= self.num_frames:
             raise ClipError(self._member.path, f"has no frame {indices[-1]}; pack the clips again")
         frames, first, last = self._member.array(), int(indices[0]), int(indices[-1])
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) <= last:
+            raise ClipError(
+                self._member.path, f"holds {frames.dtype} {frames.shape}, no frames; pack the clips again"
+            )
         if last - first + 1 == len(indices) and (np.diff(indices) == 1).all():
             return frames[first : last + 1].copy()  # one piece, as most windows are
         return frames[indices]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from scipy.stats import beta
 from utils.errors import CheckpointError, DatasetError
 from utils.evaluation import ClipScores
 from utils.metrics import expected_calibration_error, require_both_classes
+from utils.names import brief
 from utils.types import Clip
 
 REAL, FAKE, UNDECIDED = "real", "fake", "undecided"
@@ -182,8 +184,9 @@ class Decision:
 
 
 def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise CheckpointError(f"the stored decision holds {value!r} where a number should be")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not -sys.float_info.max <= value <= sys.float_info.max:  # NaN is in no interval
+        raise CheckpointError(f"the stored decision holds {brief(value)} where a number should be")
     return value
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from utils.names import one_line
+
 
 class FrameworkError(Exception):
     """Base of all errors that are the data's or the user's, not the program's."""
@@ -62,12 +64,14 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
         # torchrun numbers its processes; all of them may have the same error, or one alone
         process = os.environ.get("RANK", "0")
-        sys.stderr.write(f"error{'' if process == '0' else f' in process {process}'}: {error}\n")
+        # a message may hold a file's name: it stays one line, and gives a terminal no orders
+        text = one_line(str(error))
+        sys.stderr.write(f"error{'' if process == '0' else f' in process {process}'}: {text}\n")
         sys.exit(error.exit_status)
     except OSError as error:
         if "--debug" in sys.argv or error.filename is None:
             raise
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.stderr.write(f"error: {one_line(str(error.filename))}: {error.strerror}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

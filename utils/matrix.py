@@ -26,6 +26,7 @@ from utils.config import opt, parse_command
 from utils.errors import DatasetError, UsageError
 from utils.files import write_text
 from utils.log import configure_logging
+from utils.names import brief, parse_json
 from utils.pages import TEMPLATES, write_page
 from utils.statistics import over_runs
 
@@ -136,16 +137,19 @@ def read_results(files: Sequence[Path]) -> list[Run]:
     runs: dict[str, Run] = {}
     for file in files:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse_json(file.read_bytes())
             for result in content.get("datasets", {"": content}).values():
                 _add(runs, file, result)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise DatasetError(f"{file}: is not the {NAME} of an evaluation ({error!r})") from error
     return list(runs.values())
 
 
 def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
-    about = result.get("run") or _about_older(file)
+    about = _checked(result.get("run") or _about_older(file))
+    for value in (result["dataset"], result["split"]):
+        if not isinstance(value, str):
+            raise ValueError(f"{brief(value)} where a name should be")
     run = runs.setdefault(about["checkpoint_sha256"], Run(about["name"], about))
     column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
     overall = result["overall"]
@@ -166,10 +170,23 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
         )
 
 
+def _checked(about: dict[str, Any]) -> dict[str, Any]:
+    """`about` if it is what describe_run() gives. Raises ValueError, KeyError or AttributeError if not."""
+    required = {about["name"], about["checkpoint_sha256"]}
+    texts = {about.get(name) for name in ("model", "preset", "fold", "configuration")} - {None}
+    numbers = {about.get(name) for name in ("seed", "split_seed")} - {None}
+    trained_on = set(about.get("trained_on") or [])
+    if not all(isinstance(text, str) for text in required | texts | trained_on):
+        raise ValueError(f"its run is described by {brief(about)}")
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"its run has the seeds {brief(numbers)}")
+    return about | {"configuration": about.get("configuration")}
+
+
 def _about_older(file: Path) -> dict[str, Any]:
     """What lies beside a result that does not name its run; without a config.json it is a run of its own."""
     path = file.parent / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))["config"] if path.is_file() else {}
+    config = parse_json(path.read_bytes())["config"] if path.is_file() else {}
     folder = file.resolve().parent
     return {"name": folder.name, "checkpoint_sha256": str(folder), **_identity(config)}
 

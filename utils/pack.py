@@ -10,11 +10,15 @@ Readers ask by the path that the file would have in the prepared tree; whether i
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
+import math
 import mmap
 import os
+import re
 import sqlite3
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +27,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from utils.errors import ClipError, DatasetError
+from utils.names import brief, is_plain
 
 INDEX_NAME = "pack.sqlite"
 FRAMES_NAME = "frames.npy"  # beside the names of utils/clip_files.py; stands in for the crop
 FORMAT = "1"
+RATE = re.compile(r"[1-9]\d{0,11}(/[1-9]\d{0,11})?", re.ASCII)  # a fraction above 0
+MAX_HEADER = 4096  # bytes of a .npy file's
 SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT, size INTEGER);
@@ -37,6 +44,38 @@ CREATE TABLE files (
     folder TEXT, name TEXT, shard INTEGER, start INTEGER, size INTEGER, PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 """
+
+
+# what NumPy's parser of headers raises on hostile ones
+_BAD_HEADER = (ValueError, TypeError, LookupError, OverflowError, SyntaxError, tokenize.TokenError)
+_BAD_HEADER += (RecursionError, MemoryError)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """A .npy file, mapped into memory: no archive, no pickle. Raises ValueError or OSError if it is none."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except _BAD_HEADER as error:
+        raise ValueError(brief(str(error))) from error
+
+
+def array_in(content: memoryview) -> np.ndarray:
+    """The array that the bytes of a .npy file hold, as a view. Raises ValueError if they are none."""
+    header = io.BytesIO(content[:MAX_HEADER])
+    try:
+        version = np.lib.format.read_magic(header)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(header)
+        if dtype.hasobject or fortran or min(shape, default=0) < 0:
+            raise ValueError("it is no plain array")
+        count = math.prod(shape)
+        if count * dtype.itemsize > len(content) - header.tell():
+            raise ValueError(f"{brief(shape)} values are announced, not all of them are there")
+        return np.frombuffer(content, dtype, count, offset=header.tell()).reshape(shape)
+    except _BAD_HEADER as error:
+        raise ValueError(brief(str(error))) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +94,15 @@ class Member:
         return io.BufferedReader(_Slice(_mapped(self.shard, os.getpid()), self))
 
     def array(self) -> np.ndarray:
-        """The array of a .npy file, mapped into memory where the shard is a local file."""
+        """The array of a .npy file, mapped into memory where the shard is a local file. Raises ClipError."""
         if "://" in self.shard:
-            return np.load(io.BytesIO(self._fetch()), allow_pickle=False)
-        content = memoryview(_mapped(self.shard, os.getpid()))[self.start : self.start + self.size]
-        header = io.BytesIO(content[: min(self.size, 1024)])
-        version = np.lib.format.read_magic(header)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(header)
-        if dtype.hasobject or fortran:
-            raise ClipError(self.path, "is no plain array; pack the clips again")
-        count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(content, dtype, count, offset=header.tell()).reshape(shape)
+            content = memoryview(self._fetch())
+        else:
+            content = memoryview(_mapped(self.shard, os.getpid()))[self.start : self.start + self.size]
+        try:
+            return array_in(content)
+        except ValueError as error:
+            raise ClipError(self.path, f"is no array ({error}); pack the clips again") from error
 
     def _fetch(self) -> bytes:
         import fsspec
@@ -111,11 +145,11 @@ def _mapped(shard: str, process: int) -> mmap.mmap:
         raise DatasetError(f"{shard}: a shard of the pack cannot be read ({error})") from error
 
 
-def _is_plain(name: str) -> bool:
-    """True for a file's name. Raises KeyError if it leads elsewhere."""
-    if os.path.basename(name) != name or name in ("", ".", ".."):  # noqa: PTH119
-        raise KeyError(f"the shard {name!r} lies elsewhere")
-    return True
+def _plain_name(name: Any) -> str:
+    """A name that stands in the index. Raises DatasetError if it leads into another folder."""
+    if not isinstance(name, str) or not is_plain(name) or name in ("", ".", "..") or set(name) & set("/\\"):
+        raise DatasetError(f"{INDEX_NAME}: {brief(name)} is not the name of a file or a clip; pack again")
+    return name
 
 
 class Pack:
@@ -130,42 +164,64 @@ class Pack:
                 uri=True,
                 check_same_thread=False,
             )
-            self.about = dict(self._database.execute("SELECT key, value FROM about"))
+            self._require_own_tables()
+            self.about = dict(self._rows("SELECT key, value FROM about"))
+            if self.about.get("format") != FORMAT:
+                raise DatasetError(
+                    f"{root / INDEX_NAME}: has format {brief(self.about.get('format'))}, not {FORMAT}"
+                )
             place = self.about["shards"] or os.fspath(root)
             self._shards = {
-                number: f"{place.rstrip('/')}/{name}"
-                for number, name in self._database.execute("SELECT number, name FROM shards")
-                if _is_plain(name)
+                number: f"{place.rstrip('/')}/{_plain_name(name)}"
+                for number, name in self._rows("SELECT number, name FROM shards")
             }
-        except (sqlite3.Error, KeyError) as error:
-            raise DatasetError(
-                f"{root / INDEX_NAME}: is not the index of a pack ({error}); pack again"
-            ) from error
-        if self.about.get("format") != FORMAT:
-            raise DatasetError(f"{root / INDEX_NAME}: has format {self.about.get('format')}, not {FORMAT}")
+        except (sqlite3.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+            raise self._not_ours(error) from error
+
+    def _not_ours(self, why: object) -> DatasetError:
+        return DatasetError(f"{self.root / INDEX_NAME}: is not the index of a pack ({why}); pack again")
+
+    def _require_own_tables(self) -> None:
+        """Raise DatasetError unless the tables are those that preprocess/pack.py makes: a view of the same
+        name could be a query without an end.
+        """
+        found = self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        expected = {" ".join(sql.split()) for sql in SCHEMA.split(";") if sql.strip()}
+        if {" ".join(str(sql).split()) for (sql,) in found} != expected:
+            raise self._not_ours("its tables are others")
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """What a query gives. Raises DatasetError where the file is damaged."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._not_ours(error) from error
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019 (packs live as long as their process)
     def members(self, folder: str) -> dict[str, Member]:
         """Name -> file of a clip folder (relative to the root); empty if there is no such clip."""
-        rows = self._database.execute(
-            "SELECT name, shard, start, size FROM files WHERE folder = ?", (folder,)
-        )
+        rows = self._rows("SELECT name, shard, start, size FROM files WHERE folder = ?", folder)
+        for name, shard, *place in rows:
+            if shard not in self._shards or not all(isinstance(n, int) and n >= 0 for n in place):
+                raise self._not_ours(f"{brief(name)} of {folder} lies at {brief(place)} of {brief(shard)}")
         return {
-            name: Member(self.root / folder / name, self._shards[shard], start, size)
+            _plain_name(name): Member(self.root / folder / name, self._shards[shard], start, size)
             for name, shard, start, size in rows
         }
 
     def clip_header(self, folder: str) -> tuple[str, int]:
         """(frame rate as a fraction, number of frames) of a clip."""
         parent, _, name = folder.rpartition("/")
-        return self._database.execute(
-            "SELECT fps, num_frames FROM clips WHERE parent = ? AND name = ?", (parent, name)
-        ).fetchone()
+        rows = self._rows("SELECT fps, num_frames FROM clips WHERE parent = ? AND name = ?", parent, name)
+        if len(rows) != 1 or not RATE.fullmatch(str(rows[0][0])) or not isinstance(rows[0][1], int):
+            raise self._not_ours(f"of {folder} it says {brief(rows)}")
+        return rows[0]
 
     def clips_in(self, folder: str) -> list[str]:
         """Names of the clip folders that lie directly in a folder."""
-        rows = self._database.execute("SELECT name FROM clips WHERE parent = ?", (folder,))
-        return [name for (name,) in rows]
+        return [
+            _plain_name(name) for (name,) in self._rows("SELECT name FROM clips WHERE parent = ?", folder)
+        ]
 
 
 @functools.lru_cache(maxsize=64)
@@ -218,17 +274,49 @@ def clip_names(folder: Path) -> list[str]:
     """
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         found = find_clip(folder)
     if found is None:
         return []
     return ["cropped_video.mp4" if name == FRAMES_NAME else name for name in found[0].members(found[1])]
 
 
+def _folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As os.walk from the top, links followed. Raises DatasetError for a second link to one folder: a few
+    that lead back and forth would make a tree without an end.
+    """
+    waiting = [os.fspath(root)]
+    linked: dict[tuple[int, int], str] = {}
+    while waiting:
+        place = waiting.pop()
+        subfolders, files, links = [], [], set()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link that leads in a circle
+                    is_folder = False
+                (subfolders if is_folder else files).append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+        yield Path(place), subfolders, files
+        for name in reversed(subfolders):
+            path = f"{place}{os.sep}{name}"
+            if name in links:
+                status = Path(path).stat()
+                other = linked.setdefault((status.st_dev, status.st_ino), path)
+                if other is not path:
+                    raise DatasetError(f"{path} and {other} are links to the same folder; keep one of them")
+            waiting.append(path)
+
+
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As os.walk from the top, links followed, with packed clip folders as if they were there."""
-    for place, subfolders, files in os.walk(root, followlinks=True):
-        folder = Path(place)
+    """As os.walk from the top, links followed, with packed clip folders as if they were there. Raises
+    DatasetError for a second link to one folder.
+    """
+    for folder, subfolders, files in _folders(root):
         packed = packed_clips(folder)
         yield folder, subfolders, files
         for name in sorted(packed):

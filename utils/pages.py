@@ -1,6 +1,9 @@
 """HTML pages of one file each: templates on a common base (utils/templates/page.html), and plots drawn into
 them.
 
+Names of clips, persons and files are text in a page and nothing else: the templates escape them, plots take
+no formulas from them, and a page's own policy forbids scripts and whatever would be fetched.
+
 A plot is drawn once, in the colours of `INK`, `LINE`, `REAL_COLOR` and `FAKE_COLOR`. The PNG has them on
 white; in the page they become the page's own, so that a plot follows its light and dark mode.
 """
@@ -8,6 +11,7 @@ white; in the page they become the page's own, so that a plot follows its light 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +22,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from utils.files import write_atomically, write_text
+from utils.names import one_line, readable
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK, LINE, SOFT = "#1d2329", "#d8dee4", "#8b959e"
@@ -29,6 +34,8 @@ PAGE_COLORS = {
     REAL_COLOR: "var(--real)",
     FAKE_COLOR: "var(--fake)",
 }
+COLORS = re.compile("|".join(map(re.escape, PAGE_COLORS)))
+MAX_DRAWN = 36  # letters of a name in a plot
 STYLE = {
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -44,6 +51,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "text.parse_math": False,  # names of data sets and methods are no formulas
+    "text.usetex": False,
     "svg.fonttype": "none",  # text stays text
 }
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -52,7 +60,8 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 def write_page(path: Path, template: Path, **context: Any) -> None:
     """Render a template (it may extend `page.html` and import `parts.html`) and write it atomically.
 
-    Values are escaped; a name that the template does not find is an error.
+    Values are escaped, and what no page may hold is replaced; a name that the template does not find is an
+    error.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
@@ -61,7 +70,14 @@ def write_page(path: Path, template: Path, **context: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_text(path, environment.get_template(template.name).render(**context))
+    write_text(path, readable(environment.get_template(template.name).render(**context)))
+
+
+def drawn_name(name: str) -> str:
+    """A name from a data set as it stands in a plot: one line, not longer than there is room for."""
+    shown = one_line(name, MAX_DRAWN)
+    # matplotlib leaves out of a legend what begins with an underscore
+    return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def save_plot(figure: Figure, path: Path, alt: str) -> Markup:
@@ -87,8 +103,8 @@ def _for_page(svg: bytes, alt: str) -> str:
             parent.attrib.pop("id", None)
     width = root.attrib.pop("width")
     root.attrib.pop("height", None)
-    root.attrib |= {"class": "plot", "role": "img", "aria-label": alt, "data-width": width}
-    text = ElementTree.tostring(root, encoding="unicode")
-    for drawn, shown in PAGE_COLORS.items():
-        text = text.replace(drawn, shown)
-    return text
+    for element in root.iter():  # in what is drawn; a name may look like a colour, too
+        for name, value in element.attrib.items():
+            element.set(name, COLORS.sub(lambda found: PAGE_COLORS[found[0]], value))
+    root.attrib |= {"class": "plot", "role": "img", "aria-label": readable(alt), "data-width": width}
+    return ElementTree.tostring(root, encoding="unicode")

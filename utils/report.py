@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import det_curve, roc_auc_score, roc_curve
 
-from utils.pages import FAKE_COLOR, INK, REAL_COLOR, SOFT, STYLE, save_plot
+from utils.names import one_line
+from utils.pages import FAKE_COLOR, INK, REAL_COLOR, SOFT, STYLE, drawn_name, save_plot
 
 matplotlib.use("Agg")  # a server has no screen
 
@@ -58,6 +59,11 @@ def _legend(axes: Axes, left_out: int, location: str) -> None:
     axes.legend(loc=location, title=title, title_fontsize=8, handlelength=1.4)
 
 
+def _said(names: Iterable[str]) -> str:
+    """Names for a screen reader."""
+    return ", ".join(one_line(name, 80) for name in names)
+
+
 def plot_roc(path: Path, groups: Groups, title: str) -> Markup:
     """ROC curves of {name: (labels, scores)}, every one with both classes; of many groups the hardest."""
     with rc_context(STYLE):
@@ -67,14 +73,14 @@ def plot_roc(path: Path, groups: Groups, title: str) -> Markup:
         for name, (color, width) in styles.items():
             labels, scores = groups[name]
             false_positive, true_positive, _ = roc_curve(labels, scores)
-            label = f"{name}  {roc_auc_score(labels, scores):.3f}"
+            label = f"{drawn_name(name)}  {roc_auc_score(labels, scores):.3f}"
             axes.plot(false_positive, true_positive, color=color, lw=width, label=label)
         axes.set(
             xlabel="reals called fake", ylabel="fakes found", title=title, xlim=(-0.01, 1), ylim=(0, 1.01)
         )
         axes.set_aspect("equal")
         _legend(axes, left_out, "lower right")
-        return save_plot(figure, path, f"ROC curves of {', '.join(styles)}")
+        return save_plot(figure, path, f"ROC curves of {_said(styles)}")
 
 
 def plot_det(path: Path, groups: Groups, title: str) -> Markup:
@@ -88,7 +94,7 @@ def plot_det(path: Path, groups: Groups, title: str) -> Markup:
             false_positive, false_negative, _ = det_curve(*groups[name])
             # an error that no clip makes lies at minus infinity: the curve ends at the frame
             places = [np.maximum(norm.ppf(rate), low) for rate in (false_positive, false_negative)]
-            axes.plot(*places, color=color, lw=width, label=name, drawstyle="steps-post")
+            axes.plot(*places, color=color, lw=width, label=drawn_name(name), drawstyle="steps-post")
         names = [f"{tick:.1%}".replace(".0%", "%") for tick in DET_TICKS]
         axes.set(xlabel="reals called fake", ylabel="fakes missed", title=title)
         axes.set(xlim=(low, norm.ppf(0.97)), ylim=(low, norm.ppf(0.97)))
@@ -97,7 +103,7 @@ def plot_det(path: Path, groups: Groups, title: str) -> Markup:
         axes.grid(lw=0.6)
         axes.set_aspect("equal")
         _legend(axes, left_out, "upper right")
-        return save_plot(figure, path, f"DET curves of {', '.join(styles)}")
+        return save_plot(figure, path, f"DET curves of {_said(styles)}")
 
 
 def plot_score_histogram(
@@ -134,7 +140,8 @@ def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]], title: str) -> 
             axes.text(left, place + 0.1, name, fontweight="bold", va="center")
             for bar in bars:
                 place += 1
-                axes.text(left, place - 0.2, f"{bar.name} ({bar.count})", fontsize=8, va="center")
+                shown = f"{drawn_name(bar.name)} ({bar.count})"
+                axes.text(left, place - 0.2, shown, fontsize=8, va="center")
                 axes.barh(place + 0.18, bar.value - 0.5, 0.26, left=0.5, color=FAKE_COLOR, alpha=0.55, lw=0)
                 axes.text(1, place - 0.2, _bar_value(bar), fontsize=8, va="center", ha="right")
                 axes.plot([0.5, 0.5], [place + 0.02, place + 0.34], color=SOFT, lw=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from utils.clip_files import VIDEO_NAME, open_landmarks
 from utils.crop_video import read_frames, read_video_header
 from utils.errors import DatasetError
 from utils.evaluation import ClipScores
+from utils.names import parse_json
 from utils.pages import TEMPLATES, write_page
 from utils.report import (
     Bar,
@@ -57,6 +57,7 @@ class Evaluated:
     spans_of: Callable[[Clip], Sequence[tuple[float, float]]]  # a clip's windows, in seconds
     run_dir: Path  # folder of the checkpoint
     data_root: Path
+    no_thumbnails: bool = False  # the page shows no face
 
 
 def write_report(output_dir: Path, evaluated: Evaluated) -> None:
@@ -72,6 +73,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         confusion=_confusion(result, evaluated.scores),
         wrong=_most_wrong(evaluated),
         num_wrong=_num_wrong(evaluated),
+        no_thumbnails=evaluated.no_thumbnails,
         config=_run_config(evaluated.run_dir / "config.json"),
         audit=_audit(evaluated),
     )
@@ -161,13 +163,13 @@ def _bars(result: Mapping[str, Any], key: str) -> list[Bar]:
 
 def read_training_curves(path: Path) -> dict[str, np.ndarray]:
     """Columns of a metrics.csv as (epochs,) arrays; NaN where a row has no number. Raises DatasetError."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         if not rows or "epoch" not in rows[0]:
             raise ValueError("no epochs")
         return {name: np.array([float(row[name] or math.nan) for row in rows]) for name in rows[0]}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise DatasetError(f"{path}: is not the metrics.csv of a run ({error})") from error
 
 
@@ -175,7 +177,8 @@ def _best_epoch(columns: Mapping[str, np.ndarray], select_by: str) -> int | None
     if select_by not in columns or np.isnan(columns[select_by]).all():
         return None
     find = np.nanargmin if select_by == "val_loss" else np.nanargmax
-    return int(columns["epoch"][find(columns[select_by])])
+    epoch = columns["epoch"][find(columns[select_by])]
+    return int(epoch) if math.isfinite(epoch) else None
 
 
 def _threshold(result: Mapping[str, Any]) -> tuple[float, str]:
@@ -246,7 +249,7 @@ def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int, is_wrong: bool) -> d
         "windows": windows,
         "duration": duration_s,
         "segments": {name: values for name, values in segments.items() if values is not None},
-        "pictures": _thumbnails(clip.folder / VIDEO_NAME, num_frames),
+        "pictures": [] if evaluated.no_thumbnails else _thumbnails(clip.folder / VIDEO_NAME, num_frames),
     }
 
 
@@ -267,28 +270,40 @@ def _run_config(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (ValueError, KeyError, TypeError) as error:
+        sections = parse_json(path.read_bytes())["config"]
+        return {name: dict(section) for name, section in sections.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: is not the config.json of a run ({error!r})") from error
 
 
 def _audit(evaluated: Evaluated) -> dict[str, Any] | None:
     """What the audit of this data set found, None if there is no audit.json where it is looked for."""
     run_dir, root = evaluated.run_dir, evaluated.data_root
-    for folder in (run_dir, run_dir / "audit", root, root / "audit", root.parent, root.parent / "audit"):
-        path = folder / "audit.json"
+    folders = (run_dir, run_dir / "audit", root, root / "audit", root.parent, root.parent / "audit")
+    return read_audit(folders, evaluated.result["dataset"], evaluated.result["split_checksum"])
+
+
+def read_audit(folders: Sequence[Path], dataset: str, split_checksum: str) -> dict[str, Any] | None:
+    """The first audit.json of `dataset` in one of the folders, as the report shows it; None if there is none.
+
+    Raises DatasetError for a file of that name that is none.
+    """
+    for path in (folder / "audit.json" for folder in folders):
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["dataset"] != evaluated.result["dataset"]:
+            content = parse_json(path.read_bytes())
+            if content["dataset"] != dataset:
                 continue  # another data set's, in the folder that both lie in
-            findings = content["findings"]
+            findings = [
+                {name: finding[name] for name in ("is_note", "summary", "remedy")}
+                for finding in content["findings"]
+            ]
             return {
                 "path": str(path),
                 "found": [finding for finding in findings if not finding["is_note"]],
                 "notes": [finding for finding in findings if finding["is_note"]],
-                "same_split": content["split_checksum"] == evaluated.result["split_checksum"],
+                "same_split": content["split_checksum"] == split_checksum,
                 "num_clips": content["num_clips"],
             }
         except (ValueError, KeyError, TypeError) as error:

@@ -42,6 +42,9 @@ class VideoConfig(JudgeConfig):
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
     format: str = opt("mp4", "of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
     annotate: bool = opt(True, "write the annotated video")
+    no_thumbnails: bool = opt(
+        False, "report.html shows no face; with --annotate false, no file that is written does"
+    )
     precision: str = opt(
         "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
     )
@@ -85,7 +88,7 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
             )  # fmt: skip
             write_atomically(output_dir / drawn.name, drawn.rename)
         write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
-        write_video_page(output_dir, verdict, tracked)
+        write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)
     return verdict
 
 

@@ -22,8 +22,10 @@ NUM_PICTURES = 4
 ENVELOPE_RATE_HZ = 8000
 
 
-def write_video_page(output_dir: Path, verdict: Verdict, tracked: TrackedVideo) -> None:
-    """Write report.html, timeline.png and one PNG per further plot."""
+def write_video_page(
+    output_dir: Path, verdict: Verdict, tracked: TrackedVideo, *, no_thumbnails: bool = False
+) -> None:
+    """Write report.html, timeline.png and one PNG per further plot. `no_thumbnails`: no face is shown."""
     plots = {"timeline": _plot_timeline(output_dir / "timeline.png", verdict, tracked)}
     faces = []
     for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1):
@@ -31,7 +33,7 @@ def write_video_page(output_dir: Path, verdict: Verdict, tracked: TrackedVideo) 
             {
                 "number": number,
                 "face": face,
-                "pictures": _pictures(track),
+                "pictures": [] if no_thumbnails else _pictures(track),
                 "start_s": face.first_frame / verdict.fps,
                 "end_s": (face.first_frame + face.num_frames) / verdict.fps,
                 "lag": _plot_lag(output_dir / f"lag_{number}.png", face),

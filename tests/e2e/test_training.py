@@ -144,7 +144,8 @@ def test_a_checkpoint_from_before_the_decision_is_evaluated_and_resumed(prepared
 
 def test_two_evaluations_are_compared_without_a_checkpoint(prepared_root, unbroken, tmp_path):
     arguments = ("--checkpoint", unbroken / "best.pt", "--data_root", prepared_root, "--num_workers", "0")
-    ok(command("test.py", *arguments, "--output_dir", tmp_path))
+    ok(command("test.py", *arguments, "--output_dir", tmp_path, "--no_thumbnails"))
+    assert "data:image" not in (tmp_path / "report.html").read_text()
     file = tmp_path / "predictions.csv"
     result = ok(command("test.py", "--compare", file, tmp_path, "--output_dir", tmp_path / "out"))
     overall = json.loads(result.stdout)["datasets"]["fakeavceleb"]["overall"]
