@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.normalization import StepNorm
+from models.blocks.pooling import masked_mean
 from models.blocks.position import sinusoidal_positions
 from models.encoders.audio import AudioEncoder
 from models.encoders.landmark import (
@@ -26,7 +27,7 @@ from models.encoders.landmark import (
 )
 from models.encoders.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.encoders.video import VIDEO_ENCODERS, MaskedVideoEncoder, VideoFrontEnd
-from models.mtia import Streams, TemporalAlignment, masked_mean, resample_steps
+from models.mtia import Streams, TemporalAlignment, resample_steps
 from utils.clip_files import NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.config import opt
 from utils.errors import CheckpointError
