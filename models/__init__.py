@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.beyond_masking import BeyondMaskingDetector
+from models.mrdf import MrdfDetector
 
 if TYPE_CHECKING:
     from models.judging.detector import LoadedDetector
 
 MODELS = {
     "beyond_masking": BeyondMaskingDetector,
+    "mrdf": MrdfDetector,
 }
 
 
