@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Beyond-Masking (LBD + MTIA) on FakeAVCeleb: train, then test the best checkpoint.
 #   DATA_ROOT=prepared/fakeavceleb bash run_fakeavceleb.sh [any train.py flag]     or: bash run_fakeavceleb.sh --demo
+#   MODEL=mrdf PRESET=paper FOLDS=1-5 RUN_DIR=saved_models/X DATA_ROOT=... bash run_fakeavceleb.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -12,6 +13,7 @@ RUN_DIR="${RUN_DIR:-saved_models/fakeavceleb_$(date +%Y%m%d_%H%M%S)}"
 MODEL="${MODEL:-beyond_masking}"
 PRESET="${PRESET:-corrected}"               # released = the published code to the letter
 DEVICE="${DEVICE:-auto}"
+FOLDS="${FOLDS:-}"                          # 1-5: a run for each of five folds of persons, and their mean (goes on in RUN_DIR)
 GPUS="${GPUS:-1}"                           # processes on this machine, one for each GPU (DEVICE=cpu: for each CPU)
 EPOCHS="${EPOCHS:-30}"
 BATCH_SIZE="${BATCH_SIZE:-4}"
@@ -22,5 +24,6 @@ TRANSFORMER_NHEAD="${TRANSFORMER_NHEAD:-4}"
 ALPHA="${ALPHA:-0.8}"                       # share of the auxiliary terms (LBD, contrastive) against BCE
 BETA="${BETA:-0.5}"                         # weight of the audio student's distillation
 GAMMA="${GAMMA:-0.5}"                       # weight of the contrastive term
+[[ "$MODEL" != mrdf ]] || PROTOCOL="${PROTOCOL:-mrdf5}" # of the folds: its paper's 2,000 clips
 
 train_and_test

@@ -12,6 +12,7 @@ RUN_DIR="${RUN_DIR:-saved_models/kodf_$(date +%Y%m%d_%H%M%S)}"
 MODEL="${MODEL:-beyond_masking}"
 PRESET="${PRESET:-corrected}"               # released = the published code to the letter
 DEVICE="${DEVICE:-auto}"
+FOLDS="${FOLDS:-}"                          # 1-5: a run for each of five folds of persons, and their mean (goes on in RUN_DIR)
 GPUS="${GPUS:-1}"                           # processes on this machine, one for each GPU (DEVICE=cpu: for each CPU)
 EPOCHS="${EPOCHS:-30}"
 BATCH_SIZE="${BATCH_SIZE:-4}"

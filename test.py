@@ -10,8 +10,8 @@
 
 Writes test_metrics.json, predictions.csv, report.html and its plots as PNG to --output_dir (default: the
 checkpoint's folder) and prints the metrics; with several data sets, into a folder for each, and a row for
-each into test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of the
-published code (a bare state_dict, *.pth) needs --preset released; its sizes are then flags, too.
+each into test_metrics.json. One score per clip: the mean of the logits of its windows. A checkpoint of a
+method's published code (*.pth, *.ckpt) needs --model and --preset released; its sizes are then flags, too.
 --robustness perturbs the raw videos, prepares them anew and writes robustness.json, .csv and .png;
 --shortcuts takes sound, picture or both away and writes shortcuts.csv.
 --compare, --matrix and --video are modes of their own, with their own flags: see test.py --video --help.
@@ -44,11 +44,16 @@ from loaders.split_files import make_split, split_checksum
 from loaders.splits import SPLITS, Split, SplitConfig
 from models import MODELS
 from models.judging import command as judging
-from models.restore import model_type_of, restore_decision, restore_model
+from models.restore import (
+    model_type_of,
+    read_checkpoint,
+    released_fields,
+    restore_decision,
+    restore_model,
+)
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils import compare, matrix
-from utils.checkpoint import load_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.decision import Decision
 from utils.device import PRECISIONS, resolve_device, resolve_precision
@@ -132,7 +137,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         first.add_argument(f"--{name}", default=default)
     chosen, _ = first.parse_known_args(argv)
     wants_help = chosen.checkpoint is None
-    content = {} if wants_help else load_checkpoint(Path(chosen.checkpoint))
+    content = {} if wants_help else read_checkpoint(Path(chosen.checkpoint))
     saved: dict[str, dict[str, Any]] = content.get("config", {})
     run = {} if wants_help else matrix.describe_run(Path(chosen.checkpoint), saved)
     # how a run was split is no matter of flags: its split files lie beside the checkpoint
@@ -159,6 +164,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     parser = Parser(__doc__, *groups.values())
     args = parser.parse_args(argv)
     preset = {} if saved else model_type.presets[preset_name]
+    preset = preset | released_fields(model_type, content, chosen.checkpoint)
     configs = {
         name: from_args(
             group, args, ("the checkpoint", saved.get(name, {})), (f"preset {preset_name}", preset)

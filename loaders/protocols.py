@@ -22,8 +22,9 @@ def mrdf5(
 
     500 persons give 2,000 clips, 1,600 to train and 400 to test in each fold. A person's clip of a category
     is the first in the metadata's order. The persons to train on are those of `files`/train_<fold>.txt (one
-    header line, then lines that begin with an id), or drawn by `seed`. Returns the clips to train on (with
-    validation), those to test, clip_id -> why a clip is in neither, and the fold files (name -> text).
+    header line; then lines that begin with an id, others are passed over), or drawn by `seed`. Returns the
+    clips to train on (with validation), those to test, clip_id -> why a clip is in neither, and the fold
+    files (name -> text).
     """
     if dataset != "fakeavceleb":
         raise UsageError(f"--protocol mrdf5 is one of fakeavceleb, not of {dataset}")
@@ -72,7 +73,8 @@ def _read_folds(folder: Path, known: dict[str, str]) -> list[list[str]]:
             lines = path.read_text(encoding="utf-8").splitlines()[1:]
         except UnicodeDecodeError as error:
             raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
-        names = list(dict.fromkeys(line.strip()[:ID_LENGTH] for line in lines if line.strip()))
+        starts = (line.strip()[:ID_LENGTH] for line in lines)
+        names = list(dict.fromkeys(start for start in starts if "id" in start))
         if unknown := [name for name in names if name not in known]:
             raise DatasetError(
                 f"{path}: {len(unknown)} of its {len(names)} persons are not in the data set, e.g. "

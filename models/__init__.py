@@ -1,4 +1,8 @@
-"""The menu of detectors: name -> class. Each has `config_type` (its flags) and `presets`."""
+"""The menu of detectors: name -> class.
+
+Each has `config_type` (its flags), `presets`, `weight_sources` (fields that fetch weights to start from),
+`released_fields` (what a published checkpoint tells of its configuration) and `load_released`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.beyond_masking import BeyondMaskingDetector
+from models.mrdf import MrdfDetector
 
 if TYPE_CHECKING:
     from models.judging.detector import LoadedDetector
 
 MODELS = {
     "beyond_masking": BeyondMaskingDetector,
+    "mrdf": MrdfDetector,
 }
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.normalization import StepNorm
+from models.blocks.pooling import masked_mean
 from models.blocks.position import sinusoidal_positions
 from models.encoders.audio import AudioEncoder
 from models.encoders.landmark import (
@@ -26,7 +27,7 @@ from models.encoders.landmark import (
 )
 from models.encoders.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.encoders.video import VIDEO_ENCODERS, MaskedVideoEncoder, VideoFrontEnd
-from models.mtia import Streams, TemporalAlignment, masked_mean, resample_steps
+from models.mtia import Streams, TemporalAlignment, resample_steps
 from utils.clip_files import NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.config import opt
 from utils.errors import CheckpointError
@@ -213,6 +214,7 @@ class BeyondMaskingDetector(nn.Module):
 
     config_type = BeyondMaskingConfig
     presets = PRESETS
+    weight_sources = ("video_pretrained",)
 
     def __init__(self, config: BeyondMaskingConfig) -> None:
         super().__init__()
@@ -342,6 +344,11 @@ class BeyondMaskingDetector(nn.Module):
         columns_per_step = self.audio_encoder.columns_per_step
         middle_column = step * columns_per_step + (columns_per_step - 1) / 2
         return (frame + 0.5) / video_fps, middle_column * HOP_SAMPLES / SAMPLE_RATE_HZ
+
+    @staticmethod
+    def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+        """Nothing: the sizes of a published checkpoint are flags."""
+        return {}
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the published code (bare state_dict, its own key names), every key strictly.

@@ -28,14 +28,6 @@ class Streams:
     audio_padding_mask: Tensor | None  # (B, S)
 
 
-def masked_mean(features: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Mean over the valid steps: (B, T, D) -> (B, D)."""
-    if padding_mask is None:
-        return features.mean(dim=1)
-    valid = (~padding_mask).to(features.dtype)[..., None]
-    return (features * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1.0)
-
-
 def resample_steps(streams: Streams) -> Tensor:
     """The audio steps read at the video frames' times, linearly between neighbours: (B, S, D) -> (B, T, D).
 

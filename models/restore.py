@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from models import MODELS
+from utils.checkpoint import load_checkpoint
 from utils.config import from_args
 from utils.decision import Decision
 from utils.errors import CheckpointError, UsageError
+from utils.foreign_checkpoint import read_foreign_weights
 
 
 def model_type_of(name: str) -> Any:
@@ -19,6 +22,30 @@ def model_type_of(name: str) -> Any:
     if name not in MODELS:
         raise UsageError(f"unknown model {name}; there are {', '.join(sorted(MODELS))}")
     return MODELS[name]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """`load_checkpoint`, which also reads what Lightning or fairseq has wrapped around published weights."""
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        try:
+            return {"released": read_foreign_weights(path)}
+        except CheckpointError:
+            raise error from None
+
+
+def released_fields(model_type: Any, content: dict[str, Any], path: Path | str) -> dict[str, Any]:
+    """Fields of the model's configuration that the published checkpoint `content` tells; {} for a run's own.
+
+    Raises CheckpointError if it is not one of that method.
+    """
+    if "released" not in content:
+        return {}
+    try:
+        return model_type.released_fields(content["released"], Path(path).name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = None) -> nn.Module:
@@ -31,7 +58,14 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
     if model is None:
         saved = content["config"]
         model_type = model_type_of(saved["train"]["model"])
-        config = from_args(model_type.config_type, argparse.Namespace(), ("the checkpoint", saved["model"]))
+        defaults = {field.name: field.default for field in dataclasses.fields(model_type.config_type)}
+        config = from_args(
+            model_type.config_type,
+            argparse.Namespace(),
+            # its weights are in the checkpoint: where the run's first ones came from need not be there
+            ("a restored model", {name: defaults[name] for name in model_type.weight_sources}),
+            ("the checkpoint", saved["model"]),
+        )
         model = model_type(config)
     try:
         if "released" in content:

@@ -20,6 +20,10 @@ echo "== training and testing: watch with tensorboard --logdir saved_models" >&2
 
 DATA_ROOT="$DEMO_DIR/prepared"
 RUN_DIR="${RUN_DIR:-saved_models/demo_${DATASET}_$(date +%Y%m%d_%H%M%S)}"
+if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
+    PRESET="${PRESET:-demo}" # the method's own
+    return
+fi
 EPOCHS="${EPOCHS:-30}"
 BATCH_SIZE="${BATCH_SIZE:-8}"
 LEARNING_RATE="${LEARNING_RATE:-1e-3}"
@@ -29,7 +33,7 @@ ALPHA="${ALPHA:-0.2}"
 # DEMO_SEED=0, so that the default set's test identities had no part in it.
 SIZE_FLAGS=(--image_size 112 --audio_channels 32 48 64 --classifier_hidden_dim 64 --dropout 0.1 --window_s 0.96
     --video_fps 12.5 --windows_per_clip 2 --modality_weight 1.0 --patience 0)
-[[ " ${FLAGS[*]} " =~ " --"(fold|protocol|split_file)" " ]] || SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
+[[ -n "${FOLDS:-}" || " ${FLAGS[*]} " =~ " --"(fold|protocol|split_file)" " ]] || SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
 # a flag without effect is an error: ablations and other encoders have no use for these
 [[ " ${FLAGS[*]} " == *" --video_encoder "* ]] || SIZE_FLAGS+=(--video_channels 8 16 32 64 64)
 [[ " ${FLAGS[*]} " == *" --temporal_alignment false "* ]] || SIZE_FLAGS+=(--feedforward_dim 128 --stream_layers 1)

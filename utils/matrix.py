@@ -32,6 +32,7 @@ from utils.statistics import over_runs
 
 log = logging.getLogger("test")
 NAME = "test_metrics.json"
+AVERAGED = ("auc", "eer", "accuracy", "balanced_accuracy")  # over runs
 # (section, field) of a run's configuration: what may differ between runs whose mean has a meaning, and what
 # says nothing of the model
 REPEATED = {("train", "seed"), ("split", "split_seed"), ("split", "fold")}
@@ -98,6 +99,8 @@ class Cell:
     auc: float
     interval: tuple[float, float] | None
     eer: float
+    accuracy: float  # at logit 0
+    balanced_accuracy: float  # at logit 0: what some papers call AUC
     num_real: int
     num_fake: int
     file: str
@@ -158,6 +161,8 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
         auc=float(overall["auc"]),
         interval=None if interval is None else (float(interval[0]), float(interval[1])),
         eer=float(overall["eer"]),
+        accuracy=float(overall["accuracy"]),
+        balanced_accuracy=float(overall["balanced_accuracy"]),
         num_real=int(overall["num_real"]),
         num_fake=int(overall["num_fake"]),
         file=str(file),
@@ -211,7 +216,8 @@ def _group(members: Sequence[Run], columns: Sequence[str]) -> dict[str, Any]:
     for column in columns:
         cells = [run.cells[column] for run in members if column in run.cells]
         if len(cells) > 1:
-            result = over_runs([{"auc": cell.auc, "eer": cell.eer} for cell in cells], f"{title} on {column}")
+            values = [{name: getattr(cell, name) for name in AVERAGED} for cell in cells]
+            result = over_runs(values, f"{title} on {column}")
             summary[column] = {name: dataclasses.asdict(value) for name, value in result.items()}
     return {
         "title": title + (f", trained on {' and '.join(trained_on)}" if trained_on else ""),
@@ -275,6 +281,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = json.dumps(matrix, indent=1) + "\n"
     write_text(config.output_dir / "matrix.json", text)
     write_page(config.output_dir / "matrix.html", TEMPLATES / "matrix.html", matrix=matrix, width=96)
+    for group in matrix["groups"]:
+        for column, summary in group["summary"].items():
+            values = ", ".join(
+                f"{name} {row['mean']:.4f} +- {row['std']:.4f}" for name, row in summary.items()
+            )
+            log.info(
+                "%s on %s, mean of %d runs: %s", group["title"], column, summary["auc"]["num_runs"], values
+            )
     num_runs = sum(len(group["runs"]) for group in matrix["groups"])
     log.info("%d runs on %d data sets; written to %s", num_runs, len(matrix["columns"]), config.output_dir)
     sys.stdout.write(text)

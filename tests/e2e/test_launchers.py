@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from models import MODELS
 from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +131,7 @@ def test_flags_named_in_the_readme_exist():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     readme = "\n".join(line for line in lines if not line.startswith(("#SBATCH", "ray start")))
     scripts = [
-        ("train.py",),
+        *(("train.py", "--model", name) for name in MODELS),
         ("test.py",),
         ("-m", "torch.distributed.run"),
         *BENCHMARKS,

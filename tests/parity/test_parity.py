@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.beyond_masking import PRESETS, BeyondMaskingConfig, BeyondMaskingDetector
-from tests.parity import beyond_masking, pipeline
+from tests.parity import beyond_masking, mrdf, pipeline
 
 
 def test_the_released_preset_equals_the_published_code(shared, capsys):
@@ -62,6 +62,6 @@ def test_parameter_counts_are_the_published_ones():
 
 
 def test_the_parity_commands_say_how_they_are_called():
-    for module in (beyond_masking, pipeline):
+    for module in (beyond_masking, mrdf, pipeline):
         assert re.search(r"python -m tests\.parity\.\w+ FIXTURE", module.__doc__)
     assert torch.get_default_dtype() == torch.float32

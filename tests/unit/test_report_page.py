@@ -91,6 +91,7 @@ def write_result(folder: Path, *, auc=0.8, dataset="a", checkpoint=b"weights", c
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "best.pt").write_bytes(checkpoint)
     overall = {"auc": auc, "eer": 0.2, "num_real": 5, "num_fake": 6}
+    overall |= {"accuracy": auc - 0.1, "balanced_accuracy": auc - 0.2}
     result = {
         "dataset": dataset,
         "split": "test",
@@ -119,6 +120,9 @@ def test_only_runs_that_differ_in_seed_and_fold_share_a_mean(tmp_path):
     (summary,) = [group["summary"]["a"]["auc"] for group in matrix["groups"] if group["summary"]]
     assert summary["mean"] == pytest.approx(0.85)
     assert summary["std"] == pytest.approx(0.05 * 2**0.5)
+    (summary,) = [group["summary"]["a"] for group in matrix["groups"] if group["summary"]]
+    assert summary["accuracy"]["mean"] == pytest.approx(0.75)
+    assert summary["balanced_accuracy"]["mean"] == pytest.approx(0.65)
     assert matrix["folds"] == []
 
 

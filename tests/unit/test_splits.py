@@ -275,6 +275,19 @@ def test_mrdfs_folds_have_1600_and_400_clips_and_their_files_come_back(tmp_path)
     assert len(set.union(*tested)) == sum(map(len, tested)) == 500
 
 
+def test_mrdfs_fold_files_are_read_as_its_code_reads_them(tmp_path):
+    """The first line is passed over, whatever it says, and so are lines without an id."""
+    clips = mrdf_clips(200)
+    lines = ["subjects", "id00076", "id00166,x", "", "foo"]
+    for first, expected in ((0, {"id00076", "id00166"}), (1, {"id00166"})):
+        for k in range(1, 6):
+            (tmp_path / f"train_{k}.txt").write_text("\n".join(lines[first:]) + "\n")
+        config = {"protocol": "mrdf5", "fold": "1", "protocol_files": tmp_path}
+        split = split_of(clips, "fakeavceleb", **config)
+        trained = [clip for part in ("train", "val") for clip in split.select(clips, part)]
+        assert {clip.identity.partition("/")[2] for clip in trained} == expected
+
+
 def test_mrdfs_fold_files_that_do_not_fit_are_named(tmp_path):
     clips = mrdf_clips(10)
     with pytest.raises(UsageError, match="is one of fakeavceleb, not of kodf"):

@@ -1,0 +1,131 @@
+"""The objectives of MRDF and its baselines; every term has weight 1, as in the published code.
+
+    ce      L = CE(clip) + CE(sound) + CE(picture) + contrast
+    margin  L = CE(clip) + margin(sound) + margin(picture) + contrast
+    avdf    L = CE(clip); _multiclass: over four kinds of clip; _multilabel: BCE over the two modalities;
+            _ensemble: CE(sound) + CE(picture)
+
+A label that is unknown leaves its clip, or pair of clips, out of a mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.config import opt
+from utils.types import ClipBatch, DetectorOutput
+
+COSINE_FLOOR = 1e-8  # below which the product of two lengths does not fall
+
+
+@dataclass(frozen=True, kw_only=True)
+class MrdfLossConfig:
+    """losses/mrdf.py: similarities below which a pair that should differ costs nothing."""
+
+    margin_contrast: float = opt(0.0, "cosine of a clip's picture and sound, where either is fake")
+    margin_audio: float = opt(0.0, "cosine of two sounds, one real and one fake (variant margin)")
+    margin_visual: float = opt(0.0, "cosine of two pictures, one real and one fake (variant margin)")
+
+    def __post_init__(self) -> None:
+        for name in ("margin_contrast", "margin_audio", "margin_visual"):
+            if not -1 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [-1, 1], got {getattr(self, name)}")
+
+
+def _mean_of_known(losses: Tensor, known: Tensor) -> Tensor:
+    """Mean of the losses that are known, of the same shape; 0 if none is."""
+    return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
+
+
+def known_cross_entropy(class_logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy of (B, n) scores over the classes (B,) that are known, not NaN; 0 if none is."""
+    known = ~classes.isnan()
+    losses = F.cross_entropy(class_logits.float(), classes.nan_to_num().long(), reduction="none")
+    return _mean_of_known(losses, known)
+
+
+def similarity_loss(cosines: Tensor, alike: Tensor, margin: float) -> Tensor:
+    """1 - cos where `alike`, else how far cos exceeds the margin, element by element."""
+    return torch.where(alike, 1 - cosines, F.relu(cosines - margin))
+
+
+def cross_modality_contrast(video: Tensor, audio: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Picture and sound of a real clip should agree, those of any fake one differ: mean over the clips.
+
+    video, audio: (B, D). labels: (B,), 1 = either is fake, NaN = unknown. Only pairs of one clip count.
+    """
+    video, audio = video.float(), audio.float()
+    lengths = video.norm(dim=1) * audio.norm(dim=1)
+    cosines = (video * audio).sum(1) / lengths.clamp_min(COSINE_FLOOR)
+    return _mean_of_known(similarity_loss(cosines, labels == 0, margin), ~labels.isnan())
+
+
+def within_modality_margin(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Embeddings (B, D) of equal labels (B,) should agree, those of different ones differ: mean over all
+    ordered pairs of known labels, each clip with itself included.
+    """
+    embeddings = embeddings.float()
+    lengths = embeddings.norm(dim=1)
+    cosines = embeddings @ embeddings.T / (lengths[:, None] * lengths).clamp_min(COSINE_FLOOR)
+    known = ~labels.isnan()
+    losses = similarity_loss(cosines, labels[:, None] == labels, margin)
+    return _mean_of_known(losses, known[:, None] & known)
+
+
+def kinds_of_clip(batch: ClipBatch) -> Tensor:
+    """(B,) 0 = real, 1 = fake picture, 2 = fake sound, 3 = both, NaN = unknown."""
+    kinds = batch.video_labels + 2 * batch.audio_labels
+    return torch.where(kinds.isnan() & (batch.labels == 0), 0.0, kinds)
+
+
+class MrdfLoss(nn.Module):
+    """criterion(MrdfOutput, ClipBatch) -> {"total", "fused", ...}; every value a scalar."""
+
+    config_type = MrdfLossConfig
+
+    def __init__(self, config: MrdfLossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+        with torch.autocast(output.logits.device.type, enabled=False):  # cosines need float32
+            terms = self._terms(output, batch)
+        terms["total"] = torch.stack(list(terms.values())).sum()
+        return terms
+
+    def _terms(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+        c, variant = self.config, output.variant
+        terms: dict[str, Tensor] = {}
+        if variant == "avdf_multiclass":
+            terms["fused"] = known_cross_entropy(output.class_logits, kinds_of_clip(batch))
+        elif variant == "avdf_multilabel":
+            real = 1 - torch.stack([batch.audio_labels, batch.video_labels], dim=1)  # (B, 2)
+            scores = output.class_logits.float()
+            losses = F.binary_cross_entropy_with_logits(scores, real.nan_to_num(), reduction="none")
+            terms["fused"] = _mean_of_known(losses, ~real.isnan())
+        elif variant != "avdf_ensemble":
+            terms["fused"] = known_cross_entropy(output.class_logits, 1 - batch.labels)
+        if variant in {"ce", "avdf_ensemble"}:
+            terms["audio"] = known_cross_entropy(output.audio_class_logits, 1 - batch.audio_labels)
+            terms["video"] = known_cross_entropy(output.video_class_logits, 1 - batch.video_labels)
+        elif variant == "margin":
+            terms["audio"] = within_modality_margin(
+                output.audio_embedding, batch.audio_labels, c.margin_audio
+            )
+            terms["video"] = within_modality_margin(
+                output.video_embedding, batch.video_labels, c.margin_visual
+            )
+        if variant in {"ce", "margin"}:
+            terms["contrast"] = cross_modality_contrast(
+                output.video_mean, output.audio_mean, self._either_is_fake(batch), c.margin_contrast
+            )
+        return terms
+
+    def _either_is_fake(self, batch: ClipBatch) -> Tensor:
+        """(B,) 1 = picture or sound is fake, also where the clip's label is the picture's alone."""
+        known_fake = (batch.video_labels == 1) | (batch.audio_labels == 1)
+        return torch.where(known_fake, 1.0, batch.labels)

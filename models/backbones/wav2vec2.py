@@ -1,0 +1,132 @@
+"""The transformer encoder of wav2vec 2.0, HuBERT and AV-HuBERT: convolutional positions, then layers.
+
+Baevski et al., "wav2vec 2.0", NeurIPS 2020. Module names are those of fairseq's checkpoints, which MRDF's
+keep.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PositionConvolution(nn.Module):
+    """A grouped convolution over time with normalised weights: (B, D, T) -> (B, D, T).
+
+    weight = weight_g * weight_v / |weight_v|, the norm taken for each tap. Of an even kernel the last output
+    is dropped: step t sees t - kernel/2 to t + kernel/2 - 1.
+    """
+
+    def __init__(self, feature_dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        weight = torch.randn(feature_dim, feature_dim // groups, kernel) * math.sqrt(
+            4 / (kernel * feature_dim)
+        )
+        self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
+        self.weight_v = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(feature_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
+        positions = F.conv1d(features, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return positions[..., : features.shape[2]]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself."""
+
+    def __init__(self, feature_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.q_proj = nn.Linear(feature_dim, feature_dim)
+        self.k_proj = nn.Linear(feature_dim, feature_dim)
+        self.v_proj = nn.Linear(feature_dim, feature_dim)
+        self.out_proj = nn.Linear(feature_dim, feature_dim)
+
+    def forward(self, features: Tensor, attended: Tensor | None) -> Tensor:
+        """features: (B, T, D). attended: (B, 1, 1, T), True = steps that may be looked at; None = all."""
+        query, key, value = (
+            projection(features).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, T, D/heads)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attended, dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward network, each with a residual; norms before them or after the sum."""
+
+    def __init__(
+        self, feature_dim: int, num_heads: int, feedforward_dim: int, dropout: float, *, norm_first: bool
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.self_attn = SelfAttention(feature_dim, num_heads, dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(feature_dim)
+        self.fc1 = nn.Linear(feature_dim, feedforward_dim)
+        self.fc2 = nn.Linear(feedforward_dim, feature_dim)
+        self.final_layer_norm = nn.LayerNorm(feature_dim)
+        self.residual_dropout = nn.Dropout(dropout)
+
+    def _feed_forward(self, features: Tensor) -> Tensor:
+        return self.residual_dropout(self.fc2(F.gelu(self.fc1(features))))
+
+    def forward(self, features: Tensor, attended: Tensor | None) -> Tensor:
+        if self.norm_first:
+            normalized = self.self_attn_layer_norm(features)
+            features = features + self.residual_dropout(self.self_attn(normalized, attended))
+            return features + self._feed_forward(self.final_layer_norm(features))
+        mixed = self.residual_dropout(self.self_attn(features, attended))
+        features = self.self_attn_layer_norm(features + mixed)
+        return self.final_layer_norm(features + self._feed_forward(features))
+
+
+class Wav2Vec2Encoder(nn.Module):
+    """(B, T, D) -> (B, T, D). `norm_first`: norms before each part of a layer and one behind the last layer,
+    as AV-HuBERT was trained; else norms behind each part, and that one before the first layer.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        num_layers: int,
+        num_heads: int,
+        feedforward_dim: int,
+        dropout: float,
+        *,
+        norm_first: bool,
+        position_kernel: int,
+        position_groups: int,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.pos_conv = nn.Sequential(PositionConvolution(feature_dim, position_kernel, position_groups))
+        self.layer_norm = nn.LayerNorm(feature_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            EncoderLayer(feature_dim, num_heads, feedforward_dim, dropout, norm_first=norm_first)
+            for _ in range(num_layers)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """padding_mask: (B, T), True = padding, which no other step sees; None = no step is."""
+        attended = None
+        if padding_mask is not None:
+            features = features.masked_fill(padding_mask[..., None], 0.0)
+            attended = ~padding_mask[:, None, None]
+        features = features + F.gelu(self.pos_conv(features.transpose(1, 2))).transpose(1, 2)
+        if not self.norm_first:
+            features = self.layer_norm(features)
+        features = self.dropout(features)
+        for layer in self.layers:
+            features = layer(features, attended)
+        return self.layer_norm(features) if self.norm_first else features

@@ -1,0 +1,175 @@
+"""AV-HuBERT's front ends, which MRDF shares: log filterbank rows beside each frame, and small pictures.
+
+Shi et al., "Learning Audio-Visual Speech Representation by Masked Multimodal Cluster Prediction", ICLR 2022.
+The filterbank gives the numbers of python_speech_features 0.6, whose `logfbank` AV-HuBERT and MRDF call.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import UsageError
+
+SOUND_RATE_HZ = 16_000
+WINDOW_SAMPLES = 400
+HOP_SAMPLES = 160
+ROWS_PER_SECOND = SOUND_RATE_HZ // HOP_SAMPLES
+FFT_SAMPLES = 512
+NUM_FILTERS = 26
+PRE_EMPHASIS = 0.97
+FULL_SCALE = 32_768  # of 16-bit samples
+ENERGY_FLOOR = float(np.finfo(np.float64).eps)  # in place of an energy of exactly 0
+# low-pass before the rate is lowered: zero crossings on each side, share of the band kept, Kaiser's beta
+ZERO_CROSSINGS, PASS_BAND, KAISER_BETA = 64, 0.9476, 14.77
+# of grey pictures in 0..1, which MRDF uses for each colour
+PICTURE_MEAN, PICTURE_STD = 0.421, 0.165
+
+
+def triangular_filters() -> np.ndarray:
+    """(257, 26): triangles over the bins of the spectrum, their edges equally spaced in mel, 0 to 8 kHz."""
+    highest_mel = 2595 * np.log10(1 + SOUND_RATE_HZ / 2 / 700)
+    edges_hz = 700 * (10 ** (np.linspace(0, highest_mel, NUM_FILTERS + 2) / 2595) - 1)
+    edges = np.floor((FFT_SAMPLES + 1) * edges_hz / SOUND_RATE_HZ)
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    bins = np.arange(FFT_SAMPLES // 2 + 1)[:, None]
+    rising = (bins - low) / (middle - low) * ((bins >= low) & (bins < middle))
+    falling = (high - bins) / (high - middle) * ((bins >= middle) & (bins < high))
+    return rising + falling
+
+
+def decimation_filter(factor: int) -> np.ndarray:
+    """Taps of a low-pass that leaves what a `factor` times lower sampling rate can hold."""
+    half = ZERO_CROSSINGS * factor
+    taps = np.sinc(np.arange(-half, half + 1) * PASS_BAND / factor) * np.kaiser(2 * half + 1, KAISER_BETA)
+    return taps / taps.sum()
+
+
+class LogFilterbank(nn.Module):
+    """Samples (B, N) at 16 kHz in 16-bit units, of which the first `num_samples` (B,) are a clip's own ->
+    log energies (B, rows, 26) at 100 rows a second, and how many rows each clip has (B,).
+
+    A clip's rows are what it would get alone. Rows past its end are 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = torch.from_numpy(triangular_filters()).float()
+        self.register_buffer("filters", filters, persistent=False)  # (257, 26)
+
+    def forward(self, samples: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        missing = (num_samples - WINDOW_SAMPLES).clamp_min(0)
+        num_rows = 1 + (missing + HOP_SAMPLES - 1) // HOP_SAMPLES
+        longest = 1 + -(-max(samples.shape[1] - WINDOW_SAMPLES, 0) // HOP_SAMPLES)
+        emphasised = torch.cat([samples[:, :1], samples[:, 1:] - PRE_EMPHASIS * samples[:, :-1]], dim=1)
+        # the published code pads after the emphasis: the sample behind a clip's last one is 0, too
+        outside = torch.arange(samples.shape[1], device=samples.device) >= num_samples[:, None]
+        emphasised = emphasised.masked_fill(outside, 0.0)
+        length = (longest - 1) * HOP_SAMPLES + WINDOW_SAMPLES
+        emphasised = F.pad(emphasised, (0, length - samples.shape[1]))
+        spectrum = torch.fft.rfft(emphasised.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES), FFT_SAMPLES)
+        power = (spectrum.real.square() + spectrum.imag.square()) / FFT_SAMPLES
+        energy = power @ self.filters  # (B, rows, 26)
+        rows = torch.where(energy == 0, ENERGY_FLOOR, energy).log()
+        outside = torch.arange(longest, device=samples.device) >= num_rows[:, None]
+        return rows.masked_fill(outside[..., None], 0.0), num_rows
+
+
+def stack_rows(rows: Tensor, num_stacked: int, num_frames: int) -> Tensor:
+    """(B, rows, 26) -> (B, T, 26 * num_stacked): the rows beside each frame, those of one frame normalised
+    together. Zeros where there are too few rows; rows past the last frame are dropped.
+    """
+    wanted = num_frames * num_stacked
+    rows = F.pad(rows[:, :wanted], (0, 0, 0, max(0, wanted - rows.shape[1])))
+    stacked = rows.unflatten(1, (num_frames, num_stacked)).flatten(2)
+    return F.layer_norm(stacked, stacked.shape[-1:])
+
+
+class FilterbankFrontEnd(nn.Module):
+    """Waveform (B, N) in [-1, 1] with its padding mask -> (B, T, 26 * num_stacked), the sound beside each
+    frame.
+
+    The sound is brought to 16 kHz and 16 bits, as the published pipelines store it.
+    """
+
+    stays_eager = True  # complex numbers
+
+    def __init__(self, sample_rate_hz: int, num_stacked: int) -> None:
+        super().__init__()
+        if sample_rate_hz % SOUND_RATE_HZ:
+            raise ValueError(f"sample_rate_hz must be a multiple of {SOUND_RATE_HZ}, got {sample_rate_hz}")
+        self.sample_rate_hz, self.num_stacked = sample_rate_hz, num_stacked
+        self.out_features = NUM_FILTERS * num_stacked
+        self.filterbank = LogFilterbank()
+        taps = torch.from_numpy(decimation_filter(sample_rate_hz // SOUND_RATE_HZ)).float()
+        self.register_buffer("low_pass", taps[None, None], persistent=False)
+
+    def _at_16_khz(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        factor = self.sample_rate_hz // SOUND_RATE_HZ
+        if factor > 1:
+            half = self.low_pass.shape[2] // 2
+            waveform = F.conv1d(waveform[:, None], self.low_pass, stride=factor, padding=half)[:, 0]
+            num_samples = (num_samples + factor - 1) // factor
+        return (waveform * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1), num_samples
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor, padding_mask: Tensor, num_frames: int) -> Tensor:
+        with torch.autocast(waveform.device.type, enabled=False):  # logarithms need float32
+            num_samples = (~padding_mask).sum(dim=1)
+            waveform = waveform.float().masked_fill(padding_mask, 0.0)
+            rows, _ = self.filterbank(*self._at_16_khz(waveform, num_samples))
+            return stack_rows(rows, self.num_stacked, num_frames)
+
+
+def halve(video: Tensor) -> Tensor:
+    """Means of 2x2 pixels, halves rounded up: (..., H, W) uint8 -> (..., H/2, W/2) uint8.
+
+    This is what OpenCV's bilinear resizing by exactly one half gives.
+    """
+    pairs = video[..., ::2].short() + video[..., 1::2]
+    return ((pairs[..., ::2, :] + pairs[..., 1::2, :] + 2) >> 2).to(torch.uint8)
+
+
+class PictureFrontEnd(nn.Module):
+    """uint8 frames -> float frames (B, 3, T, crop_size, crop_size): resizing to `image_size`, crop,
+    normalisation.
+
+    In training each clip is cropped at a random place and mirrored with probability 1/2, all of its frames
+    alike; else the crop is the middle.
+    """
+
+    stays_eager = True  # random numbers on the CPU, integers
+
+    def __init__(self, image_size: int, crop_size: int) -> None:
+        super().__init__()
+        self.image_size, self.crop_size = image_size, crop_size
+
+    def _resize(self, video: Tensor) -> Tensor:
+        size = self.image_size
+        while video.shape[-1] == video.shape[-2] and video.shape[-1] % 2 == 0 and video.shape[-1] >= 2 * size:
+            video = halve(video)
+        if video.shape[-2:] == (size, size):
+            return video
+        images = video.transpose(1, 2).flatten(0, 1).float()  # (B*T, 3, H, W)
+        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        images = images.round().clamp(0, 255).to(torch.uint8)
+        return images.unflatten(0, (video.shape[0], video.shape[2])).transpose(1, 2)
+
+    @torch.no_grad()
+    def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
+        """video: (B, 3, T, H, W) uint8. Raises UsageError if the frames are equalised already."""
+        if is_equalized:
+            raise UsageError("the clips are packed equalised, this model wants plain frames: pack anew")
+        video, size, slack = self._resize(video), self.crop_size, self.image_size - self.crop_size
+        if self.training:
+            places = torch.randint(slack + 1, (len(video), 2)).tolist()
+            mirrored = (torch.rand(len(video)) < 0.5).tolist()
+        else:
+            places, mirrored = [[slack // 2] * 2] * len(video), [False] * len(video)
+        clips = []
+        for clip, (top, left), is_mirrored in zip(video, places, mirrored, strict=True):
+            crop = clip[..., top : top + size, left : left + size]
+            clips.append(crop.flip(-1) if is_mirrored else crop)
+        return (torch.stack(clips).float() / 255.0 - PICTURE_MEAN) / PICTURE_STD

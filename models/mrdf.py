@@ -1,0 +1,323 @@
+"""MRDF: regularisation across and within the modalities, over AV-HuBERT's network.
+
+Zou et al., "Cross-Modality and Within-Modality Regularization for Audio-Visual DeepFake Detection", ICASSP
+2024, arXiv 2401.05746; published code: Vincent-ZHQ/MRDF, 2024-04. Sound and picture of each frame are joined,
+a wav2vec 2.0 encoder reads them, and a head judges the clip; two branches judge each modality from its mean.
+
+The presets:
+
+- `corrected`, the default: the paper's network with twelve layers, each behind a norm, as AV-HuBERT was
+  trained; features standardised over the batch; read out by its mean, since a clip is not its first frame;
+  our windows and recipe.
+- `paper`: what the paper describes. Twelve layers, the norms behind them, read out at the first frame.
+- `released`: the network and data of the published code, which builds an encoder without layers, never trains
+  the stem, and cuts every clip of a batch to its first frames, as many as the shortest has.
+- `demo`: a network for the demo set and two CPU cores.
+
+What no preset repeats: choosing epoch and learning rate by the test fold (published: the rate halves when the
+test loss stands still for three epochs; here it is constant), and Adam's first moment of 0.5, second of 0.9.
+Clips longer than 20 s give any 20 s of theirs, not their first. The published weights that nothing uses
+(`mask_emb`, `final_proj`, parts of the baselines) are not built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones.stem_resnet import STAGES, StemResNet
+from models.backbones.wav2vec2 import Wav2Vec2Encoder
+from models.blocks.normalization import StepNorm
+from models.blocks.pooling import masked_mean
+from models.encoders.av_hubert import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
+from models.mrdf_weights import fields_of_released, take_av_hubert, translate_released
+from utils.clip_files import SAMPLE_RATE_HZ
+from utils.config import opt
+from utils.errors import CheckpointError, UsageError
+from utils.foreign_checkpoint import read_foreign_weights
+from utils.types import ClipBatch, DetectorOutput
+
+VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")
+BRANCHED = ("ce", "margin", "avdf_ensemble")  # have a branch for each modality
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "corrected": {},  # the defaults of every config
+    "paper": {
+        # models/mrdf.py
+        "feature_norm": False,
+        "norm_first": False,
+        "readout": "first",
+        # loaders: no clip of FakeAVCeleb is much shorter
+        "window_s": 4.0,
+        "windows_per_clip": 1,
+        "batch_size": 64,
+        # train.py
+        "optimizer": "adam",
+        "weight_decay": 1e-4,
+        "balance": "none",
+        "patience": 0,
+    },
+    "released": {
+        # models/mrdf.py
+        "feature_norm": False,
+        "encoder_layers": 0,
+        "norm_first": False,
+        "freeze_stem": True,
+        "readout": "first",
+        "cut_to_shortest": True,
+        # loaders: up to 500 frames
+        "window_s": 20.0,
+        "windows_per_clip": 1,
+        "batch_size": 64,
+        # train.py
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "max_grad_norm": 0.0,
+        "balance": "none",
+        "patience": 0,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MrdfConfig:
+    """models/mrdf.py: variant, front ends, encoder."""
+
+    mrdf_variant: str = opt(
+        "ce",
+        "ce and margin are MRDF, by how the modalities' branches are trained; avdf has no branches, "
+        "avdf_ensemble nothing but them, avdf_multiclass tells four kinds of clip apart, avdf_multilabel the "
+        "two modalities",
+        choices=VARIANTS,
+    )
+    init_from: Path | None = opt(
+        None,
+        "start from the weights of an AV-HuBERT base checkpoint, where shapes allow; the log lists what was "
+        "taken. A resumed run reads the file again",
+    )
+    feature_dim: int = opt(768, "width of all feature sequences")
+    video_channels: tuple[int, ...] = opt((64, 128, 256, 512), "widths of the ResNet's four stages")
+    freeze_stem: bool = opt(False, "leave the ResNet's stem at its random weights (published code)")
+    image_size: int = opt(112, "side in pixels that crops are resized to on the device")
+    crop_size: int = opt(
+        100, "side of what the model sees of it: a random place in training, else the middle"
+    )
+    filterbank_stack: int = opt(4, "filterbank rows (100 a second) beside each frame: 100 / video_fps")
+    feature_norm: bool = opt(
+        True,
+        "standardise pictures' and sound's features over the batch: what differs between clips is small "
+        "beside what they share (published code: false)",
+    )
+    encoder_layers: int = opt(12, "transformer layers; the published code has 0, by mistake")
+    transformer_nhead: int = opt(12, "attention heads")
+    feedforward_dim: int = opt(3072, "width of the transformer's feed-forward layers")
+    norm_first: bool = opt(
+        True,
+        "norms before each part of a layer, as AV-HuBERT was trained; false = behind it (published code)",
+    )
+    position_kernel: int = opt(128, "frames that the positional convolution spans")
+    position_groups: int = opt(16, "groups of the positional convolution")
+    readout: str = opt(
+        "mean", "the clip is judged by the mean over its frames, or by the first (published code)",
+        choices=("mean", "first"),
+    )  # fmt: skip
+    cut_to_shortest: bool = opt(
+        False,
+        "cut all clips of a batch to the frames of the shortest instead of masking their padding (published "
+        "code): scores then depend on what else is in the batch",
+    )
+    dropout: float = opt(0.1, "dropout in the encoder and the branches")
+
+    def __post_init__(self) -> None:
+        sizes = ("feature_dim", "image_size", "crop_size", "filterbank_stack", "transformer_nhead",
+                 "feedforward_dim", "position_kernel", "position_groups")  # fmt: skip
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.encoder_layers < 0:
+            raise ValueError(f"encoder_layers must be >= 0, got {self.encoder_layers}")
+        if self.crop_size > self.image_size:
+            raise ValueError(f"crop_size {self.crop_size} is larger than image_size {self.image_size}")
+        if len(self.video_channels) != STAGES or min(self.video_channels) < 1:
+            raise ValueError(f"video_channels needs {STAGES} widths, got {self.video_channels}")
+        divisors = ["position_groups", *(["transformer_nhead"] if self.encoder_layers else [])]
+        for name in divisors if self.mrdf_variant != "avdf_ensemble" else []:
+            if self.feature_dim % getattr(self, name):
+                raise ValueError(
+                    f"feature_dim {self.feature_dim} is no multiple of {name} {getattr(self, name)}"
+                )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def unused(self) -> dict[str, str]:
+        """Fields without effect in this configuration and why: giving such a flag is an error."""
+        layers = ("transformer_nhead", "feedforward_dim", "norm_first")
+        if self.mrdf_variant == "avdf_ensemble":
+            fields = (*layers, "encoder_layers", "position_kernel", "position_groups", "readout")
+            return dict.fromkeys(fields, "mrdf_variant avdf_ensemble has no encoder")
+        return dict.fromkeys(layers, "encoder_layers is 0") if self.encoder_layers == 0 else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MrdfOutput(DetectorOutput):
+    """What losses/mrdf.py reads. None where the variant has no such part.
+
+    `logits` are positive exactly where the published code decides "fake". Of two classes the second is real.
+    """
+
+    variant: str
+    # (B, n): fake and real; multiclass: real, fake picture, fake sound, both fake; multilabel: sound is real,
+    # picture is real
+    class_logits: Tensor | None
+    video_class_logits: Tensor | None  # (B, 2) from the picture alone
+    audio_class_logits: Tensor | None  # (B, 2) from the sound alone
+    video_embedding: Tensor | None  # (B, D) mean of the picture's branch
+    audio_embedding: Tensor | None  # (B, D)
+    video_mean: Tensor  # (B, D) mean of the picture's features, before any branch
+    audio_mean: Tensor  # (B, D)
+
+
+def fake_logit(class_logits: Tensor | None) -> Tensor | None:
+    """(B, 2) scores of fake and real -> (B,) log odds of fake."""
+    return None if class_logits is None else class_logits[:, 0] - class_logits[:, 1]
+
+
+class MrdfDetector(nn.Module):
+    """model(ClipBatch) -> MrdfOutput."""
+
+    config_type = MrdfConfig
+    presets = PRESETS
+    weight_sources = ("init_from",)
+
+    def __init__(self, config: MrdfConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.picture = PictureFrontEnd(c.image_size, c.crop_size)
+        self.filterbank = FilterbankFrontEnd(SAMPLE_RATE_HZ, c.filterbank_stack)
+        self.video_encoder = StemResNet(c.video_channels, freeze_stem=c.freeze_stem)
+        self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
+        self.audio_projection = nn.Linear(self.filterbank.out_features, c.feature_dim)
+        if c.feature_norm:
+            self.video_norm = StepNorm(self.video_encoder.out_features)
+            self.audio_norm = StepNorm(self.filterbank.out_features)
+        if c.mrdf_variant != "avdf_ensemble":
+            self.fusion = nn.Sequential(
+                nn.LayerNorm(2 * c.feature_dim), nn.Linear(2 * c.feature_dim, c.feature_dim)
+            )
+            self.encoder = Wav2Vec2Encoder(
+                c.feature_dim, c.encoder_layers, c.transformer_nhead, c.feedforward_dim, c.dropout,
+                norm_first=c.norm_first, position_kernel=c.position_kernel, position_groups=c.position_groups,
+            )  # fmt: skip
+            self.classifier = nn.Sequential(
+                nn.Linear(c.feature_dim, c.feature_dim),
+                nn.ReLU(),
+                nn.Linear(c.feature_dim, 4 if c.mrdf_variant == "avdf_multiclass" else 2),
+            )
+        if c.mrdf_variant in BRANCHED:
+            self.video_branch, self.audio_branch = self._branch(), self._branch()
+        if c.mrdf_variant in {"ce", "avdf_ensemble"}:
+            self.video_head = nn.Linear(c.feature_dim, 2)
+            self.audio_head = nn.Linear(c.feature_dim, 2)
+        if c.init_from:
+            take_av_hubert(self, read_foreign_weights(c.init_from), c.init_from)
+
+    def _branch(self) -> nn.Sequential:
+        width = self.config.feature_dim
+        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Dropout(self.config.dropout))
+
+    def forward(self, batch: ClipBatch) -> MrdfOutput:
+        if batch.sample_rate_hz != SAMPLE_RATE_HZ:
+            raise ValueError(
+                f"the batch has {batch.sample_rate_hz} Hz sound, the model takes {SAMPLE_RATE_HZ}"
+            )
+        if abs(batch.video_fps * self.config.filterbank_stack - ROWS_PER_SECOND) > 1e-6:
+            raise UsageError(
+                f"--filterbank_stack {self.config.filterbank_stack} with --video_fps {batch.video_fps:g}: "
+                f"their product must be {ROWS_PER_SECOND}, the filterbank rows of a second"
+            )
+        video, padding_mask = batch.video, batch.video_padding_mask
+        if self.config.cut_to_shortest:
+            num_frames = int((~padding_mask).sum(dim=1).min())
+            video, padding_mask = video[:, :, :num_frames], padding_mask[:, :num_frames]
+        frames = self.picture(video, is_equalized=batch.is_equalized)
+        sound = self.filterbank(batch.waveform, batch.audio_padding_mask, frames.shape[2])
+        return self.forward_features(frames, sound, padding_mask)
+
+    def forward_features(self, frames: Tensor, sound: Tensor, padding_mask: Tensor) -> MrdfOutput:
+        """The network behind the front ends.
+
+        frames: (B, 3, T, S, S). sound: (B, T, 26 * filterbank_stack). padding_mask: (B, T), True = padding.
+        """
+        mask = padding_mask if padding_mask.any() else None
+        video = self.video_encoder(frames, mask)
+        if self.config.feature_norm:
+            video, sound = self.video_norm(video, mask), self.audio_norm(sound, mask)
+        video, audio = self.video_projection(video), self.audio_projection(sound)  # (B, T, D)
+        class_logits = None
+        if self.config.mrdf_variant != "avdf_ensemble":
+            encoded = self.encoder(self.fusion(torch.cat([audio, video], dim=2)), mask)
+            first = self.config.readout == "first"
+            class_logits = self.classifier(encoded[:, 0] if first else masked_mean(encoded, mask))
+        video_embedding = audio_embedding = video_classes = audio_classes = None
+        if self.config.mrdf_variant in BRANCHED:
+            video_embedding = masked_mean(self.video_branch(video), mask)
+            audio_embedding = masked_mean(self.audio_branch(audio), mask)
+            if self.config.mrdf_variant != "margin":
+                video_classes = self.video_head(video_embedding)
+                audio_classes = self.audio_head(audio_embedding)
+        return MrdfOutput(
+            **self._decide(class_logits, video_classes, audio_classes),
+            variant=self.config.mrdf_variant,
+            class_logits=class_logits,
+            video_class_logits=video_classes,
+            audio_class_logits=audio_classes,
+            video_embedding=video_embedding,
+            audio_embedding=audio_embedding,
+            video_mean=masked_mean(video, mask),
+            audio_mean=masked_mean(audio, mask),
+        )
+
+    def _decide(
+        self, classes: Tensor | None, video_classes: Tensor | None, audio_classes: Tensor | None
+    ) -> dict[str, Tensor | None]:
+        """The logits of the contract out of the variant's scores."""
+        video, audio = fake_logit(video_classes), fake_logit(audio_classes)
+        variant = self.config.mrdf_variant
+        if variant == "avdf_multiclass":
+            video = classes[:, [1, 3]].logsumexp(1) - classes[:, [0, 2]].logsumexp(1)
+            audio = classes[:, [2, 3]].logsumexp(1) - classes[:, [0, 1]].logsumexp(1)
+            logits = classes[:, 1:].amax(1) - classes[:, 0]
+        elif variant == "avdf_multilabel":
+            audio, video = -classes[:, 0], -classes[:, 1]
+            logits = torch.maximum(video, audio)
+        elif variant == "avdf_ensemble":
+            logits = torch.maximum(video, audio)
+        else:
+            logits = fake_logit(classes)
+        return {"logits": logits, "video_logits": video, "audio_logits": audio}
+
+    @staticmethod
+    def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+        """The fields that the keys and shapes of a published checkpoint, and its file name, tell."""
+        return fields_of_released(state, name)
+
+    def load_released(self, state: Mapping[str, Tensor]) -> None:
+        """Load the weights of a checkpoint of the published code, every key strictly.
+
+        Raises CheckpointError where keys or shapes do not fit, or where two names of one tensor differ.
+        """
+        try:
+            self.load_state_dict(translate_released(state, self.config.mrdf_variant), strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(
+                "the released checkpoint does not fit (variant, number of layers, --preset released?): "
+                f"{error}"
+            ) from error

@@ -1,0 +1,193 @@
+"""Other people's weights for MRDF: checkpoints of its published code, and AV-HuBERT's to start from."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.encoders.av_hubert import NUM_FILTERS
+from utils.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+# prefix in a checkpoint of the published code -> prefix here
+RELEASED_PREFIXES = {
+    "model.feature_extractor_audio.proj.": "audio_projection.",
+    "model.feature_extractor_video.resnet.": "video_encoder.",
+    "model.feature_extractor_video.proj.": "video_projection.",
+    "model.layer_norm.": "fusion.0.",
+    "model.post_extract_proj.": "fusion.1.",
+    "model.encoder.": "encoder.",
+    "project_audio.": "audio_branch.",
+    "project_video.": "video_branch.",
+    "audio_classifier.0.": "audio_head.",
+    "video_classifier.0.": "video_head.",
+    "mm_classifier.": "classifier.",
+}
+# the same tensors under other names -> their first name
+ALIASES = {
+    "feature_extractor_audio_hubert.": "model.feature_extractor_audio.",
+    "feature_extractor_video_hubert.": "model.feature_extractor_video.",
+    "project_hubert.0.": "model.layer_norm.",
+    "project_hubert.1.": "model.post_extract_proj.",
+    "fusion_encoder_hubert.": "model.encoder.",
+    "final_proj_audio.": "model.final_proj.",
+    "final_proj_video.": "model.final_proj.",
+    "final_proj_hubert.": "model.final_proj.",
+}
+# how newer versions of PyTorch call the parts of a normalised weight
+WEIGHT_NORM = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+}
+UNUSED = ("model.mask_emb", "model.final_proj.")  # by any variant
+UNUSED_BY = {
+    "avdf_ensemble": ("model.layer_norm.", "model.post_extract_proj.", "model.encoder."),
+    **dict.fromkeys(("avdf", "avdf_multiclass", "avdf_multilabel"), ("project_audio.", "project_video.")),
+}
+STEM = "model.feature_extractor_video.resnet.frontend3D.0.weight"
+GREY_OF_RGB = (0.299, 0.587, 0.114)
+# of AV-HuBERT's: what MRDF has no use for
+NOT_WANTED = (*UNUSED, "model.label_embs_concat")
+
+
+def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor once, under its first name. Raises CheckpointError where its other names say otherwise."""
+    named: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for new, old in WEIGHT_NORM.items():
+            if key.endswith(new):
+                key = key.removesuffix(new) + old
+        alias = next((prefix for prefix in ALIASES if key.startswith(prefix)), "")
+        name = ALIASES[alias] + key.removeprefix(alias) if alias else key
+        if name in named and not torch.equal(named[name], value):
+            raise CheckpointError(f"{key} differs from {name}, of which it is another name")
+        named.setdefault(name, value)
+    return named
+
+
+def released_name(name: str) -> str:
+    """Our name of a parameter or buffer -> the published code's first."""
+    for theirs, ours in RELEASED_PREFIXES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise KeyError(name)
+
+
+def translate_released(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
+    """The state_dict of a published checkpoint under our names, without what `variant` does not use."""
+    unused = (*UNUSED, *UNUSED_BY.get(variant, ()))
+    renamed: dict[str, Tensor] = {}
+    for key, value in _first_names(state).items():
+        if key.startswith(unused):
+            continue
+        prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
+        if prefix is None:
+            raise CheckpointError(f"unknown key {key!r}: not a released MRDF checkpoint")
+        renamed[RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)] = value
+    return renamed
+
+
+def fields_of_released(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    """Fields of MrdfConfig that a published checkpoint tells: variant, number of layers, widths.
+
+    Keys and shapes do not tell margin, avdf and avdf_multilabel apart; the file name does, which the
+    published code begins with the model's. Nothing tells the margins, which only training needs. Raises
+    CheckpointError if the keys are not MRDF's.
+    """
+    state = _first_names(state)
+    numbers = [int(m[1]) for key in state if (m := re.match(r"model\.encoder\.layers\.(\d+)\.", key))]
+    try:
+        width, sound = state["model.feature_extractor_audio.proj.weight"].shape
+        positions = state["model.encoder.pos_conv.0.weight_v"].shape
+        stages = [
+            state[f"model.feature_extractor_video.resnet.trunk.layer{i}.0.conv1.weight"] for i in range(1, 5)
+        ]
+        fields: dict[str, Any] = {
+            "mrdf_variant": _variant(state, name.lower()),
+            "encoder_layers": 1 + max(numbers, default=-1),
+            "feature_dim": width,
+            "filterbank_stack": sound // NUM_FILTERS,
+            "video_channels": tuple(len(weight) for weight in stages),
+            "position_kernel": positions[2],
+            "position_groups": width // positions[1],
+        }
+        if numbers:
+            fields["feedforward_dim"] = len(state["model.encoder.layers.0.fc1.weight"])
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"not a released MRDF checkpoint: no {error}") from error
+    return fields
+
+
+def _variant(state: Mapping[str, Tensor], file_name: str) -> str:
+    if "mm_classifier.2.weight" not in state:
+        return "avdf_ensemble"
+    if "video_classifier.0.weight" in state:
+        return "ce"
+    if len(state["mm_classifier.2.weight"]) == 4:
+        return "avdf_multiclass"
+    for part, variant in (("multilabel", "avdf_multilabel"), ("avdf", "avdf"), ("margin", "margin")):
+        if part in file_name:
+            return variant
+    log.warning(
+        "%s: its keys are those of margin, avdf and avdf_multilabel alike; taken for margin, which "
+        "decides as avdf does. Say --mrdf_variant if it is avdf_multilabel",
+        file_name,
+    )
+    return "margin"
+
+
+def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Start `model` from the weights of an AV-HuBERT checkpoint, and log what was taken and what was not.
+
+    A tensor is taken where name and shape fit. The stem, which AV-HuBERT has for grey pictures, is spread
+    over the colours by their share in grey, and sees the same in a grey picture. Raises CheckpointError if
+    nothing fits.
+    """
+    own = model.state_dict()
+    taken, refused = {}, []
+    for key, value in _first_names({f"model.{key}": value for key, value in state.items()}).items():
+        theirs = key.removeprefix("model.")
+        prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
+        if prefix is None:
+            refused.append(f"{theirs}: {'of no use' if key.startswith(NOT_WANTED) else 'unknown'} here")
+            continue
+        name = RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)
+        if key == STEM and value.shape[1] == 1:
+            value = value * torch.tensor(GREY_OF_RGB).view(1, 3, 1, 1, 1)
+        if name not in own:
+            refused.append(f"{theirs}: no such part here")
+        elif own[name].shape != value.shape:
+            refused.append(f"{theirs}: {tuple(value.shape)} there, {tuple(own[name].shape)} here")
+        else:
+            taken[name] = value
+    if not taken:
+        raise CheckpointError(f"{path}: nothing in it fits; is it an AV-HuBERT base checkpoint?")
+    model.load_state_dict(own | taken)
+    num_values = sum(value.numel() for value in taken.values())
+    log.info("%s: took %d tensors, %d values:", path, len(taken), num_values)
+    for group, count in _by_module(taken).items():
+        log.info("  taken: %s (%d tensors)", group, count)
+    for line in refused:
+        log.info("  not taken: %s", line)
+    for group, count in _by_module(own.keys() - taken.keys()).items():
+        log.info("  left at its random start: %s (%d tensors)", group, count)
+    if not getattr(model.config, "norm_first", True):
+        log.warning("AV-HuBERT was trained with --norm_first true; its layers mean little otherwise")
+
+
+def _by_module(names: Mapping[str, Tensor] | set[str]) -> dict[str, int]:
+    """Module -> how many of its tensors are among `names`; the parts of a layer or a stage count as one."""
+    groups: dict[str, int] = {}
+    for name in sorted(names):
+        parts = name.split(".")
+        deep = parts[1] in {"layers", "trunk"}
+        group = ".".join(parts[: 3 if deep else min(2, len(parts) - 1)])
+        groups[group] = groups.get(group, 0) + 1
+    return groups

@@ -1,0 +1,148 @@
+"""MRDF through the commands that know nothing of it: training, resuming, evaluation, raw videos, folds."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import load_detector
+from models.judging.detector import JudgeConfig
+from tests.commands import ONE_THREAD, ROOT, run_command
+from tests.e2e.test_resume import assert_same_run, wait_for_saves
+from tests.moving_face import clicks, moving_face, write_video
+from tests.unit.test_mrdf import published_state
+
+SIZES = (
+    "--image_size 16 --crop_size 14 --feature_dim 16 --video_channels 4 4 8 8 --encoder_layers 1 "
+    "--transformer_nhead 4 --feedforward_dim 16 --position_kernel 8 --position_groups 4"
+).split()
+RUN = (
+    "--window_s 0.6 --batch_size 4 --num_workers 1 --val_fraction 0.25 --device cpu --precision fp32".split()
+)
+PUBLISHED = ["--model", "mrdf", "--preset", "released", *SIZES]
+
+
+def train(root, run_dir, *more):
+    flags = [*PUBLISHED, *RUN, "--test_fraction", "0.25", "--epochs", "2", "--save_every_steps", "2", *more]
+    return ["train.py", "--data_root", str(root), "--run_dir", str(run_dir), *flags]
+
+
+def ok(result):
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def scores(folder):
+    return {row["clip_id"]: row["logit"] for row in csv.DictReader((folder / "predictions.csv").open())}
+
+
+@pytest.fixture(scope="module")
+def run_dir(prepared_root, tmp_path_factory):
+    """A run of two epochs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("mrdf") / "run"
+    ok(run_command(*train(prepared_root, folder)))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(prepared_root, run_dir, tmp_path):
+    words = [sys.executable, *train(prepared_root, tmp_path / "run")]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    wait_for_saves(process, tmp_path / "run", 1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["progress"]["epoch"] < 2
+    ok(run_command(*train(prepared_root, tmp_path / "run", "--resume")))
+    assert_same_run(tmp_path / "run", run_dir)
+
+
+@pytest.mark.slow
+def test_a_run_and_a_published_file_of_its_weights_give_the_same_scores(prepared_root, run_dir, tmp_path):
+    where = ("--data_root", prepared_root, "--num_workers", "0", "--device", "cpu", "--precision", "fp32")
+    own = ("--checkpoint", run_dir / "best.pt", "--output_dir", tmp_path / "own", "--shortcuts")
+    metrics = json.loads(ok(run_command("test.py", *where, *own)).stdout)
+    assert metrics["run"]["model"] == "mrdf"
+    assert {row["change"] for row in metrics["shortcuts"]} >= {"untouched"}
+    assert (tmp_path / "own/report.html").is_file()
+    rows = list(csv.DictReader((tmp_path / "own/predictions.csv").open()))
+    assert all(0 <= float(row["video_prob"]) <= 1 for row in rows)
+
+    model = load_detector(run_dir / "best.pt", device="cpu").model
+    checkpoint = tmp_path / "MRDF_CE_model_train_1_epoch=1-val_loss=2.00.ckpt"
+    torch.save({"epoch": 1, "state_dict": published_state(model), "callbacks": {}}, checkpoint)
+    sizes = (
+        "--image_size",
+        "16",
+        "--crop_size",
+        "14",
+        "--transformer_nhead",
+        "4",
+    )  # the file tells the others
+    split = ("--split_file", run_dir / "splits/fakeavceleb.csv", "--window_s", "0.6", "--batch_size", "4")
+    published = ("--model", "mrdf", "--checkpoint", checkpoint, "--output_dir", tmp_path / "published")
+    ok(run_command("test.py", *where, *published, *sizes, *split))
+    assert scores(tmp_path / "published") == scores(tmp_path / "own")
+
+
+def test_a_raw_video_is_judged(run_dir, tmp_path):
+    video = write_video(tmp_path / "talk.mp4", moving_face(30), waveform=clicks(1.2, (0.3, 0.8)))
+    verdict = load_detector(run_dir / "best.pt", device="cpu").judge(video, JudgeConfig(lag_frames=1))
+    (face,) = verdict.faces
+    assert 0 < face.prob < 1
+    assert face.video_prob is not None
+    assert len(face.lag_curve["logit"]) == 3
+
+
+def bash(*words, **variables):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = ONE_THREAD | {"USE_ACTIVE_ENV": "1", "PATH": path, "MODEL": "mrdf"} | variables
+    return subprocess.run(
+        ["bash", "run_fakeavceleb.sh", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def test_the_launcher_leaves_a_methods_own_values_to_its_presets():
+    config = json.loads(ok(bash("--print_config", PRESET="released", EPOCHS="7", FOLDS="3")).stdout)
+    assert config["train"]["learning_rate"] == 1e-3
+    assert config["train"]["epochs"] == 7
+    assert config["workers"]["batch_size"] == 64
+    assert (config["split"]["fold"], config["split"]["protocol"]) == ("3/5", "mrdf5")
+    assert config["model"]["encoder_layers"] == 0
+    result = bash("--print_config", FOLDS="0-5")
+    assert result.returncode == 2
+    assert "FOLDS must be like 1-5" in result.stderr
+    result = bash("--print_config", "--fold", "2/5", FOLDS="1")
+    assert result.returncode == 2
+    assert "either FOLDS or --fold" in result.stderr
+
+
+@pytest.mark.slow
+def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_path):
+    variables = {"DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path), "EPOCHS": "1", "DEVICE": "cpu"}
+    flags = [*SIZES, *RUN[:-4], "--precision", "fp32"]
+    ok(bash(*flags, **variables, FOLDS="2"))
+    result = ok(bash(*flags, **variables, FOLDS="2-3"))
+    assert "fold 2 is done" in result.stderr
+    assert "fold 3 -> " in result.stderr
+    matrix = json.loads((tmp_path / "folds/matrix.json").read_text())
+    (group,) = matrix["groups"]
+    assert [run["fold"] for run in group["runs"]] == ["2/5", "3/5"]
+    for name in ("auc", "accuracy", "balanced_accuracy"):
+        assert group["summary"]["fakeavceleb"][name]["num_runs"] == 2
+    assert "mean of 2 runs: auc " in result.stderr
+    (tmp_path / "fold_1").mkdir()  # a fold that stopped, and whose run cannot be resumed
+    (tmp_path / "fold_1/last.pt").touch()
+    result = bash(*flags, **variables, FOLDS="1-3")
+    assert result.returncode == 2
+    assert "fold_1/config.json: no such configuration" in result.stderr
