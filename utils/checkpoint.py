@@ -78,7 +78,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor a bare state_dict")
     elif missing := {"model", "config", "split_checksums"} - content.keys():
         raise CheckpointError(f"{path}: has no {', '.join(sorted(missing))}")
-    _require_weights(path, content.get("model", content.get("released")))
+    require_weights(path, content.get("model", content.get("released")))
     if content.get("format") == FORMAT and not isinstance(content["config"], dict):
         raise CheckpointError(f"{path}: its config is no dict")
     return content
@@ -87,15 +87,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """What torch.load makes of a file that may come from anybody."""
     try:
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > size:
-                    raise CheckpointError(f"{path}: a compressed archive, which checkpoints are not")
+        require_no_bomb(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        for value in _leaves(content):
-            if isinstance(value, Tensor) and value.numel() * value.element_size() > size:
-                raise CheckpointError(f"{path}: holds a tensor that is larger than the file")
+        require_no_bomb(path, content)
         if isinstance(content, dict) and content.get("format") == FORMAT:
             if content.pop("checksum", None) != content_checksum(content):
                 raise CheckpointError(f"{path}: is damaged: its content does not fit its checksum")
@@ -106,6 +100,18 @@ def _read(path: Path) -> dict[str, Any]:
         )  # fmt: skip
         raise CheckpointError(f"{path}: {reason}") from error
     return content if isinstance(content, dict) else {}
+
+
+def require_no_bomb(path: Path, content: Any = None) -> None:
+    """Raise CheckpointError if a file, or what was read of it, takes more memory than the file has bytes."""
+    size = path.stat().st_size
+    if content is None and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size:
+                raise CheckpointError(f"{path}: a compressed archive, which checkpoints are not")
+    for value in _leaves(content):
+        if isinstance(value, Tensor) and value.numel() * value.element_size() > size:
+            raise CheckpointError(f"{path}: holds a tensor that is larger than the file")
 
 
 def _leaves(content: Any) -> Iterator[Any]:
@@ -139,7 +145,8 @@ def content_checksum(content: Any) -> str:
     return digest.hexdigest()
 
 
-def _require_weights(path: Path, weights: Any) -> None:
+def require_weights(path: Path, weights: Any) -> None:
+    """Raise CheckpointError unless `weights` is a dict of tensors with finite numbers."""
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path}: its weights are no dict of tensors")
     for name, value in weights.items():

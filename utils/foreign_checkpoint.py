@@ -6,7 +6,6 @@ need not be installed: they become empty objects, and are dropped.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from utils.checkpoint import FORMAT, UNREADABLE
+from utils.checkpoint import FORMAT, UNREADABLE, require_no_bomb, require_weights
 from utils.errors import CheckpointError
 
 WEIGHTS = ("state_dict", "model")  # under which Lightning and fairseq keep them
@@ -35,16 +34,16 @@ class _Inert:
 
 def _read(path: Path) -> Any:
     """What torch.load makes of the file, foreign classes being _Inert."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("a compressed archive, which checkpoints are not")
+    require_no_bomb(path)
     try:
         foreign = get_unsafe_globals_in_checkpoint(str(path))
     except ValueError:  # the format before torch 1.6, of which torch gives no list
         foreign = []
-    with safe_globals([(type(name, (_Inert,), {}), name) for name in foreign]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    stand_ins = [(type(name, (_Inert,), {}), name) for name in foreign]
+    with safe_globals(stand_ins):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    require_no_bomb(path, content)
+    return content
 
 
 def _is_state(value: Any) -> bool:
@@ -72,9 +71,5 @@ def read_foreign_weights(path: Path) -> dict[str, Tensor]:
     if state is None:
         wanted = f"neither bare nor under {' or '.join(WEIGHTS)}"
         raise CheckpointError(f"{path}: holds no state_dict of another program, {wanted}")
-    for name, value in state.items():
-        if value.numel() * value.element_size() > path.stat().st_size:
-            raise CheckpointError(f"{path}: {name} is larger than the file")
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite")
+    require_weights(path, state)
     return state
