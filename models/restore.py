@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models import MODELS
 from utils.checkpoint import load_checkpoint
@@ -19,7 +21,7 @@ from utils.foreign_checkpoint import read_foreign_weights
 
 def model_type_of(name: str) -> Any:
     """The class of a method. Raises UsageError if there is none of that name."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise UsageError(f"unknown model {name}; there are {', '.join(sorted(MODELS))}")
     return MODELS[name]
 
@@ -57,7 +59,9 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
     model = bare
     if model is None:
         saved = content["config"]
-        model_type = model_type_of(saved["train"]["model"])
+        if not all(isinstance(saved.get(name), dict) for name in ("train", "model", "data")):
+            raise CheckpointError(f"{path}: its configuration lacks a section")
+        model_type = model_type_of(saved["train"].get("model"))
         defaults = {field.name: field.default for field in dataclasses.fields(model_type.config_type)}
         config = from_args(
             model_type.config_type,
@@ -66,6 +70,7 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
             ("a restored model", {name: defaults[name] for name in model_type.weight_sources}),
             ("the checkpoint", saved["model"]),
         )
+        _require_fitting(model_type, config, content["model"], path)
         model = model_type(config)
     try:
         if "released" in content:
@@ -75,6 +80,26 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
     except (RuntimeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return model
+
+
+def _require_fitting(model_type: Any, config: Any, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError unless the weights have the names and shapes of such a model.
+
+    Before it takes any memory: a configuration may ask for a model of any size.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(value.shape) for name, value in model_type(config).state_dict().items()}
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{path}: its configuration makes no model ({error})") from error
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{path}: {len(wrong)} of its {len(found)} weights are not those of the model that it describes, "
+            f"e.g. {name}: {found.get(name, 'missing')}, not {shapes.get(name, 'there')}"
+        )
 
 
 def restore_decision(content: dict[str, Any], path: Path) -> Decision | None:

@@ -79,8 +79,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     elif missing := {"model", "config", "split_checksums"} - content.keys():
         raise CheckpointError(f"{path}: has no {', '.join(sorted(missing))}")
     require_weights(path, content.get("model", content.get("released")))
-    if content.get("format") == FORMAT and not isinstance(content["config"], dict):
-        raise CheckpointError(f"{path}: its config is no dict")
+    if content.get("format") == FORMAT:
+        for name in ("config", "split_checksums"):
+            if not isinstance(content[name], dict):
+                raise CheckpointError(f"{path}: its {name} is no dict")
+        if not all(isinstance(value, str) for value in content["split_checksums"].values()):
+            raise CheckpointError(f"{path}: its split_checksums are no text")
     return content
 
 
@@ -147,7 +151,9 @@ def content_checksum(content: Any) -> str:
 
 def require_weights(path: Path, weights: Any) -> None:
     """Raise CheckpointError unless `weights` is a dict of tensors with finite numbers."""
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise CheckpointError(f"{path}: its weights are no dict of tensors")
     for name, value in weights.items():
         if value.is_floating_point() and not torch.isfinite(value).all():

@@ -18,6 +18,7 @@ import numpy as np
 
 from utils.allowed_media import (
     HEAD_BYTES,
+    SAMPLE_RATES_HZ,
     find_demuxer,
     media_limits,
     open_options,
@@ -414,6 +415,9 @@ def open_sound(path: Path) -> Iterator[SoundReader]:
 
     try:
         with soundfile.SoundFile(file_or_member(path)) as file:
+            lowest, highest = SAMPLE_RATES_HZ
+            if not lowest <= file.samplerate <= highest:
+                raise ClipError(path, f"has {file.samplerate} samples per second")
             yield SoundReader(path, file)
     except soundfile.LibsndfileError as error:
         raise ClipError(
