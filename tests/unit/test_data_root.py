@@ -122,7 +122,7 @@ def test_a_packs_shards_lie_where_the_pack_says(tmp_path):
         database.execute("INSERT INTO shards VALUES (0, ?, 1)", (name,))
         database.commit()
         database.close()
-        with pytest.raises(DatasetError, match="lies elsewhere"):
+        with pytest.raises(DatasetError, match="is not the name of a file"):
             Pack(tmp_path)
 
 
