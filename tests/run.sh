@@ -7,7 +7,7 @@ source utils/environment.sh
 
 python -m ruff check .
 python -m ruff format --check .
-# two processes with one thread each: most tests are small, and files keep their fixtures to themselves; the slow ones,
-# end to end, come first, so that neither process waits for the other at the end
+# three processes with one thread each, since they also wait (for disks, and for each other); files keep their fixtures to
+# themselves, and the slow ones, end to end, come first, so that no process works alone at the end
 export OMP_NUM_THREADS=1
-exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"

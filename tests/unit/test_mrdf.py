@@ -362,7 +362,8 @@ def test_a_restored_model_does_not_ask_for_the_weights_that_it_started_from(tmp_
     model = small(init_from=tmp_path / "base.pt")
     (tmp_path / "base.pt").unlink()
     config = dataclasses.asdict(model.config) | {"init_from": str(tmp_path / "base.pt")}
-    content = {"config": {"train": {"model": "mrdf"}, "data": {}, "model": config}, "model": model.state_dict()}
+    sections = {"train": {"model": "mrdf"}, "data": {}, "model": config}
+    content = {"config": sections, "model": model.state_dict()}
     restored = restore_model(content, tmp_path / "best.pt")
     assert torch.equal(restored.fusion[1].weight, model.fusion[1].weight)
 
