@@ -48,8 +48,8 @@ def open_crop(path: Path) -> Iterator[Crop]:
         yield _Cv2Crop(path)
         return
     with open_container(path, "video") as (container, stream):
-        if stream is None or not stream.average_rate:
-            raise ClipError(path, "has no video stream with a frame rate")
+        if stream is None or not stream.average_rate or stream.codec_context is None:
+            raise ClipError(path, "has no video stream of a known codec and with a frame rate")
         require_codec(path, stream)
         yield _AvCrop(path, container, stream)
 

@@ -635,7 +635,6 @@ def test_a_crop_of_an_unknown_codec_is_refused(unknown_codec):
         read_frames(unknown_codec, np.array([0]))
 
 
-@pytest.mark.xfail(strict=True, reason="utils/media.py: AttributeError", raises=AttributeError)
 def test_a_video_of_an_unknown_codec_is_refused(unknown_codec):
     with pytest.raises(ClipError):
         next(iterate_pictures(unknown_codec))
