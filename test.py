@@ -105,6 +105,7 @@ class TestConfig:
     )
     device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
     shortcuts: bool = opt(False, "score the clips without sound, picture, ..., too; writes shortcuts.csv")
+    report: bool = opt(True, "draw report.html and its plots, which take some seconds")
     no_thumbnails: bool = opt(False, "report.html shows no face: it is made without pictures of the clips")
 
     def __post_init__(self) -> None:
@@ -287,10 +288,11 @@ def measure_robustness(
     return write_robustness(output_dir, rows, families=families, title=title, about=about)
 
 
-def write_results(output_dir: Path, evaluated: Evaluated) -> None:
-    """test_metrics.json, and the page that shows it."""
+def write_results(output_dir: Path, evaluated: Evaluated, *, report: bool) -> None:
+    """test_metrics.json, and the page that shows it if it is wanted."""
     write_text(output_dir / "test_metrics.json", json.dumps(evaluated.result, indent=1) + "\n")
-    write_report(output_dir, evaluated)
+    if report:
+        write_report(output_dir, evaluated)
 
 
 def evaluate_dataset(
@@ -362,7 +364,7 @@ def evaluate_dataset(
         data_root=data_root,
         no_thumbnails=test.no_thumbnails,
     )
-    write_results(output_dir, evaluated)
+    write_results(output_dir, evaluated, report=test.report)
     if test.shortcuts:
         result["shortcuts"] = measure_shortcuts(evaluation, clips, scores, score, output_dir)
     if evaluation.robustness.robustness:
@@ -370,7 +372,7 @@ def evaluate_dataset(
         title = f"{name}, {test.split} split, {len(clips)} clips"
         result["robustness"] = measure_robustness(evaluation, clips, scores, score, roots, title)
     if "shortcuts" in result or "robustness" in result:  # they may take hours: the rest is there before
-        write_results(output_dir, evaluated)
+        write_results(output_dir, evaluated, report=test.report)
     log.info(
         "%s: AUC %.4f, EER %.4f, balanced accuracy %.4f; written to %s",
         name,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models import MODELS
 from utils.checkpoint import load_checkpoint
@@ -17,6 +19,9 @@ from utils.config import from_args
 from utils.decision import Decision
 from utils.errors import CheckpointError, UsageError
 from utils.foreign_checkpoint import read_foreign_weights
+
+SMALL_TENSOR = 1 << 24  # numbers: tables that a model makes for itself are smaller
+SMALL_MODEL = 10_000  # tensors
 
 
 def model_type_of(name: str) -> Any:
@@ -70,8 +75,7 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
             ("a restored model", {name: defaults[name] for name in model_type.weight_sources}),
             ("the checkpoint", saved["model"]),
         )
-        _require_fitting(model_type, config, content["model"], path)
-        model = model_type(config)
+        model = _build(model_type, config, content["model"], path)
     try:
         if "released" in content:
             model.load_released(content["released"])
@@ -82,24 +86,37 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
     return model
 
 
-def _require_fitting(model_type: Any, config: Any, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError unless the weights have the names and shapes of such a model.
-
-    Before it takes any memory: a configuration may ask for a model of any size.
+class _WithinWeights(TorchFunctionMode):
+    """While it is active, no tensor is made that is much larger than all of a checkpoint's weights, nor far
+    more tensors than it has: a configuration from a stranger may ask for a model of any size.
     """
+
+    creating = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn))
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.largest = SMALL_TENSOR + sum(value.numel() for value in weights.values())
+        self.num_left = SMALL_MODEL + 100 * len(weights)
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in self.creating:
+            size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
+            self.num_left -= 1
+            if self.num_left < 0 or math.prod(size) > self.largest:
+                raise MemoryError("it is far larger than the weights")
+        return function(*args, **kwargs)
+
+
+def _build(model_type: Any, config: Any, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The model that a checkpoint describes. Raises CheckpointError if it is out of proportion, or none."""
     try:
-        with torch.device("meta"):
-            shapes = {name: tuple(value.shape) for name, value in model_type(config).state_dict().items()}
-    except (RuntimeError, MemoryError, OverflowError) as error:
+        with _WithinWeights(weights):
+            return model_type(config)
+    except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: its configuration makes no model ({error})") from error
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"{path}: {len(wrong)} of its {len(found)} weights are not those of the model that it describes, "
-            f"e.g. {name}: {found.get(name, 'missing')}, not {shapes.get(name, 'there')}"
-        )
 
 
 def restore_decision(content: dict[str, Any], path: Path) -> Decision | None:

@@ -10,7 +10,14 @@ import numpy as np
 import soundfile
 import torch
 
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
+from utils.clip_files import (
+    AUDIO_NAME,
+    LANDMARKS_NAME,
+    LAYOUT_VERSION,
+    NUM_LANDMARKS,
+    SAMPLE_RATE_HZ,
+    VIDEO_NAME,
+)
 from utils.media import VideoWriter
 from utils.types import Clip, ClipBatch
 
@@ -87,6 +94,19 @@ def write_metadata(path: Path, rows: list[tuple[str, ...]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write("source,target1,target2,method,category,type,race,gender,path,\n")
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def clip_info(**changes: object) -> dict[str, object]:
+    """The content of a clip.json, with changes."""
+    values = {
+        "layout_version": LAYOUT_VERSION, "source": "clip.mp4", "source_sha256": "", "source_bytes": 1,
+        "source_codecs": "h264/aac", "sound_sha256": "", "source_width": 64, "source_height": 64,
+        "source_fps": "25", "variable_frame_rate": False, "fps": "25", "num_frames": 20, "face_boxes": [],
+        "frames_without_face": [], "num_face_tracks": 1, "sample_rate_hz": SAMPLE_RATE_HZ,
+        "audio_start_s": 0.0, "audio_padded_s": 0.0, "silent": False, "settings": {}, "tools": {},
+        "files": {},
+    }  # fmt: skip
+    return values | changes
 
 
 def make_clip(folder: Path, **changes: object) -> Clip:

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 IMPORTED = ["av", "cv2", "matplotlib.figure", "pandas", "scipy.stats", "sklearn.metrics", "torchaudio"]
+IMPORTED += ["torch._dynamo", "torch.utils.tensorboard"]  # the first optimiser, and what a run writes
 
 
 def run_command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:

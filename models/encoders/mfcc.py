@@ -27,17 +27,16 @@ class Mfcc(nn.Module):
     def __init__(self, num_mfcc: int, sample_rate_hz: int) -> None:
         super().__init__()
         self.sample_rate_hz = sample_rate_hz
-        with torch.device("cpu"):  # real numbers even where a model is only sketched, on the meta device
-            mel = torchaudio.functional.melscale_fbanks(
-                WINDOW_SAMPLES // 2 + 1,
-                0.0,
-                sample_rate_hz / 2,
-                NUM_MELS,
-                sample_rate_hz,
-                norm="slaney",
-                mel_scale="slaney",
-            )
-            dct = torchaudio.functional.create_dct(num_mfcc, NUM_MELS, norm="ortho")
+        mel = torchaudio.functional.melscale_fbanks(
+            WINDOW_SAMPLES // 2 + 1,
+            0.0,
+            sample_rate_hz / 2,
+            NUM_MELS,
+            sample_rate_hz,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        dct = torchaudio.functional.create_dct(num_mfcc, NUM_MELS, norm="ortho")
         self.register_buffer("mel", mel, persistent=False)  # (frequencies, NUM_MELS)
         self.register_buffer("dct", dct, persistent=False)  # (NUM_MELS, num_mfcc)
         self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)

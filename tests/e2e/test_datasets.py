@@ -51,7 +51,7 @@ def test_raw_prepare_train_test(name, tmp_path):
         assert f"the train split of {name} has one class only: {{0.0:" in errors
         return
     run("train.py", *data, "--run_dir", tmp_path / "run", *TINY, *fractions)
-    run("test.py", "--checkpoint", tmp_path / "run/best.pt", *data, "--device", "cpu")
+    run("test.py", "--checkpoint", tmp_path / "run/best.pt", *data, "--device", "cpu", "--report", "false")
     metrics = json.loads((tmp_path / "run/test_metrics.json").read_text())
     assert metrics["overall"]["num_fake"] > 0
     assert metrics["overall"]["num_real"] > 0

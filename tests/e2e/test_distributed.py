@@ -134,7 +134,7 @@ def test_a_run_of_two_processes_is_a_run_like_any_other(prepared_root, run_dir, 
 
 def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0",
-                 "--batch_size", "5", "--precision", "fp32")  # fmt: skip
+                 "--batch_size", "5", "--precision", "fp32", "--report", "false")  # fmt: skip
     one = json.loads(ok(command("test.py", *arguments, "--output_dir", tmp_path / "one")).stdout)
     two = json.loads(ok(run_processes(2, "test.py", *arguments, "--output_dir", tmp_path / "two")).stdout)
     assert {name for name in one if one[name] != two[name]} == {"command"}

@@ -5,7 +5,6 @@ mean harm. Each of those costs itself, is listed with its reason, and nothing el
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from models import load_detector
 from models.judging.detector import JudgeConfig
 from preprocess.perturb.kinds import Perturbation
 from preprocess.perturb.variants import make_variants
+from tests.clip_factory import clip_info
 from tests.commands import run_command
 from tests.e2e.test_video import write_checkpoint
 from tests.hostile_media import (
@@ -33,7 +33,6 @@ from tests.hostile_media import (
 from tests.moving_face import clicks, moving_face, write_video
 from tests.unit.test_ffpp_audio import missing_of, write_sequence
 from tests.unit.test_preprocess_batch import touch
-from utils.clip_files import ClipInfo
 from utils.errors import ClipError, DatasetError
 from utils.types import Clip
 
@@ -258,8 +257,7 @@ def test_sounds_and_pictures_of_data_sets_are_judged_alike(tmp_path):
 def test_a_clip_json_does_not_name_videos_outside_the_raw_data_set(tmp_path):
     folder = touch(tmp_path, "prepared/clip/clip.json") / "prepared" / "clip"
     for source in ("../outside.mp4", "/etc/passwd", "a/../../b.mp4"):
-        values = {field.name: "" for field in dataclasses.fields(ClipInfo)} | {"source": source}
-        (folder / "clip.json").write_text(json.dumps(values))
+        (folder / "clip.json").write_text(json.dumps(clip_info(source=source)))
         clip = Clip(
             clip_id="x", folder=folder, label=0, video_label=0, audio_label=0, category="", method="",
             identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",

@@ -116,7 +116,7 @@ def help_of(*script):
     return result.stdout
 
 
-BENCHMARKS = [("-m", "tests.benchmarks"), ("-m", "tests.benchmarks.plan")]
+TOOLS = [("-m", f"tests.{name}") for name in ("benchmarks", "benchmarks.plan", "fuzz", "kill")]
 MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo", "perturb", "pack"]
 
 
@@ -133,8 +133,9 @@ def test_flags_named_in_the_readme_exist():
     scripts = [
         *(("train.py", "--model", name) for name in MODELS),
         ("test.py",),
+        ("test.py", "--video"),
         ("-m", "torch.distributed.run"),
-        *BENCHMARKS,
+        *TOOLS,
         *(("-m", f"preprocess.{module}") for module in MODULES),
     ]
     known = {flag for script in scripts for flag in re.findall(r"--\w+", help_of(*script))}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import torch
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import ONE_THREAD, ROOT, run_command
-from tests.e2e.test_resume import assert_same_run, wait_for_saves
+from tests.commands import ONE_THREAD, ROOT, run_command, start_command
+from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from tests.unit.test_mrdf import published_state
 
@@ -52,14 +53,15 @@ def run_dir(prepared_root, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(prepared_root, run_dir, tmp_path):
-    words = [sys.executable, *train(prepared_root, tmp_path / "run")]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
-    wait_for_saves(process, tmp_path / "run", 1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+    process = start_command(*train(prepared_root, tmp_path / "run"))
+    while not (tmp_path / "run/last.pt").exists():
+        assert process.running()
+        time.sleep(0.002)
+    process.signal(signal.SIGTERM)
+    process.wait()
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["progress"]["epoch"] < 2
     ok(run_command(*train(prepared_root, tmp_path / "run", "--resume")))
-    assert_same_run(tmp_path / "run", run_dir)
+    assert not differences(tmp_path / "run", run_dir)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from loaders.split_files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
 from tests.commands import run_command
+from utils.checkpoint import load_checkpoint, save_checkpoint
 
 SIZES = {
     "image_size": [16],
@@ -64,7 +65,11 @@ def test_a_run_directory_holds_what_the_readme_says(unbroken):
     split = (unbroken / "splits" / "fakeavceleb.csv").read_text()
     assert split.startswith("# sha256=")
     assert split.count("\n") == 3 + 48
-    assert {path.name for path in unbroken.iterdir() if path.suffix == ".pt"} == {"best.pt", "last.pt"}
+    assert {path.name for path in unbroken.iterdir() if path.suffix == ".pt"} == {
+        "best.pt",
+        "last.pt",
+        "last.1.pt",
+    }
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(prepared_root, unbroken, tmp_path):
@@ -128,9 +133,9 @@ def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken
 def test_a_checkpoint_from_before_the_decision_is_evaluated_and_resumed(prepared_root, unbroken, tmp_path):
     run_dir = shutil.copytree(unbroken, tmp_path / "old")
     for name in ("best.pt", "last.pt"):
-        content = torch.load(run_dir / name, weights_only=True)
+        content = load_checkpoint(run_dir / name)
         del content["decision"], content["config"]["train"]["decision_fpr"]
-        torch.save(content, run_dir / name)
+        save_checkpoint(run_dir / name, content)
     config = json.loads((run_dir / "config.json").read_text())
     for name in ("decision_fpr", "accumulate_steps", "sync_batch_norm", "compile"):
         del config["config"]["train"][name]
@@ -257,7 +262,7 @@ def test_a_config_file_with_an_unknown_value_or_another_preset_is_refused(unbrok
     (tmp_path / "config.json").write_text(json.dumps(content))
     result = command("train.py", "--config", tmp_path / "config.json", "--print_config")
     assert result.returncode == 2
-    assert "unknown model value video_chanels" in result.stderr
+    assert "unknown model value 'video_chanels'" in result.stderr
     result = command(
         "train.py", "--config", unbroken / "config.json", "--preset", "released", "--print_config"
     )

@@ -578,13 +578,7 @@ def checkpoint(tmp_path_factory):
 
 
 # name of a change -> where it comes through
-# these take minutes or gigabytes: python -m tests.fuzz --case 993 and --case 338 show them
-TOO_LARGE = {"a model of 10^6 features", "a model of 10^9 layers"}
-REFUSED_CHANGES = [
-    name
-    for name, (_, expected) in checkpoints.CHANGES.items()
-    if expected == REFUSED and name not in TOO_LARGE
-]
+REFUSED_CHANGES = [name for name, (_, expected) in checkpoints.CHANGES.items() if expected == REFUSED]
 
 
 @pytest.mark.parametrize("name", REFUSED_CHANGES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -21,8 +20,8 @@ from preprocess.jobs import Job
 from preprocess.stores import LocalStore
 from preprocess.verify import check_clip
 from preprocess.workers import lock_partial, run_workers
+from tests.clip_factory import clip_info
 from tests.moving_face import moving_face, write_video
-from utils.clip_files import ClipInfo
 from utils.errors import ClipError, DatasetError, UsageError, run_command
 
 
@@ -313,9 +312,7 @@ def test_verify_names_the_file_and_the_reason(tmp_path, sound_clip, damage, path
 def test_a_clip_json_names_files_of_its_own_folder_only(tmp_path, sound_clip, name):
     folder = tmp_path / "clip"
     shutil.copytree(sound_clip, folder)
-    values = {field.name: "" for field in dataclasses.fields(ClipInfo)}
-    values |= {"files": {name: "0" * 64}, "num_frames": 20, "fps": "25"}
-    (folder / "clip.json").write_text(json.dumps(values))
+    (folder / "clip.json").write_text(json.dumps(clip_info(files={name: "0" * 64})))
     ((path, why),) = check_clip(folder, deep=False)
     assert path == folder / "clip.json"
     assert "outside its folder" in why
