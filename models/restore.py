@@ -21,7 +21,7 @@ from utils.errors import CheckpointError, UsageError
 from utils.foreign_checkpoint import read_foreign_weights
 
 SMALL_TENSOR = 1 << 24  # numbers: tables that a model makes for itself are smaller
-SMALL_MODEL = 10_000  # tensors
+SMALL_MODEL = 10_000  # calls of torch
 
 
 def model_type_of(name: str) -> Any:
@@ -87,8 +87,8 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
 
 
 class _WithinWeights(TorchFunctionMode):
-    """While it is active, no tensor is made that is much larger than all of a checkpoint's weights, nor far
-    more tensors than it has: a configuration from a stranger may ask for a model of any size.
+    """While it is active, no tensor is made that is much larger than all of a checkpoint's weights, nor is
+    far more done than so many weights need: a configuration from a stranger may ask for a model of any size.
     """
 
     creating = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn))
@@ -96,17 +96,18 @@ class _WithinWeights(TorchFunctionMode):
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.largest = SMALL_TENSOR + sum(value.numel() for value in weights.values())
-        self.num_left = SMALL_MODEL + 100 * len(weights)
+        self.num_left = SMALL_MODEL + 200 * len(weights)
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.num_left -= 1
+        size = (0,)
         if function in self.creating:
             size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
-            self.num_left -= 1
-            if self.num_left < 0 or math.prod(size) > self.largest:
-                raise MemoryError("it is far larger than the weights")
+        if self.num_left < 0 or math.prod(size) > self.largest:
+            raise MemoryError("it is far larger than the weights")
         return function(*args, **kwargs)
 
 
