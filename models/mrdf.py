@@ -70,10 +70,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "freeze_stem": True,
         "readout": "first",
         "cut_to_shortest": True,
-        # loaders: up to 500 frames
+        # loaders: up to 500 frames; such a batch takes up to 5 GB
         "window_s": 20.0,
         "windows_per_clip": 1,
         "batch_size": 64,
+        "prefetch_factor": 1,
         # train.py
         "optimizer": "adam",
         "learning_rate": 1e-3,
