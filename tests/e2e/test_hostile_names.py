@@ -17,6 +17,9 @@ from models.judging.verdict import FaceVerdict, Segment, Verdict
 from preprocess.tracks import TrackClip, TrackedVideo
 from tests.browser import Opened
 from tests.clip_factory import make_clip, write_clip_folder
+from tests.commands import run_command
+from tests.e2e.test_video import write_checkpoint
+from tests.trees.media import Media
 from utils import matrix
 from utils.clip_files import AUDIO_NAME, VIDEO_NAME
 from utils.evaluation import ClipScores
@@ -263,3 +266,18 @@ def test_pages_can_be_made_without_faces(made, tmp_path):
     assert "--no_thumbnails" in pages["without"]
     assert hostile("clip").partition(" ")[0] in pages["without"]
     assert VIDEO_NAME not in pages["without"]
+
+
+@pytest.mark.slow
+def test_a_judged_video_leaves_no_face_behind(tmp_path):
+    write_checkpoint(tmp_path / "best.pt")
+    Media(seed=5).video(tmp_path / "clip.mp4", 0)
+    result = run_command(
+        "test.py", "--video", tmp_path / "clip.mp4", "--checkpoint", tmp_path / "best.pt", "--output_dir",
+        tmp_path / "out", "--lag_frames", "0", "--device", "cpu", "--no_thumbnails", "--annotate", "false",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out/verdict.json").read_text())["faces"]
+    assert "data:image" not in (tmp_path / "out/report.html").read_text()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"verdict.json", "report.html", "timeline.png", "regions_1.png"}  # the PNGs are plots
