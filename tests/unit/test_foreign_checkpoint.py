@@ -43,7 +43,7 @@ def test_weights_that_cannot_be_are_refused(tmp_path):
     path = tmp_path / "x.ckpt"
     for value, reason in (
         (torch.tensor([1.0, torch.nan]), "weight holds values that are not finite"),
-        (torch.zeros(1).expand(10**6), "weight is larger than the file"),
+        (torch.zeros(1).expand(10**6), "holds a tensor that is larger than the file"),
     ):
         torch.save({"state_dict": {"weight": value}}, path)
         with pytest.raises(CheckpointError, match=rf"x\.ckpt: {reason}"):
