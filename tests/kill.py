@@ -4,9 +4,9 @@
     python -m tests.kill --runs 20 --what train
 
 `train`: each run is killed once or twice, at a random time or while it writes a checkpoint, and resumed.
-Weights, optimiser, metrics.csv and TensorBoard curves must be those of the unbroken run. `prepare`: one
-output folder is filled by runs that are killed, one after the other, until a last one ends; the same files
-with the same bytes must be there. The exit status is 1 if anything differs.
+Weights, optimiser, metrics.csv and TensorBoard curves must be those of the unbroken run. `prepare`: an
+output folder is filled by runs that are killed, one after the other, until one ends; the same files with the
+same bytes must be there. The exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -113,7 +114,8 @@ def kill_training(folder: Path, runs: int, seed: int) -> tuple[list[str], Counte
             unbroken[case] = folder / case, time.monotonic() - begin
         expected, duration_s = unbroken[case]
         rng, run_dir = random.Random(f"{seed} {number}"), folder / f"run_{number}"
-        for _ in range(rng.choice((1, 1, 2))):
+        kills_left = rng.choice((1, 1, 2))
+        while kills_left:
             has_saved = any(run_dir.glob("last*.pt"))
             process = start(case, run_dir, *(["--resume"] if has_saved else []))
             kind = rng.choice(("at a random time", "while saving"))
@@ -132,7 +134,11 @@ def kill_training(folder: Path, runs: int, seed: int) -> tuple[list[str], Counte
             moment = saves if kind == "while saving" else (lambda end_s=end_s: time.monotonic() > end_s)
             killed = kill_at(process, moment, group=rng.random() < 0.5)
             process.wait()
-            counts[f"killed {kind}" if killed else "ended before it was killed"] += 1
+            if killed:
+                counts[f"killed {kind}"] += 1
+                kills_left -= 1
+            else:  # it was faster
+                shutil.rmtree(run_dir)
         has_saved = any(run_dir.glob("last*.pt"))
         result = start(case, run_dir, *(["--resume"] if has_saved else [])).wait()
         if result.returncode:
@@ -163,8 +169,9 @@ def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counte
     begin = time.monotonic()
     start(expected).wait()
     duration_s = time.monotonic() - begin
-    counts, rng = Counter(), random.Random(seed)
-    for _ in tqdm(range(kills), "prepare", unit="kill", dynamic_ncols=True):
+    counts, rng, problems = Counter(), random.Random(seed), []
+    progress = tqdm(range(kills), "prepare", unit="kill", dynamic_ncols=True)
+    while progress.n < kills:
         process = start(output)
         num_clips = count_clips(output)
         kind = rng.choice(("at a random time", "as a clip is installed"))
@@ -177,16 +184,28 @@ def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counte
         moment = (lambda end_s=end_s: time.monotonic() > end_s) if kind == "at a random time" else installs
         killed = kill_at(process, moment, group=rng.random() < 0.5)
         process.wait()
-        counts[f"killed {kind}" if killed else "ended before it was killed"] += 1
+        if killed:
+            counts[f"killed {kind}"] += 1
+            progress.update()
+        else:  # it had nothing left to do
+            problems += compare_trees(expected, output, 4 * num_videos + 1)
+            counts["trees that are identical"] += not problems
+            shutil.rmtree(output)
+    progress.close()
     result = start(output).wait()
-    problems = [] if result.returncode == 1 else [f"the last run ended with {result.returncode}"]
-    wanted, made = tree(expected), tree(output)
-    if len(wanted) != 4 * num_videos + 1:  # and failures.csv
-        problems.append(f"the unbroken run made {len(wanted)} files")
-    problems += [f"{name} differs" for name in sorted(wanted.keys() | made.keys())
-                 if wanted.get(name) != made.get(name)]  # fmt: skip
-    counts["trees that are identical"] += wanted == made
+    if result.returncode != 1:  # one of the videos is none
+        problems.append(f"the last run ended with {result.returncode}: {result.stderr[-300:]}")
+    problems += compare_trees(expected, output, 4 * num_videos + 1)
+    counts["trees that are identical"] += not problems
     return problems, counts
+
+
+def compare_trees(expected: Path, output: Path, num_files: int) -> list[str]:
+    """In which files two trees differ."""
+    wanted, made = tree(expected), tree(output)
+    problems = [] if len(wanted) == num_files else [f"the unbroken run made {len(wanted)} files"]
+    names = sorted(wanted.keys() | made.keys())
+    return problems + [f"{name} differs" for name in names if wanted.get(name) != made.get(name)]
 
 
 WHAT = {"train": kill_training, "prepare": kill_prepare}
