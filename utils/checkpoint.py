@@ -83,6 +83,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         for name in ("config", "split_checksums"):
             if not isinstance(content[name], dict):
                 raise CheckpointError(f"{path}: its {name} is no dict")
+        if not all(isinstance(section, dict) for section in content["config"].values()):
+            raise CheckpointError(f"{path}: a section of its config is no dict")
         if not all(isinstance(value, str) for value in content["split_checksums"].values()):
             raise CheckpointError(f"{path}: its split_checksums are no text")
     return content

@@ -290,7 +290,7 @@ def _read_exclusions(root: Path, output: Path) -> None:
     from tests.clip_factory import make_clip
 
     clips = [make_clip(root, clip_id="fakeavceleb/x"), make_clip(root, clip_id="fakeavceleb/y")]
-    select_clips("test", clips, ListingConfig(exclude_list=root / "list.txt", allow_missing=True))
+    select_clips("test", root, clips, ListingConfig(exclude_list=root / "list.txt", allow_missing=True))
 
 
 def _read_folds(root: Path, output: Path) -> None:
