@@ -60,7 +60,14 @@ def _build_others(base: Path) -> None:
     result = {
         "dataset": "kodf",
         "split": "test",
-        "overall": {"auc": 0.5, "eer": 0.5, "num_real": 3, "num_fake": 3},
+        "overall": {
+            "auc": 0.5,
+            "eer": 0.5,
+            "accuracy": 0.5,
+            "balanced_accuracy": 0.5,
+            "num_real": 3,
+            "num_fake": 3,
+        },  # fmt: skip
         "intervals": {"overall": {"auc": [0.4, 0.6]}},
         "run": {
             "name": "a",
@@ -289,8 +296,9 @@ def _read_exclusions(root: Path, output: Path) -> None:
     from loaders.listing import ListingConfig, select_clips
     from tests.clip_factory import make_clip
 
-    clips = [make_clip(root, clip_id="fakeavceleb/x"), make_clip(root, clip_id="fakeavceleb/y")]
-    select_clips("test", root, clips, ListingConfig(exclude_list=root / "list.txt", allow_missing=True))
+    clips = [make_clip(root, clip_id=f"fakeavceleb/{name}") for name in "xy"]
+    config = ListingConfig(exclude_list=root / "list.txt", allow_missing=True)
+    select_clips("test", root.parent, clips, config)
 
 
 def _read_folds(root: Path, output: Path) -> None:
