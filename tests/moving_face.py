@@ -74,10 +74,12 @@ def write_video(
     sound_starts_s: float = 0.0,
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
+    crf: int = 18,
+    preset: str = "ultrafast",
 ) -> Path:
     """A raw video as a camera might have made it; `times_ms` makes its frame rate vary."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "18", "preset": "ultrafast"})
+        stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": str(crf), "preset": preset})
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
         time_base = Fraction(1, 1000) if times_ms else 1 / Fraction(fps)

@@ -133,7 +133,10 @@ def test_the_launcher_leaves_a_methods_own_values_to_its_presets():
 def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_path):
     variables = {"DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path), "EPOCHS": "1", "DEVICE": "cpu"}
     flags = [*SIZES, *RUN[:-4], "--precision", "fp32"]
-    ok(bash(*flags, **variables, FOLDS="2"))
+    fold_2 = ["--epochs", "1", "--protocol", "mrdf5", "--fold", "2/5", *flags]
+    where = ["--data_root", prepared_root, "--device", "cpu"]
+    ok(run_command("train.py", "--model", "mrdf", *where, "--run_dir", tmp_path / "fold_2", *fold_2))
+    ok(run_command("test.py", "--checkpoint", tmp_path / "fold_2/best.pt", *where, "--report", "false"))
     result = ok(bash(*flags, **variables, FOLDS="2-3"))
     assert "fold 2 is done" in result.stderr
     assert "fold 3 -> " in result.stderr

@@ -6,9 +6,6 @@ and the test says so. It proves that the software runs on real video: three peop
 
 import json
 import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +14,12 @@ from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
 from preprocess.demo.speech import revoice
 from preprocess.prepare import ClipConfig, prepare_clip
 from tests.clip_factory import write_metadata
+from tests.commands import run_command
 from tests.conftest import SHARED
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.crop_video import read_frames, read_video_header
 from utils.media import VideoWriter, read_waveform
 
-ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 1.6
 SMALL = (
     "--image_size 32 --video_channels 4 8 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
@@ -32,9 +29,7 @@ SMALL = (
 
 
 def run(*words):
-    result = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = run_command(*words)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 

@@ -75,7 +75,9 @@ def trained(tmp_path_factory):
 def test_robustness_and_shortcut_tables(trained, tmp_path):
     raw, prepared, run_dir = trained
     evaluate = ("test.py", "--checkpoint", run_dir / "best.pt", "--data_root", prepared)
-    plain = json.loads(ok(run_command(*evaluate, "--output_dir", tmp_path / "plain")).stdout)
+    plain = json.loads(
+        ok(run_command(*evaluate, "--output_dir", tmp_path / "plain", "--report", "false")).stdout
+    )
     robustness = (
         *evaluate, "--output_dir", tmp_path / "robust", "--robustness", "--raw_root", raw,
         "--robustness_kinds", "blur+resampling", "--cache_dir", tmp_path / "cache", "--shortcuts",
