@@ -150,6 +150,11 @@ def select_clips(
         raise DatasetError(
             f"{config.exclude_list}: names clips that {dataset} does not list: {sorted(unknown)[:3]}"
         )
+    if others := excluded_ids - of_dataset:
+        log.warning(
+            "%s: %d of its lines are no clips of %s, such as %s", config.exclude_list, len(others), dataset,
+            brief(min(others)),
+        )  # fmt: skip
     excluded, clips, missing = [], [], []
     folders = _Folders(data_root, allow_links=config.allow_links)
     for clip in listed:

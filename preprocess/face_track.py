@@ -46,7 +46,9 @@ class CropConfig:
     detect_every_s: float = opt(1.0, "look for further faces every so many seconds")
     max_gap_s: float = opt(1.5, "a face that is lost for longer ends its track; until then the box is held")
     max_faces: int = opt(4, "faces followed at a time, the largest ones")
-    min_detection_score: float = opt(0.5, "score of the face detector from which a new face is believed")
+    min_detection_score: float = opt(
+        0.6, "score of the face detector from which a new face is believed; it reports none below 0.6"
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop_margin <= 2.2:
@@ -56,8 +58,10 @@ class CropConfig:
                 raise ValueError(f"{name} must be above 0 and at most 10, got {getattr(self, name)}")
         if self.max_faces < 1:
             raise ValueError(f"max_faces must be at least 1, got {self.max_faces}")
-        if not 0 < self.min_detection_score < 1:
-            raise ValueError(f"min_detection_score must be between 0 and 1, got {self.min_detection_score}")
+        if not 0.6 <= self.min_detection_score < 1:
+            raise ValueError(
+                f"min_detection_score must be at least 0.6 and below 1, got {self.min_detection_score}"
+            )
 
 
 class Pose(NamedTuple):

@@ -151,7 +151,7 @@ def test_a_row_that_points_nowhere_is_never_skipped_silently(one_clip_tree):
         list_fakeavceleb(one_clip_tree, ListingConfig())
 
 
-def test_excluded_clips_are_counted_and_unknown_exclusions_refused(prepared_root, tmp_path):
+def test_excluded_clips_are_counted_and_unknown_exclusions_refused(prepared_root, tmp_path, caplog):
     exclusions = tmp_path / "exclude.txt"
     wanted = "fakeavceleb/RealVideo-RealAudio/African/men/id10000/00000"
     exclusions.write_text(f"# reviewed\n{wanted}  # shows two people\n")
@@ -161,3 +161,6 @@ def test_excluded_clips_are_counted_and_unknown_exclusions_refused(prepared_root
     exclusions.write_text("fakeavceleb/typo\n")
     with pytest.raises(DatasetError, match="fakeavceleb/typo"):
         list_fakeavceleb(prepared_root, ListingConfig(exclude_list=exclusions))
+    exclusions.write_text("fakeavcelebb/typo\n")  # perhaps of another data set
+    list_fakeavceleb(prepared_root, ListingConfig(exclude_list=exclusions))
+    assert "1 of its lines are no clips of fakeavceleb, such as 'fakeavcelebb/typo'" in caplog.text
