@@ -85,6 +85,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "balance": "none",
         "patience": 0,
     },
+    "demo": {
+        # models/mrdf.py
+        "feature_dim": 64,
+        "video_channels": (16, 32, 64, 64),
+        "filterbank_stack": 16,
+        "encoder_layers": 2,
+        "transformer_nhead": 4,
+        "feedforward_dim": 128,
+        "position_kernel": 8,
+        "position_groups": 4,
+        # loaders: few frames, so that there are many steps
+        "window_s": 0.96,
+        "video_fps": 6.25,
+        "windows_per_clip": 2,
+        "batch_size": 8,
+        "val_fraction": 0.2,
+        "test_fraction": 0.25,
+        # train.py
+        "epochs": 60,
+        "learning_rate": 1e-3,
+        "patience": 0,
+    },
 }
 
 
