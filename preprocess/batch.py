@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from preprocess.image_graph import require_packages
-from preprocess.jobs import CLIP_FILES, PARTIAL_NAME, Job
+from preprocess.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
 from preprocess.limits import LimitConfig
 from preprocess.sources import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
 from preprocess.stores import LocalStore, Store, StoredJob, open_store
@@ -68,6 +68,9 @@ class InputConfig:
         (),
         "take only the videos whose path below the root matches one of these globs, e.g. '**/c23/**/*.mp4'",
     )
+    allow_links: bool = opt(
+        False, "take files although links inside --input or --source lead out of it: parts on other disks"
+    )
     output: Path = opt(dataclasses.MISSING, "folder of the prepared clips")
 
 
@@ -113,14 +116,15 @@ def find_jobs(config: BatchConfig) -> Batch:
         raise UsageError(f"--output {output} is not a folder")
     metadata: list[Path] = []
     sounds: dict[Path, Path] = {}
+    links = config.allow_links
     if config.dataset is not None:
         found = read_raw_dataset(config.dataset, open_store(config.source))
         raw, names, sounds, metadata = found.root, found.videos, found.sounds, found.metadata
     else:
         raw = open_store(config.input)
-        if raw.is_file():
+        if raw.is_file():  # named by the user, who may name a link to anywhere
             raw, name = raw.above()
-            names = [Path(name)]
+            names, links = [Path(name)], True
         else:
             names = _videos_below(raw, output)
     if config.only:
@@ -132,11 +136,14 @@ def find_jobs(config: BatchConfig) -> Batch:
     _require_suffixes(names)
     _require_distinct(names)
     _require_sources_outside(names, raw, output)
-    jobs = [_job(name, sounds.get(name), raw, output) for name in _take_shard(names, config)]
+    within = raw.path if isinstance(raw, LocalStore) and not links else None
+    for name in metadata if within else []:
+        require_within(within / name, within)
+    jobs = [_job(name, sounds.get(name), raw, output, within) for name in _take_shard(names, config)]
     return Batch(jobs=jobs, output=output, raw=raw, metadata=tuple(metadata))
 
 
-def _job(name: Path, sound: Path | None, raw: Store, output: Store) -> Job:
+def _job(name: Path, sound: Path | None, raw: Store, output: Store, within: Path | None) -> Job:
     folder = name.with_suffix("")
     if isinstance(raw, LocalStore) and isinstance(output, LocalStore):
         return Job(
@@ -144,8 +151,11 @@ def _job(name: Path, sound: Path | None, raw: Store, output: Store) -> Job:
             source=raw.path / name,
             folder=output.path / folder,
             sound=raw.path / sound if sound else None,
+            within=within,
         )
-    return StoredJob(name=name.as_posix(), source=name, folder=folder, sound=sound, raw=raw, prepared=output)
+    return StoredJob(
+        name=name.as_posix(), source=name, folder=folder, sound=sound, within=within, raw=raw, prepared=output
+    )
 
 
 def _videos_below(root: Store, output: Store) -> list[Path]:

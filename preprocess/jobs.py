@@ -26,6 +26,7 @@ class Job:
     folder: Path  # the clip folder
     sound: Path | None = None  # a file of its own with the video's sound
     scratch: Path = Path()  # an empty folder beside, of the worker's own; gone after the job
+    within: Path | None = None  # the raw root, where no link may lead out of it
 
     @property
     def effort(self) -> float:
@@ -44,7 +45,14 @@ class Job:
             source=self.source.absolute(),
             folder=self.folder.absolute(),
             sound=self.sound and self.sound.absolute(),
+            within=self.within and self.within.absolute(),
         )
+
+    def require_within(self) -> None:
+        """Raise ClipError if the video or its sound lies elsewhere."""
+        if self.within is not None:
+            for path in filter(None, (self.source, self.sound)):
+                require_within(self.within / path, self.within)
 
     def install(self, name: str) -> None:
         """Move one finished file from the scratch folder to the clip folder."""
@@ -79,6 +87,15 @@ class Job:
             old = self.scratch.with_name(f"{self.scratch.name}_old")
             self.folder.rename(old)
             shutil.rmtree(old)
+
+
+def require_within(path: Path, root: Path) -> None:
+    """Raise ClipError if links lead from a path below `root` out of it: a folder from a stranger may hold
+    links to what is not theirs to give.
+    """
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    if not real.startswith(f"{real_root.rstrip(os.sep)}{os.sep}"):
+        raise ClipError(path, f"a link leads out of {root}, to {real}; --allow_links takes such files")
 
 
 def require_clip_folder(folder: Path) -> None:

@@ -269,7 +269,9 @@ class StoredJob(Job):
         return None
 
     def absolute(self) -> StoredJob:
-        return dataclasses.replace(self, raw=self.raw.absolute(), prepared=self.prepared.absolute())
+        within = self.within and self.within.absolute()
+        raw, prepared = self.raw.absolute(), self.prepared.absolute()
+        return dataclasses.replace(self, raw=raw, prepared=prepared, within=within)
 
 
 def _posix(name: str | PurePath) -> str:

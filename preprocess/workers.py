@@ -122,6 +122,7 @@ def run_job(job: Any, work: Callable[[Any, Any], str], config: Any, scratch: Pat
         shutil.rmtree(left_behind, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
+        job.require_within()
         with limited(limits, job.local_source, job.effort):
             return work(dataclasses.replace(job, scratch=scratch), config), ""
     except UsageError as error:

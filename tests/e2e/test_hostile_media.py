@@ -95,11 +95,13 @@ def raw(tmp_path_factory, server) -> tuple[Path, dict[str, str]]:
     os.mkfifo(root / "pipe.mp4")  # reading it would wait for ever
     (root / "loop.mp4").symlink_to("loop.mp4")
     (root / "device.mp4").symlink_to("/dev/zero")
+    (root / "link.mp4").symlink_to(outside)
     return root, {
         "hls.mp4": "a playlist",
         "list.mp4": "a list of other files",
         "local_list.mp4": "a list of other files",
         "reference.mp4": "",
+        "link.mp4": "a link leads out of",
         "picture.mp4": "a picture",
         "raw.avi": "rawvideo",
         "streams.mkv": "streams",

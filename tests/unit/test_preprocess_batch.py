@@ -19,7 +19,7 @@ from preprocess.batch import BatchConfig, clip_folders, failures_csv, find_jobs
 from preprocess.jobs import Job
 from preprocess.stores import LocalStore
 from preprocess.verify import check_clip
-from preprocess.workers import lock_partial, run_workers
+from preprocess.workers import lock_partial, run_job, run_workers
 from tests.clip_factory import clip_info
 from tests.moving_face import moving_face, write_video
 from utils.errors import ClipError, DatasetError, UsageError, run_command
@@ -121,6 +121,33 @@ def test_a_clip_folder_that_would_replace_a_source_is_refused(tmp_path, videos, 
     (root / "link").symlink_to(root)
     with pytest.raises(UsageError, match="would replace the video"):
         names_of(input=root / given, output=root / output)
+
+
+@pytest.mark.parametrize("output", ["out", "memory://out"])
+def test_links_out_of_the_raw_root_are_not_followed_unless_asked_to(tmp_path, output):
+    raw = touch(tmp_path / "raw", "RealVideo-RealAudio/a/1.mp4", "meta_data.csv")
+    touch(tmp_path / "elsewhere", "2.mp4", "meta_data.csv")
+    (raw / "RealVideo-RealAudio/b").symlink_to(tmp_path / "elsewhere")
+    (raw / "RealVideo-RealAudio/c.mp4").symlink_to(tmp_path / "elsewhere/2.mp4")
+    (raw / "RealVideo-RealAudio/d.mp4").symlink_to("a/1.mp4")
+    (tmp_path / "link").symlink_to(raw)
+    output = output if "://" in output else tmp_path / output
+
+    def outcomes(**flags):
+        config = BatchConfig(dataset="fakeavceleb", source=tmp_path / "link", output=Path(output), **flags)
+        jobs = find_jobs(config).jobs
+        return {job.name: run_job(job, lambda *_: "done", config, tmp_path / "scratch") for job in jobs}
+
+    found = outcomes()
+    assert [name for name, (status, _) in found.items() if status == "done"] == [
+        "RealVideo-RealAudio/a/1.mp4", "RealVideo-RealAudio/d.mp4",
+    ]  # fmt: skip
+    assert "a link leads out of" in found["RealVideo-RealAudio/c.mp4"][1]
+    assert {status for status, _ in outcomes(allow_links=True).values()} == {"done"}
+    (raw / "meta_data.csv").unlink()
+    (raw / "meta_data.csv").symlink_to(tmp_path / "elsewhere/meta_data.csv")
+    with pytest.raises(ClipError, match="a link leads out of"):
+        outcomes()
 
 
 def scratch_job(root: Path) -> Job:
