@@ -52,7 +52,7 @@ class Job:
         """Raise ClipError if the video or its sound lies elsewhere."""
         if self.within is not None:
             for path in filter(None, (self.source, self.sound)):
-                require_within(self.within / path, self.within)
+                require_within(path, self.within)
 
     def install(self, name: str) -> None:
         """Move one finished file from the scratch folder to the clip folder."""

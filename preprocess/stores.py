@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from preprocess.jobs import PARTIAL_NAME, Job, require_clip_folder, require_clip_names, write_atomically
+from preprocess.jobs import (
+    PARTIAL_NAME,
+    Job,
+    require_clip_folder,
+    require_clip_names,
+    require_within,
+    write_atomically,
+)
 from utils.clip_files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
 
@@ -272,6 +279,11 @@ class StoredJob(Job):
         within = self.within and self.within.absolute()
         raw, prepared = self.raw.absolute(), self.prepared.absolute()
         return dataclasses.replace(self, raw=raw, prepared=prepared, within=within)
+
+    def require_within(self) -> None:
+        if self.within is not None:
+            for name in filter(None, (self.source, self.sound)):
+                require_within(self.within / name, self.within)
 
 
 def _posix(name: str | PurePath) -> str:

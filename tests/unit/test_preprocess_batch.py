@@ -124,17 +124,18 @@ def test_a_clip_folder_that_would_replace_a_source_is_refused(tmp_path, videos, 
 
 
 @pytest.mark.parametrize("output", ["out", "memory://out"])
-def test_links_out_of_the_raw_root_are_not_followed_unless_asked_to(tmp_path, output):
+def test_links_out_of_the_raw_root_are_not_followed_unless_asked_to(tmp_path, monkeypatch, output):
     raw = touch(tmp_path / "raw", "RealVideo-RealAudio/a/1.mp4", "meta_data.csv")
     touch(tmp_path / "elsewhere", "2.mp4", "meta_data.csv")
     (raw / "RealVideo-RealAudio/b").symlink_to(tmp_path / "elsewhere")
     (raw / "RealVideo-RealAudio/c.mp4").symlink_to(tmp_path / "elsewhere/2.mp4")
     (raw / "RealVideo-RealAudio/d.mp4").symlink_to("a/1.mp4")
     (tmp_path / "link").symlink_to(raw)
-    output = output if "://" in output else tmp_path / output
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
 
     def outcomes(**flags):
-        config = BatchConfig(dataset="fakeavceleb", source=tmp_path / "link", output=Path(output), **flags)
+        config = BatchConfig(dataset="fakeavceleb", source=Path("../link"), output=Path(output), **flags)
         jobs = find_jobs(config).jobs
         return {job.name: run_job(job, lambda *_: "done", config, tmp_path / "scratch") for job in jobs}
 
