@@ -26,7 +26,6 @@ from preprocess.jobs import Job, write_atomically
 from preprocess.workers import run_workers
 from utils.clip_files import (
     AUDIO_NAMES,
-    INFO_NAME,
     LANDMARKS_NAME,
     VIDEO_NAME,
     file_sha256,
@@ -165,8 +164,6 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _
     if info is None:
         return
     for name, digest in sorted(info.files.items()):
-        if Path(name).name != name:
-            raise ClipError(folder / INFO_NAME, f"names a file outside its folder: {name!r}")
         if not (folder / name).is_file():
             if name not in (VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES):  # those were missed above
                 problems.add(name, "missing, though clip.json lists it; prepare the clip again")
