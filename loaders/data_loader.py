@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import cv2
@@ -191,7 +193,10 @@ class ClipLoader(DataLoader):
         dataset.at_work = torch.full((max(1, self.num_workers),), -1).share_memory_()
 
     def __iter__(self) -> Iterator[ClipBatch]:
+        before = self._iterator
         iterator = super().__iter__()
+        if self.num_workers and iterator is not before:
+            Finalize(None, _kill_workers_left, (weakref.ref(iterator),), exitpriority=10)
         try:
             while (item := self._next(iterator)) is not None:
                 batch, unreadable = item
@@ -215,9 +220,7 @@ class ClipLoader(DataLoader):
                 raise
             workers = iterator._workers  # torch has no public way to ask which one it was
             dead = [number for number, worker in enumerate(workers) if worker.exitcode is not None]
-            signal_handling._remove_worker_pids(id(iterator))  # else torch would report what follows, too
-            for worker in workers:
-                worker.kill()  # they ignore SIGTERM, with which torch would wait for them for ever
+            _kill_workers(iterator)
             at_work = self.dataset.at_work.tolist()
             clips = [self.dataset.clips[at_work[n]] for n in dead or range(len(workers)) if at_work[n] >= 0]
             names = ", ".join(clip.clip_id for clip in clips) or "no clip"
@@ -228,6 +231,19 @@ class ClipLoader(DataLoader):
             else:
                 what = f"no loader worker gave a batch for {self.timeout:.0f} s while they read {names}"
             raise LoaderError(f"{what}; look at it with preprocess.verify, or exclude it") from error
+
+
+def _kill_workers(iterator: Any) -> None:
+    """They ignore SIGTERM, with which torch, and Python as it ends, would wait for them for ever."""
+    signal_handling._remove_worker_pids(id(iterator))  # else torch would report it
+    for worker in iterator._workers:
+        worker.kill()
+
+
+def _kill_workers_left(iterator: weakref.ref) -> None:
+    """At the end of Python: an error's traceback may have kept a loader that nobody has ended."""
+    if iterator() is not None:
+        _kill_workers(iterator())
 
 
 def _set_up_worker(worker_id: int) -> None:

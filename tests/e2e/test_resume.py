@@ -56,6 +56,22 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, 
     assert not differences(run_dir, tmp_path / "unbroken")
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_cannot_save_ends_though_its_loader_workers_wait(prepared_root, tmp_path, processes):
+    (tmp_path / "run/best.pt").mkdir(parents=True)
+    process = start(prepared_root, tmp_path / "run", "--num_workers", 2, processes=processes)
+    end = time.monotonic() + 120  # of a run of some seconds
+    while process.running():
+        if time.monotonic() > end:
+            process.signal(signal.SIGKILL, group=True)
+            pytest.fail("it hangs")
+        time.sleep(0.05)
+    result = process.wait()
+    assert result.returncode == 1
+    assert "Is a directory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_torchrun_is_asked_to_stop(prepared_root, tmp_path):
     run_dir = tmp_path / "run"
     words = [
