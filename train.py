@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -50,7 +49,7 @@ from utils.evaluation import evaluate, validation_row
 from utils.files import locked_folder, write_text
 from utils.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
 from utils.metrics import Best, detection_metrics
-from utils.resume import StopRequest, TrainingState, stop_request
+from utils.resume import StopRequest, TrainingState, require_state, stop_request
 from utils.run_config import read_run_config, require_known, require_same
 from utils.seed import seed_everything
 from utils.training import TrainingStep, compile_model, learning_rate_factor, parallel, train_epoch
@@ -251,6 +250,8 @@ def run(config: RunConfig, device: torch.device) -> int:
     if train.resume and not found:
         raise UsageError(f"{run_dir / 'last.pt'}: there is nothing to resume; start without --resume")
     saved = found[1] if found else None
+    if found:
+        require_state(*found, config.as_plain(), RESUMABLE)
     parts = load_parts(
         dict(zip(train.dataset, train.data_root, strict=True)),
         config.listing,
@@ -415,12 +416,10 @@ def fit(
             save_checkpoint(run_dir / "best.pt", known | result | {"model": model.state_dict()})
         save_last(**result)
     run_log.close()
-    log.info(
-        "best %s %.4f, checkpoint %s",
-        train.select_by,
-        best.value if best.value is not None else np.nan,
-        run_dir / "best.pt",
-    )
+    if best.value is None:
+        log.info("no epoch has ended yet: there is no best.pt")
+    else:
+        log.info("best %s %.4f, checkpoint %s", train.select_by, best.value, run_dir / "best.pt")
 
 
 if __name__ == "__main__":

@@ -189,6 +189,8 @@ def _require_suffixes(names: list[Path]) -> None:
     for name in names:
         if name.suffix.lower() not in VIDEO_SUFFIXES:  # it gives the clip folder a name of its own
             raise UsageError(f"{name}: its name must end with one of {', '.join(VIDEO_SUFFIXES)}; rename it")
+        if name.stem in {".", ".."}:  # "...mp4" would have the folder above for its clip folder
+            raise UsageError(f"{name}: its name gives the clip folder none; rename it")
 
 
 def _require_distinct(names: list[Path]) -> None:

@@ -17,6 +17,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from utils.distributed import is_main
 from utils.files import write_text
 
+log = logging.getLogger(__name__)
+
 __all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
 PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
 
@@ -84,6 +86,8 @@ class RunLog:
         if num_epochs and self.path.is_file():
             with self.path.open(encoding="utf-8", newline="") as file:
                 self.rows = list(csv.DictReader(file))[:num_epochs]
+        if self.writer and len(self.rows) < num_epochs:
+            log.warning("%s: has lost the rows of %d epochs", self.path, num_epochs - len(self.rows))
 
     def curves(self, values: dict[str, float], step: int) -> None:
         """Add a point to TensorBoard curves."""

@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,8 +18,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from utils import distributed
-from utils.errors import UsageError
+from utils.errors import CheckpointError, UsageError
 from utils.metrics import Best
+from utils.names import brief
+from utils.run_config import Sections, require_same
+
+STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler",
+         "best_value", "epochs_since_best", "progress", "random"}  # fmt: skip
 
 
 @dataclass
@@ -58,17 +64,15 @@ class TrainingState:
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take over what `as_plain` gave. Raises UsageError if it was made by another number of processes in
-        the middle of an epoch.
+        the middle of an epoch, CheckpointError if it is of another model.
         """
-        self.model.load_state_dict(saved["model"])
-        self.criterion.load_state_dict(saved["criterion"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
+        try:
+            for name in ("model", "criterion", "optimizer", "scheduler"):
+                getattr(self, name).load_state_dict(saved[name])
+            self.progress = Progress(**saved["progress"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"last.pt does not fit the run ({brief(str(error))})") from error
         self.best.value, self.best.epochs_since = saved["best_value"], saved["epochs_since_best"]
-        if "progress" not in saved:  # a run from before steps were saved
-            self.progress = Progress(epoch=saved["epoch"] + 1)
-            return
-        self.progress = Progress(**saved["progress"])
         if not self.progress.step:
             return
         states = saved["random"]
@@ -99,6 +103,20 @@ def _restore_random_state(state: Mapping[str, Any], device: torch.device) -> Non
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def require_state(path: Path, saved: Mapping[str, Any], config: Sections, may_differ: set[str]) -> None:
+    """Raise CheckpointError if a checkpoint holds no state of a run, UsageError if it is another run's."""
+    if missing := sorted(STATE - saved.keys()):
+        raise CheckpointError(
+            f"{path}: holds no run to go on with, but other weights (it has no {', '.join(missing)})"
+        )
+    before = saved["config"]
+    asked = {  # a flag that the run is older than had its default then
+        section: {name: value for name, value in values.items() if name in before.get(section, {})}
+        for section, values in config.items()
+    }
+    require_same(before, asked, may_differ)
 
 
 class StopRequest:

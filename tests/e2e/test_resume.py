@@ -3,6 +3,7 @@
 Runs that are killed: tests/kill.py.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.commands import ONE_THREAD, ROOT, start_command
 from tests.e2e.test_distributed import TORCHRUN
 from tests.e2e.test_training import TINY, ok
 from tests.kill import differences
+from utils.checkpoint import load_checkpoint, save_checkpoint
 
 FLAGS = (*TINY, "--epochs", "2", "--save_every_steps", "2", "--precision", "fp32")  # 6 steps an epoch
 
@@ -54,6 +56,31 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, 
     ok(start(prepared_root, tmp_path / "unbroken").wait())
     ok(start(prepared_root, run_dir, "--resume").wait())
     assert not differences(run_dir, tmp_path / "unbroken")
+
+
+def test_what_is_no_state_of_the_run_is_refused(prepared_root, asked_to_stop, tmp_path):
+    _, _, stopped = asked_to_stop
+    state = load_checkpoint(stopped / "last.pt")
+
+    def resume(changed):
+        shutil.copytree(stopped, tmp_path / "run", dirs_exist_ok=True)
+        save_checkpoint(tmp_path / "run/last.pt", changed)
+        result = start(prepared_root, tmp_path / "run", "--resume").wait()
+        assert "Traceback" not in result.stderr
+        return result.returncode, result.stderr
+
+    status, errors = resume({name: state[name] for name in ("model", "config", "split_checksums")})
+    assert status == 1
+    assert (
+        "last.pt: holds no run to go on with, but other weights (it has no bad_clips, best_value," in errors
+    )
+    other = state["config"] | {"train": state["config"]["train"] | {"learning_rate": 0.5}}
+    status, errors = resume(state | {"config": other})
+    assert status == 2
+    assert "--learning_rate was 0.5" in errors
+    status, errors = resume(state | {"model": state["criterion"]})
+    assert status == 1
+    assert "last.pt does not fit the run" in errors
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -100,6 +100,13 @@ def test_a_clip_folder_in_another_is_refused(tmp_path):
             names_of(input=tmp_path / "raw", output=tmp_path / "out", shard=shard)
 
 
+@pytest.mark.parametrize("name", ["..mp4", "...mp4", "a/..mp4", "a/...mkv"])
+def test_a_name_that_is_a_step_to_another_folder_is_refused(tmp_path, name):
+    touch(tmp_path / "raw", name)
+    with pytest.raises(UsageError, match="gives the clip folder none"):
+        names_of(input=tmp_path / "raw", output=tmp_path / "out")
+
+
 def test_a_video_without_a_suffix_is_refused(tmp_path):
     touch(tmp_path, "nosuffix", "notes.txt")
     for name in ("nosuffix", "notes.txt"):
