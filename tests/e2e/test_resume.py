@@ -17,6 +17,7 @@ from tests.e2e.test_distributed import TORCHRUN
 from tests.e2e.test_training import TINY, ok
 from tests.kill import differences
 from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.log import RunLog
 
 FLAGS = (*TINY, "--epochs", "2", "--save_every_steps", "2", "--precision", "fp32")  # 6 steps an epoch
 
@@ -81,6 +82,11 @@ def test_what_is_no_state_of_the_run_is_refused(prepared_root, asked_to_stop, tm
     status, errors = resume(state | {"model": state["criterion"]})
     assert status == 1
     assert "last.pt does not fit the run" in errors
+
+
+def test_lost_rows_of_metrics_are_warned_of(tmp_path, caplog):
+    RunLog(tmp_path, num_epochs=2).close()
+    assert "metrics.csv: has lost the rows of 2 epochs" in caplog.text
 
 
 @pytest.mark.parametrize("processes", [1, 2])
