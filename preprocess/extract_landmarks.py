@@ -48,7 +48,6 @@ def extract_landmarks(video: Path, path: Path) -> int:
         found = mesh(image)
         landmarks[index - 1] = np.nan if found is None else found
         num_seen += found is not None
-    mesh.close()
     landmarks.flush()
     if index != num_frames:
         raise ClipError(video, f"{index} of {num_frames} frames can be decoded; crop the face again")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.image_graph import ImageGraph
+from preprocess.image_graph import ImageGraph, import_mediapipe
 from utils.picture import Picture
 
 DETECTOR_SIDE = 384  # what the detector is given: twice its own input, shrunk by area averaging
@@ -46,15 +46,14 @@ class FaceDetector:
         import cv2
 
         self._resize, self._area = cv2.resize, cv2.INTER_AREA
-        self._graph = ImageGraph.borrow(_GRAPH)
-
-    def close(self) -> None:
-        self._graph.give_back()
+        self._graph = ImageGraph.shared(_GRAPH, ["found"])
+        self._messages = import_mediapipe().packet_getter.get_proto_list
 
     def _detect(self, image: np.ndarray) -> list[tuple[float, float, float, float, float]]:
         """(centre x, centre y, width, height, score) per face, the first four as a share of the image's."""
+        packets = self._graph(image)
         found = []
-        for detection in self._graph(image):
+        for detection in self._messages(packets["found"]) if packets else []:
             box = detection.location_data.relative_bounding_box
             centre = box.xmin + box.width / 2, box.ymin + box.height / 2
             found.append((*centre, box.width, box.height, detection.score[0]))

@@ -113,13 +113,12 @@ class FaceTrack:
         fps: Fraction,
         pose: Pose,
         config: CropConfig,
-        mesh: FaceMesh,
         pad: bool = True,
     ) -> None:
         self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".landmarks")
         self.first_frame, self.config = first_frame, config
         self.pose = self._window = pose
-        self.mesh = mesh  # this track's own from here on
+        self._mesh = FaceMesh()  # this track's own: it remembers where the face was
         self.missing = 0  # frames since Face Mesh or the detector last saw the face
         self.num_seen = 0  # frames with landmarks
         self.area = 0.0  # face area x frames, by which tracks are compared
@@ -166,7 +165,7 @@ class FaceTrack:
         down, right = side - seen.shape[0], side - seen.shape[1]
         if down or right:  # at the frame's edge; Face Mesh is exact on square images only
             seen = cv2.copyMakeBorder(seen, 0, down, 0, right, cv2.BORDER_REPLICATE)
-        landmarks = self.mesh(seen)
+        landmarks = self._mesh(seen)
         if landmarks is not None:
             landmarks = landmarks * np.float32(side) + np.float32([x0, y0])
             landmarks = landmarks * np.float32(self._shrink) + np.float32([left, top])
@@ -174,7 +173,7 @@ class FaceTrack:
             moved = max(abs(found.x - self.pose.x), abs(found.y - self.pose.y))
             if moved > 0.6 * self.pose.height or not 0.5 < found.height / self.pose.height < 2:
                 landmarks = None  # another face, or none: the next look starts afresh
-                self.mesh.forget()
+                self._mesh.forget()
             else:
                 self.pose = found
         self._look = _Kept(image, left, top, self._shrink, landmarks)
@@ -293,7 +292,6 @@ class FaceTrack:
         """Write the frames that still wait; no further `look`. The files stay open for `finish`."""
         while self._kept:
             self._write_next()
-        self.mesh.close()
 
     def finish(self) -> None:
         """Fill up with black to the length of the video (if it pads) and close the files."""

@@ -6,7 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from preprocess.face_finder import Face, FaceDetector
-from preprocess.face_mesh import FaceMesh
 from preprocess.face_track import CropConfig, FaceTrack, Pose, pose_of_detection
 from utils.picture import Picture
 
@@ -37,7 +36,6 @@ class FaceTracker:
         self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
         self._rate = float(fps)  # a Fraction's arithmetic takes microseconds, several times per frame
         self._detector = FaceDetector()
-        self._spare_mesh: FaceMesh | None = None  # left by a start that failed; costly to build
         self._live: list[FaceTrack] = []
         self._pad = max_tracks is None
         self._max_tracks = max_tracks or 1
@@ -84,9 +82,6 @@ class FaceTracker:
         """After the last frame: the tracks that were kept, the largest first, their files complete."""
         while self._live:
             self._end(self._live[0])
-        self._detector.close()
-        if self._spare_mesh is not None:
-            self._spare_mesh.close()
         for track in self._ended:
             track.finish()
         return self._ended
@@ -145,12 +140,9 @@ class FaceTracker:
             fps=self._fps,
             pose=pose,
             config=self._config,
-            mesh=self._spare_mesh or FaceMesh(),
             pad=self._pad,
         )
-        self._spare_mesh = None
         if not track.look(picture) or any(_same_place(track, other) for other in self._live):
-            self._spare_mesh = track.mesh
             return
         self._live.append(track)
         self._num_started += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import numpy as np
 
 from utils.errors import UsageError
 
-MAX_IDLE = 4  # graphs of a kind that wait for the next video: as many faces are followed at a time by default
 _STEP_US = 33_333  # between two images, by the graph's clock; nothing in the graphs depends on it
-_idle: defaultdict[str, list[ImageGraph]] = defaultdict(list)
+_shared: dict[str, ImageGraph] = {}
 
 
 def require_packages(names: Iterable[str]) -> None:
@@ -56,50 +54,50 @@ def import_mediapipe() -> Any:
 
 
 class ImageGraph:
-    """A running graph with the input stream "image" and the output stream "found", a list of messages."""
+    """A running graph that takes one image at a time, and perhaps more, and remembers nothing of it.
 
-    def __init__(self, config: str) -> None:
+    Its config is in MediaPipe's text form, with the image as input stream "image".
+    """
+
+    def __init__(self, config: str, outputs: Iterable[str]) -> None:
         mediapipe = import_mediapipe()
-        self._packet, self._messages = (
-            mediapipe.packet_creator.create_image_frame,
-            mediapipe.packet_getter.get_proto_list,
-        )
-        self._format = mediapipe.ImageFormat.SRGB
-        self._config, self._time_us, self._found = config, 0, None
+        self._packet, self._format = mediapipe.packet_creator.create_image_frame, mediapipe.ImageFormat.SRGB
+        self._config, self._time_us = config, 0
+        self._found: dict[str, Any] = {}
         mediapipe.resource_util.set_resource_dir(str(Path(mediapipe.__file__).parents[1]))  # the models
         with quiet_native_code():
             self._graph = mediapipe.CalculatorGraph(
                 graph_config=f'executor {{ type: "ApplicationThreadExecutor" }}\n{config}'
             )
-            self._graph.observe_output_stream("found", self._take)
+            for name in outputs:
+                self._graph.observe_output_stream(name, self._found.__setitem__)
             self._graph.start_run({})
-            self(np.zeros((8, 8, 3), np.uint8))
 
     @classmethod
-    def borrow(cls, config: str) -> ImageGraph:
-        """A graph that `give_back` has left, or a new one, which takes as long as a dozen images."""
-        try:
-            return _idle[config].pop()
-        except IndexError:
-            return cls(config)
+    def shared(cls, config: str, outputs: Iterable[str]) -> ImageGraph:
+        """This process's graph of that kind; a new one takes as long as a dozen images."""
+        if config not in _shared:
+            _shared[config] = cls(config, outputs)
+        return _shared[config]
 
-    def give_back(self) -> None:
-        """Leave the graph to the next video. What it remembers must be wiped out first."""
-        if len(_idle[self._config]) < MAX_IDLE:
-            _idle[self._config].append(self)
-        else:
-            self._graph.close()
+    @property
+    def text(self) -> str:
+        """The config, with all of MediaPipe's own parts written out."""
+        return self._graph.text_config
 
-    def _take(self, name: str, packet: Any) -> None:
-        self._found = packet
-
-    def __call__(self, image: np.ndarray) -> list[Any]:
-        """Messages for (H, W, 3) uint8 RGB; [] if nothing was found."""
+    def __call__(self, image: np.ndarray, **further: Any) -> dict[str, Any]:
+        """The packets that come out for (H, W, 3) uint8 RGB, and for packets on further input streams."""
         image = np.ascontiguousarray(image).view()
         image.flags.writeable = False  # a read-only array is handed over without a copy
-        self._found = None
+        self._found.clear()
         self._time_us += _STEP_US
         packet = self._packet(data=image, image_format=self._format)
-        self._graph.add_packet_to_input_stream("image", packet.at(self._time_us))
-        self._graph.wait_until_idle()
-        return [] if self._found is None else self._messages(self._found)
+        try:
+            self._graph.add_packet_to_input_stream("image", packet.at(self._time_us))
+            for name, packet in further.items():
+                self._graph.add_packet_to_input_stream(name, packet.at(self._time_us))
+            self._graph.wait_until_idle()
+        except BaseException:  # it cannot go on after an error
+            _shared.pop(self._config, None)
+            raise
+        return self._found
