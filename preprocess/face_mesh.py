@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import struct
 from typing import NamedTuple
 
@@ -137,15 +138,21 @@ class FaceMesh:
         if place is None:
             return None
         rect = self._rect(
-            x_center=place.x, y_center=place.y, width=place.width, height=place.height, rotation=place.rotation
+            x_center=place.x,
+            y_center=place.y,
+            width=place.width,
+            height=place.height,
+            rotation=place.rotation,
         )
         packets = self._mesh(image, place=self._to_packet(rect))
         *points, (presence,) = (self._to_floats(packets[name]) for name in _OUTPUTS)
         if presence <= 0:
             self._place = None
             return None
-        values = struct.pack(f"{sum(_NUM_VALUES)}f", *(value for part in points for value in part))
-        return self._project(np.frombuffer(values, np.float32)[self._order], place, image)
+        # a quarter of the time of np.array(list)
+        values = struct.pack(f"{sum(_NUM_VALUES)}f", *itertools.chain.from_iterable(points))
+        x, y = np.frombuffer(values, np.float32)[self._order]
+        return self._project(x, y, place, image)
 
     def forget(self) -> None:
         """Look for a face anew in the next image, wherever the last one was."""
@@ -158,34 +165,36 @@ class FaceMesh:
         rect = self._to_message(packets["place"])
         return _Place(rect.x_center, rect.y_center, rect.width, rect.height, rect.rotation)
 
-    def _project(self, points: np.ndarray, place: _Place, image: np.ndarray) -> np.ndarray:
-        """(478, 2) points in the network's input as shares of the image; the next place is around them.
+    def _project(self, x: np.ndarray, y: np.ndarray, place: _Place, image: np.ndarray) -> np.ndarray:
+        """(478,) each in pixels of the network's input, as (478, 2) shares of the image; the next place is
+        around them.
 
         In single precision and in MediaPipe's order of steps: the network trembles at the last digit.
         """
-        x, y = (points / _f32(_INPUT_SIDE) - _f32(0.5)).T
+        x, y = x / _f32(_INPUT_SIDE) - _f32(0.5), y / _f32(_INPUT_SIDE) - _f32(0.5)
         cosine, sine = _f32(_cos(place.rotation)), _f32(_sin(place.rotation))
-        points = np.stack(
-            [
-                (cosine * x - sine * y) * _f32(place.width) + _f32(place.x),
-                (sine * x + cosine * y) * _f32(place.height) + _f32(place.y),
-            ],
-            axis=1,
+        x, y = cosine * x - sine * y, sine * x + cosine * y
+        x, y = x * _f32(place.width) + _f32(place.x), y * _f32(place.height) + _f32(place.y)
+        height, width = map(_f32, image.shape[:2])
+        left, top = x.min(), y.min()
+        across, down = x.max() - left, y.max() - top
+        side = max(across * width, down * height)
+        self._place = _Place(
+            float(left + across / _f32(2)),
+            float(top + down / _f32(2)),
+            float(side / width * _f32(_MARGIN)),
+            float(side / height * _f32(_MARGIN)),
+            _atan2(
+                y[_LEFT_EYE] * height - y[_RIGHT_EYE] * height,
+                x[_LEFT_EYE] * width - x[_RIGHT_EYE] * width,
+            ),
         )
-        size = _f32(image.shape[1::-1])
-        low = points.min(axis=0)
-        extent = points.max(axis=0) - low
-        centre = low + extent / _f32(2)
-        eyes = points[[_RIGHT_EYE, _LEFT_EYE]] * size
-        across, down = (eyes[1] - eyes[0]).tolist()
-        side = (extent * size).max() / size * _f32(_MARGIN)
-        self._place = _Place(*centre.tolist(), *side.tolist(), _atan2(down, across))
-        return points
+        return np.stack([x, y], axis=1)
 
 
 @functools.cache
 def _point_order() -> np.ndarray:
-    """(478, 2) places of each landmark's x and y among the network's values.
+    """(2, 478) places of each landmark's x, and y, among the network's values.
 
     The landmarks of lips, eyes and irises are taken from the parts that the network looks at twice. Which are
     which is read from MediaPipe itself.
@@ -207,11 +216,11 @@ def _point_order() -> np.ndarray:
         for node in config.node
         if node.calculator == "LandmarksRefinementCalculator"
     )
-    order = np.full((NUM_LANDMARKS, 2), -1)
+    order = np.full((2, NUM_LANDMARKS), -1)
     start = 0
     for refinement, count in zip(refinements, _NUM_VALUES, strict=True):
         rows = np.arange(start, start + count).reshape(len(refinement.indexes_mapping), -1)
-        order[list(refinement.indexes_mapping)] = rows[:, :2]
+        order[:, refinement.indexes_mapping] = rows[:, :2].T
         start += count
     assert (order >= 0).all()
     return order
