@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 import struct
 from typing import NamedTuple
 
@@ -45,11 +44,13 @@ node {
 # What the network gives out, in its order: points as x, y (of the mesh also z) in pixels of its input, and
 # how sure it is that there is a face, 0 where it would not bet on either.
 _OUTPUTS = ("mesh", "lips", "left_eye", "right_eye", "left_iris", "right_iris", "presence")
-_NUM_VALUES = (468 * 3, 80 * 2, 71 * 2, 71 * 2, 5 * 2, 5 * 2)
+_NUM_VALUES = (468 * 3, 80 * 2, 71 * 2, 71 * 2, 5 * 2, 5 * 2, 1)
+_VALUES = struct.Struct(f"{sum(_NUM_VALUES)}f")
 _INPUT_SIDE = 192
 _MESH_GRAPH = f"""
 input_stream: "image"
 input_stream: "place"
+output_stream: "values"
 node {{ calculator: "TfLiteCustomOpResolverCalculator" output_side_packet: "OP_RESOLVER:operations" }}
 node {{
   calculator: "ImageToTensorCalculator"
@@ -80,17 +81,23 @@ node {{
     {" ".join(f"ranges {{ begin: {i} end: {i + 1} }}" for i in range(len(_OUTPUTS)))}
   }} }}
 }}
-""" + "".join(
-    f"""
-output_stream: "{name}"
+{
+    "".join(
+        f'''
 node {{
   calculator: "TensorsToFloatsCalculator"
   input_stream: "TENSORS:{name}_tensor"
   output_stream: "FLOATS:{name}"
+}}'''
+        for name in _OUTPUTS
+    )
+}
+node {{
+  calculator: "ConcatenateFloatVectorCalculator"
+  {" ".join(f'input_stream: "{name}"' for name in _OUTPUTS)}
+  output_stream: "values"
 }}
 """
-    for name in _OUTPUTS
-)
 
 # the square that the network sees: as large as the landmarks and half as much again, upright with the eyes
 _MARGIN = 1.5
@@ -123,7 +130,7 @@ class FaceMesh:
 
     def __init__(self) -> None:
         self._search = ImageGraph.shared(_SEARCH_GRAPH, ["place"])
-        self._mesh = ImageGraph.shared(_MESH_GRAPH, _OUTPUTS)
+        self._mesh = ImageGraph.shared(_MESH_GRAPH, ["values"])
         mediapipe = import_mediapipe()
         from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 
@@ -144,15 +151,12 @@ class FaceMesh:
             height=place.height,
             rotation=place.rotation,
         )
-        packets = self._mesh(image, place=self._to_packet(rect))
-        *points, (presence,) = (self._to_floats(packets[name]) for name in _OUTPUTS)
-        if presence <= 0:
+        values = self._to_floats(self._mesh(image, place=self._to_packet(rect))["values"])
+        if values[-1] <= 0:
             self._place = None
             return None
-        # a quarter of the time of np.array(list)
-        values = struct.pack(f"{sum(_NUM_VALUES)}f", *itertools.chain.from_iterable(points))
-        x, y = np.frombuffer(values, np.float32)[self._order]
-        return self._project(x, y, place, image)
+        points = np.frombuffer(_VALUES.pack(*values), np.float32)  # a quarter of the time of np.array(list)
+        return self._project(points[self._order], place, image)
 
     def forget(self) -> None:
         """Look for a face anew in the next image, wherever the last one was."""
@@ -165,19 +169,24 @@ class FaceMesh:
         rect = self._to_message(packets["place"])
         return _Place(rect.x_center, rect.y_center, rect.width, rect.height, rect.rotation)
 
-    def _project(self, x: np.ndarray, y: np.ndarray, place: _Place, image: np.ndarray) -> np.ndarray:
-        """(478,) each in pixels of the network's input, as (478, 2) shares of the image; the next place is
-        around them.
+    def _project(self, points: np.ndarray, place: _Place, image: np.ndarray) -> np.ndarray:
+        """(2, 478) pixels of the network's input as (478, 2) shares of the image; the next place is around
+        them.
 
         In single precision and in MediaPipe's order of steps: the network trembles at the last digit.
         """
-        x, y = x / _f32(_INPUT_SIDE) - _f32(0.5), y / _f32(_INPUT_SIDE) - _f32(0.5)
-        cosine, sine = _f32(_cos(place.rotation)), _f32(_sin(place.rotation))
-        x, y = cosine * x - sine * y, sine * x + cosine * y
-        x, y = x * _f32(place.width) + _f32(place.x), y * _f32(place.height) + _f32(place.y)
+        points = points / _f32(_INPUT_SIDE) - _f32(0.5)
+        turned = points * _f32(_cos(place.rotation))
+        points *= _f32(_sin(place.rotation))
+        turned[0] -= points[1]
+        turned[1] += points[0]
+        turned *= np.array([[place.width], [place.height]], np.float32)
+        turned += np.array([[place.x], [place.y]], np.float32)
+        x, y = turned
         height, width = map(_f32, image.shape[:2])
-        left, top = x.min(), y.min()
-        across, down = x.max() - left, y.max() - top
+        left, top = turned.min(axis=1)
+        right, bottom = turned.max(axis=1)
+        across, down = right - left, bottom - top
         side = max(across * width, down * height)
         self._place = _Place(
             float(left + across / _f32(2)),
@@ -189,7 +198,7 @@ class FaceMesh:
                 x[_LEFT_EYE] * width - x[_RIGHT_EYE] * width,
             ),
         )
-        return np.stack([x, y], axis=1)
+        return turned.T
 
 
 @functools.cache
@@ -218,7 +227,7 @@ def _point_order() -> np.ndarray:
     )
     order = np.full((2, NUM_LANDMARKS), -1)
     start = 0
-    for refinement, count in zip(refinements, _NUM_VALUES, strict=True):
+    for refinement, count in zip(refinements, _NUM_VALUES[:-1], strict=True):
         rows = np.arange(start, start + count).reshape(len(refinement.indexes_mapping), -1)
         order[:, refinement.indexes_mapping] = rows[:, :2].T
         start += count

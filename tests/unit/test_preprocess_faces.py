@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,23 +15,12 @@ from preprocess.face_tracker import FaceTracker
 from preprocess.image_graph import import_mediapipe
 from tests.moving_face import moving_face, portrait
 from utils.crop_video import read_frames
+from utils.picture import Picture, PictureConverter
 
 
-class StoredPicture:
-    """A frame that is RGB already, with the three things that the tracker asks of a Picture."""
-
-    def __init__(self, image: np.ndarray) -> None:
-        self.image = image
-        self.height, self.width = image.shape[:2]
-
-    def region(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        return self.image[y0:y1, x0:x1]
-
-    def thumbnail(self, max_side: int) -> np.ndarray:
-        import cv2
-
-        scale = min(1, max_side / max(self.width, self.height))
-        return cv2.resize(self.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+def stored(image: np.ndarray) -> Picture:
+    """A frame that is RGB already."""
+    return Picture.from_rgb(image, PictureConverter())
 
 
 def track(folder, frames, fps=25, **flags):
@@ -38,7 +28,7 @@ def track(folder, frames, fps=25, **flags):
     frames = list(frames)
     tracker = FaceTracker(folder, num_frames=len(frames), fps=Fraction(fps), config=CropConfig(**flags))
     for image in frames:
-        tracker.step(StoredPicture(image))
+        tracker.step(stored(image))
     return tracker, tracker.finish()
 
 
@@ -67,42 +57,51 @@ def test_pose_scales_and_moves_with_the_face(face_landmarks):
     assert small.height == pytest.approx(chin_to_hairline, rel=0.1)
 
 
-def test_landmarks_and_detections_are_those_of_mediapipes_own_solutions():
-    frames = list(moving_face(5, size=(384, 384), face_height=150, path=lambda i: (190 + 3 * i, 200)))
-    solutions = import_mediapipe().solutions
-    mesh, detector = FaceMesh(), FaceDetector()
-    with (
-        solutions.face_mesh.FaceMesh(refine_landmarks=True) as reference_mesh,
-        solutions.face_detection.FaceDetection(model_selection=1) as reference_detector,
-    ):
+def test_landmarks_are_those_of_mediapipes_own_solution_to_the_last_bit():
+    """While the face moves and tilts, is gone, and comes back elsewhere; on two sizes of image."""
+    path = [(190 + 3 * i, 200) for i in range(6)] + [None] * 3 + [(150, 180 + i) for i in range(4)]
+    frames = list(moving_face(len(path), size=(384, 384), face_height=150, path=lambda i: path[i]))
+    for index, frame in enumerate(frames):
+        tilt = cv2.getRotationMatrix2D((192, 192), 4 * index, 1)
+        frames[index] = cv2.warpAffine(frame, tilt, (384, 384), borderMode=cv2.BORDER_REPLICATE)
+    frames += [cv2.resize(frame, (256, 256)) for frame in frames[-3:]]
+    mesh, num_faces = FaceMesh(), 0
+    with import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True) as reference:
         for frame in frames:
-            points = reference_mesh.process(frame).multi_face_landmarks[0].landmark
-            expected = np.array([(p.x, p.y) for p in points], np.float32)
-            assert expected.shape == (478, 2)
-            np.testing.assert_array_equal(mesh(frame), expected)
-            (found,) = reference_detector.process(frame).detections
-            box = found.location_data.relative_bounding_box
-            (face,) = detector.around(StoredPicture(frame), 192, 192, 384)
-            assert face.score == found.score[0]
-            assert face.size == pytest.approx(384 * max(box.width, box.height))
-            assert face.x == pytest.approx(384 * (box.xmin + box.width / 2))
+            faces, landmarks = reference.process(frame).multi_face_landmarks, mesh(frame)
+            assert (faces is None) == (landmarks is None)
+            if faces:
+                num_faces += 1
+                expected = np.array([(point.x, point.y) for point in faces[0].landmark], np.float32)
+                assert expected.shape == (478, 2)
+                np.testing.assert_array_equal(landmarks, expected)
+    assert num_faces >= 11
 
 
-def test_a_mesh_that_followed_another_face_gives_what_a_new_one_gives():
+def test_detections_are_those_of_mediapipes_own_solution():
+    (frame,) = moving_face(1, size=(384, 384), face_height=150, path=lambda i: (190, 200))
+    with import_mediapipe().solutions.face_detection.FaceDetection(model_selection=1) as reference:
+        (found,) = reference.process(frame).detections
+    box = found.location_data.relative_bounding_box
+    (face,) = FaceDetector().around(stored(frame), 192, 192, 384)
+    assert face.score == found.score[0]
+    assert face.size == pytest.approx(384 * max(box.width, box.height))
+    assert face.x == pytest.approx(384 * (box.xmin + box.width / 2))
+
+
+def test_meshes_that_take_turns_do_not_see_each_others_past():
     there, here = (
         list(moving_face(4, size=(300, 300), face_height=120, path=lambda i, x=x: (x + 2 * i, 150)))
         for x in (80, 190)
     )
-    mesh = FaceMesh()
-    expected = [mesh(frame) for frame in here]
-    for frame in there:
-        mesh(frame)
-    mesh.close()
-    again = FaceMesh()  # the graph that was just given back
-    assert again._graph is mesh._graph
-    np.testing.assert_array_equal([again(frame) for frame in here], expected)
-    again.forget()
-    np.testing.assert_array_equal([again(frame) for frame in here], expected)
+    alone = FaceMesh()
+    expected = [alone(frame) for frame in here]
+    mesh, other = FaceMesh(), FaceMesh()
+    for frame, elsewhere, landmarks in zip(here, there, expected, strict=True):
+        np.testing.assert_array_equal(mesh(frame), landmarks)
+        assert abs(other(elsewhere)[:, 0].mean() * 300 - 80) < 30
+    mesh.forget()
+    np.testing.assert_array_equal([mesh(frame) for frame in here], expected)
 
 
 @pytest.mark.parametrize(("length", "side"), [(1080, 960), (1920, 960), (100, 960), (961, 960)])
@@ -123,7 +122,7 @@ def test_a_small_face_in_a_portrait_frame_is_found_at_once(tmp_path, face_height
     """5 % of the frame's height, and 3 %, which only the tiles can show."""
     frames = list(moving_face(3, size=(1080, 1920), face_height=face_height, path=lambda i: (300, 1500)))
     if face_height == 60:
-        whole = FaceDetector().in_frame(StoredPicture(frames[0]))
+        whole = FaceDetector().in_frame(stored(frames[0]))
         assert not [face for face in whole if face.score > 0.5]
     _, best = track(tmp_path, frames)
     assert (best.first_frame, best.num_seen) == (0, 3)
