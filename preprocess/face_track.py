@@ -23,6 +23,7 @@ from utils.clip_files import CROP_SIZE, NUM_LANDMARKS
 from utils.config import opt
 from utils.media import VideoWriter
 from utils.picture import Picture
+from utils.planes import Planes
 
 FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 # Shares of the height from hairline to chin, means over three talking people: of the line hairline to nose,
@@ -33,7 +34,7 @@ MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face
 # for, and 1.6 to 1.8 times the size (1.1 times that of a whole clip folder)
 ENCODER_PRESET = "ultrafast"
 MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
-BURST = 8  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
+BURST = 16  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
 KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 
@@ -74,13 +75,12 @@ class Pose(NamedTuple):
 
 def pose_of(landmarks: np.ndarray) -> Pose:
     """Place and size of a face from (478, 2) landmarks in pixels, whether its mouth is open or shut."""
-    upper = landmarks[UNDER_NOSE] - landmarks[FOREHEAD]
-    across = landmarks[LEFT_CHEEK] - landmarks[RIGHT_CHEEK]
+    forehead, nose, right, left = landmarks[[FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK]].tolist()
+    upper = nose[0] - forehead[0], nose[1] - forehead[1]
     # a turned face is narrower and a bowed one shorter: the larger estimate is the undistorted one
-    height = max(math.hypot(*upper) / UPPER_FACE, math.hypot(*across) / FACE_WIDTH)
-    middle = landmarks[FOREHEAD] + upper * (0.5 / UPPER_FACE)
-    cheeks = (landmarks[LEFT_CHEEK] + landmarks[RIGHT_CHEEK]) / 2
-    return Pose(float(middle[0] + cheeks[0]) / 2, float(middle[1]), height)
+    height = max(math.hypot(*upper) / UPPER_FACE, math.dist(left, right) / FACE_WIDTH)
+    middle = [start + extent * (0.5 / UPPER_FACE) for start, extent in zip(forehead, upper, strict=True)]
+    return Pose((middle[0] + (left[0] + right[0]) / 2) / 2, middle[1], height)
 
 
 def pose_of_detection(face: Face) -> Pose:
@@ -91,10 +91,10 @@ def pose_of_detection(face: Face) -> Pose:
 class _Kept(NamedTuple):
     """A frame that waits for its box: the surroundings of the face and where they were cut."""
 
-    image: np.ndarray  # (h, w, 3) uint8
+    planes: Planes
     left: float
     top: float
-    shrink: float  # source pixels per pixel of `image`
+    shrink: float  # source pixels per pixel of `planes`
     landmarks: np.ndarray | None  # (478, 2) float32, source pixels
 
 
@@ -130,10 +130,11 @@ class FaceTrack:
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
-        # Poses of the frames around the one that is written next, that one in the middle of the first
-        # 2 * radius + 1; weight 0 where the face was lost or the track does not reach.
-        self._poses = np.zeros((2 * self._radius + BURST, 3))
-        self._known = np.zeros(2 * self._radius + BURST)
+        # Poses of the frames around the one that is written next, it in the middle of the 2 * radius + 1
+        # from `first` on; weight 0 where the face was lost or the track does not reach.
+        self._first = 0
+        self._poses = np.zeros((2 * self._radius + 2 * BURST, 3))
+        self._known = np.zeros(2 * self._radius + 2 * BURST)
         offsets = np.arange(-self._radius, self._radius + 1)
         self._gaussian = np.exp(-0.5 * (offsets / self._sigma) ** 2)
         self._look: _Kept | None = None
@@ -154,21 +155,21 @@ class FaceTrack:
         if near is not None:
             self.pose = self._window = near
         pose = self._follow()
-        image, left, top = self._cut(picture, pose)
-        half = MESH_SIDE * pose.height / 2
+        planes, left, top = self._cut(picture, pose)
+        # what Face Mesh sees: even at its edges, like the planes, and of a width that needs no padding
+        side = max(16, 16 * round(MESH_SIDE * pose.height / self._shrink / 16))
         x0, y0 = (
-            min(max(0, round((centre - half - origin) / self._shrink)), length - 1)
-            for centre, origin, length in ((pose.x, left, image.shape[1]), (pose.y, top, image.shape[0]))
+            min(max(0, 2 * round(((centre - origin) / self._shrink - side / 2) / 2)), length - 2)
+            for centre, origin, length in ((pose.x, left, planes.width), (pose.y, top, planes.height))
         )
-        side = max(16, round(2 * half / self._shrink))
-        seen = image[y0 : y0 + side, x0 : x0 + side]
+        seen = picture.to_rgb(planes.part(x0, y0, x0 + side, y0 + side))
         down, right = side - seen.shape[0], side - seen.shape[1]
         if down or right:  # at the frame's edge; Face Mesh is exact on square images only
             seen = cv2.copyMakeBorder(seen, 0, down, 0, right, cv2.BORDER_REPLICATE)
         landmarks = self._mesh(seen)
         if landmarks is not None:
-            landmarks = landmarks * np.float32(side) + np.float32([x0, y0])
-            landmarks = landmarks * np.float32(self._shrink) + np.float32([left, top])
+            landmarks *= np.float32(side * self._shrink)
+            landmarks += np.float32([x0 * self._shrink + left, y0 * self._shrink + top])
             found = pose_of(landmarks)
             moved = max(abs(found.x - self.pose.x), abs(found.y - self.pose.y))
             if moved > 0.6 * self.pose.height or not 0.5 < found.height / self.pose.height < 2:
@@ -176,7 +177,7 @@ class FaceTrack:
                 self._mesh.forget()
             else:
                 self.pose = found
-        self._look = _Kept(image, left, top, self._shrink, landmarks)
+        self._look = _Kept(planes, left, top, self._shrink, landmarks)
         return landmarks is not None
 
     def _follow(self) -> Pose:
@@ -192,23 +193,18 @@ class FaceTrack:
         )
         return self._window
 
-    def _cut(self, picture: Picture, pose: Pose) -> tuple[np.ndarray, int, int]:
+    def _cut(self, picture: Picture, pose: Pose) -> tuple[Planes, int, int]:
         """The face's surroundings, shrunk by a whole factor so that the box is about as large as the crop."""
         wanted = self.config.crop_margin * pose.height / CROP_SIZE
         if not 0.65 < wanted / self._shrink < 1.6:  # with some slack: the factor should not flicker
             self._shrink = max(1, round(wanted))
         half = max(KEPT_SIDE * pose.height / 2, 12)
-        x0, x1 = (min(max(round(pose.x + s), 0), picture.width) for s in (-half, half))
-        y0, y1 = (min(max(round(pose.y + s), 0), picture.height) for s in (-half, half))
-        x0, y0 = min(x0, picture.width - 1), min(y0, picture.height - 1)
-        x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-        image = picture.region(x0, y0, x1, y1)
-        if self._shrink == 1:
-            return image, x0, y0
-        # whole blocks only: the rows and columns left over at the far edge are a few pixels outside the box
-        rows, columns = (max(1, n // self._shrink) for n in image.shape[:2])
-        image = image[: rows * self._shrink, : columns * self._shrink]
-        return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), x0, y0
+        (x0, x1), (y0, y1) = (
+            _even_span(centre - half, centre + half, length)
+            for centre, length in ((pose.x, picture.width), (pose.y, picture.height))
+        )
+        planes = picture.cut(x0, y0, x1, y1)
+        return planes if self._shrink == 1 else planes.shrunk(self._shrink), x0, y0
 
     def keep(self) -> None:
         """Take over what the last `look` saw and write the frame whose surroundings in time are now known."""
@@ -218,7 +214,8 @@ class FaceTrack:
             self.area += self.pose.height**2
         known = look.landmarks is not None or self._detected
         self.missing = 0 if known else self.missing + 1
-        place = self._radius + len(self._kept)  # the kept frames lie between the middle and the end
+        # the kept frames lie between the middle and the end
+        place = self._first + self._radius + len(self._kept)
         self._poses[place], self._known[place] = self.pose, known
         self._kept.append(look)
         if len(self._kept) == self._radius + BURST:
@@ -227,14 +224,15 @@ class FaceTrack:
 
     def _smoothed_box(self) -> tuple[float, float, float]:
         """x, y (top left corner) and side of the box of the frame that is written next."""
-        window = len(self._gaussian)
-        weights = self._gaussian * self._known[:window]
+        window = slice(self._first, self._first + len(self._gaussian))
+        weights = self._gaussian * self._known[window]
         total = weights.sum()
         if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
             return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        smooth = (weights @ self._poses[:window] / total).tolist()
-        if self._known[self._radius]:  # the face may leave its usual place in the crop, but not the crop
-            x, y, height = self._poses[self._radius].tolist()
+        smooth = (weights @ self._poses[window] / total).tolist()
+        middle = self._first + self._radius
+        if self._known[middle]:  # the face may leave its usual place in the crop, but not the crop
+            x, y, height = self._poses[middle].tolist()
             reach = MAX_LAG * height
             limits = ((x - reach, x + reach), (y - reach, y + reach), (0.8 * height, 1.25 * height))
             smooth = [min(max(value, low), high) for value, (low, high) in zip(smooth, limits, strict=True)]
@@ -249,18 +247,13 @@ class FaceTrack:
             self._start_files()
         x, y, side = self._smoothed_box()
         kept = self._kept.popleft()
-        self._poses[:-1], self._known[:-1] = self._poses[1:], self._known[1:]
-        self._known[-1] = 0
-        # crop pixel c shows source place x + (c + 1/2) * side / CROP_SIZE
-        scale = side / CROP_SIZE / kept.shrink
-        shift_x = (x - kept.left) / kept.shrink + 0.5 * scale - 0.5
-        shift_y = (y - kept.top) / kept.shrink + 0.5 * scale - 0.5
-        crop = cv2.warpAffine(
-            kept.image,
-            np.float64([[scale, 0, shift_x], [0, scale, shift_y]]),
-            (CROP_SIZE, CROP_SIZE),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
+        self._first += 1
+        if self._first == BURST:  # to the front again
+            self._poses[:-BURST], self._known[:-BURST] = self._poses[BURST:], self._known[BURST:]
+            self._known[-BURST:] = 0
+            self._first = 0
+        crop = kept.planes.square(
+            (x - kept.left) / kept.shrink, (y - kept.top) / kept.shrink, side / kept.shrink, CROP_SIZE
         )
         if kept.landmarks is None:
             self.without_face.append(self.first_frame + len(self.boxes))
@@ -268,14 +261,14 @@ class FaceTrack:
         else:
             landmarks = (kept.landmarks - np.float32([x, y])) / np.float32(side)
         self.boxes.append([float(x), float(y), float(side)])
-        self._writer.write(crop)
+        self._writer.write_frame(crop)
         self._landmarks_file.write(landmarks.tobytes())
 
     def _start_files(self) -> None:
         self._writer = VideoWriter(
             self.video_path, fps=self._fps, width=CROP_SIZE, height=CROP_SIZE, preset=ENCODER_PRESET
         )
-        self._landmarks_file = self.landmarks_path.open("wb")
+        self._landmarks_file = self.landmarks_path.open("wb", buffering=1 << 16)
         self._write_black(self.first_frame)
 
     def _write_black(self, count: int) -> None:
@@ -307,3 +300,9 @@ class FaceTrack:
             self._writer.close()
             self.video_path.unlink()
             self.landmarks_path.unlink()
+
+
+def _even_span(start: float, end: float, length: int) -> tuple[int, int]:
+    """Even ends of about this span inside 0 to `length`, two apart at least."""
+    low = min(max(2 * round(start / 2), 0), length // 2 * 2 - 2)
+    return low, min(max(2 * round(end / 2), low + 2), length // 2 * 2)

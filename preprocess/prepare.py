@@ -26,6 +26,7 @@ Check what came out with: python -m preprocess.verify --data_root prepared
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command, to_plain
 from utils.errors import ClipError, run_command
-from utils.media import read_codecs, read_video_times
+from utils.media import read_video_times
 
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 
@@ -134,7 +135,7 @@ def prepare_clip(
         source=name or source.name,
         source_sha256=file_sha256(source),
         source_bytes=source.stat().st_size,
-        source_codecs=read_codecs(source),
+        source_codecs=times.codecs,
         sound_sha256="" if sound is None else file_sha256(sound),
         source_width=crop.width,
         source_height=crop.height,
@@ -150,12 +151,17 @@ def prepare_clip(
         audio_padded_s=audio.padded_s,
         silent=audio.silent,
         settings=clip_settings(config, change),
-        tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
+        tools=_tool_versions(),
         files={file: file_sha256(folder / file) for file in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)},
     )
     require_usable(source, info, config)
     write_clip_info(folder, info)
     return info
+
+
+@functools.cache
+def _tool_versions() -> dict[str, str]:
+    return {tool: importlib.metadata.version(tool) for tool in TOOLS}
 
 
 def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:

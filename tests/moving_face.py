@@ -76,14 +76,18 @@ def write_video(
     pixel_format: str = "yuv420p",
     crf: int = 18,
     preset: str = "ultrafast",
+    colorspace: int = 2,
 ) -> Path:
-    """A raw video as a camera might have made it; `times_ms` makes its frame rate vary."""
+    """A raw video as a camera might have made it; `times_ms` makes its frame rate vary.
+
+    `colorspace` says how its colours are to be read: 2 is unspecified, 1 is BT.709.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": str(crf), "preset": preset})
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
         time_base = Fraction(1, 1000) if times_ms else 1 / Fraction(fps)
-        stream.codec_context.time_base = time_base
+        stream.codec_context.time_base, stream.codec_context.colorspace = time_base, colorspace
         sound = None
         if waveform is not None:
             sound = container.add_stream("aac", rate=RATE_HZ, layout="mono")

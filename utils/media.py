@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 
-BURST_PIXELS = 1 << 24  # decoded in advance at most, 25 MB as yuv420p
+BURST_PIXELS = 1 << 25  # decoded in advance at most, 50 MB as yuv420p
 MIN_FPS, MAX_FPS = Fraction(1, 1000), 1000
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
 
@@ -96,12 +96,14 @@ class VideoTimes:
     """When the frames of a video are shown, read from the container without decoding.
 
     `starts_s` are the presentation times in rising order. `fps` is the average rate; `constant` says whether
-    every frame lies within half a frame of its place at that rate.
+    every frame lies within half a frame of its place at that rate. `codecs` names those of the first picture
+    and sound track, e.g. "h264/aac"; "h264/" has no sound.
     """
 
     starts_s: np.ndarray  # (T,) float64, seconds, the first video frame's own time included
     fps: Fraction
     constant: bool
+    codecs: str = ""
 
 
 def read_video_times(path: Path) -> VideoTimes:
@@ -115,6 +117,7 @@ def read_video_times(path: Path) -> VideoTimes:
             raise ClipError(path, "has no video stream")
         require_codec(path, stream)
         pixels = stream.codec_context.width * stream.codec_context.height
+        codecs = "/".join(map(_first_codec, (container.streams.video, container.streams.audio)))
         shown = (
             packet.pts
             for packet in container.demux(stream)
@@ -141,7 +144,12 @@ def read_video_times(path: Path) -> VideoTimes:
     seconds = len(starts_s) / fps
     limits.require_duration(path, seconds)
     report_length(len(starts_s), pixels, float(seconds))
-    return VideoTimes(starts_s=starts_s, fps=fps, constant=constant)
+    return VideoTimes(starts_s=starts_s, fps=fps, constant=constant, codecs=codecs)
+
+
+def _first_codec(tracks: tuple[Any, ...]) -> str:
+    context = tracks[0].codec_context if tracks else None
+    return context.name if context is not None else "unknown" if tracks else ""
 
 
 def _frame_rate(starts_s: np.ndarray, nominal: Fraction | None) -> tuple[Fraction, bool]:
@@ -165,15 +173,6 @@ def read_picture_start_s(path: Path) -> float:
         return float(stream.start_time * stream.time_base)
 
 
-def read_codecs(path: Path) -> str:
-    """Names of the codecs of the first picture and sound track, e.g. "h264/aac"; "h264/" has no sound."""
-    with open_container(path, "video") as (container, _):
-        tracks = (container.streams.video, container.streams.audio)
-        contexts = [track[0].codec_context if track else None for track in tracks]
-        names = ["unknown" if context is None else context.name for context in contexts]
-        return "/".join(name if track else "" for name, track in zip(names, tracks, strict=True))
-
-
 def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
     """Decode a video once, from its first frame to its last: (presentation time in s, frame as displayed).
 
@@ -187,11 +186,13 @@ def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 1
         converter = PictureConverter()
-        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        tick_s = stream.time_base  # a Fraction's own arithmetic takes microseconds, at every frame
+        numerator, denominator = tick_s.numerator, tick_s.denominator
         for frame in _in_bursts(container.decode(stream)):
             if frame.pts is None:
                 raise ClipError(path, "a frame has no time stamp; remux the file")
-            yield float(frame.pts * frame.time_base), Picture(frame, converter, pixel_aspect)
+            yield frame.pts * numerator / denominator, Picture(frame, converter, pixel_aspect)
 
 
 def _in_bursts(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -202,7 +203,7 @@ def _in_bursts(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     if first is None:
         return
     yield first
-    burst = max(1, min(8, BURST_PIXELS // (first.width * first.height)))
+    burst = max(1, min(16, BURST_PIXELS // (first.width * first.height)))
     while waiting := list(itertools.islice(frames, burst)):
         yield from waiting
 
@@ -264,7 +265,7 @@ class VideoWriter:
     def write(self, image: np.ndarray) -> None:
         """Append one frame, (H, W, 3) uint8 RGB."""
         # not a copy: the frame is turned into the encoder's format before this returns
-        self._encode(self._frame_type.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24"))
+        self.write_frame(self._frame_type.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24"))
 
     def write_picture(self, picture: Picture) -> None:
         """Append one decoded frame, without a detour through RGB where its planes fit."""
@@ -276,9 +277,10 @@ class VideoWriter:
             context = self._stream.codec_context
             context.colorspace, context.color_range = frame.colorspace, frame.color_range
         frame.pict_type = 0  # else the source's key frames would be forced on the copy
-        self._encode(frame)
+        self.write_frame(frame)
 
-    def _encode(self, frame: av.VideoFrame) -> None:
+    def write_frame(self, frame: av.VideoFrame) -> None:
+        """Append one frame of PyAV's, which the writer keeps."""
         frame.pts = self.num_frames
         frame.time_base = self._time_base
         self.num_frames += 1
@@ -320,6 +322,13 @@ class VideoWriter:
             self._container.close()
 
 
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+    """The mean of the channels of planar float samples, (N,) float32."""
+    if len(frame.planes) == 1:  # spares a copy
+        return np.frombuffer(frame.planes[0], np.float32, frame.samples)
+    return frame.to_ndarray().mean(axis=0, dtype=np.float32)
+
+
 def _silence(count: int, piece: int) -> Iterator[np.ndarray]:
     """`count` zeros in pieces."""
     for start in range(0, count, piece):
@@ -346,8 +355,9 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
         num_waiting = 0
         position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
         for decoded in container.decode(stream):
-            for frame in to_float.resample(decoded):
-                time_s = None if frame.pts is None else float(frame.pts * frame.time_base)
+            for frame in [decoded] if decoded.format.name == "fltp" else to_float.resample(decoded):
+                tick_s = frame.time_base  # a Fraction's own arithmetic takes microseconds
+                time_s = None if frame.pts is None else frame.pts * tick_s.numerator / tick_s.denominator
                 if resampler is None:
                     source_rate = frame.sample_rate
                     resampler = soxr.ResampleStream(
@@ -358,7 +368,7 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
                     raise ClipError(
                         path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
                     )
-                pieces: Iterable[np.ndarray] = [frame.to_ndarray().mean(axis=0, dtype=np.float32)]
+                pieces: Iterable[np.ndarray] = [_mono(frame)]
                 if time_s is not None and time_s - source_s > LARGEST_AUDIO_GAP_S:
                     gap = _silence(round((time_s - source_s) * source_rate), source_rate)
                     pieces = itertools.chain(gap, pieces)

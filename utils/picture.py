@@ -7,14 +7,18 @@ odd size, where the scaler interpolates, with nearly the same).
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.planes import Planes
+
 if TYPE_CHECKING:
     import av
 
+# colour matrices that need no conversion: BT.601's two names, and "unspecified", which is taken for it
+_BT_601 = (2, 5, 6)
+_FULL_RANGE = 2
 PLANAR_FORMATS = ("yuv420p", "yuvj420p")  # those that are cut before conversion: nearly all files there are
 
 
@@ -25,7 +29,9 @@ class PictureConverter:
         from av.video.reformatter import VideoReformatter
 
         # one per use: a scaler is set up anew whenever sizes change
-        self._whole, self._region, self._thumbnail = (VideoReformatter() for _ in range(3))
+        self._whole, self._region, self._thumbnail, self._face, self._planes = (
+            VideoReformatter() for _ in range(5)
+        )
 
     def whole(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB of the frame as stored."""
@@ -53,20 +59,34 @@ class PictureConverter:
             rows = rows[top // half : (top + height) // half, left // half : (left + width) // half]
             into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
             into[: rows.shape[0], : rows.shape[1]] = rows
-        plane = self._region.reformat(cut, format="rgb24", threads=1).planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
-        image = np.lib.stride_tricks.as_strided(rows, (height, width, 3), (plane.line_size, 3, 1))
+        image = _view(self._region.reformat(cut, format="rgb24", threads=1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def rgb(self, planes: Planes) -> np.ndarray:
+        """(h, w, 3) uint8 RGB."""
+        return _view(self._face.reformat(planes.to_frame(), format="rgb24", threads=1))
+
+    def planes(self, image: np.ndarray) -> Planes:
+        """The planes of (h, w, 3) uint8 RGB."""
+        import av
+
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        return Planes.of_frame(self._planes.reformat(frame, format="yuv420p", threads=1))
+
+
+def _view(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8 of an rgb24 frame, not a copy."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 class Picture:
     """One frame as displayed: rotation and pixel shape of the file are applied to all that it gives out."""
 
-    def __init__(
-        self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: Fraction = Fraction(1)
-    ) -> None:
-        if not Fraction(1, 4) <= pixel_aspect <= 4:  # nonsense in the header
-            pixel_aspect = Fraction(1)
+    def __init__(self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: float = 1) -> None:
+        if not 0.25 <= pixel_aspect <= 4:  # nonsense in the header
+            pixel_aspect = 1
         self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
         self._turns = round(frame.rotation / 90) % 4  # quarter turns against the clock
         self._rgb: np.ndarray | None = None
@@ -118,9 +138,33 @@ class Picture:
         cheap = self._frame.format.name in PLANAR_FORMATS and self._pixel_aspect == 1
         if self._rgb is not None or not cheap:
             return self.rgb()[y0:y1, x0:x1]
+        image = self._converter.region(self._frame, *self._stored(x0, y0, x1, y1))
+        return np.rot90(image, self._turns) if self._turns else image
+
+    def cut(self, x0: int, y0: int, x1: int, y1: int) -> Planes:
+        """A copy of columns x0 to x1 and rows y0 to y1 (ends left out; all even, inside the frame)."""
+        frame = self._frame
+        as_it_is = (
+            self._rgb is None
+            and frame.format.name == "yuv420p"
+            and frame.colorspace in _BT_601
+            and frame.color_range != _FULL_RANGE
+            and self._pixel_aspect == 1
+            and not (self._turns and (frame.width % 2 or frame.height % 2))
+        )
+        if not as_it_is:
+            return self._converter.planes(self.region(x0, y0, x1, y1))
+        planes = Planes.of_frame(frame).part(*self._stored(x0, y0, x1, y1))
+        return planes.turned(self._turns).copied() if self._turns else planes.copied()
+
+    def to_rgb(self, planes: Planes) -> np.ndarray:
+        """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video."""
+        return self._converter.rgb(planes)
+
+    def _stored(self, x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
+        """A region of the displayed frame in the stored one."""
         width, height = self.width, self.height
-        for _ in range(self._turns):  # back to the stored frame, a quarter turn with the clock at a time
+        for _ in range(self._turns):  # a quarter turn with the clock at a time
             x0, y0, x1, y1 = height - y1, x0, height - y0, x1
             width, height = height, width
-        image = self._converter.region(self._frame, x0, y0, x1, y1)
-        return np.rot90(image, self._turns) if self._turns else image
+        return x0, y0, x1, y1

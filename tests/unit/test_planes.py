@@ -1,0 +1,120 @@
+"""Pictures as brightness and colour planes: where things lie in them, and what colour they have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.moving_face import moving_face, turn_by_metadata, write_video
+from utils.media import iterate_pictures
+from utils.picture import Picture, PictureConverter
+from utils.planes import Planes
+
+CONVERTER = PictureConverter()
+
+
+def ramp(width: int, height: int, step: int = 2) -> Planes:
+    """Planes that rise by one grey level in `step` pixels of the picture: y and u rightwards, v downwards."""
+    columns = np.arange(width) + 0.5
+    half_columns, half_rows = 2 * np.arange(width // 2) + 1, 2 * np.arange(height // 2) + 1
+    return Planes(
+        np.tile(columns / step, (height, 1)).round().astype(np.uint8),
+        np.tile(half_columns / step, (height // 2, 1)).round().astype(np.uint8),
+        np.tile(half_rows[:, None] / step, (1, width // 2)).round().astype(np.uint8),
+    )
+
+
+@pytest.mark.parametrize("size", [224, 90])  # 90: rows of a frame are then padded
+def test_a_square_shows_each_plane_at_the_same_place(size):
+    x, y, side = 31.37, 20.81, 330.2
+    square = Planes.of_frame(ramp(480, 400).square(x, y, side, size))
+    assert (square.width, square.height) == (size, size)
+    places = (np.arange(size) + 0.5) * side / size / 2
+    half_places = (np.arange(size // 2) + 0.5) * side / size
+    np.testing.assert_allclose(square.y, np.tile(x / 2 + places, (size, 1)), atol=1.1)
+    np.testing.assert_allclose(square.u, np.tile(x / 2 + half_places, (size // 2, 1)), atol=1.1)
+    np.testing.assert_allclose(square.v, np.tile(y / 2 + half_places[:, None], (1, size // 2)), atol=1.1)
+    # rounding aside, not a tenth of a pixel off
+    assert abs(float((square.y - (x / 2 + places)).mean())) < 0.1
+    assert abs(float((square.u - (x / 2 + half_places)).mean())) < 0.1
+
+
+def test_outside_a_square_repeats_the_edge():
+    square = Planes.of_frame(ramp(100, 100).square(-40, -40, 180, 180))
+    np.testing.assert_array_equal(square.y[:, :38], square.y[:, :1] + np.zeros((1, 38), np.uint8))
+    assert (square.y[:, :38] == 0).all()
+    assert (square.y[:, 142:] == square.y[90, 141]).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 60), (94, 62), (6, 7 * 6)])
+def test_shrinking_takes_means_of_whole_blocks(width, height):
+    planes = ramp(width, height)
+    small = planes.shrunk(3)
+    for plane, shrunk in zip(planes, small, strict=True):
+        rows, columns = shrunk.shape
+        blocks = plane[: 3 * rows, : 3 * columns].reshape(rows, 3, columns, 3)
+        np.testing.assert_allclose(shrunk, blocks.mean(axis=(1, 3)), atol=0.51)
+    assert small.y.shape == (2 * small.u.shape[0], 2 * small.u.shape[1])
+    assert small.u.shape == small.v.shape == (height // 6, width // 6)
+
+
+def test_shrinking_leaves_one_block_at_least():
+    assert [plane.shape for plane in ramp(4, 4).shrunk(3)] == [(2, 2), (1, 1), (1, 1)]
+
+
+def test_a_frame_of_planes_holds_them():
+    planes = ramp(90, 58)
+    for plane, there in zip(planes, Planes.of_frame(planes.to_frame()), strict=True):
+        np.testing.assert_array_equal(plane, there)
+
+
+def test_a_part_is_the_same_piece_of_every_plane():
+    planes = ramp(90, 58)
+    part = planes.part(10, 4, 40, 34)
+    rgb = CONVERTER.rgb(planes).copy()
+    np.testing.assert_array_equal(CONVERTER.rgb(part), rgb[4:34, 10:40])
+
+
+def colourful(count: int, size: tuple[int, int]) -> list[np.ndarray]:
+    """A face before strong colours, which a wrong matrix or range would shift by 10 to 20 levels."""
+    frames = []
+    for frame in moving_face(count, size=size, face_height=90, path=lambda i: (120 + 5 * i, 110)):
+        frame[: size[1] // 2, -40:] = (20, 200, 30)
+        frame[size[1] // 2 :, -40:] = (210, 30, 40)
+        frames.append(frame)
+    return frames
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"colorspace": 1},
+        {"pixel_format": "yuvj420p"},
+        {"pixel_format": "yuv444p"},
+        {"codec": "mpeg4", "size": (321, 241)},
+    ],
+    ids=lambda options: "_".join(map(str, options.values())) or "plain",
+)
+def test_planes_show_the_colours_of_the_frame(tmp_path, degrees, options):
+    """Whatever the matrix, range, layout and rotation of the file, a cut has BT.601's colours, 16 to 235."""
+    options = dict(options)
+    frames = colourful(2, options.pop("size", (320, 240)))
+    path = write_video(tmp_path / "video.mp4", frames, **options)
+    if degrees:
+        turn_by_metadata(path, degrees)
+    for _, picture in iterate_pictures(path):
+        for x0, y0, x1, y1 in ((0, 0, picture.width // 2 * 2, picture.height // 2 * 2), (30, 50, 180, 202)):
+            planes = picture.cut(x0, y0, x1, y1)
+            assert (planes.width, planes.height) == (x1 - x0, y1 - y0)
+            difference = np.abs(picture.to_rgb(planes).astype(int) - picture.region(x0, y0, x1, y1))
+            assert np.median(difference) <= 1
+            assert (difference > 8).mean() < 0.05  # at edges, where colour is halved
+
+
+def test_planes_of_an_rgb_picture_are_cut_from_it():
+    image = next(moving_face(1, size=(320, 240), face_height=90, path=lambda i: (120, 110)))
+    picture = Picture.from_rgb(image, CONVERTER)
+    planes = picture.cut(40, 20, 300, 220)
+    assert np.abs(picture.to_rgb(planes).astype(int) - image[20:220, 40:300]).mean() < 3

@@ -1,0 +1,106 @@
+"""A picture as video codecs hold it, yuv420p: brightness, and two planes of colour at half its resolution.
+
+What stays in this form between a decoder and an encoder is spared two conversions, and is half as large.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import av
+
+
+class Planes(NamedTuple):
+    """Brightness (h, w) and colour (h / 2, w / 2) twice, uint8; h and w are even. BT.601, 16 to 235."""
+
+    y: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+
+    @property
+    def width(self) -> int:
+        return self.y.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.y.shape[0]
+
+    @classmethod
+    def of_frame(cls, frame: av.VideoFrame) -> Planes:
+        """Views of a yuv420p frame, which live as long as it does. Of an odd size, the last row or column is
+        left out.
+        """
+        height, width = frame.height // 2 * 2, frame.width // 2 * 2
+        shapes = (height, width), (height // 2, width // 2), (height // 2, width // 2)
+        return cls(
+            *(
+                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :columns]
+                for plane, (rows, columns) in zip(frame.planes, shapes, strict=True)
+            )
+        )
+
+    def to_frame(self) -> av.VideoFrame:
+        """A copy as a frame for PyAV."""
+        frame = new_frame(self.width, self.height)
+        for plane, target in zip(self, Planes.of_frame(frame), strict=True):
+            target[:] = plane
+        return frame
+
+    def part(self, x0: int, y0: int, x1: int, y1: int) -> Planes:
+        """A view of columns x0 to x1 and rows y0 to y1 (ends left out; all even)."""
+        half = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
+        return Planes(self.y[y0:y1, x0:x1], self.u[half], self.v[half])
+
+    def copied(self) -> Planes:
+        """Planes of their own."""
+        return Planes(self.y.copy(), self.u.copy(), self.v.copy())
+
+    def turned(self, turns: int) -> Planes:
+        """Turned by quarter turns against the clock."""
+        return Planes(*(np.rot90(plane, turns) for plane in self))
+
+    def shrunk(self, factor: int) -> Planes:
+        """Means of factor x factor pixels. Rows and columns at the far edges that fill no whole block
+        are left out, down to one block.
+        """
+        import cv2
+
+        columns, rows = (max(1, length // (2 * factor)) for length in (self.width, self.height))
+        sizes = (2 * columns, 2 * rows), (columns, rows), (columns, rows)
+        return Planes(
+            *(
+                cv2.resize(plane[: h * factor, : w * factor], (w, h), interpolation=cv2.INTER_AREA)
+                for plane, (w, h) in zip(self, sizes, strict=True)
+            )
+        )
+
+    def square(self, x: float, y: float, side: float, size: int) -> av.VideoFrame:
+        """The square of `side` pixels with its top left corner at (x, y), drawn `size` pixels wide; what lies
+        outside repeats the edge. `size` is even.
+        """
+        import cv2
+
+        frame = new_frame(size, size)
+        scale = side / size
+        # pixel c of the result shows place x + (c + 1/2) * scale, and pixel i is the place i + 1/2
+        for plane, target, half in zip(self, Planes.of_frame(frame), (1, 2, 2), strict=True):
+            shift_x, shift_y = (start / half + 0.5 * scale - 0.5 for start in (x, y))
+            cv2.warpAffine(
+                plane,
+                np.float64([[scale, 0, shift_x], [0, scale, shift_y]]),
+                target.shape[::-1],
+                dst=target,
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        return frame
+
+
+def new_frame(width: int, height: int) -> av.VideoFrame:
+    """A frame with nothing in it yet."""
+    import av
+
+    return av.VideoFrame(width, height, "yuv420p")
