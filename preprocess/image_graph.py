@@ -72,6 +72,7 @@ class ImageGraph:
             for name in outputs:
                 self._graph.observe_output_stream(name, self._found.__setitem__)
             self._graph.start_run({})
+            self._graph.wait_until_idle()  # the models are loaded here
 
     @classmethod
     def shared(cls, config: str, outputs: Iterable[str]) -> ImageGraph:
@@ -79,11 +80,6 @@ class ImageGraph:
         if config not in _shared:
             _shared[config] = cls(config, outputs)
         return _shared[config]
-
-    @property
-    def text(self) -> str:
-        """The config, with all of MediaPipe's own parts written out."""
-        return self._graph.text_config
 
     def __call__(self, image: np.ndarray, **further: Any) -> dict[str, Any]:
         """The packets that come out for (H, W, 3) uint8 RGB, and for packets on further input streams."""
