@@ -18,7 +18,7 @@ from utils.clip_files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landma
 from utils.config import opt
 from utils.crop_video import open_crop, read_video_header
 from utils.errors import ClipError, UsageError
-from utils.media import SoundReader, open_sound, read_waveform
+from utils.sound import SoundReader, open_sound, read_waveform
 from utils.types import Clip
 
 MIN_WINDOW_S = 0.1  # less sound than that leaves the audio encoder without a step

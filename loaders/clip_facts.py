@@ -27,9 +27,9 @@ from utils.clip_files import (
 )
 from utils.crop_video import read_frames, read_video_header
 from utils.errors import ClipError
-from utils.media import read_waveform
 from utils.names import parse_json
 from utils.pack import find_member
+from utils.sound import read_waveform
 from utils.types import Clip
 
 NUM_FRAMES = 8  # of the crop, evenly spread, that stand for the picture

@@ -12,8 +12,9 @@ import numpy as np
 from preprocess.crop_faces import iterate_schedule
 from preprocess.tracks import TrackClip, TrackedVideo
 from utils.clip_files import SAMPLE_RATE_HZ, open_landmarks
-from utils.media import VideoWriter, read_video_times, read_waveform
+from utils.media import VideoWriter, read_video_times
 from utils.picture import Picture
+from utils.sound import read_waveform
 
 # RGB; the words carry the meaning, too
 COLORS = {"real": (42, 157, 143), "fake": (214, 69, 65), "undecided": (233, 196, 106)}

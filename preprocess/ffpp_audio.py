@@ -44,8 +44,9 @@ from utils.clip_files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.files import write_text
-from utils.media import iterate_audio, read_picture_start_s
+from utils.media import read_picture_start_s
 from utils.names import parse_json
+from utils.sound import iterate_audio
 
 log = logging.getLogger(__name__)
 

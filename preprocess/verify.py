@@ -35,7 +35,8 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command
 from utils.errors import ClipError, UsageError, run_command
-from utils.media import iterate_pictures, open_sound, read_video_times
+from utils.media import iterate_pictures, read_video_times
+from utils.sound import open_sound
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ import numpy as np
 import soxr
 
 from utils.errors import UsageError
-from utils.media import RESAMPLER_QUALITY, iterate_audio, local_file
+from utils.media import local_file
+from utils.sound import RESAMPLER_QUALITY, iterate_audio
 
 # container in which the encoder's delay is written down, so that a decoder can take it away again
 _CONTAINERS = {"aac": "mp4", "libmp3lame": "mp3", "libopus": "ogg"}

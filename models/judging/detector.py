@@ -46,7 +46,7 @@ from utils.decision import Decision, HeadDecision
 from utils.device import resolve_device, resolve_precision
 from utils.errors import CheckpointError
 from utils.evaluation import autocast
-from utils.media import read_waveform
+from utils.sound import read_waveform
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

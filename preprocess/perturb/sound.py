@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 from scipy.signal import fftconvolve
 
-from utils.media import RESAMPLER_QUALITY
+from utils.sound import RESAMPLER_QUALITY
 from utils.sound_codecs import through_codec
 
 Change = Callable[[np.ndarray, int, float, np.random.Generator], np.ndarray]

@@ -23,7 +23,8 @@ from tests.trees.media import Media
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.crop_video import read_frames
 from utils.errors import DatasetError
-from utils.media import VideoWriter, iterate_audio, iterate_frames
+from utils.media import VideoWriter, iterate_frames
+from utils.sound import iterate_audio
 
 NUM_PERSONS = 32
 FRACTIONS = ("--val_fraction", "0.25", "--test_fraction", "0.25")

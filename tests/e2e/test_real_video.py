@@ -18,7 +18,8 @@ from tests.commands import run_command
 from tests.conftest import SHARED
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.crop_video import read_frames, read_video_header
-from utils.media import VideoWriter, read_waveform
+from utils.media import VideoWriter
+from utils.sound import read_waveform
 
 WINDOW_S = 1.6
 SMALL = (

@@ -22,7 +22,8 @@ from tests.trees.media import FPS, Media
 from utils.checkpoint import save_checkpoint
 from utils.decision import Decision, HeadDecision
 from utils.errors import CheckpointError, ClipError
-from utils.media import VideoWriter, iterate_audio
+from utils.media import VideoWriter
+from utils.sound import iterate_audio
 
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "

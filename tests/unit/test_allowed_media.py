@@ -32,7 +32,8 @@ from utils.allowed_media import (
     open_options,
 )
 from utils.errors import ClipError
-from utils.media import iterate_audio, iterate_frames, open_container, read_video_times
+from utils.media import iterate_frames, open_container, read_video_times
+from utils.sound import iterate_audio
 
 
 def ignore(num_frames: int, pixels: int, seconds: float) -> None:

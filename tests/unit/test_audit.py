@@ -33,7 +33,8 @@ from tests.clip_factory import make_clip, write_clip_folder
 from tests.trees.media import Media
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import ClipError, DatasetError
-from utils.media import VideoWriter, iterate_audio
+from utils.media import VideoWriter
+from utils.sound import iterate_audio
 
 RATE = 48_000
 

@@ -22,7 +22,8 @@ from preprocess.demo.layouts import plan_clips
 from preprocess.demo.plan import FPS, DemoConfig, draw_scene
 from utils.errors import DatasetError
 from utils.face_regions import FACE_OVAL
-from utils.media import iterate_audio, iterate_frames
+from utils.media import iterate_frames
+from utils.sound import iterate_audio
 
 DURATION_S = 1.6
 

@@ -32,13 +32,14 @@ from utils.decision import Decision, HeadDecision
 from utils.errors import CheckpointError, ClipError, DatasetError, FrameworkError, UsageError, run_command
 from utils.evaluation import ClipScores
 from utils.matrix import find_results, read_results
-from utils.media import iterate_pictures, read_video_times, read_waveform
+from utils.media import iterate_pictures, read_video_times
 from utils.names import one_line, readable
 from utils.pages import TEMPLATES, write_page
 from utils.report import Bar, plot_bars, plot_roc
 from utils.report_page import read_audit, read_training_curves
 from utils.results import write_predictions
 from utils.run_config import read_run_config, require_same
+from utils.sound import read_waveform
 
 SVG = "{http://www.w3.org/2000/svg}"
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -28,8 +28,9 @@ from preprocess.perturb.sound import SOUND_CHANGES
 from preprocess.perturb.variants import RobustnessConfig, change_of, write_h264
 from tests.moving_face import moving_face
 from utils.errors import UsageError
-from utils.media import VideoWriter, iterate_audio, iterate_frames, read_video_times
+from utils.media import VideoWriter, iterate_frames, read_video_times
 from utils.picture import PictureConverter
+from utils.sound import iterate_audio
 from utils.sound_codecs import write_sound
 
 RATE_HZ = 48_000
