@@ -41,7 +41,7 @@ def _loader(scratch: Path, quick: bool) -> dict[str, Any]:
 def _preprocess(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import preprocess
 
-    return preprocess.measure(repeats=1 if quick else 8)
+    return preprocess.measure(repeats=1 if quick else 12)
 
 
 def _train(scratch: Path, quick: bool) -> dict[str, Any]:

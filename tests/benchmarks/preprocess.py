@@ -55,7 +55,7 @@ class BenchmarkConfig:
     """tests/benchmarks/preprocess.py"""
 
     video: Path | None = opt(None, "a video of a face; default: 240 frames of each of four sizes, made here")
-    repeats: int = opt(8, "the best of so many runs counts, for every frame")
+    repeats: int = opt(12, "the best of so many runs counts, for every frame")
 
 
 def make_video(path: Path, size: str, num_frames: int) -> Path:
@@ -212,7 +212,7 @@ def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def measure(video: Path | None = None, *, repeats: int = 8) -> dict[str, Any]:
+def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:
     """All figures of this benchmark, of `video` or of generated ones of four sizes.
 
     `share_of_limit` is that of `share_video`; `shares` has those of all videos, with milliseconds per frame.
