@@ -358,7 +358,7 @@ def fit(
     model, best = state.model, state.best
     progress = state.progress
     if saved:
-        state.restore(*found)
+        state.restore(saved)
         progress = state.progress
         log.info("resumed before step %d of epoch %d", progress.step, progress.epoch)
     first_step = progress.epoch * steps_per_epoch + progress.step

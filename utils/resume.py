@@ -62,16 +62,16 @@ class TrainingState:
             "random": distributed.gather_objects(_random_state(self.device)) if within else [],
         }
 
-    def restore(self, path: Path, saved: Mapping[str, Any]) -> None:
-        """Take over what `as_plain` gave, as read from `path`. Raises UsageError if it was made by another
-        number of processes in the middle of an epoch, CheckpointError if it is of another model.
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `as_plain` gave. Raises UsageError if it was made by another number of processes in
+        the middle of an epoch, CheckpointError if it is of another model.
         """
         try:
             for name in ("model", "criterion", "optimizer", "scheduler"):
                 getattr(self, name).load_state_dict(saved[name])
             self.progress = Progress(**saved["progress"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: does not fit the run ({brief(str(error))})") from error
+            raise CheckpointError(f"the saved state does not fit the run ({brief(str(error))})") from error
         self.best.value, self.best.epochs_since = saved["best_value"], saved["epochs_since_best"]
         if not self.progress.step:
             return

@@ -81,7 +81,7 @@ def test_what_is_no_state_of_the_run_is_refused(prepared_root, asked_to_stop, tm
     assert "--learning_rate was 0.5" in errors
     status, errors = resume(state | {"model": state["criterion"]})
     assert status == 1
-    assert "last.pt: does not fit the run" in errors
+    assert "the saved state does not fit the run" in errors
 
 
 def test_lost_rows_of_metrics_are_warned_of(tmp_path, caplog):

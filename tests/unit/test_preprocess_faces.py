@@ -104,6 +104,15 @@ def test_meshes_that_take_turns_do_not_see_each_others_past():
     np.testing.assert_array_equal([mesh(frame) for frame in here], expected)
 
 
+def test_a_graph_that_failed_is_not_used_again():
+    (frame,) = moving_face(1, size=(300, 300), face_height=120)
+    mesh = FaceMesh()
+    landmarks = mesh(frame)
+    with pytest.raises((RuntimeError, ValueError)):
+        mesh._mesh(frame, place=import_mediapipe().packet_creator.create_string("no place"))
+    np.testing.assert_array_equal(FaceMesh()(frame), landmarks)
+
+
 @pytest.mark.parametrize(("length", "side"), [(1080, 960), (1920, 960), (100, 960), (961, 960)])
 def test_tiles_cover_everything_and_overlap_by_half(length, side):
     starts = _tile_starts(length, side)
