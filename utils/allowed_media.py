@@ -145,9 +145,15 @@ def open_options(kind: str) -> dict[str, Any]:
     options = {"protocol_whitelist": "file", "codec_whitelist": codecs, "max_streams": str(2 * MAX_STREAMS)}
     if kind == "mov":
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    # of decoders that probe, a dozen frames each time: they need not paint them
+    probing = {
+        "max_pixels": str(media_limits().max_pixels or 2**31 - 1),
+        "skip_idct": "all",
+        "skip_loop_filter": "all",
+    }
     return {
         "container_options": options,
-        "options": {"max_pixels": str(media_limits().max_pixels or 2**31 - 1)},  # of decoders that probe
+        "options": probing,
         "metadata_errors": "replace",
     }
 
