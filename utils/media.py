@@ -265,7 +265,7 @@ class VideoWriter:
 
     def write_picture(self, picture: Picture) -> None:
         """Append one decoded frame, without a detour through RGB where its planes fit."""
-        frame = picture.planes()
+        frame = picture.decoded()
         if frame is None or self._stream.pix_fmt != "yuv420p":
             self.write(picture.rgb())
             return

@@ -107,7 +107,7 @@ class Picture:
         picture._rgb = image
         return picture
 
-    def planes(self) -> av.VideoFrame | None:
+    def decoded(self) -> av.VideoFrame | None:
         """The decoded frame itself where it is yuv420p and is shown as it is stored, else None."""
         shown_as_stored = self._turns == 0 and self._pixel_aspect == 1
         return self._frame if shown_as_stored and self._frame.format.name == "yuv420p" else None
