@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -41,11 +40,10 @@ node {
 }
 """
 
-# What the network gives out, in its order: points as x, y (of the mesh also z) in pixels of its input, and
-# how sure it is that there is a face, 0 where it would not bet on either.
-_OUTPUTS = ("mesh", "lips", "left_eye", "right_eye", "left_iris", "right_iris", "presence")
+# How many values the network gives out, in its order. Points of the mesh, the lips, the left and the right
+# eye and iris: x, y (of the mesh also z) in pixels of its input. Last, how sure it is that there is a face, 0
+# where it would not bet on either.
 _NUM_VALUES = (468 * 3, 80 * 2, 71 * 2, 71 * 2, 5 * 2, 5 * 2, 1)
-_VALUES = struct.Struct(f"{sum(_NUM_VALUES)}f")
 _INPUT_SIDE = 192
 _MESH_GRAPH = f"""
 input_stream: "image"
@@ -74,28 +72,10 @@ node {{
   }} }}
 }}
 node {{
-  calculator: "SplitTensorVectorCalculator"
-  input_stream: "outputs"
-  {" ".join(f'output_stream: "{name}_tensor"' for name in _OUTPUTS)}
-  options {{ [mediapipe.SplitVectorCalculatorOptions.ext] {{
-    {" ".join(f"ranges {{ begin: {i} end: {i + 1} }}" for i in range(len(_OUTPUTS)))}
-  }} }}
-}}
-{
-    "".join(
-        f'''
-node {{
-  calculator: "TensorsToFloatsCalculator"
-  input_stream: "TENSORS:{name}_tensor"
-  output_stream: "FLOATS:{name}"
-}}'''
-        for name in _OUTPUTS
-    )
-}
-node {{
-  calculator: "ConcatenateFloatVectorCalculator"
-  {" ".join(f'input_stream: "{name}"' for name in _OUTPUTS)}
-  output_stream: "values"
+  calculator: "TensorsToEmbeddingsCalculator"
+  input_stream: "TENSORS:outputs"
+  output_stream: "EMBEDDINGS:values"
+  options {{ [mediapipe.TensorsToEmbeddingsCalculatorOptions.ext] {{ embedder_options {{ }} }} }}
 }}
 """
 
@@ -136,8 +116,7 @@ class FaceMesh:
 
         self._rect, self._to_packet = NormalizedRect, mediapipe.packet_creator.create_proto
         self._to_message = mediapipe.packet_getter.get_proto
-        self._to_floats = mediapipe.packet_getter.get_float_list
-        self._order = _point_order()
+        self._places, self._last, self._length = _value_places()
         self._place: _Place | None = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:
@@ -151,12 +130,14 @@ class FaceMesh:
             height=place.height,
             rotation=place.rotation,
         )
-        values = self._to_floats(self._mesh(image, place=self._to_packet(rect))["values"])
-        if values[-1] <= 0:
+        packet = self._mesh(image, place=self._to_packet(rect))["values"]
+        message = self._to_message(packet).SerializeToString()
+        assert len(message) == self._length
+        values = np.ndarray(self._length - 3, "<f4", message, strides=1)  # one from every byte on
+        if values[self._last] <= 0:
             self._place = None
             return None
-        points = np.frombuffer(_VALUES.pack(*values), np.float32)  # a quarter of the time of np.array(list)
-        return self._project(points[self._order], place, image)
+        return self._project(values[self._places], place, image)
 
     def forget(self) -> None:
         """Look for a face anew in the next image, wherever the last one was."""
@@ -202,11 +183,13 @@ class FaceMesh:
 
 
 @functools.cache
-def _point_order() -> np.ndarray:
-    """(2, 478) places of each landmark's x, and y, among the network's values.
+def _value_places() -> tuple[np.ndarray, int, int]:
+    """Where each landmark's x, and y, begins in the bytes of a message of the network's values, (2, 478);
+    where the last value begins; how long the message is.
 
-    The landmarks of lips, eyes and irises are taken from the parts that the network looks at twice. Which are
-    which is read from MediaPipe itself.
+    The numbers of a tensor lie in a row in it. As a list of Python's own they would take as long as all else
+    around the network. The landmarks of lips, eyes and irises are taken from the parts that the network looks
+    at twice; which are which is read from MediaPipe itself.
     """
     mediapipe = import_mediapipe()
     from google.protobuf import text_format
@@ -214,6 +197,17 @@ def _point_order() -> np.ndarray:
         LandmarksRefinementCalculatorOptions,
     )
     from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
+    from mediapipe.tasks.cc.components.containers.proto.embeddings_pb2 import EmbeddingResult
+
+    sample = EmbeddingResult()
+    for index, count in enumerate(_NUM_VALUES):
+        tensor = sample.embeddings.add(head_index=index)
+        tensor.float_embedding.values.extend([index + 1] * count)
+    message = sample.SerializeToString()
+    starts = [
+        message.index(np.full(count, index + 1, np.float32).tobytes())
+        for index, count in enumerate(_NUM_VALUES)
+    ]
 
     graph = mediapipe.CalculatorGraph(
         graph_config='input_stream: "tensors" node { calculator: "TensorsToFaceLandmarksWithAttention"'
@@ -225,11 +219,9 @@ def _point_order() -> np.ndarray:
         for node in config.node
         if node.calculator == "LandmarksRefinementCalculator"
     )
-    order = np.full((2, NUM_LANDMARKS), -1)
-    start = 0
-    for refinement, count in zip(refinements, _NUM_VALUES[:-1], strict=True):
-        rows = np.arange(start, start + count).reshape(len(refinement.indexes_mapping), -1)
-        order[:, refinement.indexes_mapping] = rows[:, :2].T
-        start += count
-    assert (order >= 0).all()
-    return order
+    places = np.full((2, NUM_LANDMARKS), -1)
+    for refinement, start, count in zip(refinements, starts, _NUM_VALUES, strict=False):
+        points = (start + 4 * np.arange(count)).reshape(len(refinement.indexes_mapping), -1)
+        places[:, refinement.indexes_mapping] = points[:, :2].T
+    assert (places >= 0).all()
+    return places, starts[-1], len(message)
