@@ -139,11 +139,18 @@ def find_demuxer(path: Path, head: bytes) -> str:
     )
 
 
-def open_options(kind: str) -> dict[str, Any]:
-    """Keywords of av.open beside the file and its container: what a file says is followed nowhere."""
-    codecs = ",".join(PICTURE_CODECS + SOUND_CODECS)
-    options = {"protocol_whitelist": "file", "codec_whitelist": codecs, "max_streams": str(2 * MAX_STREAMS)}
-    if kind == "mov":
+def open_options(demuxer: str, kind: str) -> dict[str, Any]:
+    """Keywords of av.open beside the file and its container: what a file says is followed nowhere.
+
+    `kind` ("video" or "audio") is what will be read: streams of the other are not decoded for their
+    properties either, which takes several times as long as all else about opening a file for its sound.
+    """
+    options = {
+        "protocol_whitelist": "file",
+        "codec_whitelist": ",".join(CODECS[kind]),
+        "max_streams": str(2 * MAX_STREAMS),
+    }
+    if demuxer == "mov":
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
     # of decoders that probe, a dozen frames each time: they need not paint them
     probing = {

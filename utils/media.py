@@ -59,7 +59,7 @@ def open_container(path: Path, kind: str) -> Iterator[tuple[av.container.InputCo
         source.seek(0)
     demuxer = find_demuxer(path, head)
     try:
-        with av.open(source, format=demuxer, **open_options(demuxer)) as container:
+        with av.open(source, format=demuxer, **open_options(demuxer, kind)) as container:
             require_allowed(path, container)
             streams = getattr(container.streams, kind)
             yield container, streams[0] if streams else None
@@ -183,12 +183,11 @@ def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
         stream.codec_context.thread_count = 1
         converter = PictureConverter()
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        tick_s = stream.time_base  # a Fraction's own arithmetic takes microseconds, at every frame
-        numerator, denominator = tick_s.numerator, tick_s.denominator
         for frame in _in_bursts(container.decode(stream)):
-            if frame.pts is None:
+            time_s = frame.time
+            if time_s is None:
                 raise ClipError(path, "a frame has no time stamp; remux the file")
-            yield frame.pts * numerator / denominator, Picture(frame, converter, pixel_aspect)
+            yield time_s, Picture(frame, converter, pixel_aspect)
 
 
 def _in_bursts(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

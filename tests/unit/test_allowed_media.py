@@ -112,7 +112,7 @@ def test_files_are_the_only_protocol_even_for_a_demuxer_that_follows_names(tmp_p
         "data": f"data:video/mp4;base64,{base64.b64encode(secret.read_bytes()).decode()}",
     }[protocol]
     names = tmp_path / "video.mp4"
-    options = open_options("mov")
+    options = open_options("mov", "video")
     options["container_options"]["safe"] = "0"
     for text, fails in ((secret, False), (target, True)):
         names.write_text(f"ffconcat version 1.0\nfile '{text}'\n")
