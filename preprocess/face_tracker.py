@@ -35,6 +35,9 @@ class FaceTracker:
     ) -> None:
         self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
         self._rate = float(fps)  # a Fraction's arithmetic takes microseconds, several times per frame
+        self._idle_after, self._detect_every, self._max_gap = map(
+            self._frames, (IDLE_AFTER_S, config.detect_every_s, config.max_gap_s)
+        )
         self._detector = FaceDetector()
         self._live: list[FaceTrack] = []
         self._pad = max_tracks is None
@@ -59,9 +62,9 @@ class FaceTracker:
         in_sight = any(track.sees for track in self._live)
         if in_sight:
             self._last_in_sight = self._frame
-        idle = self._frame - self._last_in_sight > self._frames(IDLE_AFTER_S)
+        idle = self._frame - self._last_in_sight > self._idle_after
         if in_sight:
-            due = self._frame % self._frames(self._config.detect_every_s) == 0
+            due = self._frame % self._detect_every == 0
         else:
             due = not idle or self._frame % RETRY_FRAMES == 0
         if due:
@@ -69,7 +72,7 @@ class FaceTracker:
         for track in self._live:
             track.keep()
         for track in self._live[:]:
-            if track.missing > self._frames(self._config.max_gap_s) or self._follows_another(track):
+            if track.missing > self._max_gap or self._follows_another(track):
                 self._end(track)
         self._frame += 1
 

@@ -8,7 +8,6 @@ clip.json           ClipInfo; absent in folders that other tools prepared
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import typing
@@ -126,7 +125,7 @@ def file_sha256(path: Path) -> str:
 def write_clip_info(folder: Path, info: ClipInfo) -> None:
     """Write clip.json into a folder that is not yet under its final name."""
     # one line per field: the boxes of a long clip would otherwise be most of its lines
-    fields = sorted(dataclasses.asdict(info).items())
+    fields = sorted(vars(info).items())
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value, sort_keys=True)}" for name, value in fields)
     (folder / INFO_NAME).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.planes import Planes
+from utils.planes import Planes, new_frame
 
 if TYPE_CHECKING:
     import av
@@ -32,6 +32,8 @@ class PictureConverter:
         self._whole, self._region, self._thumbnail, self._face, self._planes = (
             VideoReformatter() for _ in range(5)
         )
+        self._face_frame: av.VideoFrame | None = None
+        self._face_planes: Planes | None = None  # those of this frame
 
     def whole(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB of the frame as stored."""
@@ -64,7 +66,13 @@ class PictureConverter:
 
     def rgb(self, planes: Planes) -> np.ndarray:
         """(h, w, 3) uint8 RGB."""
-        return _view(self._face.reformat(planes.to_frame(), format="rgb24", threads=1))
+        frame = self._face_frame
+        if frame is None or frame.width != planes.width or frame.height != planes.height:
+            self._face_frame = frame = new_frame(planes.width, planes.height)
+            self._face_planes = Planes.of_frame(frame)
+        for target, plane in zip(self._face_planes, planes, strict=True):
+            target[:] = plane
+        return _view(self._face.reformat(frame, format="rgb24", threads=1))
 
     def planes(self, image: np.ndarray) -> Planes:
         """The planes of (h, w, 3) uint8 RGB."""

@@ -33,21 +33,9 @@ class Planes(NamedTuple):
         """Views of a yuv420p frame, which live as long as it does. Of an odd size, the last row or column is
         left out.
         """
-        height, width = frame.height // 2 * 2, frame.width // 2 * 2
-        shapes = (height, width), (height // 2, width // 2), (height // 2, width // 2)
-        return cls(
-            *(
-                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :columns]
-                for plane, (rows, columns) in zip(frame.planes, shapes, strict=True)
-            )
-        )
-
-    def to_frame(self) -> av.VideoFrame:
-        """A copy as a frame for PyAV."""
-        frame = new_frame(self.width, self.height)
-        for plane, target in zip(self, Planes.of_frame(frame), strict=True):
-            target[:] = plane
-        return frame
+        rows, columns = frame.height // 2, frame.width // 2
+        y, u, v = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in frame.planes)
+        return cls(y[: 2 * rows, : 2 * columns], u[:rows, :columns], v[:rows, :columns])
 
     def part(self, x0: int, y0: int, x1: int, y1: int) -> Planes:
         """A view of columns x0 to x1 and rows y0 to y1 (ends left out; all even)."""
@@ -86,11 +74,11 @@ class Planes(NamedTuple):
         frame = new_frame(size, size)
         scale = side / size
         # pixel c of the result shows place x + (c + 1/2) * scale, and pixel i is the place i + 1/2
+        middle = 0.5 * scale - 0.5
         for plane, target, half in zip(self, Planes.of_frame(frame), (1, 2, 2), strict=True):
-            shift_x, shift_y = (start / half + 0.5 * scale - 0.5 for start in (x, y))
             cv2.warpAffine(
                 plane,
-                np.float64([[scale, 0, shift_x], [0, scale, shift_y]]),
+                np.array([[scale, 0, x / half + middle], [0, scale, y / half + middle]]),
                 target.shape[::-1],
                 dst=target,
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

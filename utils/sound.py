@@ -56,8 +56,7 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
         position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
         for decoded in container.decode(stream):
             for frame in [decoded] if decoded.format.name == "fltp" else to_float.resample(decoded):
-                tick_s = frame.time_base  # a Fraction's own arithmetic takes microseconds
-                time_s = None if frame.pts is None else frame.pts * tick_s.numerator / tick_s.denominator
+                time_s = frame.time
                 if resampler is None:
                     source_rate = frame.sample_rate
                     resampler = soxr.ResampleStream(

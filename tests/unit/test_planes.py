@@ -62,10 +62,13 @@ def test_shrinking_leaves_one_block_at_least():
     assert [plane.shape for plane in ramp(4, 4).shrunk(3)] == [(2, 2), (1, 1), (1, 1)]
 
 
-def test_a_frame_of_planes_holds_them():
-    planes = ramp(90, 58)
-    for plane, there in zip(planes, Planes.of_frame(planes.to_frame()), strict=True):
-        np.testing.assert_array_equal(plane, there)
+def test_planes_become_rgb_whatever_was_converted_before_and_after():
+    pictures = [ramp(90, 58), ramp(90, 58, step=3), ramp(40, 30), ramp(90, 58)]
+    converter = PictureConverter()
+    converted = [converter.rgb(planes) for planes in pictures]
+    for planes, image in zip(pictures, converted, strict=True):
+        np.testing.assert_array_equal(image, PictureConverter().rgb(planes))
+    assert (converted[0] != converted[1]).any()
 
 
 def test_a_part_is_the_same_piece_of_every_plane():
