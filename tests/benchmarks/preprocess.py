@@ -9,8 +9,10 @@ rate of a recording. `mbit_per_s` and `decode_ms` tell how hard they are to deco
 Speed is CPU time on one core. The limit is what no preprocessing can do without: plain PyAV decoding of every
 frame to RGB on one thread, and MediaPipe's own Face Mesh on every finished crop, one after the other.
 `share_of_limit` is the rate of `prepare_clip` (with detection, tracking, crop, encoding, sound, checksums)
-relative to that. `two_process_ratio` is the rate of two processes on two cores relative to one. Memory is the
-peak of a process that has prepared 10 s, and 60 s, of the same content.
+relative to that. `two_process_ratio` is the rate of two processes on two cores relative to one, by the clock;
+`two_process_ratio_of_limit` is that of the two bare loops: what the cores take from each other. They
+may be two halves of one core. Memory is the peak of a process that has prepared 10 s, and 60 s, of the same
+content.
 
 Prints JSON. Every frame counts with the best of its times over the repeats: what other load on the machine
 costs then hits a frame in one of them, not all of them in each. It costs `prepare_clip` more than the two
@@ -20,6 +22,7 @@ bare loops, since it uses more of the caches.
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import multiprocessing
 import os
@@ -94,6 +97,13 @@ def prepare(video: Path, change: Change | None = None) -> int:
         return prepare_clip(video, Path(folder), ClipConfig(allow_silent=True), change=change).num_frames
 
 
+def prepared_crops(video: Path) -> list[np.ndarray]:
+    """The finished crops of a video, (224, 224, 3) uint8 RGB each."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_clip(video, Path(folder), ClipConfig(allow_silent=True))
+        return [image for _, image in iterate_frames(Path(folder) / VIDEO_NAME)]
+
+
 class FrameTimes:
     """CPU time of each frame, of what comes before the first and of what comes after the last: the best of
     several runs.
@@ -134,9 +144,7 @@ def measure_share(video: Path, repeats: int, core: int) -> dict[str, float]:
     pin(core)
     times = {name: FrameTimes() for name in ("decode", "mesh", "mesh_and_reading", "prepare")}
     change = Change(settings={}, pictures=lambda pictures, fps, folder: times["prepare"].mark(pictures))
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_clip(video, Path(folder), ClipConfig(allow_silent=True))
-        crops = [image for _, image in iterate_frames(Path(folder) / VIDEO_NAME)]
+    crops = prepared_crops(video)
     with import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True) as mesh:
 
         def read(crop: np.ndarray) -> None:
@@ -170,40 +178,51 @@ def peak_mb(video: Path) -> float:
     return round(int(peak_kb) / 1024, 1)
 
 
-def _race(video: Path, core: int, rounds: int, barrier: Any, results: Any) -> None:
+def _work_plainly(video: Path) -> Callable[[], object]:
+    """Plain decoding and bare Face Mesh on the crops, one after the other."""
+    crops = prepared_crops(video)
+    mesh = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)
+
+    def work() -> None:
+        for _ in itertools.chain(decode_plainly(video), map(mesh.process, crops)):
+            pass
+
+    return work
+
+
+def _race(
+    video: Path, plainly: bool, core: int, is_second: bool, rounds: int, barrier: Any, results: Any
+) -> None:
     pin(core)
-    prepare(video)
-    for _ in range(rounds):
+    work = _work_plainly(video) if plainly else lambda: prepare(video)
+    work()
+    for alone in [True, False] * rounds:
         barrier.wait()
-        wall, cpu = time.perf_counter(), time.process_time()
-        num_frames = prepare(video)
-        cpu = time.process_time() - cpu
+        start_s = time.perf_counter()
+        if not (alone and is_second):
+            work()
         barrier.wait()  # the slower one counts
-        results.put((time.perf_counter() - wall, 1000 * cpu / num_frames))
+        if is_second:
+            results.put((alone, time.perf_counter() - start_s))
 
 
-def _race_of(video: Path, cores: list[int], rounds: int) -> tuple[float, float]:
-    """(wall seconds per video, CPU ms per frame) of the best round, with a process on each of the cores."""
+def race(video: Path, rounds: int, cores: list[int], *, plainly: bool) -> float:
+    """The rate of two processes, each on its own core, relative to that of one, by the clock: of the best
+    rounds, in which one and two take turns.
+    """
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(len(cores)), context.Queue()
-    racers = [context.Process(target=_race, args=(video, core, rounds, barrier, results)) for core in cores]
+    barrier, results = context.Barrier(2), context.Queue()
+    racers = [
+        context.Process(target=_race, args=(video, plainly, core, core != cores[0], rounds, barrier, results))
+        for core in cores[:2]
+    ]
     for racer in racers:
         racer.start()
-    rows = [results.get(timeout=600) for _ in range(rounds * len(cores))]
+    rows = [results.get(timeout=600) for _ in range(2 * rounds)]
     for racer in racers:
         racer.join()
-    return min(wall for wall, _ in rows) / len(cores), min(cpu for _, cpu in rows)
-
-
-def measure_two_processes(video: Path, repeats: int, cores: list[int]) -> dict[str, float]:
-    """The rate of two processes, each on its own core, relative to that of one, by the clock."""
-    one, one_cpu = _race_of(video, cores[:1], repeats)
-    two, two_cpu = _race_of(video, cores[:2], repeats)
-    return {
-        "two_process_ratio": round(one / two, 2),
-        "one_process_cpu_ms": round(one_cpu, 2),
-        "two_process_cpu_ms": round(two_cpu, 2),
-    }
+    one, two = (min(wall_s for alone, wall_s in rows if alone is wanted) for wanted in (True, False))
+    return round(2 * one / two, 2)
 
 
 def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
@@ -216,7 +235,7 @@ def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:
     """All figures of this benchmark, of `video` or of generated ones of four sizes.
 
     `share_of_limit` is that of `share_video`; `shares` has those of all videos, with milliseconds per frame.
-    `two_process_ratio` is left out on a machine of one core.
+    The ratios of two processes are left out on a machine of one core.
     """
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
@@ -237,7 +256,8 @@ def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:
             "shares": shares,
         }
         if len(cores) > 1:
-            figures |= measure_two_processes(main, repeats, cores)
+            figures["two_process_ratio"] = race(main, repeats, cores, plainly=False)
+            figures["two_process_ratio_of_limit"] = race(main, repeats, cores, plainly=True)
         for seconds in (10, 60):
             long = make_video(root / f"{seconds}s.mp4", "640x480", seconds * FPS)
             figures[f"peak_mb_{seconds}s"] = in_new_process(peak_mb, long)
