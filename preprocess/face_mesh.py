@@ -71,6 +71,7 @@ node {{
     delegate {{ xnnpack {{ }} }}
   }} }}
 }}
+# nothing is embedded: this takes tensors of any shape, and makes one message of all their numbers
 node {{
   calculator: "TensorsToEmbeddingsCalculator"
   input_stream: "TENSORS:outputs"
@@ -132,8 +133,7 @@ class FaceMesh:
             height=place.height,
             rotation=place.rotation,
         )
-        packet = self._mesh(image, place=self._to_packet(rect))["values"]
-        message = self._to_bytes(packet)
+        message = self._to_bytes(self._mesh(image, place=self._to_packet(rect))["values"])
         assert len(message) == self._length
         values = np.ndarray(self._length - 3, "<f4", message, strides=1)  # one from every byte on
         if values[self._last] <= 0:

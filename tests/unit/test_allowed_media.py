@@ -23,6 +23,7 @@ from tests.hostile_media import (
     write_png,
     write_small,
 )
+from tests.moving_face import clicks, moving_face, write_video
 from utils.allowed_media import (
     MAX_STREAMS,
     PICTURE_CODECS,
@@ -245,6 +246,15 @@ def test_absurd_sample_rates_are_refused(tmp_path, rate_hz):
     assert (
         sum(len(s) for _, s in iterate_audio(claim_sample_rate(tmp_path / "ok.wav", 48_000), 48_000)) == 4800
     )
+
+
+def test_who_opens_a_file_for_its_sound_decodes_no_picture(tmp_path):
+    path = write_video(tmp_path / "video.mp4", moving_face(10, size=(160, 120)), fps=25, waveform=clicks(0.4))
+    known = {}
+    for kind in ("video", "audio"):
+        with open_container(path, kind) as (container, _):
+            known[kind] = container.streams.video[0].codec_context.pix_fmt  # only its decoder can tell
+    assert known == {"video": "yuv420p", "audio": None}
 
 
 def test_the_decoders_themselves_know_the_lists(tmp_path):
