@@ -106,6 +106,21 @@ class VideoFrontEnd(nn.Module):
         return (frames - self.mean) / self.std
 
 
+class FramePool(nn.MaxPool3d):
+    """The largest of each 2x2 pixels of a frame, in the type that comes in.
+
+    Autocast on a CPU has max pools in float32: the same numbers, with the largest activations of all copied
+    there and back, and all that follows up to the next convolution twice as large.
+    """
+
+    def __init__(self) -> None:
+        super().__init__((1, 2, 2))
+
+    def forward(self, video: Tensor) -> Tensor:
+        with torch.autocast(video.device.type, enabled=False):
+            return super().forward(video)
+
+
 class Conv3dEncoder(nn.Module):
     """Blocks of [Conv3d, batch norm, max pool (1, 2, 2), ReLU], then the mean over height and width.
 
@@ -120,7 +135,7 @@ class Conv3dEncoder(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in zip((3, *channels), channels, strict=False):
             layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs),
-                       nn.MaxPool3d((1, 2, 2)), nn.ReLU()]  # fmt: skip
+                       FramePool(), nn.ReLU()]  # fmt: skip
         self.layers = nn.Sequential(*layers)
         self.out_features = channels[-1]
 
@@ -215,7 +230,9 @@ class MaskedVideoEncoder(nn.Module):
                     self._run, block, video, padding, use_reentrant=False, preserve_rng_state=False,
                     context_fn=functools.partial(_second_pass_leaves_statistics, block),
                 )  # fmt: skip
-        return video.mean(dim=(3, 4)).transpose(1, 2)  # (B, T, D)
+        # summed and given out in float32 at least
+        wide = torch.promote_types(video.dtype, torch.float32)
+        return video.mean(dim=(3, 4), dtype=wide).transpose(1, 2)  # (B, T, D)
 
 
 def _run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:

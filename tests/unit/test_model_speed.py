@@ -47,6 +47,26 @@ def test_checkpointed_activations_give_the_same_gradients_and_statistics(encoder
     assert set(counts) == {1}
 
 
+def test_bf16_activations_stay_bf16_between_the_convolutions_and_give_the_same_numbers():
+    results = []
+    for pool in (None, torch.nn.MaxPool3d((1, 2, 2))):  # torch's own is in float32 under a CPU's autocast
+        torch.manual_seed(0)
+        encoder = MaskedVideoEncoder("conv3d", (8, 16), pretrained=False).train()
+        types = []
+        for index, layer in enumerate(encoder.encoder.layers):
+            if pool is not None and isinstance(layer, torch.nn.MaxPool3d):
+                encoder.encoder.layers[index] = layer = pool
+            layer.register_forward_hook(lambda _, inputs, output, types=types: types.append(output.dtype))
+        video = torch.rand(2, 3, 6, 32, 32)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = encoder(video, None)
+        features.square().sum().backward()
+        results.append((features, [parameter.grad for parameter in encoder.parameters()]))
+        assert features.dtype == torch.float32
+        assert (set(types) == {torch.bfloat16}) == (pool is None)
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
 def saved_bytes(checkpoint_activations):
     """What one pass keeps for the backward pass, each storage once."""
     encoder = MaskedVideoEncoder(
