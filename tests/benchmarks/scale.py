@@ -1,13 +1,12 @@
 """Whether a clip costs the same in a large data set as in a small one: python -m preprocess.prepare on 100,
 1,000 and 10,000 clips.
 
-    python -m tests.benchmarks.scale [--sizes 100 1000 10000] [--max_prepared 1000]
+    python -m tests.benchmarks.scale [--sizes 100 1000 10000]
 
-The raw videos are one video of 12 frames under as many names (hard links). In each size up to --max_prepared
-clips are really prepared; the folders of the others hold the finished clip already (hard links, too), so that
-their checksums are compared. A second call of the command then finds all of them finished. Printed are CPU
-time, workers included, and the peak memory of the command's own process; the fits say what one more clip
-costs.
+The raw videos are one video of 12 frames under as many names (hard links). The first call of the command
+prepares all of them; the second one finds them finished by their checksums. Printed are CPU time, workers
+included, and the peak memory of the command's own process; the fits say what starting costs, and one more
+clip.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.prepare import ClipConfig, prepare_clip
 from tests.moving_face import clicks, moving_face, write_video
 from utils.config import opt, parse_command
 from utils.errors import run_command
@@ -40,7 +38,6 @@ class ScaleConfig:
     """tests/benchmarks/scale.py"""
 
     sizes: tuple[int, ...] = opt((100, 1000, 10_000), "numbers of clips, rising")
-    max_prepared: int = opt(1000, "how many clips of a size are really prepared")
     num_workers: int = opt(2, "processes of the command")
 
     def __post_init__(self) -> None:
@@ -50,12 +47,6 @@ class ScaleConfig:
 
 def _name(index: int) -> str:
     return f"id{index // CLIPS_PER_FOLDER:05}/{index:07}"
-
-
-def _link_files(clip: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for path in clip.iterdir():
-        (target / path.name).hardlink_to(path)
 
 
 def _measure_command(flags: Sequence[object]) -> dict[str, float]:
@@ -99,49 +90,38 @@ def _fit(sizes: Sequence[int], seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def measure(
-    sizes: Sequence[int] = (100, 1000, 10_000), max_prepared: int = 1000, num_workers: int = 2
-) -> dict[str, Any]:
+def measure(sizes: Sequence[int] = (100, 1000, 10_000), num_workers: int = 2) -> dict[str, Any]:
     """Per size the figures of the first call ("prepare") and of the second ("resume"), and linear fits."""
     rows: list[dict[str, Any]] = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            rows.append(_measure_size(root, size, min(size, max_prepared), num_workers))
-    resume = [row["resume"]["cpu_s"] for row in rows]
-    # of the first call, what is not the second's business
-    prepare = [
-        row["prepare"]["cpu_s"] - row["resume"]["cpu_s"] * (1 - row["num_prepared"] / row["num_clips"])
-        for row in rows
-    ]
+            rows.append(_measure_size(root, size, num_workers))
+    prepare, resume = ([row[call]["cpu_s"] for row in rows] for call in ("prepare", "resume"))
     return {
         "sizes": rows,
+        "prepare_fit": _fit(sizes, prepare),
         "resume_fit": _fit(sizes, resume),
         "own_resume_fit": _fit(sizes, [row["resume"]["own_cpu_s"] for row in rows]),
         "prepare_per_clip_ms": [
-            round(1000 * seconds / row["num_prepared"], 1) for seconds, row in zip(prepare, rows, strict=True)
+            round(1000 * seconds / size, 1) for seconds, size in zip(prepare, sizes, strict=True)
         ],
         "own_peak_mb": [round(row["prepare"]["own_peak_mb"], 1) for row in rows],
     }
 
 
-def _measure_size(root: Path, size: int, num_prepared: int, num_workers: int) -> dict[str, Any]:
+def _measure_size(root: Path, size: int, num_workers: int) -> dict[str, Any]:
     video = write_video(
         root / "video.mp4",
         moving_face(NUM_FRAMES, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120)),
         waveform=clicks(NUM_FRAMES / 25),
     )
-    clip = root / "clip"
-    clip.mkdir()
-    prepare_clip(video, clip, ClipConfig())
     for index in range(size):
         raw = root / "raw" / f"{_name(index)}.mp4"
         raw.parent.mkdir(parents=True, exist_ok=True)
         raw.hardlink_to(video)
-        if index >= num_prepared:
-            _link_files(clip, root / "out" / _name(index))
     flags = ["--input", root / "raw", "--output", root / "out", "--num_workers", num_workers]
-    row = {"num_clips": size, "num_prepared": num_prepared}
+    row: dict[str, Any] = {"num_clips": size}
     for call in ("prepare", "resume"):
         row[call] = {name: round(value, 2) for name, value in _measure_command(flags).items()}
     return row
@@ -149,7 +129,7 @@ def _measure_size(root: Path, size: int, num_prepared: int, num_workers: int) ->
 
 def main() -> None:
     config = parse_command(ScaleConfig, __doc__)
-    json.dump(measure(config.sizes, config.max_prepared, config.num_workers), sys.stdout, indent=1)
+    json.dump(measure(config.sizes, config.num_workers), sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 
