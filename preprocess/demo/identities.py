@@ -27,6 +27,7 @@ from preprocess.demo.geometry import (
     spline_map,
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field
+from preprocess.image_graph import import_mediapipe, quiet_native_code
 from utils.errors import UsageError
 from utils.face_regions import FACE_OVAL, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 
@@ -71,7 +72,6 @@ def load_portraits() -> tuple[Portrait, ...]:
     """
     try:
         import matplotlib.cbook
-        import mediapipe
         import skimage.data
     except ImportError as error:
         raise UsageError(f"the demo set needs the package {error.name}; pip install {error.name}") from error
@@ -79,9 +79,10 @@ def load_portraits() -> tuple[Portrait, ...]:
         hopper = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     photos = [np.ascontiguousarray(hopper), np.ascontiguousarray(skimage.data.astronaut())]
     photos += [np.ascontiguousarray(photo[:, ::-1]) for photo in photos]
-    solutions = mediapipe.solutions
+    solutions = import_mediapipe().solutions
     portraits = []
     with (
+        quiet_native_code(),
         solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True) as mesh,
         solutions.selfie_segmentation.SelfieSegmentation(model_selection=0) as segmenter,
     ):
