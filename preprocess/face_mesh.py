@@ -222,7 +222,7 @@ def _value_places() -> tuple[np.ndarray, int, int]:
         if node.calculator == "LandmarksRefinementCalculator"
     )
     places = np.full((2, NUM_LANDMARKS), -1)
-    for refinement, start, count in zip(refinements, starts, _NUM_VALUES, strict=False):
+    for refinement, start, count in zip(refinements, starts[:-1], _NUM_VALUES[:-1], strict=True):
         points = (start + 4 * np.arange(count)).reshape(len(refinement.indexes_mapping), -1)
         places[:, refinement.indexes_mapping] = points[:, :2].T
     assert (places >= 0).all()

@@ -32,8 +32,9 @@ class PictureConverter:
         self._whole, self._region, self._thumbnail, self._face, self._planes = (
             VideoReformatter() for _ in range(5)
         )
+        # what `rgb` converts lies in one frame and its planes, made anew only for another size
         self._face_frame: av.VideoFrame | None = None
-        self._face_planes: Planes | None = None  # those of this frame
+        self._face_planes: Planes | None = None
 
     def whole(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB of the frame as stored."""
