@@ -3,6 +3,7 @@
     loader      one training sample, cold and packed, against the published code's way and bare decoding
     preprocess  frames a second against bare decoding plus bare Face Mesh; one and two processes; memory
     train       a training step: clips/s, TFLOP/s against the machine's matrix peak, share of waiting for data
+    memory      of a training step, with and without --checkpoint_activations
     evaluate    scoring windows
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.benchmarks.processes import in_new_process
 
 MAIN_FIGURES = (
     "loader.cold_ratio_10s", "loader.cold_ratio_60s", "loader.packed_ratio_10s", "loader.peak_mb_10min",
@@ -52,6 +54,13 @@ def _train(scratch: Path, quick: bool) -> dict[str, Any]:
     return train.measure(device, **small)
 
 
+def _memory(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import memory
+
+    small = {"num_frames": 12, "image_size": 64} if quick else {}
+    return memory.measure("cuda" if torch.cuda.is_available() else "cpu", **small)
+
+
 def _evaluate(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import evaluate
 
@@ -74,30 +83,17 @@ SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "loader": _loader,
     "preprocess": _preprocess,
     "train": _train,
+    "memory": _memory,
     "evaluate": _evaluate,
     "lists": _lists,
     "scale": _scale,
 }
 
 
-def _run(name: str, quick: bool, connection: Any) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        connection.send(SECTIONS[name](Path(scratch), quick))
-
-
 def measure_section(name: str, quick: bool) -> dict[str, Any]:
-    """One section's figures, measured in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(name, quick, theirs))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        sys.exit(f"error: the benchmark {name} ended without a result; its traceback is above")
-    finally:
-        process.join()
+    """One section's figures."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return SECTIONS[name](Path(scratch), quick)
 
 
 def main() -> None:
@@ -116,7 +112,7 @@ def main() -> None:
     for name in args.sections or SECTIONS:
         sys.stdout.write(f"{name}\n")
         sys.stdout.flush()
-        figures[name] = measure_section(name, args.quick)
+        figures[name] = in_new_process(measure_section, name, args.quick)
         for figure, value in figures[name].items():
             if isinstance(value, (int, float)):
                 sys.stdout.write(f"    {figure:<36}{value:>14,.4g}\n")

@@ -30,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,9 @@ import av
 import cv2
 import numpy as np
 
-from preprocess.image_graph import import_mediapipe
+from preprocess.image_graph import import_mediapipe, quiet_native_code
 from preprocess.prepare import Change, ClipConfig, prepare_clip
+from tests.benchmarks.processes import in_new_process
 from tests.moving_face import clicks, moving_face, write_video
 from utils.clip_files import VIDEO_NAME
 from utils.config import opt, parse_command
@@ -134,6 +134,14 @@ class FrameTimes:
         return 1000 * float(self._best_s.sum()) / num_frames
 
 
+def bare_mesh(crop: np.ndarray) -> Any:
+    """MediaPipe's own Face Mesh, after a first image, at which it says much on stderr."""
+    with quiet_native_code():
+        mesh = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)
+        mesh.process(crop)
+    return mesh
+
+
 def pin(core: int) -> None:
     os.sched_setaffinity(0, {core})
     cv2.setNumThreads(1)
@@ -145,7 +153,7 @@ def measure_share(video: Path, repeats: int, core: int) -> dict[str, float]:
     times = {name: FrameTimes() for name in ("decode", "mesh", "mesh_and_reading", "prepare")}
     change = Change(settings={}, pictures=lambda pictures, fps, folder: times["prepare"].mark(pictures))
     crops = prepared_crops(video)
-    with import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True) as mesh:
+    with bare_mesh(crops[0]) as mesh:
 
         def read(crop: np.ndarray) -> None:
             for face in mesh.process(crop).multi_face_landmarks or []:
@@ -181,7 +189,7 @@ def peak_mb(video: Path) -> float:
 def _work_plainly(video: Path) -> Callable[[], object]:
     """Plain decoding and bare Face Mesh on the crops, one after the other."""
     crops = prepared_crops(video)
-    mesh = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)
+    mesh = bare_mesh(crops[0])
 
     def work() -> None:
         for _ in itertools.chain(decode_plainly(video), map(mesh.process, crops)):
@@ -223,12 +231,6 @@ def race(video: Path, rounds: int, cores: list[int], *, plainly: bool) -> float:
         racer.join()
     one, two = (min(wall_s for alone, wall_s in rows if alone is wanted) for wanted in (True, False))
     return round(2 * one / two, 2)
-
-
-def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result, from a process that has done nothing else."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:

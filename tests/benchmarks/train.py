@@ -58,12 +58,45 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def training_flops(step: TrainingStep, batch: ClipBatch) -> float:
-    """Floating-point operations of one forward and backward pass, in products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
-        step(batch, batch.clip_ids)["total"].backward()
-    step.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops())
+class Trainer:
+    """The paper's model with what a training step needs; called with a batch in the CPU's memory, it takes a
+    step as train.py does. `fused` false: an optimiser that is not.
+    """
+
+    def __init__(
+        self, device: torch.device, precision: str, model: dict[str, Any], *, fused: bool = True
+    ) -> None:
+        torch.manual_seed(0)
+        self.device, self.precision = device, precision
+        self.detector = BeyondMaskingDetector(BeyondMaskingConfig(**model)).to(device)
+        criterion = BeyondMaskingLoss(BeyondMaskingLossConfig()).to(device)
+        self.step = TrainingStep(self.detector, criterion).train()
+        self.parameters = [parameter for parameter in self.step.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=fused)
+        self.reader = StepReader(device)
+
+    def __call__(self, batch: ClipBatch) -> None:
+        batch = batch.to(self.device)
+        with autocast(self.device, self.precision):
+            terms = self.step(batch, batch.clip_ids)
+        terms["total"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.reader.submit(terms | {"grad_norm": norm}, batch.clip_ids, {})
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def flops_per_clip(self, num_frames: int, image_size: int) -> float:
+        """Floating-point operations of one forward and backward pass, in products and convolutions."""
+        batch = paper_batch(2, num_frames, image_size)
+        with FlopCounterMode(display=False) as counter:
+            self(batch)
+        return counter.get_total_flops() / len(batch.clip_ids)
+
+
+def paper_batch(batch_size: int, num_frames: int, image_size: int) -> ClipBatch:
+    """Random clips at 25 frames per second."""
+    batch = make_batch(batch_size, num_frames, size=image_size, seconds=num_frames / 25)
+    return dataclasses.replace(batch, video_fps=25.0)
 
 
 def measure_data_wait(
@@ -78,9 +111,7 @@ def measure_data_wait(
         clips = [make_clip(place) for place in (source, *copies)]
         workers = WorkerConfig(batch_size=batch_size)
         batches, sampler = training_loader(clips, DataConfig(), workers, balance="none", seed=0)
-        detector = BeyondMaskingDetector(BeyondMaskingConfig(**model)).to(device)
-        step = TrainingStep(detector, BeyondMaskingLoss(BeyondMaskingLossConfig()).to(device)).train()
-        optimizer = torch.optim.AdamW([p for p in step.parameters() if p.requires_grad], fused=True)
+        trainer = Trainer(device, precision, model)
 
         def endless() -> Iterator[ClipBatch]:
             while True:
@@ -93,47 +124,29 @@ def measure_data_wait(
             if number == 1:
                 _finish(device)
                 start, first_wait = time.perf_counter(), waiting.seconds
-            batch = batch.to(device)
-            with autocast(device, precision):
-                terms = step(batch, batch.clip_ids)
-            terms["total"].backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            trainer(batch)
         _finish(device)
         return (waiting.seconds - first_wait) / (time.perf_counter() - start)
 
 
 def measure_variant(
     device: torch.device, batch: ClipBatch, *, precision: str, compiled: bool, tf32: bool = True,
-    fast: bool = True, num_steps: int = 10, flops: float | None = None, model: dict[str, Any] | None = None,
+    fast: bool = True, num_steps: int, flops_per_clip: float, model: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Median seconds of a step on batches from pinned memory, after the first two. `fast` false: an optimiser
     that is not fused. Batches only come from the CPU's memory: for the loader, see `measure_data_wait`.
     """
-    torch.manual_seed(0)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.cuda.reset_peak_memory_stats(device)
         batch = batch.pin_memory()
-    detector = BeyondMaskingDetector(BeyondMaskingConfig(**(model or {}))).to(device)
-    step = TrainingStep(detector, BeyondMaskingLoss(BeyondMaskingLossConfig()).to(device)).train()
-    parameters = [parameter for parameter in step.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=fast)
-    flops = flops or training_flops(step, batch.to(device))
+    trainer, seconds = Trainer(device, precision, model, fused=fast), []
     if compiled:
-        compile_model(detector)
-    reader, seconds = StepReader(device), []
+        compile_model(trainer.detector)
     _finish(device)
     start = time.perf_counter()
     for _ in range(2 + num_steps):
-        on_device = batch.to(device)
-        with autocast(device, precision):
-            terms = step(on_device, on_device.clip_ids)
-        terms["total"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        reader.submit(terms | {"grad_norm": norm}, on_device.clip_ids, {})
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        trainer(batch)
         if len(seconds) < 2 or device.type == "cpu":  # later, a GPU is not waited for between steps
             _finish(device)
         now = time.perf_counter()
@@ -152,8 +165,7 @@ def measure_variant(
         "fused_optimizer": fast,
         "step_s": step_s,
         "clips_per_s": num_clips / step_s,
-        "tflops": flops / step_s / 1e12,
-        "flops_per_step": flops,
+        "tflops": flops_per_clip * num_clips / step_s / 1e12,
         "peak_memory_gb": peak,
     }
 
@@ -177,19 +189,17 @@ def measure(
     num_steps = num_steps or (10 if on_gpu else 2)  # on a CPU a step of the paper's size takes a minute
     peak, rows = matrix_peak(where), []
     model = {"image_size": image_size, "checkpoint_activations": checkpoint_activations}
+    flops_per_clip = Trainer(where, "bf16", model).flops_per_clip(num_frames, image_size)
     for batch_size in batch_sizes or ((4, 16) if on_gpu else (2,)):
-        batch = make_batch(batch_size, num_frames, size=image_size, seconds=num_frames / 25)
-        batch = dataclasses.replace(batch, video_fps=25.0)
+        batch = paper_batch(batch_size, num_frames, image_size)
         variants = [{"precision": p, "compiled": c} for p in ("fp32", "bf16") for c in (False, compile_too)]
         variants = [variant for n, variant in enumerate(variants) if variant not in variants[:n]]
         if on_gpu:
             variants.append({"precision": "fp32", "compiled": False, "tf32": False, "fast": False})
-        flops = None
         for variant in variants:
             row = measure_variant(
-                where, batch, **variant, num_steps=num_steps, flops=flops, model=model
-            )  # fmt: skip
-            flops = row["flops_per_step"]
+                where, batch, **variant, num_steps=num_steps, flops_per_clip=flops_per_clip, model=model
+            )
             rows.append(row | {"share_of_peak": row["tflops"] / peak})
     largest = max(row["batch_size"] for row in rows)
     at_largest = [row for row in rows if row["batch_size"] == largest]
@@ -199,6 +209,7 @@ def measure(
         "device": torch.cuda.get_device_name(where) if on_gpu else "cpu",
         "num_frames": num_frames,
         "image_size": image_size,
+        "tflop_per_clip": flops_per_clip / 1e12,
         "matrix_peak_tflops": peak,
         "step_s": fastest["step_s"],
         "clips_per_s": fastest["clips_per_s"],

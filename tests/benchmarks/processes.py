@@ -1,0 +1,14 @@
+"""Processes of their own for what is measured."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+
+def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """The function's result, from a process that has done nothing else; its error if it raises one."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
