@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -81,9 +82,11 @@ node {{
 """
 
 # the square that the network sees: as large as the landmarks and half as much again, upright with the eyes
-_MARGIN = 1.5
+_MARGIN = np.float32(1.5)
 _RIGHT_EYE, _LEFT_EYE = 33, 263  # outer corners
 _f32 = np.float32
+_SIDE, _HALF = _f32(_INPUT_SIDE), _f32(0.5)
+_FLOAT, _FLOATS = struct.Struct("<f"), np.dtype("<f4")
 
 # of the C library, as MediaPipe calls them: Python's and NumPy's differ in the last digit
 _cos, _sin, _atan2 = (getattr(ctypes.CDLL(None), name) for name in ("cosf", "sinf", "atan2f"))
@@ -135,10 +138,10 @@ class FaceMesh:
         )
         message = self._to_bytes(self._mesh(image, place=self._to_packet(rect))["values"])
         assert len(message) == self._length
-        values = np.ndarray(self._length - 3, "<f4", message, strides=1)  # one from every byte on
-        if values[self._last] <= 0:
+        if _FLOAT.unpack_from(message, self._last)[0] <= 0:
             self._place = None
             return None
+        values = np.ndarray(self._length - 3, _FLOATS, message, 0, (1,))  # one from every byte on
         return self._project(values[self._places], place, image)
 
     def forget(self) -> None:
@@ -158,29 +161,23 @@ class FaceMesh:
 
         In single precision and in MediaPipe's order of steps: the network trembles at the last digit.
         """
-        points = points / _f32(_INPUT_SIDE) - _f32(0.5)
+        points /= _SIDE
+        points -= _HALF
         turned = points * _f32(_cos(place.rotation))
         points *= _f32(_sin(place.rotation))
         turned[0] -= points[1]
         turned[1] += points[0]
-        turned *= np.array([[place.width], [place.height]], np.float32)
-        turned += np.array([[place.x], [place.y]], np.float32)
-        x, y = turned
-        height, width = map(_f32, image.shape[:2])
-        left, top = turned.min(axis=1)
-        right, bottom = turned.max(axis=1)
-        across, down = right - left, bottom - top
-        side = max(across * width, down * height)
-        self._place = _Place(
-            float(left + across / _f32(2)),
-            float(top + down / _f32(2)),
-            float(side / width * _f32(_MARGIN)),
-            float(side / height * _f32(_MARGIN)),
-            _atan2(
-                y[_LEFT_EYE] * height - y[_RIGHT_EYE] * height,
-                x[_LEFT_EYE] * width - x[_RIGHT_EYE] * width,
-            ),
-        )
+        scale, centre = np.array([[[place.width], [place.height]], [[place.x], [place.y]]], np.float32)
+        turned *= scale
+        turned += centre
+        low, high = np.minimum.reduce(turned, 1), np.maximum.reduce(turned, 1)
+        size = np.array(image.shape[1::-1], np.float32)
+        extent = high - low
+        middle = extent * _HALF + low
+        sides = max(extent * size) / size * _MARGIN
+        eyes = turned[:, _LEFT_EYE] * size - turned[:, _RIGHT_EYE] * size
+        across, down = eyes.tolist()
+        self._place = _Place(*middle.tolist(), *sides.tolist(), _atan2(down, across))
         return turned.T
 
 

@@ -23,7 +23,7 @@ from utils.clip_files import CROP_SIZE, NUM_LANDMARKS
 from utils.config import opt
 from utils.media import VideoWriter
 from utils.picture import Picture
-from utils.planes import Planes
+from utils.planes import Planes, new_frame
 
 FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 # Shares of the height from hairline to chin, means over three talking people: of the line hairline to nose,
@@ -130,13 +130,12 @@ class FaceTrack:
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
-        # Poses of the frames around the one that is written next, it in the middle of the 2 * radius + 1
-        # from `first` on; weight 0 where the face was lost or the track does not reach.
-        self._first = 0
-        self._poses = np.zeros((2 * self._radius + 2 * BURST, 3))
-        self._known = np.zeros(2 * self._radius + 2 * BURST)
-        offsets = np.arange(-self._radius, self._radius + 1)
-        self._gaussian = np.exp(-0.5 * (offsets / self._sigma) ** 2)
+        # Poses of the frames around those that are written next: `radius` before the first of them, itself,
+        # and what was seen after it; weight 0 where the face was lost or the track does not reach.
+        self._poses = np.zeros((2 * self._radius + BURST, 3))
+        self._known = np.zeros(2 * self._radius + BURST)
+        offsets = np.arange(2 * self._radius + BURST) - self._radius - np.arange(BURST)[:, None]
+        self._gaussians = np.exp(-0.5 * (offsets / self._sigma) ** 2) * (np.abs(offsets) <= self._radius)
         self._look: _Kept | None = None
         self._detected = False
         self._shrink = 1
@@ -214,61 +213,65 @@ class FaceTrack:
             self.area += self.pose.height**2
         known = look.landmarks is not None or self._detected
         self.missing = 0 if known else self.missing + 1
-        # the kept frames lie between the middle and the end
-        place = self._first + self._radius + len(self._kept)
+        place = self._radius + len(self._kept)
         self._poses[place], self._known[place] = self.pose, known
         self._kept.append(look)
         if len(self._kept) == self._radius + BURST:
-            for _ in range(BURST):
-                self._write_next()
+            self._write_burst()
 
-    def _smoothed_box(self) -> tuple[float, float, float]:
-        """x, y (top left corner) and side of the box of the frame that is written next."""
-        window = slice(self._first, self._first + len(self._gaussian))
-        weights = self._gaussian * self._known[window]
-        total = weights.sum()
-        if total < 1e-6:  # lost for longer than the Gaussian reaches: the box is held
-            return tuple(self.boxes[-1]) if self.boxes else self._box_of(*self.pose)
-        smooth = (weights @ self._poses[window] / total).tolist()
-        middle = self._first + self._radius
-        if self._known[middle]:  # the face may leave its usual place in the crop, but not the crop
-            x, y, height = self._poses[middle].tolist()
-            reach = MAX_LAG * height
-            limits = ((x - reach, x + reach), (y - reach, y + reach), (0.8 * height, 1.25 * height))
-            smooth = [min(max(value, low), high) for value, (low, high) in zip(smooth, limits, strict=True)]
-        return self._box_of(*smooth)
-
-    def _box_of(self, x: float, y: float, height: float) -> tuple[float, float, float]:
-        side = self.config.crop_margin * height
-        return x - side / 2, y - side / 2, side
-
-    def _write_next(self) -> None:
+    def _write_burst(self) -> None:
+        """Write the next BURST of the kept frames, or all that are left."""
         if self._writer is None:
             self._start_files()
-        x, y, side = self._smoothed_box()
-        kept = self._kept.popleft()
-        self._first += 1
-        if self._first == BURST:  # to the front again
-            self._poses[:-BURST], self._known[:-BURST] = self._poses[BURST:], self._known[BURST:]
-            self._known[-BURST:] = 0
-            self._first = 0
-        crop = kept.planes.square(
-            (x - kept.left) / kept.shrink, (y - kept.top) / kept.shrink, side / kept.shrink, CROP_SIZE
-        )
-        if kept.landmarks is None:
-            self.without_face.append(self.first_frame + len(self.boxes))
-            landmarks = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
-        else:
-            landmarks = (kept.landmarks - np.float32([x, y])) / np.float32(side)
-        self.boxes.append([float(x), float(y), float(side)])
-        self._writer.write_frame(crop)
+        kept = [self._kept.popleft() for _ in range(min(BURST, len(self._kept)))]
+        boxes = self._smoothed_boxes(len(kept))
+        landmarks = np.full((len(kept), NUM_LANDMARKS, 2), np.nan, np.float32)
+        for number, (look, (x, y, side)) in enumerate(zip(kept, boxes, strict=True)):
+            look.planes.draw_square(
+                (x - look.left) / look.shrink,
+                (y - look.top) / look.shrink,
+                side / look.shrink,
+                self._crop_planes,
+            )
+            self._writer.write_frame(self._crop)
+            if look.landmarks is None:
+                self.without_face.append(self.first_frame + len(self.boxes) + number)
+            else:
+                landmarks[number] = look.landmarks
+        corners_and_sides = np.array(boxes, np.float32)[:, None]
+        landmarks -= corners_and_sides[..., :2]
+        landmarks /= corners_and_sides[..., 2:]
         self._landmarks_file.write(landmarks.tobytes())
+        self.boxes += boxes
+
+    def _smoothed_boxes(self, count: int) -> list[list[float]]:
+        """x, y (top left corner) and side of the next `count` frames' boxes; forgets their poses."""
+        weights = self._gaussians[:count] * self._known
+        totals = weights.sum(axis=1, keepdims=True)
+        smooth = weights @ self._poses / np.maximum(totals, 1e-6)
+        now = slice(self._radius, self._radius + count)
+        poses, known = self._poses[now], self._known[now, None] > 0
+        # the face may leave its usual place in the crop, but not the crop
+        reach = MAX_LAG * poses[:, 2:]
+        low = np.concatenate([poses[:, :2] - reach, 0.8 * poses[:, 2:]], axis=1)
+        high = np.concatenate([poses[:, :2] + reach, 1.25 * poses[:, 2:]], axis=1)
+        smooth = np.where(known, np.minimum(np.maximum(smooth, low), high), smooth)
+        sides = self.config.crop_margin * smooth[:, 2:]
+        boxes = np.concatenate([smooth[:, :2] - sides / 2, sides], axis=1).tolist()
+        for number in np.flatnonzero(totals < 1e-6):  # lost for longer than the Gaussian reaches: held
+            boxes[number] = boxes[number - 1] if number else self.boxes[-1]
+        for kept in self._poses, self._known:
+            kept[:-count] = kept[count:]
+        self._known[-count:] = 0
+        return boxes
 
     def _start_files(self) -> None:
         self._writer = VideoWriter(
             self.video_path, fps=self._fps, width=CROP_SIZE, height=CROP_SIZE, preset=ENCODER_PRESET
         )
-        self._landmarks_file = self.landmarks_path.open("wb", buffering=1 << 16)
+        self._crop = new_frame(CROP_SIZE, CROP_SIZE)  # the same for all: the encoder copies it
+        self._crop_planes = Planes.of_frame(self._crop)
+        self._landmarks_file = self.landmarks_path.open("wb")
         self._write_black(self.first_frame)
 
     def _write_black(self, count: int) -> None:
@@ -284,7 +287,7 @@ class FaceTrack:
     def end(self) -> None:
         """Write the frames that still wait; no further `look`. The files stay open for `finish`."""
         while self._kept:
-            self._write_next()
+            self._write_burst()
 
     def finish(self) -> None:
         """Fill up with black to the length of the video (if it pads) and close the files."""

@@ -6,6 +6,7 @@ Frames are (H, W, 3) uint8 RGB. Sound: sound.py. Single frames of prepared crops
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import av
 
 BURST_PIXELS = 1 << 25  # decoded in advance at most, 50 MB as yuv420p
+_AVX_512F = 13  # OpenCV's number for it; its Python package has no name
 MIN_FPS, MAX_FPS = Fraction(1, 1000), 1000
 
 
@@ -209,6 +211,16 @@ def iterate_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
         yield time_s, picture.rgb()
 
 
+@functools.cache
+def _instructions_for_x264() -> str:
+    """x264's fastest on this CPU. Its own choice, AVX-512 wherever there is any, takes a quarter longer for
+    crops (measured on Sapphire Rapids) and gives the same bytes.
+    """
+    import cv2
+
+    return ":asm=avx2" if cv2.checkHardwareSupport(_AVX_512F) else ""
+
+
 class VideoWriter:
     """Write H.264 mp4 at an exact constant rate, always with the same encoder settings; use as a context
     manager. `container` "avi" gives MPEG-4 (XVID) with MP3 sound instead.
@@ -243,7 +255,7 @@ class VideoWriter:
         self._stream.codec_context.thread_count = 1
         if container == "mp4":
             self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0",
-                                    "x264-params": "mbtree=0"}  # fmt: skip
+                                    "x264-params": f"mbtree=0{_instructions_for_x264()}"}  # fmt: skip
         else:
             self._stream.codec_context.codec_tag = "XVID"
             self._stream.options = {"qscale": "4", "flags": "+qscale", "global_quality": str(4 * 118)}

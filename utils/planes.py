@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import av
 
 
+_UINT8 = np.dtype(np.uint8)
+
+
 class Planes(NamedTuple):
     """Brightness (h, w) and colour (h / 2, w / 2) twice, uint8; h and w are even. BT.601, 16 to 235."""
 
@@ -33,9 +36,14 @@ class Planes(NamedTuple):
         """Views of a yuv420p frame, which live as long as it does. Of an odd size, the last row or column is
         left out.
         """
-        rows, columns = frame.height // 2, frame.width // 2
-        y, u, v = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in frame.planes)
-        return cls(y[: 2 * rows, : 2 * columns], u[:rows, :columns], v[:rows, :columns])
+        half = frame.height // 2, frame.width // 2
+        sizes = (2 * half[0], 2 * half[1]), half, half
+        return cls(
+            *(
+                np.ndarray(size, _UINT8, plane, 0, (plane.line_size, 1))
+                for plane, size in zip(frame.planes, sizes, strict=True)
+            )
+        )
 
     def part(self, x0: int, y0: int, x1: int, y1: int) -> Planes:
         """A view of columns x0 to x1 and rows y0 to y1 (ends left out; all even)."""
@@ -65,26 +73,24 @@ class Planes(NamedTuple):
             )
         )
 
-    def square(self, x: float, y: float, side: float, size: int) -> av.VideoFrame:
-        """The square of `side` pixels with its top left corner at (x, y), drawn `size` pixels wide; what lies
-        outside repeats the edge. `size` is even.
+    def draw_square(self, x: float, y: float, side: float, target: Planes) -> None:
+        """Fill `target`, a square, with the square of `side` pixels that has its top left corner at (x, y);
+        what lies outside repeats the edge.
         """
         import cv2
 
-        frame = new_frame(size, size)
-        scale = side / size
+        scale = side / target.width
         # pixel c of the result shows place x + (c + 1/2) * scale, and pixel i is the place i + 1/2
         middle = 0.5 * scale - 0.5
-        for plane, target, half in zip(self, Planes.of_frame(frame), (1, 2, 2), strict=True):
+        for plane, drawn, half in zip(self, target, (1, 2, 2), strict=True):
             cv2.warpAffine(
                 plane,
                 np.array([[scale, 0, x / half + middle], [0, scale, y / half + middle]]),
-                target.shape[::-1],
-                dst=target,
+                drawn.shape[::-1],
+                dst=drawn,
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-        return frame
 
 
 def new_frame(width: int, height: int) -> av.VideoFrame:
