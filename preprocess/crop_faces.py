@@ -9,6 +9,7 @@ pass and should be preferred; this command is for looking at one step.
 
 from __future__ import annotations
 
+import bisect
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,14 +68,15 @@ def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
 
     Raises ClipError if more than MAX_UNDECODED of the frames that the container lists cannot be decoded.
     """
-    schedule = frame_schedule(times)
-    starts_s = times.starts_s - 1e-5  # a frame's time may differ from the packet's in the last float digits
+    schedule = frame_schedule(times).tolist()
+    # a frame's time may differ from the packet's in the last float digits
+    starts_s = (times.starts_s - 1e-5).tolist()
     position, missing = 0, set()
     picture = None
     for time_s, decoded in iterate_pictures(source):
-        index = int(np.searchsorted(starts_s, time_s, side="right")) - 1
+        index = bisect.bisect_right(starts_s, time_s) - 1
         while position < len(schedule) and schedule[position] < index:  # listed, but not decoded
-            missing.add(int(schedule[position]))
+            missing.add(schedule[position])
             yield picture or decoded
             position += 1
         picture = decoded
@@ -83,7 +85,7 @@ def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
             position += 1
     if picture is None:
         raise ClipError(source, "no frame can be decoded; get the file again")
-    missing.update(schedule[position:].tolist())
+    missing.update(schedule[position:])
     if len(missing) > MAX_UNDECODED * len(schedule) + 1:
         raise ClipError(
             source, f"damaged: {len(missing)} of {len(schedule)} frames cannot be decoded; get the file again"

@@ -97,10 +97,8 @@ for _function, _count in ((_cos, 1), (_sin, 1), (_atan2, 2)):
 class _Place(NamedTuple):
     """A turned rectangle as shares of an image's width and height, like MediaPipe's NormalizedRect."""
 
-    x: float  # centre
-    y: float
-    width: float
-    height: float
+    centre: np.ndarray  # x, y, float32
+    size: np.ndarray  # width, height, float32
     rotation: float  # radians, clockwise as seen
 
 
@@ -129,13 +127,8 @@ class FaceMesh:
         place = self._place or self._find(image)
         if place is None:
             return None
-        rect = self._rect(
-            x_center=place.x,
-            y_center=place.y,
-            width=place.width,
-            height=place.height,
-            rotation=place.rotation,
-        )
+        (x, y), (width, height) = place.centre.tolist(), place.size.tolist()
+        rect = self._rect(x_center=x, y_center=y, width=width, height=height, rotation=place.rotation)
         message = self._to_bytes(self._mesh(image, place=self._to_packet(rect))["values"])
         assert len(message) == self._length
         if _FLOAT.unpack_from(message, self._last)[0] <= 0:
@@ -153,7 +146,8 @@ class FaceMesh:
         if not packets:
             return None
         rect = self._to_message(packets["place"])
-        return _Place(rect.x_center, rect.y_center, rect.width, rect.height, rect.rotation)
+        centre, size = np.array([[rect.x_center, rect.y_center], [rect.width, rect.height]], np.float32)
+        return _Place(centre, size, rect.rotation)
 
     def _project(self, points: np.ndarray, place: _Place, image: np.ndarray) -> np.ndarray:
         """(2, 478) pixels of the network's input as (478, 2) shares of the image; the next place is around
@@ -167,17 +161,15 @@ class FaceMesh:
         points *= _f32(_sin(place.rotation))
         turned[0] -= points[1]
         turned[1] += points[0]
-        scale, centre = np.array([[[place.width], [place.height]], [[place.x], [place.y]]], np.float32)
-        turned *= scale
-        turned += centre
+        turned *= place.size[:, None]
+        turned += place.centre[:, None]
         low, high = np.minimum.reduce(turned, 1), np.maximum.reduce(turned, 1)
-        size = np.array(image.shape[1::-1], np.float32)
+        image_size = np.array(image.shape[1::-1], np.float32)
         extent = high - low
-        middle = extent * _HALF + low
-        sides = max(extent * size) / size * _MARGIN
-        eyes = turned[:, _LEFT_EYE] * size - turned[:, _RIGHT_EYE] * size
+        side = max(extent * image_size)
+        eyes = turned[:, _LEFT_EYE] * image_size - turned[:, _RIGHT_EYE] * image_size
         across, down = eyes.tolist()
-        self._place = _Place(*middle.tolist(), *sides.tolist(), _atan2(down, across))
+        self._place = _Place(extent * _HALF + low, side / image_size * _MARGIN, _atan2(down, across))
         return turned.T
 
 

@@ -26,6 +26,7 @@ from utils.picture import Picture
 from utils.planes import Planes, new_frame
 
 FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
+_POSE_LANDMARKS = np.array([FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK])
 # Shares of the height from hairline to chin, means over three talking people: of the line hairline to nose,
 # and of the width between the cheeks. Both stay the same when the mouth opens.
 UPPER_FACE, FACE_WIDTH = 0.56, 0.82
@@ -75,12 +76,12 @@ class Pose(NamedTuple):
 
 def pose_of(landmarks: np.ndarray) -> Pose:
     """Place and size of a face from (478, 2) landmarks in pixels, whether its mouth is open or shut."""
-    forehead, nose, right, left = landmarks[[FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK]].tolist()
-    upper = nose[0] - forehead[0], nose[1] - forehead[1]
+    (top_x, top_y), (nose_x, nose_y), right, left = landmarks[_POSE_LANDMARKS].tolist()
+    down_x, down_y = nose_x - top_x, nose_y - top_y
     # a turned face is narrower and a bowed one shorter: the larger estimate is the undistorted one
-    height = max(math.hypot(*upper) / UPPER_FACE, math.dist(left, right) / FACE_WIDTH)
-    middle = [start + extent * (0.5 / UPPER_FACE) for start, extent in zip(forehead, upper, strict=True)]
-    return Pose((middle[0] + (left[0] + right[0]) / 2) / 2, middle[1], height)
+    height = max(math.hypot(down_x, down_y) / UPPER_FACE, math.dist(left, right) / FACE_WIDTH)
+    half = 0.5 / UPPER_FACE
+    return Pose((top_x + down_x * half + (left[0] + right[0]) / 2) / 2, top_y + down_y * half, height)
 
 
 def pose_of_detection(face: Face) -> Pose:

@@ -185,23 +185,26 @@ def iterate_pictures(path: Path) -> Iterator[tuple[float, Picture]]:
         stream.codec_context.thread_count = 1
         converter = PictureConverter()
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        for frame in _in_bursts(container.decode(stream)):
-            time_s = frame.time
-            if time_s is None:
+
+        def show(frame: av.VideoFrame) -> tuple[float, Picture]:
+            if frame.time is None:
                 raise ClipError(path, "a frame has no time stamp; remux the file")
-            yield time_s, Picture(frame, converter, pixel_aspect)
+            return frame.time, Picture(frame, converter, pixel_aspect)
+
+        yield from _in_bursts(map(show, container.decode(stream)))
 
 
-def _in_bursts(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """The same frames, decoded a few at a time: a decoder that takes turns with other heavy code finds its
+def _in_bursts(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:
+    """The same pictures, decoded a few at a time: a decoder that takes turns with other heavy code finds its
     own code and tables thrown out of the caches at each frame.
     """
-    first = next(frames, None)
+    first = next(pictures, None)
     if first is None:
         return
     yield first
-    burst = max(1, min(16, BURST_PIXELS // (first.width * first.height)))
-    while waiting := list(itertools.islice(frames, burst)):
+    _, picture = first
+    burst = max(1, min(16, BURST_PIXELS // (picture.width * picture.height)))
+    while waiting := list(itertools.islice(pictures, burst)):
         yield from waiting
 
 
