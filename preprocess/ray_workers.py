@@ -23,7 +23,7 @@ from typing import Any
 
 from preprocess.image_graph import require_packages
 from preprocess.stores import LocalStore, StoredJob
-from preprocess.workers import JOBS_PER_PROCESS, lock_partial, run_job, run_workers
+from preprocess.workers import HUGE_PAGES, JOBS_PER_PROCESS, lock_partial, run_job, run_workers
 from utils.config import opt
 from utils.errors import UsageError
 
@@ -132,6 +132,7 @@ def _connect(address: str) -> Any:
             runtime_env={
                 "py_modules": [str(CODE / name) for name in ("preprocess", "utils")],
                 "excludes": ["**/__pycache__"],
+                "env_vars": {"GLIBC_TUNABLES": HUGE_PAGES},
             },
             log_to_driver=False,
             logging_level=logging.WARNING,

@@ -203,7 +203,7 @@ def _in_bursts(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[floa
         return
     yield first
     _, picture = first
-    burst = max(1, min(16, BURST_PIXELS // (picture.width * picture.height)))
+    burst = max(1, min(8, BURST_PIXELS // (picture.width * picture.height)))
     while waiting := list(itertools.islice(pictures, burst)):
         yield from waiting
 

@@ -25,6 +25,7 @@ import torch
 
 from loaders.clip_dataset import ClipDataset, DataConfig
 from preprocess.face_track import ENCODER_PRESET
+from tests.benchmarks.processes import peak_mb
 from tests.clip_factory import make_clip
 from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.luma import equalize_luma
@@ -126,9 +127,7 @@ def _memory_of_worker(folder: Path, connection: Any) -> None:
         load()
     done.set()
     sampler.join()
-    # not ru_maxrss, which a process inherits from the one that started it
-    status = Path("/proc/self/status").read_text()
-    connection.send((peak / 1024, int(status.partition("VmHWM:")[2].split()[0]) / 1024))
+    connection.send((peak / 1024, peak_mb()))
 
 
 def _fork_worker(folder: Path, connection: Any) -> None:

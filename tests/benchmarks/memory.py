@@ -6,13 +6,12 @@ counted, Python and its libraries, too; on a GPU the tensors in its memory. Each
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
 import torch
 
-from tests.benchmarks.processes import in_new_process
+from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.benchmarks.train import FRAME_SIZE, Trainer, paper_batch
 
 BATCHES = ((2, False), (4, False), (4, True), (16, True))  # clips, with checkpointing
@@ -32,7 +31,7 @@ def measure_steps(device: str, size: tuple[int, int], batch_size: int, checkpoin
     if where.type == "cuda":
         peak_gb = torch.cuda.max_memory_allocated(where) / 2**30
     else:
-        peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak_gb = peak_mb() / 1024
     return {"batch_size": batch_size, "checkpointed": checkpoint, "peak_gb": peak_gb, "step_s": step_s}
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import resource
 import shutil
 import statistics
 import tempfile
@@ -29,6 +28,7 @@ from loaders.data_loader import WorkerConfig, training_loader
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
 from tests.benchmarks.loader import write_clip
+from tests.benchmarks.processes import peak_mb
 from tests.clip_factory import make_batch, make_clip
 from utils.evaluation import autocast
 from utils.training import StepReader, TrainingStep, WaitingTime, compile_model
@@ -217,11 +217,6 @@ def measure(
         "share_of_peak": fastest["share_of_peak"],
         "data_wait_share": measure_data_wait(where, largest, num_steps, model),
         "bf16_ratio": baseline["step_s"] / fastest["step_s"],
-        "peak_memory_gb": fastest["peak_memory_gb"] if on_gpu else _process_memory_gb(),
+        "peak_memory_gb": fastest["peak_memory_gb"] if on_gpu else peak_mb() / 1024,  # all variants together
         "rows": rows,
     }
-
-
-def _process_memory_gb() -> float:
-    """The most memory that this process has had, all variants together."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
