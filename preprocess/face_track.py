@@ -35,7 +35,7 @@ MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face
 # for, and 1.6 to 1.8 times the size (1.1 times that of a whole clip folder)
 ENCODER_PRESET = "ultrafast"
 MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
-BURST = 16  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
+BURST = 32  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
 KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 
@@ -203,8 +203,7 @@ class FaceTrack:
             _even_span(centre - half, centre + half, length)
             for centre, length in ((pose.x, picture.width), (pose.y, picture.height))
         )
-        planes = picture.cut(x0, y0, x1, y1)
-        return planes if self._shrink == 1 else planes.shrunk(self._shrink), x0, y0
+        return picture.cut(x0, y0, x1, y1, self._shrink), x0, y0
 
     def keep(self) -> None:
         """Take over what the last `look` saw and write the frame whose surroundings in time are now known."""

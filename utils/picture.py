@@ -150,8 +150,10 @@ class Picture:
         image = self._converter.region(self._frame, *self._stored(x0, y0, x1, y1))
         return np.rot90(image, self._turns) if self._turns else image
 
-    def cut(self, x0: int, y0: int, x1: int, y1: int) -> Planes:
-        """A copy of columns x0 to x1 and rows y0 to y1 (ends left out; all even, inside the frame)."""
+    def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
+        """A copy of columns x0 to x1 and rows y0 to y1 (ends left out; all even, inside the frame), shrunk
+        by a whole factor.
+        """
         frame = self._frame
         as_it_is = (
             self._rgb is None
@@ -162,9 +164,9 @@ class Picture:
             and not (self._turns and (frame.width % 2 or frame.height % 2))
         )
         if not as_it_is:
-            return self._converter.planes(self.region(x0, y0, x1, y1))
+            return self._converter.planes(self.region(x0, y0, x1, y1)).shrunk(shrink)
         planes = Planes.of_frame(frame).part(*self._stored(x0, y0, x1, y1))
-        return planes.turned(self._turns).copied() if self._turns else planes.copied()
+        return (planes.turned(self._turns) if self._turns else planes).shrunk(shrink)
 
     def to_rgb(self, planes: Planes) -> np.ndarray:
         """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video."""

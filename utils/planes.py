@@ -50,20 +50,18 @@ class Planes(NamedTuple):
         half = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
         return Planes(self.y[y0:y1, x0:x1], self.u[half], self.v[half])
 
-    def copied(self) -> Planes:
-        """Planes of their own."""
-        return Planes(self.y.copy(), self.u.copy(), self.v.copy())
-
     def turned(self, turns: int) -> Planes:
         """Turned by quarter turns against the clock."""
         return Planes(*(np.rot90(plane, turns) for plane in self))
 
     def shrunk(self, factor: int) -> Planes:
-        """Means of factor x factor pixels. Rows and columns at the far edges that fill no whole block
-        are left out, down to one block.
+        """Means of factor x factor pixels, as a copy. Rows and columns at the far edges that fill
+        no whole block are left out, down to one block.
         """
         import cv2
 
+        if factor == 1:
+            return Planes(self.y.copy(), self.u.copy(), self.v.copy())
         columns, rows = (max(1, length // (2 * factor)) for length in (self.width, self.height))
         sizes = (2 * columns, 2 * rows), (columns, rows), (columns, rows)
         return Planes(
