@@ -172,6 +172,30 @@ def test_a_call_returns_raises_or_dies_and_the_next_one_goes_on(capsys):
     assert call("") != pid
 
 
+def take_64_mb() -> tuple[str, int]:
+    """GLIBC_TUNABLES of the process of `call_limited`, and kB of huge pages in it then."""
+    block = ctypes.create_string_buffer(1 << 26)
+    ctypes.memset(block, 1, 1 << 26)
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return os.environ["GLIBC_TUNABLES"], int(rollup.partition("AnonHugePages:")[2].split()[0])
+
+
+def test_workers_take_huge_pages_and_leave_the_environment_as_it_was(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    with pytest.raises(ClipError):  # ends the process that may be there
+        call_limited(act, "crash", source=Path("clip.mp4"), limits=LimitConfig())
+    tunables, huge_kb = call_limited(take_64_mb, source=Path("clip.mp4"), limits=LimitConfig())
+    assert tunables == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
+    offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if (
+        offered.is_file()
+        and "[never]" not in offered.read_text()
+        and os.confstr("CS_GNU_LIBC_VERSION") >= "glibc 2.35"
+    ):
+        assert huge_kb >= 1 << 15
+
+
 def test_a_script_without_a_guard_may_judge(tmp_path):
     """The child must not run the script again: the README's three lines have no `if __name__`."""
     video = write_small(tmp_path / "video.mp4")
