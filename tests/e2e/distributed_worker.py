@@ -8,6 +8,7 @@ zero (of a bias before batch norm) by its own size.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -35,6 +36,9 @@ NUM_STEPS = 20
 def main() -> None:
     root, output, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     device = torch.device("cpu")
+    if options.get("double"):
+        torch.set_default_dtype(torch.float64)
+        torch.Tensor.float = torch.Tensor.double  # with which models widen what they are given
     clips = [
         make_clip(folder, label=number % 2, video_label=number % 2)
         for number, folder in enumerate(sorted(root.iterdir()))
@@ -46,8 +50,13 @@ def main() -> None:
         batches, sampler = training_loader(
             clips, data, workers, balance="label", seed=1, accumulate_steps=parts
         )
-        seed_everything(3)
+        seed = options.get("seed", 3)
+        seed_everything(seed)
         model = BeyondMaskingDetector(BeyondMaskingConfig(**SIZES, **options.get("model", {})))
+        if options.get("double"):
+            model.register_forward_pre_hook(
+                lambda _, inputs: (dataclasses.replace(inputs[0], landmarks=inputs[0].landmarks.double()),)
+            )
         criterion = BeyondMaskingLoss(BeyondMaskingLossConfig(**options.get("loss", {})))
         before = {name: value.clone() for name, value in model.state_dict().items()}
         scores = evaluate(model, evaluation_loader(clips, data, workers), device, criterion=criterion)
@@ -61,11 +70,13 @@ def main() -> None:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
-        seed_everything(3, 1, rank())
+        seed_everything(seed, 1, rank())
         reader, losses, ids, epochs = StepReader(device), [], [], 0
         while len(losses) < NUM_STEPS:
             sampler.epoch, epochs = epochs, epochs + 1
             for number, batch in enumerate(batches, start=1):
+                if len(losses) == NUM_STEPS:
+                    break
                 last = number % parts == 0
                 batch, clip_ids = pad_to_longest(batch)
                 if options.get("fail") == [rank(), number]:
