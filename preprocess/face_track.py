@@ -45,7 +45,9 @@ class CropConfig:
 
     crop_margin: float = opt(1.5, "side of the crop in face heights (hairline to chin)")
     smoothing_s: float = opt(0.35, "standard deviation, in s, of the Gaussian that smooths the crop box")
-    detect_every_s: float = opt(1.0, "look for further faces every so many seconds")
+    detect_every_s: float = opt(
+        1.0, "look for further faces every so many seconds; half as often after two searches in vain"
+    )
     max_gap_s: float = opt(1.5, "a face that is lost for longer ends its track; until then the box is held")
     max_faces: int = opt(4, "faces followed at a time, the largest ones")
     min_detection_score: float = opt(
@@ -260,8 +262,8 @@ class FaceTrack:
         boxes = np.concatenate([smooth[:, :2] - sides / 2, sides], axis=1).tolist()
         for number in np.flatnonzero(totals < 1e-6):  # lost for longer than the Gaussian reaches: held
             boxes[number] = boxes[number - 1] if number else self.boxes[-1]
-        for kept in self._poses, self._known:
-            kept[:-count] = kept[count:]
+        for row in self._poses, self._known:
+            row[:-count] = row[count:]
         self._known[-count:] = 0
         return boxes
 

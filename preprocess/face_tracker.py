@@ -14,6 +14,9 @@ from utils.picture import Picture
 TILES_EVERY_S = {2: 0.2, 4: 1.0}
 IDLE_AFTER_S = 2.0  # without a face for so long, only one frame in RETRY_FRAMES is searched
 RETRY_FRAMES = 3  # a lost face is looked for in each of the first frames, then in one of so many
+# Beside a face in sight, further ones are searched for half as often after so many searches in vain, where
+# only the largest is kept: a search takes as long as Face Mesh on three frames.
+SEARCHES_IN_VAIN = 2
 COUNTED_FROM_S = 0.2  # a face seen for a shorter time is not counted
 
 
@@ -43,7 +46,7 @@ class FaceTracker:
         self._pad = max_tracks is None
         self._max_tracks = max_tracks or 1
         self._ended: list[FaceTrack] = []  # the largest ones
-        self._num_started = 0
+        self._num_started = self._in_vain = 0
         self._frame = 0
         self._last_in_sight = 0
         self._tiles_due = dict.fromkeys(TILES_EVERY_S, 0)
@@ -64,11 +67,15 @@ class FaceTracker:
             self._last_in_sight = self._frame
         idle = self._frame - self._last_in_sight > self._idle_after
         if in_sight:
-            due = self._frame % self._detect_every == 0
+            rarely = self._pad and self._in_vain >= SEARCHES_IN_VAIN
+            due = self._frame % (2 * self._detect_every if rarely else self._detect_every) == 0
         else:
             due = not idle or self._frame % RETRY_FRAMES == 0
         if due:
+            num_started = self._num_started
             self._look_for_new_faces(picture)
+            found = self._num_started > num_started
+            self._in_vain = self._in_vain + 1 if in_sight and not found else 0
         for track in self._live:
             track.keep()
         for track in self._live[:]:

@@ -1,7 +1,8 @@
 """How much memory a training step takes, with and without `--checkpoint_activations`.
 
-The peak of a process that has taken two steps of the paper's model in bf16 on random clips. On a CPU all is
-counted, Python and its libraries, too; on a GPU the tensors in its memory. Each batch has its own process.
+The peak of a process that has taken a step of the paper's model in bf16 on random clips, after one on two of
+them that gave the optimiser its state. On a CPU all is counted, Python and its libraries, too; on a GPU the
+tensors in its memory. Each batch has its own process.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ BATCHES = ((2, False), (4, False), (4, True), (16, True))  # clips, with checkpo
 
 
 def measure_steps(device: str, size: tuple[int, int], batch_size: int, checkpoint: bool) -> dict[str, Any]:
-    """Peak in GB and seconds of the second of two steps; `size`: frames of a clip, pixels of their side."""
+    """Peak in GB and seconds of a step; `size`: frames of a clip, pixels of their side."""
     num_frames, image_size = size
     where = torch.device(device)
-    batch = paper_batch(batch_size, num_frames, image_size)
     trainer = Trainer(where, "bf16", {"image_size": image_size, "checkpoint_activations": checkpoint})
-    for _ in range(2):  # in the first, the optimiser has no state yet
+    for num_clips in (2, batch_size):
+        batch = paper_batch(num_clips, num_frames, image_size)
         start = time.perf_counter()
         trainer(batch)
         trainer.reader.flush()

@@ -219,6 +219,23 @@ def test_a_longer_look_at_a_smaller_face_beats_a_glimpse_of_a_larger_one(tmp_pat
     assert best.num_seen == 50
 
 
+@pytest.mark.parametrize(("max_tracks", "found_at"), [(None, 40), (2, 30)])
+def test_after_two_searches_in_vain_further_faces_are_found_later_unless_all_are_wanted(
+    tmp_path, max_tracks, found_at
+):
+    """Ten frames a second: searched at 0, in vain at 10 and 20, and then the second face comes."""
+    small = moving_face(60, size=(300, 360), face_height=60, path=lambda i: (150, 160))
+    large = moving_face(60, size=(300, 360), face_height=120, path=lambda i: (140, 160) if i >= 24 else None)
+    tracker = FaceTracker(
+        tmp_path, num_frames=60, fps=Fraction(10), config=CropConfig(), max_tracks=max_tracks
+    )
+    for pair in zip(small, large, strict=True):
+        tracker.step(stored(np.hstack(pair)))
+    best = tracker.finish()
+    assert tracker.num_tracks == 2
+    assert best.first_frame == found_at
+
+
 def test_a_fast_face_stays_inside_its_crop(tmp_path):
     def path(i):  # to and fro by more than its own width within a second
         return 300 + round(130 * np.sin(i * 0.3)), 160
