@@ -106,6 +106,8 @@ def _hand_out(
                     continue
                 if outcome is None:
                     outcome = "failed", f"{death}, and so {MAX_ATTEMPTS} times"
+                if attempt > 1 and outcome[0] == "already there":
+                    outcome = "done", ""  # by an attempt that died before it could say so
                 if outcome[0] == "usage":
                     raise UsageError(outcome[1])
                 yield job, *outcome
