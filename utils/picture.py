@@ -164,7 +164,8 @@ class Picture:
             and not (self._turns and (frame.width % 2 or frame.height % 2))
         )
         if not as_it_is:
-            return self._converter.planes(self.region(x0, y0, x1, y1)).shrunk(shrink)
+            converted = self._converter.planes(self.region(x0, y0, x1, y1))
+            return converted if shrink == 1 else converted.shrunk(shrink)  # they are its own already
         planes = Planes.of_frame(frame).part(*self._stored(x0, y0, x1, y1))
         return (planes.turned(self._turns) if self._turns else planes).shrunk(shrink)
 

@@ -113,7 +113,7 @@ class FrameTimes:
     """
 
     def __init__(self) -> None:
-        self._best_s: np.ndarray | None = None
+        self.best_s: np.ndarray | None = None  # (frames + 1,)
         self._marks_s: list[float] = []
 
     def mark(self, frames: Iterable[Any]) -> Iterator[Any]:
@@ -127,15 +127,11 @@ class FrameTimes:
         self._marks_s = [time.process_time()]
         work()
         spans_s = np.diff([*self._marks_s, time.process_time()])
-        self._best_s = spans_s if self._best_s is None else np.minimum(self._best_s, spans_s)
+        self.best_s = spans_s if self.best_s is None else np.minimum(self.best_s, spans_s)
 
     def run_loop(self, frames: Iterable[Any]) -> None:
         """Once more, where the work is to go through the frames."""
         self.run(lambda: collections.deque(self.mark(frames), maxlen=0))
-
-    def best_s(self) -> np.ndarray:
-        """(frames + 1,) seconds."""
-        return self._best_s
 
 
 def bare_mesh(crop: np.ndarray) -> Any:
@@ -168,7 +164,7 @@ def measure_times(video: Path, repeats: int, core: int) -> dict[str, np.ndarray]
             times["mesh"].run_loop(map(mesh.process, crops))
             times["mesh_and_reading"].run_loop(map(read, crops))
             times["prepare"].run(lambda: prepare(video, change))
-    return {name: frame_times.best_s() for name, frame_times in times.items()}
+    return {name: frame_times.best_s for name, frame_times in times.items()}
 
 
 def measure_share(video: Path, repeats: int, core: int) -> dict[str, float]:
