@@ -2,7 +2,11 @@
 
 import dataclasses
 import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from utils.errors import UsageError
 from utils.training import StepReader, compile_model
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 def gradients(model, batch):
@@ -145,3 +150,23 @@ def test_padding_a_batch_leaves_its_clips_as_they_were():
     assert longer.landmark_padding_mask[:, 10:].all()
     assert batch.padded_to(10, batch.waveform.shape[1]) is batch
     assert dataclasses.replace(longer).video.shape[2] == 14
+
+
+@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("wish", [None, "0"])
+def test_large_tensors_take_huge_pages_where_they_may(command, wish):
+    """256 MB after all imports of a command; the system may give them to all programs, or to none."""
+    offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not offered.is_file():
+        pytest.skip("this kernel knows no huge pages")
+    source = (
+        f"import {command}, torch; from pathlib import Path; tensor = torch.ones(1 << 26); "
+        "print(Path('/proc/self/smaps_rollup').read_text().partition('AnonHugePages:')[2].split()[0])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    if wish:
+        environment["THP_MEM_ALLOC_ENABLE"] = wish
+    printed = subprocess.check_output([sys.executable, "-c", source], cwd=ROOT, env=environment, text=True)
+    policy = re.search(r"\[(\w+)\]", offered.read_text())[1]
+    expected = {"always": True, "madvise": wish is None, "never": False}[policy]
+    assert (int(printed) >= 1 << 17) == expected
