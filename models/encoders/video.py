@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.blocks.normalization import batch_moments
+from models.encoders.clip_by_clip import run_clip_by_clip
 from utils import luma
 from utils.errors import UsageError
 
@@ -224,7 +224,7 @@ class MaskedVideoEncoder(nn.Module):
             if not self.checkpoint_activations or not torch.is_grad_enabled():
                 video = self._run(block, video, padding)
             elif is_wide and self.training:
-                video = _run_clip_by_clip(block, video, padding)
+                video = run_clip_by_clip(block, video, padding)
             else:
                 video = checkpoint(
                     self._run, block, video, padding, use_reentrant=False, preserve_rng_state=False,
@@ -233,39 +233,6 @@ class MaskedVideoEncoder(nn.Module):
         # summed and given out in float32 at least
         wide = torch.promote_types(video.dtype, torch.float32)
         return video.mean(dim=(3, 4), dtype=wide).transpose(1, 2)  # (B, T, D)
-
-
-def _run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
-    """A block of Conv3dEncoder in training, of which only one clip's activations are in memory at a time.
-
-    Batch norm needs the statistics of the whole batch: the convolution is computed once for them and once
-    with them, and each of the two once more in the backward pass.
-    """
-    convolution, norm, pool, relu = block
-
-    def moments(clip: Tensor) -> Tensor:
-        features = convolution(clip)
-        sums = features.sum((0, 2, 3, 4), dtype=torch.float64)
-        return torch.stack([sums, features.float().square().sum((0, 2, 3, 4), dtype=torch.float64)])
-
-    def normalized(clip: Tensor, hidden: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
-        features = convolution(clip)
-        result = (features * scale + shift).to(features.dtype)
-        return relu(pool(result if hidden is None else result.masked_fill(hidden, 0.0)))
-
-    def once_more(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-
-    clips = video.split(1)
-    totals = torch.stack([once_more(moments, clip) for clip in clips]).sum(0)
-    mean, variance = batch_moments(norm, totals, video.numel() // video.shape[1])
-    scale = norm.weight * (variance + norm.eps).rsqrt()
-    shift = norm.bias - mean * scale
-    scale, shift = (values.float().view(-1, 1, 1, 1) for values in (scale, shift))
-    parts = padding.split(1) if padding is not None else [None] * len(clips)
-    return torch.cat(
-        [once_more(normalized, clip, hidden, scale, shift) for clip, hidden in zip(clips, parts, strict=True)]
-    )
 
 
 def _second_pass_leaves_statistics(

@@ -1,0 +1,152 @@
+"""A convolution block whose activations are in memory for one clip at a time, in both passes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.normalization import batch_moments
+
+# between the convolutions: on a CPU so that they stay in its caches, elsewhere few enough for the memory
+FRAMES_AT_ONCE = {"cpu": 2}
+FRAMES_AT_ONCE_ELSEWHERE = 12
+ALL_BUT_CHANNELS = (0, 2, 3, 4)
+
+
+@torch.compiler.disable  # its functions share state, and convolutions are most of their time
+def run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
+    """[Conv3d, batch norm, max pool, ReLU] in training: (B, C, T, H, W) -> (B, C', T, H / 2, W / 2).
+
+    padding: (B, 1, T, 1, 1), True where the batch norm's output is set to 0; None = nowhere. Batch norm needs
+    the sums of the whole batch, so a pass goes over the clips twice and computes the convolution each time:
+    forward for the sums of its output, then for the result; backward for the sums of its output's gradient,
+    then for the gradients of video and weights.
+    """
+    convolution, norm, _, _ = block
+    work = _Work(block, padding, video.device.type)
+    totals = _OutputSums.apply(work, video, convolution.weight, convolution.bias)
+    mean, variance = batch_moments(norm, totals, video.numel() // video.shape[1])
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale
+    return _Normalized.apply(work, video.detach(), scale.float(), shift.float())
+
+
+class _Work:
+    """What the two functions share: the block, and what the second one leaves for the first one's gradients.
+
+    A clip is (1, C, T, H, W), `features` are frames of the convolution's output, `number` is the clip's.
+    """
+
+    def __init__(self, block: nn.Sequential, padding: Tensor | None, device_type: str) -> None:
+        self.convolution, _, self.pool, self.relu = block
+        self.padding = padding
+        self.frames_at_once = FRAMES_AT_ONCE.get(device_type, FRAMES_AT_ONCE_ELSEWHERE)
+        self.autocast = functools.partial(  # the backward pass computes as the forward pass does
+            torch.autocast,
+            device_type,
+            torch.get_autocast_dtype(device_type),
+            torch.is_autocast_enabled(device_type),
+        )
+        self.scale = self.shift = self.gradient = torch.empty(0)
+
+    def convolve(self, clip: Tensor) -> Tensor:
+        with self.autocast():
+            return self.convolution(clip)
+
+    def slices(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Some frames after the other: which they are, and their features."""
+        for first in range(0, features.shape[2], self.frames_at_once):
+            frames = slice(first, first + self.frames_at_once)
+            yield frames, features[:, :, frames]
+
+    def normalize(self, features: Tensor) -> Tensor:
+        """Batch norm of the convolution's output, in its type."""
+        return torch.addcmul(self.shift, features, self.scale).to(features.dtype)
+
+    def activate(self, normalized: Tensor, number: int, frames: slice) -> Tensor:
+        """What the block gives for these frames of a clip."""
+        if self.padding is not None:
+            normalized = normalized.masked_fill(self.padding[number : number + 1, :, frames], 0.0)
+        return self.relu(self.pool(normalized))
+
+    def normalized_gradient(self, features: Tensor, number: int, frames: slice) -> Tensor:
+        """Gradient of the batch norm's output, in float32."""
+        normalized = self.normalize(features).requires_grad_()
+        with torch.enable_grad():
+            output = self.activate(normalized, number, frames)
+        gradient = self.gradient[number : number + 1, :, frames]
+        return torch.autograd.grad(output, normalized, gradient)[0].float()
+
+
+class _OutputSums(torch.autograd.Function):
+    """Sums over the batch of the convolution's output and of its squares, (2, C') float64.
+
+    Its backward pass comes after `_Normalized`'s, and gives the gradients of both: they go through the same
+    convolution.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, work: _Work, video: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.work = work
+        ctx.save_for_backward(video, weight, bias)
+        totals = torch.zeros(2, len(weight), dtype=torch.float64, device=video.device)
+        for clip in video.split(1):
+            for _, features in work.slices(work.convolve(clip)):
+                values = features.float()
+                totals[0] += values.sum(ALL_BUT_CHANNELS, dtype=torch.float64)
+                totals[1] += values.square().sum(ALL_BUT_CHANNELS, dtype=torch.float64)
+        return totals
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        work, (video, weight, bias) = ctx.work, ctx.saved_tensors
+        of_sum, of_square = (values.float().view(-1, 1, 1, 1) for values in gradient)
+        needed = ctx.needs_input_grad[1:]
+        by_clip = []  # gradients of what is needed of video, weight and bias
+        for number, clip in enumerate(video.split(1)):
+            clip = clip.detach().requires_grad_(needed[0])
+            with torch.enable_grad():
+                output = work.convolve(clip)
+            output_gradient = torch.empty_like(output)
+            for frames, features in work.slices(output.detach()):
+                direct = work.normalized_gradient(features, number, frames)
+                through_moments = torch.addcmul(of_sum, features, 2 * of_square)
+                output_gradient[:, :, frames] = through_moments.addcmul_(direct, work.scale)
+            inputs = [value for value, wanted in zip((clip, weight, bias), needed, strict=True) if wanted]
+            by_clip.append(torch.autograd.grad(output, inputs, output_gradient))
+        work.gradient = torch.empty(0)
+        gradients = list(zip(*by_clip, strict=True))
+        of_video = torch.cat(gradients.pop(0)) if needed[0] else None
+        return None, of_video, *(sum(gradients.pop(0)) if wanted else None for wanted in needed[1:])
+
+
+class _Normalized(torch.autograd.Function):
+    """The block's output, given the batch norm's scale and shift, (C',) float32."""
+
+    @staticmethod
+    def forward(ctx: Any, work: _Work, video: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        ctx.work = work
+        ctx.save_for_backward(video)
+        work.scale, work.shift = (values.view(-1, 1, 1, 1) for values in (scale, shift))
+        outputs = []
+        for number, clip in enumerate(video.split(1)):
+            slices = work.slices(work.convolve(clip))
+            parts = [work.activate(work.normalize(features), number, frames) for frames, features in slices]
+            outputs.append(torch.cat(parts, dim=2))
+        return torch.cat(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        work, (video,) = ctx.work, ctx.saved_tensors
+        work.gradient = gradient
+        totals = torch.zeros(2, work.scale.numel(), dtype=torch.float64, device=video.device)
+        for number, clip in enumerate(video.split(1)):
+            for frames, features in work.slices(work.convolve(clip)):
+                direct = work.normalized_gradient(features, number, frames)
+                totals[0] += direct.mul(features).sum(ALL_BUT_CHANNELS)
+                totals[1] += direct.sum(ALL_BUT_CHANNELS)
+        return None, None, *totals.float()
