@@ -106,7 +106,10 @@ class _OutputSums(torch.autograd.Function):
         work, (video, weight, bias) = ctx.work, ctx.saved_tensors
         of_sum, of_square = (values.float().view(-1, 1, 1, 1) for values in gradient)
         needed = ctx.needs_input_grad[1:]
-        by_clip = []  # gradients of what is needed of video, weight and bias
+        of_video, of_weight, of_bias = (
+            torch.zeros_like(value) if wanted else None
+            for value, wanted in zip((video, weight, bias), needed, strict=True)
+        )
         for number, clip in enumerate(video.split(1)):
             clip = clip.detach().requires_grad_(needed[0])
             with torch.enable_grad():
@@ -117,11 +120,14 @@ class _OutputSums(torch.autograd.Function):
                 through_moments = torch.addcmul(of_sum, features, 2 * of_square)
                 output_gradient[:, :, frames] = through_moments.addcmul_(direct, work.scale)
             inputs = [value for value, wanted in zip((clip, weight, bias), needed, strict=True) if wanted]
-            by_clip.append(torch.autograd.grad(output, inputs, output_gradient))
+            gradients = iter(torch.autograd.grad(output, inputs, output_gradient))
+            if of_video is not None:
+                of_video[number] = next(gradients)[0]
+            for of_parameter in (of_weight, of_bias):
+                if of_parameter is not None:
+                    of_parameter += next(gradients)
         work.gradient = torch.empty(0)
-        gradients = list(zip(*by_clip, strict=True))
-        of_video = torch.cat(gradients.pop(0)) if needed[0] else None
-        return None, of_video, *(sum(gradients.pop(0)) if wanted else None for wanted in needed[1:])
+        return None, of_video, of_weight, of_bias
 
 
 class _Normalized(torch.autograd.Function):
