@@ -169,3 +169,16 @@ def test_large_tensors_take_huge_pages_where_they_may(command, wish):
     policy = re.search(r"\[(\w+)\]", offered.read_text())[1]
     expected = {"always": True, "madvise": wish is None, "never": False}[policy]
     assert (int(printed) >= 1 << 17) == expected
+
+
+def test_a_loaders_worker_does_not_take_the_same_memory_from_the_system_again():
+    """Page faults of ten windows' frames, decoded and equalised, after the first two."""
+    source = (
+        "import numpy, resource; from loaders.data_loader import _set_up_worker; _set_up_worker(0)\n"
+        "for index in range(12):\n"
+        "    if index == 2: before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    frames = [numpy.ones(60 * 224 * 224 * 3, numpy.uint8) for _ in range(2)]\n"
+        "    del frames\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    assert int(subprocess.check_output([sys.executable, "-c", source], cwd=ROOT)) < 1000
