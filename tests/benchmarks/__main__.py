@@ -96,6 +96,18 @@ def measure_section(name: str, quick: bool) -> dict[str, Any]:
         return SECTIONS[name](Path(scratch), quick)
 
 
+def print_figure(name: str, value: Any) -> None:
+    """A line of the table; of a list of rows, a line for each."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        for row in value:
+            print_figure(name, row)
+        return
+    if isinstance(value, dict):
+        value = ", ".join(f"{key} {part}" for key, part in value.items() if not isinstance(part, dict))
+    text = f"{value:>14,.4g}" if isinstance(value, (int, float)) else f" {value}"
+    sys.stdout.write(f"    {name:<36}{text}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -114,10 +126,7 @@ def main() -> None:
         sys.stdout.flush()
         figures[name] = in_new_process(measure_section, name, args.quick)
         for figure, value in figures[name].items():
-            if isinstance(value, (int, float)):
-                sys.stdout.write(f"    {figure:<36}{value:>14,.4g}\n")
-            elif isinstance(value, str):
-                sys.stdout.write(f"    {figure:<36} {value}\n")
+            print_figure(figure, value)
     for full_name in MAIN_FIGURES:
         section, _, figure = full_name.partition(".")
         if section in figures:

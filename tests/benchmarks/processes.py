@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 
-def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
+def in_new_process(function: Callable[..., Any], *arguments: object, **environment: str) -> Any:
     """The function's result, from a process that has done nothing else; its error if it raises one."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    with patch.dict(os.environ, environment), pool:
         return pool.submit(function, *arguments).result()
 
 
