@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import os
 import signal
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -183,6 +187,45 @@ class EvaluationBatches(Sampler):
         return iter(self._batches())
 
 
+class _WorkerDeaths:
+    """A handler of SIGCHLD that raises the death of a worker only where the main process waits for one.
+
+    torch's own raises wherever the process is at that moment: in a training step, or halfway through here.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = self.installed = False
+
+    def install(self) -> None:
+        """Take the place of torch's handler, which it sets at most once."""
+        if self.installed or threading.current_thread() is not threading.main_thread():
+            return
+        before = None if signal_handling._SIGCHLD_handler_set else signal.getsignal(signal.SIGCHLD)
+        signal_handling._set_SIGCHLD_handler()
+        of_torch = signal.getsignal(signal.SIGCHLD)  # calls the one before it
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            handler = of_torch if self.waiting else before
+            if callable(handler):
+                handler(number, frame)
+
+        signal.signal(signal.SIGCHLD, handle)
+        self.installed = True
+
+    @contextlib.contextmanager
+    def are_raised(self) -> Iterator[None]:
+        """Of a worker that has died already, or dies in this context. Raises torch's RuntimeError."""
+        self.waiting = True
+        try:
+            signal_handling._error_if_any_worker_fails()
+            yield
+        finally:
+            self.waiting = False
+
+
+_worker_deaths = _WorkerDeaths()
+
+
 class ClipLoader(DataLoader):
     """A DataLoader of ClipBatch. A clip that cannot be read stops it with its ClipError, or is set aside, as
     `bad_clips` says; a worker process that dies or hangs stops it with LoaderError.
@@ -196,6 +239,7 @@ class ClipLoader(DataLoader):
 
     def __iter__(self) -> Iterator[ClipBatch]:
         before = self._iterator
+        _worker_deaths.install()
         iterator = super().__iter__()
         if self.num_workers and iterator is not before:
             Finalize(None, _kill_workers_left, (weakref.ref(iterator),), exitpriority=10)
@@ -216,12 +260,17 @@ class ClipLoader(DataLoader):
     def _next(self, iterator: Iterator[Any]) -> Any:
         """The next item, None at the end. Raises LoaderError that names the clips at which workers were."""
         try:
-            return next(iterator, None)
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
+            with _worker_deaths.are_raised():
+                return next(iterator, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            if not self.num_workers:
                 raise
             workers = iterator._workers  # torch has no public way to ask which one it was
+            # one that dies takes announced batches along: reading them may fail before its end is seen
+            wait([worker.sentinel for worker in workers], timeout=0 if isinstance(error, RuntimeError) else 2)
             dead = [number for number, worker in enumerate(workers) if worker.exitcode is not None]
+            if not dead and not str(error).startswith("DataLoader timed out"):
+                raise
             _kill_workers(iterator)
             at_work = self.dataset.at_work.tolist()
             clips = [self.dataset.clips[at_work[n]] for n in dead or range(len(workers)) if at_work[n] >= 0]

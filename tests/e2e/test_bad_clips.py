@@ -126,3 +126,28 @@ def test_a_loader_worker_that_dies_or_hangs_is_reported_with_its_clip(tmp_path, 
     batches, _ = training_loader(clips, DATA, workers, balance="none", seed=0)
     with pytest.raises(LoaderError, match=message):
         list(batches)
+
+
+def test_a_worker_that_dies_during_a_step_is_reported_when_the_step_has_ended(tmp_path, monkeypatch):
+    clips = [make_clip(write_clip_folder(tmp_path / name, num_frames=15), clip_id=name)
+             for name in ("a", "b", "bad", "c")]  # fmt: skip
+    read, begun = ClipDataset.__getitem__, tmp_path / "begun"
+
+    def read_or_die(dataset, key):
+        if key[0] == 2:
+            while not begun.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return read(dataset, key)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", read_or_die)
+    workers = WorkerConfig(batch_size=1, num_workers=1)
+    batches = evaluation_loader(clips, DataConfig(window_s=0.4, windows_per_clip=1), workers)
+    iterator = iter(batches)
+    assert next(iterator).clip_ids == ("a",)
+    begun.touch()
+    (worker,) = batches._iterator._workers
+    while worker.is_alive():  # torch would raise here
+        time.sleep(0.01)
+    with pytest.raises(LoaderError, match="SIGSEGV while it read bad"):
+        next(iterator)
