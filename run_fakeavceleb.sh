@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 DATASET=fakeavceleb
-source utils/launch.sh "$@"
+source utils/shell/launch.sh "$@"
 
 DATA_ROOT="${DATA_ROOT:-}"                  # the prepared FakeAVCeleb folder
 RUN_DIR="${RUN_DIR:-saved_models/fakeavceleb_$(date +%Y%m%d_%H%M%S)}"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 DATASET=ffpp
-source utils/launch.sh "$@"
+source utils/shell/launch.sh "$@"
 
 DATA_ROOT="${DATA_ROOT:-}"                  # the prepared FaceForensics++ folder
 RUN_DIR="${RUN_DIR:-saved_models/ffpp_$(date +%Y%m%d_%H%M%S)}"

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 DATASET=kodf
-source utils/launch.sh "$@"
+source utils/shell/launch.sh "$@"
 
 DATA_ROOT="${DATA_ROOT:-}"                  # the prepared KoDF folder
 RUN_DIR="${RUN_DIR:-saved_models/kodf_$(date +%Y%m%d_%H%M%S)}"

@@ -53,19 +53,19 @@ from models.restore import (
 )
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
-from utils import compare, matrix
 from utils.config import Parser, from_args, opt, to_plain
-from utils.decision import Decision
-from utils.device import PRECISIONS, resolve_device, resolve_precision
-from utils.distributed import is_main, launched, process_group
 from utils.errors import UsageError, run_command
-from utils.evaluation import ClipScores, evaluate
+from utils.evaluation.decision import Decision
+from utils.evaluation.metrics import detection_metrics, require_both_classes
+from utils.evaluation.results import against_the_reals, category_metrics, statistics_of, write_predictions
+from utils.evaluation.scoring import ClipScores, evaluate
 from utils.files import write_text
-from utils.log import configure_logging, describe_environment, logging_redirect_tqdm
-from utils.metrics import detection_metrics, require_both_classes
-from utils.report_page import Evaluated, write_report
-from utils.results import against_the_reals, category_metrics, statistics_of, write_predictions
-from utils.robustness import robustness_row, shortcut_row, write_robustness, write_rows
+from utils.report import compare, matrix
+from utils.report.page import Evaluated, write_report
+from utils.report.robustness import robustness_row, shortcut_row, write_robustness, write_rows
+from utils.run.device import PRECISIONS, resolve_device, resolve_precision
+from utils.run.distributed import is_main, launched, process_group
+from utils.run.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.types import Clip
 
 log = logging.getLogger("test")
@@ -128,7 +128,7 @@ class Evaluation:
     model: nn.Module
     decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
-    run: dict[str, Any]  # which run the checkpoint is of (see utils/matrix.py)
+    run: dict[str, Any]  # which run the checkpoint is of (see utils/report/matrix.py)
 
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:

@@ -41,7 +41,7 @@ from loaders.splits import SPLITS, Split, SplitConfig
 from utils.config import Parser, from_args, opt, to_plain
 from utils.errors import FrameworkError, UsageError, run_command
 from utils.files import write_text
-from utils.log import configure_logging, logging_redirect_tqdm
+from utils.run.log import configure_logging, logging_redirect_tqdm
 from utils.types import Clip
 
 log = logging.getLogger("audit")

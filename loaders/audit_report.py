@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.shortcuts import ALL_FAKES, HIGH, LOW, RULES, RuleResult, describe, direction, direction_free
-from utils.pages import write_page
+from utils.report.pages import write_page
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 STATES = {

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from loaders.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
-from utils.clip_files import (
+from utils.clip.files import (
     AUDIO_NAMES,
     INFO_NAME,
     VIDEO_NAME,
@@ -25,11 +25,11 @@ from utils.clip_files import (
     find_audio,
     open_landmarks,
 )
-from utils.crop_video import read_frames, read_video_header
+from utils.clip.frames import read_frames, read_video_header
+from utils.clip.packed import find_member
 from utils.errors import ClipError
+from utils.media.sound import read_waveform
 from utils.names import parse_json
-from utils.pack import find_member
-from utils.sound import read_waveform
 from utils.types import Clip
 
 NUM_FRAMES = 8  # of the crop, evenly spread, that stand for the picture

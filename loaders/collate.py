@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from loaders.clip_dataset import ClipWindow
-from utils import distributed
-from utils.clip_files import SAMPLE_RATE_HZ
+from utils.clip.files import SAMPLE_RATE_HZ
 from utils.errors import ClipError, DatasetError, UsageError
+from utils.run import distributed
 from utils.types import ClipBatch
 
 

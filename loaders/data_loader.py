@@ -25,10 +25,10 @@ from torch.utils.data._utils import signal_handling
 
 from loaders.clip_dataset import ClipDataset, ClipWindow, DataConfig, Draw, clip_labels
 from loaders.collate import Collate, TrainingBatches, TrainingSampler
-from utils.bad_clips import BadClips
 from utils.config import opt
-from utils.distributed import deal_out, local_processes
 from utils.errors import FrameworkError
+from utils.run.bad_clips import BadClips
+from utils.run.distributed import deal_out, local_processes
 from utils.types import Clip, ClipBatch
 
 TYPICAL_WINDOW_BYTES = 60 * 224 * 224 * 3 * 1.1  # picture, and a tenth for the rest
@@ -166,8 +166,8 @@ class _Collate(Collate):
 
 
 class EvaluationBatches(Sampler):
-    """This process's batches of evaluation keys (see utils.distributed.deal_out), without the clips that an
-    earlier epoch has set aside.
+    """This process's batches of evaluation keys (see utils.run.distributed.deal_out), without the clips
+    that an earlier epoch has set aside.
     """
 
     def __init__(
@@ -388,7 +388,7 @@ def evaluation_loader(
     bad_clips: BadClips | None = None,
 ) -> ClipLoader:
     """Every evaluation window of every clip once, in listing order; of several processes each gets every so
-    many-th batch (see utils.distributed.deal_out), which holds what it would hold in a single one.
+    many-th batch (see utils.run.distributed.deal_out), which holds what it would hold in a single one.
 
     `sound_from`: for each clip the index of the one whose sound it gets instead of its own, None = its own.
     `bad_clips` are set aside; None: the first one is an error.

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.metadata import as_id, inside, nfc, read_rows, require_file, require_folder, without_suffix
+from utils.clip.packed import packed_clips, walk
 from utils.errors import DatasetError
-from utils.pack import packed_clips, walk
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.clip_files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.packed import clip_names
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
 from utils.names import brief, is_plain
-from utils.pack import clip_names
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

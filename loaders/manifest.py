@@ -29,9 +29,9 @@ from loaders.metadata import (
     require_folder,
     without_suffix,
 )
-from utils.clip_files import LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.packed import walk
 from utils.errors import DatasetError
-from utils.pack import walk
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.clip_files import VIDEO_SUFFIXES
+from utils.clip.files import VIDEO_SUFFIXES
+from utils.clip.packed import clip_names, packed_clips
 from utils.errors import DatasetError
 from utils.names import brief, fits_file_system, is_plain, one_line, parse_json
-from utils.pack import clip_names, packed_clips
 
 ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list

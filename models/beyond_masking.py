@@ -28,7 +28,7 @@ from models.encoders.landmark import (
 from models.encoders.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.encoders.video import VIDEO_ENCODERS, MaskedVideoEncoder, VideoFrontEnd
 from models.mtia import Streams, TemporalAlignment, resample_steps
-from utils.clip_files import NUM_LANDMARKS, SAMPLE_RATE_HZ
+from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.config import opt
 from utils.errors import CheckpointError
 from utils.types import ClipBatch, DetectorOutput

@@ -36,10 +36,10 @@ from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
 from models.encoders.av_hubert import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
 from models.mrdf_weights import fields_of_released, take_av_hubert, translate_released
-from utils.clip_files import SAMPLE_RATE_HZ
+from utils.checkpoint.foreign import read_foreign_weights
+from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt
 from utils.errors import CheckpointError, UsageError
-from utils.foreign_checkpoint import read_foreign_weights
 from utils.types import ClipBatch, DetectorOutput
 
 VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models import MODELS
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint.files import load_checkpoint
+from utils.checkpoint.foreign import read_foreign_weights
 from utils.config import from_args
-from utils.decision import Decision
 from utils.errors import CheckpointError, UsageError
-from utils.foreign_checkpoint import read_foreign_weights
+from utils.evaluation.decision import Decision
 
 SMALL_TENSOR = 1 << 24  # numbers: tables that a model makes for itself are smaller
 SMALL_MODEL = 10_000  # calls of torch

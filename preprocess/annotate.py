@@ -11,10 +11,10 @@ import numpy as np
 
 from preprocess.crop_faces import iterate_schedule
 from preprocess.tracks import TrackClip, TrackedVideo
-from utils.clip_files import SAMPLE_RATE_HZ, open_landmarks
-from utils.media import VideoWriter, read_video_times
-from utils.picture import Picture
-from utils.sound import read_waveform
+from utils.clip.files import SAMPLE_RATE_HZ, open_landmarks
+from utils.media.picture import Picture
+from utils.media.sound import read_waveform
+from utils.media.video import VideoWriter, read_video_times
 
 # RGB; the words carry the meaning, too
 COLORS = {"real": (42, 157, 143), "fake": (214, 69, 65), "undecided": (233, 196, 106)}

@@ -21,11 +21,11 @@ import numpy as np
 from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
 from preprocess.face_track import CropConfig
 from preprocess.face_tracker import FaceTracker
-from utils.clip_files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
+from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import ClipError, NoFaceError, run_command
-from utils.media import VideoTimes, iterate_pictures, read_video_times
-from utils.picture import Picture
+from utils.media.picture import Picture
+from utils.media.video import VideoTimes, iterate_pictures, read_video_times
 
 # (full frames, frames per second, folder for temporary files) -> as many frames, changed
 PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]

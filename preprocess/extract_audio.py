@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
-from utils.clip_files import AUDIO_NAME, SAMPLE_RATE_HZ
+from utils.clip.files import AUDIO_NAME, SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, run_command
-from utils.media import VideoTimes, read_video_times
-from utils.sound import iterate_audio, read_waveform
+from utils.media.sound import iterate_audio, read_waveform
+from utils.media.video import VideoTimes, read_video_times
 
 # ((N,) float32 mono, samples per second) -> as many samples, changed
 WaveformChange = Callable[[np.ndarray, int], np.ndarray]

@@ -17,10 +17,10 @@ import numpy as np
 from preprocess.batch import FolderBatchConfig, find_folder_jobs, run_batch
 from preprocess.face_mesh import FaceMesh
 from preprocess.jobs import Job
-from utils.clip_files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
+from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import ClipError, NoFaceError, run_command
-from utils.media import iterate_frames, read_video_times
+from utils.media.video import iterate_frames, read_video_times
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocess.image_graph import ImageGraph, import_mediapipe
-from utils.picture import Picture
+from utils.media.picture import Picture
 
 DETECTOR_SIDE = 384  # what the detector is given: twice its own input, shrunk by area averaging
 # What mediapipe.solutions.face_detection.FaceDetection(model_selection=1) builds. It gives out faces from a

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from preprocess.image_graph import ImageGraph, import_mediapipe
-from utils.clip_files import NUM_LANDMARKS
+from utils.clip.files import NUM_LANDMARKS
 
 # where a face is, from an image that is mostly face
 _SEARCH_GRAPH = """

@@ -19,11 +19,11 @@ import numpy as np
 
 from preprocess.face_finder import Face
 from preprocess.face_mesh import FaceMesh
-from utils.clip_files import CROP_SIZE, NUM_LANDMARKS
+from utils.clip.files import CROP_SIZE, NUM_LANDMARKS
 from utils.config import opt
-from utils.media import VideoWriter
-from utils.picture import Picture
-from utils.planes import Planes, new_frame
+from utils.media.picture import Picture
+from utils.media.planes import Planes, new_frame
+from utils.media.video import VideoWriter
 
 FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 _POSE_LANDMARKS = np.array([FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK])
@@ -35,7 +35,7 @@ MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face
 # for, and 1.6 to 1.8 times the size (1.1 times that of a whole clip folder)
 ENCODER_PRESET = "ultrafast"
 MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
-BURST = 32  # frames written in a row: code and tables then stay in the caches (see utils/media.py)
+BURST = 32  # frames written in a row: code and tables then stay in the caches (see utils/media/video.py)
 KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from preprocess.face_finder import Face, FaceDetector
 from preprocess.face_track import CropConfig, FaceTrack, Pose, pose_of_detection
-from utils.picture import Picture
+from utils.media.picture import Picture
 
 # how often the frame is searched in tiles of a half and of a quarter while no face is in sight: at 25 frames
 # per second together about as much work as Face Mesh on every frame

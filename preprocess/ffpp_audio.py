@@ -40,13 +40,13 @@ from preprocess.jobs import PARTIAL_NAME, Job
 from preprocess.limits import LimitConfig
 from preprocess.sources import FFPP_SOUNDS
 from preprocess.workers import lock_partial, run_workers
-from utils.clip_files import SAMPLE_RATE_HZ
+from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.files import write_text
-from utils.media import read_picture_start_s
+from utils.media.sound import iterate_audio
+from utils.media.video import read_picture_start_s
 from utils.names import parse_json
-from utils.sound import iterate_audio
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.allowed_media import MediaLimits, limit_media
 from utils.config import opt
+from utils.media.allowed import MediaLimits, limit_media
 
 # CPU seconds: ten times what preprocess.prepare takes on one core of 2026, 0.007 a frame, 0.005 a megapixel
 START_S = 60.0  # imports, opening, and what is too short to be counted

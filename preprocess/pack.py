@@ -39,8 +39,7 @@ from preprocess.batch import PARTIAL_NAME, clip_folders, failures_csv
 from preprocess.jobs import Job
 from preprocess.limits import LimitConfig, begin_with, stop_clock
 from preprocess.workers import run_workers
-from utils.allowed_media import report_length
-from utils.clip_files import (
+from utils.clip.files import (
     CROP_SIZE,
     INFO_NAME,
     LANDMARKS_NAME,
@@ -50,12 +49,13 @@ from utils.clip_files import (
     open_landmarks,
     read_clip_info,
 )
+from utils.clip.frames import Crop, open_crop
+from utils.clip.packed import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA
 from utils.config import opt, parse_command
-from utils.crop_video import Crop, open_crop
 from utils.errors import ClipError, DatasetError, UsageError, run_command
 from utils.files import write_atomically
-from utils.luma import equalize_luma
-from utils.pack import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA
+from utils.media.allowed import report_length
+from utils.media.luma import equalize_luma
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def write_shard(shard: Shard, config: PackConfig, lost: dict[str, str] | None = 
     """Write one tar file and beside it, for a run that goes on, what the index needs to know of it; and while
     it works, at which clip it is.
 
-    Returns {"size": bytes, "clips": [...], "files": [...], "failures": [...]}, see utils/pack.py.
+    Returns {"size": bytes, "clips": [...], "files": [...], "failures": [...]}, see utils/clip/packed.py.
     """
     partial = config.output / PARTIAL_NAME
     record_path = partial / f"{shard.name}.json"

@@ -41,7 +41,7 @@ from preprocess.jobs import Job
 from preprocess.limits import begin_with, stop_clock
 from preprocess.ray_workers import ExecutorConfig
 from preprocess.stores import StoredJob
-from utils.clip_files import (
+from utils.clip.files import (
     AUDIO_NAME,
     INFO_NAME,
     LANDMARKS_NAME,
@@ -54,7 +54,7 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command, to_plain
 from utils.errors import ClipError, run_command
-from utils.media import read_video_times
+from utils.media.video import read_video_times
 
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 

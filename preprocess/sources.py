@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from preprocess.stores import LocalStore, Store
-from utils.clip_files import VIDEO_NAME, VIDEO_SUFFIXES
+from utils.clip.files import VIDEO_NAME, VIDEO_SUFFIXES
 from utils.errors import DatasetError
 
 ANY_VIDEO = tuple(f"**/*{ending}" for suffix in VIDEO_SUFFIXES for ending in (suffix, suffix.upper()))

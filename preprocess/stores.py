@@ -26,7 +26,7 @@ from preprocess.jobs import (
     require_within,
     write_atomically,
 )
-from utils.clip_files import INFO_NAME
+from utils.clip.files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
 
 

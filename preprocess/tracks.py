@@ -15,9 +15,9 @@ from preprocess.crop_faces import iterate_schedule, write_landmarks
 from preprocess.extract_audio import AudioConfig, extract_audio
 from preprocess.face_track import CropConfig
 from preprocess.face_tracker import FaceTracker
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
-from utils.media import read_video_times
-from utils.picture import Picture
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.media.picture import Picture
+from utils.media.video import read_video_times
 
 MAX_TRACKS = 8  # judged in one video: the largest faces
 MIN_TRACK_S = 0.2  # a face that is there for a shorter time is not judged

@@ -24,7 +24,7 @@ import numpy as np
 from preprocess.batch import FolderBatchConfig, clip_folders, failures_csv
 from preprocess.jobs import Job, write_atomically
 from preprocess.workers import run_workers
-from utils.clip_files import (
+from utils.clip.files import (
     AUDIO_NAMES,
     LANDMARKS_NAME,
     VIDEO_NAME,
@@ -35,8 +35,8 @@ from utils.clip_files import (
 )
 from utils.config import opt, parse_command
 from utils.errors import ClipError, UsageError, run_command
-from utils.media import iterate_pictures, read_video_times
-from utils.sound import open_sound
+from utils.media.sound import open_sound
+from utils.media.video import iterate_pictures, read_video_times
 
 log = logging.getLogger(__name__)
 

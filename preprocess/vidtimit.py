@@ -27,10 +27,10 @@ import numpy as np
 from preprocess.batch import Batch, WorkConfig, run_batch
 from preprocess.jobs import Job
 from preprocess.stores import LocalStore
-from utils.allowed_media import media_limits, report_length
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
-from utils.media import VideoWriter
+from utils.media.allowed import media_limits, report_length
+from utils.media.video import VideoWriter
 
 log = logging.getLogger(__name__)
 

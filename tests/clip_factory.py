@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from utils.clip_files import (
+from utils.clip.files import (
     AUDIO_NAME,
     LANDMARKS_NAME,
     LAYOUT_VERSION,
@@ -18,7 +18,7 @@ from utils.clip_files import (
     SAMPLE_RATE_HZ,
     VIDEO_NAME,
 )
-from utils.media import VideoWriter
+from utils.media.video import VideoWriter
 from utils.types import Clip, ClipBatch
 
 NUM_BITS = 8  # the upper half of frame i of a synthetic video shows i in binary, dark and bright columns

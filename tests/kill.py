@@ -32,7 +32,7 @@ from tests.clip_factory import write_fakeavceleb_tree
 from tests.commands import StartedCommand, start_command
 from tests.e2e.test_training import TINY
 from tests.moving_face import clicks, moving_face, write_video
-from utils.checkpoint import content_checksum, load_checkpoint
+from utils.checkpoint.files import content_checksum, load_checkpoint
 from utils.files import PARTIAL_SUFFIX
 
 CASES = {  # processes, flags; 6 steps an epoch, 3 in the second case

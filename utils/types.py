@@ -20,7 +20,7 @@ class Clip:
     """One prepared clip of a data set and all that its metadata says of it."""
 
     clip_id: str  # unique and stable: "<dataset>/<path of the clip below the data root>"
-    folder: Path  # the clip folder (see utils/clip_files.py)
+    folder: Path  # the clip folder (see utils/clip/files.py)
     label: int  # 1 if the picture or the sound is fake
     video_label: int | None  # None: the data set does not say
     audio_label: int | None

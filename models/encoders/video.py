@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.encoders.clip_by_clip import run_clip_by_clip
-from utils import luma
 from utils.errors import UsageError
+from utils.media import luma
 
 TORCHVISION_ENCODERS = ("r3d_18", "mc3_18", "r2plus1d_18")
 VIDEO_ENCODERS = ("conv3d", *TORCHVISION_ENCODERS)

@@ -23,12 +23,12 @@ from models.judging.page import write_video_page
 from models.judging.verdict import Verdict
 from preprocess.annotate import CONTAINERS, FaceLabels, annotate_video
 from preprocess.workers import call_limited
-from utils.clip_files import VIDEO_SUFFIXES
+from utils.clip.files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
-from utils.device import PRECISIONS
 from utils.errors import ClipError, UsageError
 from utils.files import write_atomically, write_text
-from utils.log import configure_logging, logging_redirect_tqdm
+from utils.run.device import PRECISIONS
+from utils.run.log import configure_logging, logging_redirect_tqdm
 
 log = logging.getLogger("test")
 

@@ -39,14 +39,14 @@ from preprocess.face_track import CropConfig
 from preprocess.limits import LimitConfig
 from preprocess.tracks import TrackClip, TrackedVideo, track_video
 from preprocess.workers import call_limited
-from utils.checkpoint import load_checkpoint
-from utils.clip_files import AUDIO_NAME
+from utils.checkpoint.files import load_checkpoint
+from utils.clip.files import AUDIO_NAME
 from utils.config import from_args, opt
-from utils.decision import Decision, HeadDecision
-from utils.device import resolve_device, resolve_precision
 from utils.errors import CheckpointError
-from utils.evaluation import autocast
-from utils.sound import read_waveform
+from utils.evaluation.decision import Decision, HeadDecision
+from utils.evaluation.scoring import autocast
+from utils.media.sound import read_waveform
+from utils.run.device import resolve_device, resolve_precision
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

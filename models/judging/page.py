@@ -13,10 +13,10 @@ from matplotlib import rc_context
 
 from models.judging.verdict import FaceVerdict, Verdict
 from preprocess.tracks import TrackClip, TrackedVideo
-from utils.clip_files import VIDEO_NAME
-from utils.crop_video import read_frames
-from utils.pages import FAKE_COLOR, INK, LINE, REAL_COLOR, SOFT, STYLE, save_plot, write_page
-from utils.sound import read_waveform
+from utils.clip.files import VIDEO_NAME
+from utils.clip.frames import read_frames
+from utils.media.sound import read_waveform
+from utils.report.pages import FAKE_COLOR, INK, LINE, REAL_COLOR, SOFT, STYLE, save_plot, write_page
 
 NUM_PICTURES = 4
 ENVELOPE_RATE_HZ = 8000

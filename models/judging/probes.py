@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from loaders.clip_dataset import ClipDataset, ClipWindow, WindowStart, window_frames
-from utils import face_regions
-from utils.clip_files import CROP_SIZE, open_landmarks
+from utils.clip import face_regions
+from utils.clip.files import CROP_SIZE, open_landmarks
 
 Score = Callable[[ClipWindow], float]  # the clip's logit of one window
 BLUR_SIGMA = 12.0  # pixels of the crop: eyes and lips dissolve

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.decision import FAKE, REAL, UNDECIDED
+from utils.evaluation.decision import FAKE, REAL, UNDECIDED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 from preprocess.demo.geometry import CHIN, FOREHEAD, NOSE_BASE, enlarge, read_at, smoothstep
 from preprocess.demo.identities import CANVAS, FACE_CENTRE, FACE_HEIGHT, Identity
 from preprocess.demo.mouth import MouthField, mouth_field, paint_interior
-from utils.face_regions import (
+from utils.clip.face_regions import (
     FACE_OVAL,
     LEFT_LOWER_LID,
     LEFT_UPPER_LID,

@@ -26,8 +26,7 @@ from preprocess.demo.geometry import (
     spline_map,
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field, paint_interior
-from utils.config import opt
-from utils.face_regions import (
+from utils.clip.face_regions import (
     FACE_OVAL,
     LEFT_LOWER_LID,
     LEFT_UPPER_LID,
@@ -35,6 +34,7 @@ from utils.face_regions import (
     RIGHT_LOWER_LID,
     RIGHT_UPPER_LID,
 )
+from utils.config import opt
 
 JAW = tuple(
     point for point in FACE_OVAL if point not in (10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109)

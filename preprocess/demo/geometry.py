@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from utils.face_regions import (
+from utils.clip.face_regions import (
     FACE_OVAL,
     LEFT_BROW,
     LEFT_EYE,

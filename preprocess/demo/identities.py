@@ -28,8 +28,8 @@ from preprocess.demo.geometry import (
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field
 from preprocess.image_graph import import_mediapipe, quiet_native_code
+from utils.clip.face_regions import FACE_OVAL, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 from utils.errors import UsageError
-from utils.face_regions import FACE_OVAL, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 
 CANVAS = 480  # pixels of the square on which a face is defined, before the head moves
 FACE_HEIGHT = 170.0  # forehead to chin on the canvas

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from preprocess.demo.geometry import CHIN, NOSE_BASE, read_at, smoothstep
-from utils.face_regions import FACE_OVAL, LOWER_INNER_LIP, UPPER_INNER_LIP
+from utils.clip.face_regions import FACE_OVAL, LOWER_INNER_LIP, UPPER_INNER_LIP
 
 JAW_SHARE = 0.82
 

@@ -24,8 +24,8 @@ from preprocess.workers import call_limited
 from utils.config import opt, parse_command
 from utils.errors import UsageError, run_command
 from utils.files import write_atomically
-from utils.media import VideoWriter, read_video_times
-from utils.sound import read_waveform
+from utils.media.sound import read_waveform
+from utils.media.video import VideoWriter, read_video_times
 
 LOOK_CRF = 12  # far below what an eye sees
 

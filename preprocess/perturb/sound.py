@@ -9,8 +9,8 @@ import numpy as np
 import soxr
 from scipy.signal import fftconvolve
 
-from utils.sound import RESAMPLER_QUALITY
-from utils.sound_codecs import through_codec
+from utils.media.sound import RESAMPLER_QUALITY
+from utils.media.sound_codecs import through_codec
 
 Change = Callable[[np.ndarray, int, float, np.random.Generator], np.ndarray]
 PITCH_FFT, PITCH_HOP = 2048, 512

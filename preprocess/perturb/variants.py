@@ -24,12 +24,12 @@ from preprocess.perturb.kinds import random_generator as random_of
 from preprocess.prepare import Change, ClipConfig, clip_settings, is_finished, prepare_clip
 from preprocess.sources import SOURCES, read_raw_dataset
 from preprocess.stores import LocalStore
-from utils.clip_files import INFO_NAME, LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
+from utils.clip.files import INFO_NAME, LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
 from utils.files import write_text
-from utils.media import VideoWriter, iterate_pictures
-from utils.picture import Picture, PictureConverter
+from utils.media.picture import Picture, PictureConverter
+from utils.media.video import VideoWriter, iterate_pictures
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def _changed_frames(
 
 def write_h264(path: Path, frames: Iterator[Picture], fps: Fraction, crf: int) -> int:
     """Encode full frames as they would be put on the net: x264's own preset and key frames, less what
-    utils/media.py leaves out so that the same frames give the same bytes. Returns T."""
+    utils/media/video.py leaves out so that the same frames give the same bytes. Returns T."""
     writer = None
     for frame in frames:
         if writer is None:

@@ -15,7 +15,7 @@ import librosa
 import numpy as np
 import torch
 
-from utils.clip_files import LANDMARKS_NAME, VIDEO_NAME, find_audio
+from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio
 
 NUM_FRAMES = 60
 NUM_COLUMNS = 600

@@ -1,4 +1,4 @@
-"""How fast clips are scored: utils.evaluation.evaluate on random batches, decoding left out."""
+"""How fast clips are scored: utils.evaluation.scoring.evaluate on random batches, decoding left out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import make_batch
-from utils.device import resolve_precision
-from utils.evaluation import evaluate
+from utils.evaluation.scoring import evaluate
+from utils.run.device import resolve_precision
 
 
 def measure(

@@ -22,7 +22,7 @@ from loaders.listing import ListingConfig
 from loaders.split_files import make_split, read_split, write_split
 from loaders.splits import SplitConfig
 from tests.clip_factory import ROWS
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 
 
 def write_tree(root: Path, num_clips: int) -> None:

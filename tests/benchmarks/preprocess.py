@@ -44,10 +44,10 @@ from preprocess.prepare import Change, ClipConfig, prepare_clip
 from preprocess.workers import huge_pages
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.moving_face import clicks, moving_face, write_video
-from utils.clip_files import VIDEO_NAME
+from utils.clip.files import VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import run_command
-from utils.media import iterate_frames
+from utils.media.video import iterate_frames
 
 SIZES = {"640x480": 150, "1280x720": 220, "1920x1080": 330, "1080x1920": 300}  # height of the face
 MAIN_SIZE = "1280x720"

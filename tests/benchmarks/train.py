@@ -30,8 +30,8 @@ from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
 from tests.benchmarks.loader import write_clip
 from tests.benchmarks.processes import peak_mb
 from tests.clip_factory import make_batch, make_clip
-from utils.evaluation import autocast
-from utils.training import StepReader, TrainingStep, WaitingTime, compile_model
+from utils.evaluation.scoring import autocast
+from utils.run.training import StepReader, TrainingStep, WaitingTime, compile_model
 from utils.types import ClipBatch
 
 FRAME_SIZE = 224

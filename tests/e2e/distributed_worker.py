@@ -22,11 +22,11 @@ from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
 from models.blocks.normalization import synchronize_batch_norm
 from tests.clip_factory import make_clip
-from utils.distributed import is_main, pad_to_longest, process_group, rank, world_size
 from utils.errors import run_command
-from utils.evaluation import evaluate
-from utils.seed import seed_everything
-from utils.training import StepReader, TrainingStep, parallel, shares_gradients
+from utils.evaluation.scoring import evaluate
+from utils.run.distributed import is_main, pad_to_longest, process_group, rank, world_size
+from utils.run.seed import seed_everything
+from utils.run.training import StepReader, TrainingStep, parallel, shares_gradients
 
 SIZES = {"feature_dim": 16, "video_channels": (4, 4, 8), "audio_channels": (8, 8, 8), "image_size": 16,
          "feedforward_dim": 32, "classifier_hidden_dim": 16, "dropout": 0.0}  # fmt: skip

@@ -20,11 +20,11 @@ from tests.clip_factory import write_fakeavceleb_tree
 from tests.commands import run_command
 from tests.trees.fakeavceleb import write_fakeavceleb
 from tests.trees.media import Media
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
-from utils.crop_video import read_frames
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.frames import read_frames
 from utils.errors import DatasetError
-from utils.media import VideoWriter, iterate_frames
-from utils.sound import iterate_audio
+from utils.media.sound import iterate_audio
+from utils.media.video import VideoWriter, iterate_frames
 
 NUM_PERSONS = 32
 FRACTIONS = ("--val_fraction", "0.25", "--test_fraction", "0.25")

@@ -15,9 +15,9 @@ from tests.clip_factory import make_clip, write_clip_folder
 from tests.commands import start_command
 from tests.e2e.test_training import TINY, ok, train
 from tests.kill import differences, kill_at
-from utils.bad_clips import BadClips
-from utils.clip_files import VIDEO_NAME
+from utils.clip.files import VIDEO_NAME
 from utils.errors import ClipError, DatasetError
+from utils.run.bad_clips import BadClips
 
 DATA = DataConfig(window_s=0.4, windows_per_clip=2)
 

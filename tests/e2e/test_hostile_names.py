@@ -20,12 +20,12 @@ from tests.clip_factory import make_clip, write_clip_folder
 from tests.commands import run_command
 from tests.e2e.test_video import write_checkpoint
 from tests.trees.media import Media
-from utils import matrix
-from utils.clip_files import AUDIO_NAME, VIDEO_NAME
-from utils.evaluation import ClipScores
-from utils.metrics import detection_metrics
-from utils.report_page import Evaluated, write_report
-from utils.results import against_the_reals, category_metrics, statistics_of
+from utils.clip.files import AUDIO_NAME, VIDEO_NAME
+from utils.evaluation.metrics import detection_metrics
+from utils.evaluation.results import against_the_reals, category_metrics, statistics_of
+from utils.evaluation.scoring import ClipScores
+from utils.report import matrix
+from utils.report.page import Evaluated, write_report
 
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 NUM_FRAMES = 10

@@ -16,9 +16,9 @@ import soundfile
 from preprocess.prepare import ClipConfig, prepare_clip
 from tests.kill import tree
 from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
-from utils.clip_files import read_clip_info
+from utils.clip.files import read_clip_info
 from utils.errors import ClipError
-from utils.media import iterate_frames, read_video_times
+from utils.media.video import iterate_frames, read_video_times
 
 ROOT = Path(__file__).resolve().parents[2]
 

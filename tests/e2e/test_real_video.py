@@ -16,10 +16,10 @@ from preprocess.prepare import ClipConfig, prepare_clip
 from tests.clip_factory import write_metadata
 from tests.commands import run_command
 from tests.conftest import SHARED
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
-from utils.crop_video import read_frames, read_video_header
-from utils.media import VideoWriter
-from utils.sound import read_waveform
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
+from utils.clip.frames import read_frames, read_video_header
+from utils.media.sound import read_waveform
+from utils.media.video import VideoWriter
 
 WINDOW_S = 1.6
 SMALL = (

@@ -16,8 +16,8 @@ from tests.commands import ONE_THREAD, ROOT, start_command
 from tests.e2e.test_distributed import TORCHRUN
 from tests.e2e.test_training import TINY, ok
 from tests.kill import differences
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.log import RunLog
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
+from utils.run.log import RunLog
 
 FLAGS = (*TINY, "--epochs", "2", "--save_every_steps", "2", "--precision", "fp32")  # 6 steps an epoch
 

@@ -12,7 +12,7 @@ from loaders.split_files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
 from tests.commands import run_command
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
 
 SIZES = {
     "image_size": [16],

@@ -19,11 +19,11 @@ from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
 from tests.commands import run_command
 from tests.trees.media import FPS, Media
-from utils.checkpoint import save_checkpoint
-from utils.decision import Decision, HeadDecision
+from utils.checkpoint.files import save_checkpoint
 from utils.errors import CheckpointError, ClipError
-from utils.media import VideoWriter
-from utils.sound import iterate_audio
+from utils.evaluation.decision import Decision, HeadDecision
+from utils.media.sound import iterate_audio
+from utils.media.video import VideoWriter
 
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "

@@ -44,7 +44,7 @@ from tests.fuzz.sandbox import Limits, run_alone, start, wait_for_any
 
 JOBS = 2
 PRELOADED = ("av", "cv2", "scipy.stats", "sklearn.metrics", "soundfile", "safetensors.torch", "loaders.audit",
-             "models", "models.restore", "preprocess.verify", "train", "utils.matrix")  # fmt: skip
+             "models", "models.restore", "preprocess.verify", "train", "utils.report.matrix")  # fmt: skip
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -43,9 +43,9 @@ def build(base: Path) -> None:
 
     import train
     from models import MODELS
-    from utils.checkpoint import load_checkpoint, save_checkpoint
-    from utils.decision import Decision, HeadDecision
-    from utils.export import write_export
+    from utils.checkpoint.export import write_export
+    from utils.checkpoint.files import load_checkpoint, save_checkpoint
+    from utils.evaluation.decision import Decision, HeadDecision
 
     base.mkdir(parents=True, exist_ok=True)
     config = train.parse_args(TINY)
@@ -378,7 +378,7 @@ def _rewrite(base: Path, folder: Path, change: Callable[[dict[str, Any]], None])
     """A checkpoint that was changed and signed by somebody who knows how; unsigned where that is refused."""
     import torch
 
-    from utils.checkpoint import save_checkpoint
+    from utils.checkpoint.files import save_checkpoint
 
     content = torch.load(base / "best.pt", weights_only=True)
     content.pop("checksum", None)
@@ -518,7 +518,7 @@ def preload() -> Any:
 
 def _restore(path: Path) -> None:
     from models import load_detector
-    from utils.checkpoint import load_checkpoint
+    from utils.checkpoint.files import load_checkpoint
 
     if "released" in load_checkpoint(path):
         preload().parse_args(["--checkpoint", str(path), "--data_root", "x", "--preset", "released"])

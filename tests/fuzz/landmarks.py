@@ -37,7 +37,7 @@ def build(base: Path) -> None:
     from preprocess.jobs import PARTIAL_NAME
     from preprocess.pack import PackConfig, copy_metadata, plan_shards, write_index, write_shard
     from tests.clip_factory import write_clip_folder
-    from utils.clip_files import (
+    from utils.clip.files import (
         AUDIO_NAME,
         LANDMARKS_NAME,
         LAYOUT_VERSION,
@@ -486,9 +486,9 @@ def exercise(folder: Path, output: Path) -> str:
     from loaders.listing import is_prepared
     from preprocess.verify import check_clip
     from tests.clip_factory import make_clip
-    from utils.clip_files import read_clip_info
+    from utils.clip.files import read_clip_info
+    from utils.clip.packed import walk
     from utils.errors import FrameworkError
-    from utils.pack import walk
 
     reasons: list[str] = []
 

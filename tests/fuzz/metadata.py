@@ -261,9 +261,9 @@ def _list(name: str, root: Path, output: Path) -> None:
 
 def _round_trip(clips: list, output: Path) -> None:
     """predictions.csv of the clips that were listed, read by test.py --compare."""
-    from utils.compare import read_predictions
-    from utils.evaluation import ClipScores
-    from utils.results import write_predictions
+    from utils.evaluation.results import write_predictions
+    from utils.evaluation.scoring import ClipScores
+    from utils.report.compare import read_predictions
 
     count = len(clips)
     scores = ClipScores(
@@ -318,24 +318,24 @@ def _read_folds(root: Path, output: Path) -> None:
 
 
 def _compare(root: Path, output: Path) -> None:
-    from utils.compare import as_table, compare_runs
+    from utils.report.compare import as_table, compare_runs
 
     as_table(compare_runs([root, root], (0.5, 0.5)))
 
 
 def _matrix(root: Path, output: Path) -> None:
-    from utils import matrix
+    from utils.report import matrix
 
     matrix.main(["--matrix", str(root), "--output_dir", str(output)])
 
 
 def _curves(root: Path, output: Path) -> None:
-    from utils.report_page import read_training_curves
+    from utils.report.page import read_training_curves
 
     read_training_curves(root / "metrics.csv")
 
 
 def _audit(root: Path, output: Path) -> None:
-    from utils.report_page import read_audit
+    from utils.report.page import read_audit
 
     read_audit([root], "kodf", "0")

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.fuzz import media
 from tests.fuzz.cases import BROKEN, PROCESSED, REFUSED, Case, Outcome
 from tests.fuzz.sandbox import run_alone
-from utils.clip_files import INFO_NAME, VIDEO_SUFFIXES
+from utils.clip.files import INFO_NAME, VIDEO_SUFFIXES
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = 25  # videos of one call

@@ -20,7 +20,7 @@ from preprocess.demo.speech import (
     revoice,
     speak,
 )
-from utils.media import VideoWriter
+from utils.media.video import VideoWriter
 
 SIZE = 160
 FPS = 25

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from preprocess.batch import BatchConfig, find_jobs
 from tests.trees.base import RawTree
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 
 
 def touch_clip(folder: Path, audio_name: str = AUDIO_NAME) -> Path:

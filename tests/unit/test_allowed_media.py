@@ -24,7 +24,8 @@ from tests.hostile_media import (
     write_small,
 )
 from tests.moving_face import clicks, moving_face, write_video
-from utils.allowed_media import (
+from utils.errors import ClipError
+from utils.media.allowed import (
     MAX_STREAMS,
     PICTURE_CODECS,
     SOUND_CODECS,
@@ -32,9 +33,8 @@ from utils.allowed_media import (
     limit_media,
     open_options,
 )
-from utils.errors import ClipError
-from utils.media import iterate_frames, open_container, read_video_times
-from utils.sound import iterate_audio
+from utils.media.sound import iterate_audio
+from utils.media.video import iterate_frames, open_container, read_video_times
 
 
 def ignore(num_frames: int, pixels: int, seconds: float) -> None:

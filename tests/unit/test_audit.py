@@ -31,10 +31,10 @@ from loaders.silence import block_levels_db, leading_digital_silence_s, leading_
 from loaders.splits import Split
 from tests.clip_factory import make_clip, write_clip_folder
 from tests.trees.media import Media
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import ClipError, DatasetError
-from utils.media import VideoWriter
-from utils.sound import iterate_audio
+from utils.media.sound import iterate_audio
+from utils.media.video import VideoWriter
 
 RATE = 48_000
 

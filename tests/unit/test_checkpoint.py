@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from models import MODELS
 from models.restore import restore_model
 from tests.commands import ROOT
-from utils.checkpoint import content_checksum, load_checkpoint, newest_checkpoint, save_checkpoint
+from utils.checkpoint.export import write_export
+from utils.checkpoint.files import content_checksum, load_checkpoint, newest_checkpoint, save_checkpoint
 from utils.config import to_plain
 from utils.errors import CheckpointError, UsageError
-from utils.export import write_export
 from utils.files import WriteError, locked_folder, older_version, write_atomically, write_text
 
 STATE = {
@@ -217,7 +217,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(checkpoint)
     source = """
 import resource, sys, torch
 from pathlib import Path
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint.files import save_checkpoint
 from utils.errors import run_command
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 state = {"model": {"weight": torch.zeros(1_000_000)}, "config": {}, "split_checksums": {}}

@@ -18,8 +18,8 @@ from loaders.clip_dataset import (
 from loaders.collate import Collate, TrainingSampler
 from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
-from utils import crop_video
-from utils.clip_files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
+from utils.clip import frames as crop_video
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.errors import ClipError
 
 

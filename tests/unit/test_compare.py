@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from utils.compare import as_table, compare_runs, main, read_predictions
 from utils.errors import DatasetError, UsageError
-from utils.statistics import delong_test, holm
+from utils.evaluation.significance import delong_test, holm
+from utils.report.compare import as_table, compare_runs, main, read_predictions
 
 HEADER = ("clip_id", "identity", "category", "method", "label", "logit", "prob")
 

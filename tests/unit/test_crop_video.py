@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from utils.crop_video import open_crop, read_frames, read_video_header
+from utils.clip.frames import open_crop, read_frames, read_video_header
 from utils.errors import ClipError
 
 NUM_FRAMES = 100

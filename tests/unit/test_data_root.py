@@ -16,8 +16,8 @@ from loaders.listing import ListingConfig
 from loaders.metadata import inside
 from preprocess.batch import BatchConfig, find_jobs
 from tests.clip_factory import write_clip_folder
+from utils.clip.packed import SCHEMA, Pack
 from utils.errors import DatasetError
-from utils.pack import SCHEMA, Pack
 
 OUTSIDE = (
     "../outside/clip",

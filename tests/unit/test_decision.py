@@ -7,8 +7,9 @@ import torch
 from scipy.special import expit, log_expit
 
 from tests.clip_factory import make_clip
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.decision import (
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
+from utils.errors import CheckpointError, DatasetError
+from utils.evaluation.decision import (
     Decision,
     decision_of_scores,
     decision_results,
@@ -17,9 +18,8 @@ from utils.decision import (
     fit_temperature,
     threshold_above,
 )
-from utils.errors import CheckpointError, DatasetError
-from utils.evaluation import ClipScores
-from utils.metrics import expected_calibration_error
+from utils.evaluation.metrics import expected_calibration_error
+from utils.evaluation.scoring import ClipScores
 
 
 def overconfident_clips(temperature, num_clips=20000, seed=0):

@@ -20,10 +20,10 @@ from preprocess.demo.geometry import CHIN, NOSE_BASE, face_height, lip_opening, 
 from preprocess.demo.identities import make_identity
 from preprocess.demo.layouts import plan_clips
 from preprocess.demo.plan import FPS, DemoConfig, draw_scene
+from utils.clip.face_regions import FACE_OVAL
 from utils.errors import DatasetError
-from utils.face_regions import FACE_OVAL
-from utils.media import iterate_frames
-from utils.sound import iterate_audio
+from utils.media.sound import iterate_audio
+from utils.media.video import iterate_frames
 
 DURATION_S = 1.6
 

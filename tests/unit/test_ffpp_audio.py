@@ -83,7 +83,7 @@ def test_the_sound_of_a_downloaded_video_counts_from_its_first_frame(tmp_path):
     write_sequence(tmp_path, "000", fps=25.0, frames=range(5, 15))
     source = media.video(tmp_path / f"downloaded_videos/{VIDEO}.mp4", 0)
     assert make(tmp_path) == 0
-    from utils.sound import iterate_audio
+    from utils.media.sound import iterate_audio
 
     track = np.concatenate([samples for _, samples in iterate_audio(source, RATE)])
     first_s = next(iterate_audio(source, RATE))[0]

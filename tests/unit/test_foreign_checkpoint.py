@@ -6,8 +6,8 @@ import types
 import pytest
 import torch
 
+from utils.checkpoint.foreign import read_foreign_weights
 from utils.errors import CheckpointError
-from utils.foreign_checkpoint import read_foreign_weights
 
 STATE = {"weight": torch.arange(3.0)}
 

@@ -24,22 +24,22 @@ from tests.fuzz import checkpoints, media
 from tests.fuzz import landmarks as prepared
 from tests.fuzz.cases import REFUSED
 from tests.trees.prepared import touch_clip
-from utils.clip_files import open_landmarks, read_clip_info
-from utils.compare import read_predictions
+from utils.clip.files import open_landmarks, read_clip_info
+from utils.clip.frames import read_frames
 from utils.config import opt
-from utils.crop_video import read_frames
-from utils.decision import Decision, HeadDecision
 from utils.errors import CheckpointError, ClipError, DatasetError, FrameworkError, UsageError, run_command
-from utils.evaluation import ClipScores
-from utils.matrix import find_results, read_results
-from utils.media import iterate_pictures, read_video_times
+from utils.evaluation.decision import Decision, HeadDecision
+from utils.evaluation.results import write_predictions
+from utils.evaluation.scoring import ClipScores
+from utils.media.sound import read_waveform
+from utils.media.video import iterate_pictures, read_video_times
 from utils.names import one_line, readable
-from utils.pages import TEMPLATES, write_page
-from utils.report import Bar, plot_bars, plot_roc
-from utils.report_page import read_audit, read_training_curves
-from utils.results import write_predictions
-from utils.run_config import read_run_config, require_same
-from utils.sound import read_waveform
+from utils.report.compare import read_predictions
+from utils.report.matrix import find_results, read_results
+from utils.report.page import read_audit, read_training_curves
+from utils.report.pages import TEMPLATES, write_page
+from utils.report.plots import Bar, plot_bars, plot_roc
+from utils.run.config_file import read_run_config, require_same
 
 SVG = "{http://www.w3.org/2000/svg}"
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -15,9 +15,9 @@ from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.encoders.video import MaskedVideoEncoder
 from tests.clip_factory import make_batch
 from tests.unit.test_beyond_masking import build, pad_time
-from utils.device import require_compiler
 from utils.errors import UsageError
-from utils.training import StepReader, compile_model
+from utils.run.device import require_compiler
+from utils.run.training import StepReader, compile_model
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

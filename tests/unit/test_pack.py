@@ -29,10 +29,10 @@ from tests.hostile_media import write_growing
 from tests.trees import TREES
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty
-from utils.clip_files import LANDMARKS_NAME, VIDEO_NAME, find_audio
+from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio
+from utils.clip.packed import Pack
 from utils.config import Parser, from_args
 from utils.errors import ClipError, DatasetError, UsageError
-from utils.pack import Pack
 
 NUM_CLIPS = 24
 

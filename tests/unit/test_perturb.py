@@ -28,10 +28,10 @@ from preprocess.perturb.sound import SOUND_CHANGES
 from preprocess.perturb.variants import RobustnessConfig, change_of, write_h264
 from tests.moving_face import moving_face
 from utils.errors import UsageError
-from utils.media import VideoWriter, iterate_frames, read_video_times
-from utils.picture import PictureConverter
-from utils.sound import iterate_audio
-from utils.sound_codecs import write_sound
+from utils.media.picture import PictureConverter
+from utils.media.sound import iterate_audio
+from utils.media.sound_codecs import write_sound
+from utils.media.video import VideoWriter, iterate_frames, read_video_times
 
 RATE_HZ = 48_000
 
@@ -302,7 +302,7 @@ def test_reencoding_keeps_size_and_colour(tmp_path, size):
 
 
 def test_a_picture_from_pixels_gives_them_back():
-    from utils.picture import Picture
+    from utils.media.picture import Picture
 
     image = np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8)
     picture = Picture.from_rgb(image, PictureConverter())

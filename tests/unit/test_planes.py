@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.moving_face import moving_face, turn_by_metadata, write_video
-from utils.media import iterate_pictures
-from utils.picture import Picture, PictureConverter
-from utils.planes import Planes, new_frame
+from utils.media.picture import Picture, PictureConverter
+from utils.media.planes import Planes, new_frame
+from utils.media.video import iterate_pictures
 
 CONVERTER = PictureConverter()
 

@@ -14,8 +14,8 @@ from preprocess.face_track import CropConfig, pose_of
 from preprocess.face_tracker import FaceTracker
 from preprocess.image_graph import import_mediapipe
 from tests.moving_face import moving_face, portrait
-from utils.crop_video import read_frames
-from utils.picture import Picture, PictureConverter
+from utils.clip.frames import read_frames
+from utils.media.picture import Picture, PictureConverter
 
 
 def stored(image: np.ndarray) -> Picture:

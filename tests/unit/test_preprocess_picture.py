@@ -10,7 +10,7 @@ import pytest
 from preprocess.crop_faces import frame_schedule, iterate_schedule
 from tests.moving_face import moving_face, turn_by_metadata, write_video
 from utils.errors import ClipError
-from utils.media import VideoTimes, iterate_frames, iterate_pictures, read_video_times
+from utils.media.video import VideoTimes, iterate_frames, iterate_pictures, read_video_times
 
 
 def numbered_frames(count: int, size: tuple[int, int] = (96, 64)):

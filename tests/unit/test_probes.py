@@ -8,7 +8,7 @@ from loaders.clip_dataset import DataConfig
 from loaders.data_loader import WorkerConfig, evaluation_loader
 from loaders.probes import PROBES, probe_batches, sound_partners
 from tests.clip_factory import make_batch, make_clip, write_clip_folder
-from utils.clip_files import AUDIO_NAME, SAMPLE_RATE_HZ
+from utils.clip.files import AUDIO_NAME, SAMPLE_RATE_HZ
 
 WORKERS = WorkerConfig(batch_size=4, num_workers=0)
 DATA = DataConfig(window_s=0.6, windows_per_clip=2)

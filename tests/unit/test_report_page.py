@@ -8,9 +8,9 @@ import pytest
 from loaders.clip_dataset import ClipDataset, DataConfig
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.errors import DatasetError, UsageError
-from utils.matrix import build_matrix, describe_run, find_results, read_results
-from utils.report import Bar, plot_bars, plot_roc
-from utils.report_page import read_training_curves
+from utils.report.matrix import build_matrix, describe_run, find_results, read_results
+from utils.report.page import read_training_curves
+from utils.report.plots import Bar, plot_bars, plot_roc
 
 SVG = "{http://www.w3.org/2000/svg}"
 CONFIG = {

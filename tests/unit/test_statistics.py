@@ -8,7 +8,8 @@ from scipy.stats import kstest, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
-from utils.bootstrap import (
+from utils.errors import DatasetError
+from utils.evaluation.bootstrap import (
     NoStatisticError,
     PersonResamples,
     bootstrap_metrics,
@@ -17,9 +18,8 @@ from utils.bootstrap import (
     metric_intervals,
     weighted_metrics,
 )
-from utils.errors import DatasetError
-from utils.metrics import equal_error_rate, expected_calibration_error
-from utils.statistics import delong_test, holm, mcnemar_test, over_runs, placements
+from utils.evaluation.metrics import equal_error_rate, expected_calibration_error
+from utils.evaluation.significance import delong_test, holm, mcnemar_test, over_runs, placements
 
 
 def counted_auc(labels, scores, weights):

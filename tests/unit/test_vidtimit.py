@@ -11,7 +11,7 @@ import soundfile
 from preprocess.sources import read_raw_dataset
 from preprocess.vidtimit import VidTimitConfig, find_sentences, frame_files, main, sentence_job
 from utils.errors import ClipError, DatasetError
-from utils.media import iterate_frames, read_video_times
+from utils.media.video import iterate_frames, read_video_times
 
 NUM_FRAMES = 12
 

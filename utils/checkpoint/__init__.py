@@ -1,0 +1,1 @@
+"""Checkpoints: written, read, exported, and read where others made them."""

@@ -1,0 +1,72 @@
+"""A trained model for others: weights and configuration in one .safetensors file, and a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from utils.errors import CheckpointError
+from utils.files import write_atomically, write_text
+
+TEMPLATES = Path(__file__).parent
+# what is exported beside the weights; the command line and the state of the training are not
+ABOUT = ("format", "config", "split_checksums", "environment", "epoch", "val", "decision")
+
+
+def write_export(content: dict[str, Any], source: Path, target: Path) -> Path:
+    """Write `target` (.safetensors) and the model card beside it, whose path is returned.
+
+    `content` is what load_checkpoint read from `source`. Raises CheckpointError if it is a bare state_dict,
+    of which nothing is known.
+    """
+    if target.suffix != ".safetensors":
+        raise CheckpointError(f"{target}: its name must end with .safetensors")
+    if "model" not in content:
+        raise CheckpointError(f"{source}: a bare state_dict says nothing of itself; export a run's best.pt")
+    config = {name: dict(section) for name, section in content["config"].items()}
+    for name in ("run_dir", "data_root"):  # where things lay on one machine is nobody else's business
+        config["train"].pop(name, None)
+    about = {name: content[name] for name in ABOUT if name in content} | {"config": config}
+    weights = {name: value.contiguous().clone() for name, value in content["model"].items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"about": json.dumps(about)}
+    write_atomically(target, lambda partial: save_file(weights, partial, metadata))
+    card = target.with_suffix(".md")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # Markdown
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("model_card.md").render(
+        about=about,
+        file=target.name,
+        size_mb=target.stat().st_size / 2**20,
+        num_parameters=sum(value.numel() for value in weights.values() if value.is_floating_point()),
+    )
+    write_text(card, text)
+    return card
+
+
+def read_export(path: Path) -> dict[str, Any]:
+    """What write_export wrote, as load_checkpoint returns it; the tensors alone if the file is another's.
+
+    Raises CheckpointError if it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            about = (file.metadata() or {}).get("about")
+        if about is None:
+            return weights
+        content = json.loads(about)
+        return content | {"model": weights}
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged, or no .safetensors file ({error})") from error

@@ -1,0 +1,175 @@
+"""What lies in a clip folder, in which units: `preprocess/` writes it, `loaders/` reads it.
+
+cropped_video.mp4   H.264, 224x224, constant frame rate, no sound
+cropped_video.wav   mono PCM16 (readers also accept `audio.wav`, other rates and channel counts)
+landmarks.npy       (T, 478, 2) float32, x and y in the crop, 0..1; NaN where no face was found
+clip.json           ClipInfo; absent in folders that other tools prepared
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import typing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from utils.clip.packed import RATE, find_member, open_array
+from utils.errors import ClipError
+from utils.names import brief, parse_json
+
+VIDEO_NAME = "cropped_video.mp4"
+AUDIO_NAME = "cropped_video.wav"
+AUDIO_NAMES = (AUDIO_NAME, "audio.wav")
+LANDMARKS_NAME = "landmarks.npy"
+INFO_NAME = "clip.json"
+# of raw videos: their clip folders carry the name without it
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+NUM_LANDMARKS = 478
+CROP_SIZE = 224
+SAMPLE_RATE_HZ = 48_000
+LAYOUT_VERSION = 3
+LARGEST = 2**53  # of the numbers in clip.json: no size, time or place is beyond it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipInfo:
+    """clip.json: where a clip comes from and what preprocessing saw in it. Holds no time stamps: same input,
+    same bytes.
+    """
+
+    layout_version: int
+    source: str  # path of the raw video, relative to the raw root
+    source_sha256: str
+    source_bytes: int
+    source_codecs: str  # of its picture and its sound, e.g. "h264/aac"; "h264/" has no sound track
+    sound_sha256: str  # of the file of its own that held the sound; "": it was in the video
+    source_width: int  # as displayed, after rotation
+    source_height: int
+    source_fps: str  # fraction, e.g. "30000/1001": the average rate of the source
+    variable_frame_rate: bool  # the source's was, and the crop was resampled to a constant one
+    fps: str  # fraction: the crop's exact constant rate
+    num_frames: int
+    face_boxes: list[
+        list[float]
+    ]  # per frame x, y, side in pixels of the displayed source frame; [] before the track starts
+    frames_without_face: list[int]
+    num_face_tracks: int  # all continuous faces seen; the largest was taken
+    sample_rate_hz: int
+    audio_start_s: float  # where the sound begins, relative to the picture; the gap is silence
+    audio_padded_s: float  # silence added at the end to make sound and picture equally long
+    silent: bool  # the source has no sound track (kept by --allow_silent): the wav is all zeros
+    settings: dict[str, Any]  # the flags that shape the files
+    tools: dict[str, str]  # versions of the packages that made them
+    files: dict[str, str]  # name -> sha256 of the other files of the folder
+
+    @property
+    def fps_fraction(self) -> Fraction:
+        return Fraction(self.fps)
+
+
+_TYPES = typing.get_type_hints(ClipInfo)
+
+
+def check_info_values(values: object) -> dict[str, Any]:
+    """`values` if they are those of a clip.json, of whatever layout, as far as ClipInfo knows their names.
+
+    Raises ValueError that names the first value which is not of its field's type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__} instead of an object")
+    for name, value in values.items():
+        if not _fits(value, _TYPES.get(name, Any)):
+            raise ValueError(f"{name} is {brief(value)}")
+    for name in ("fps", "source_fps"):
+        if name in values and RATE.fullmatch(values[name]) is None:
+            raise ValueError(f"{name} is {brief(values[name])}, no fraction above 0")
+    if values.get("num_frames", 1) < 1:
+        raise ValueError(f"num_frames is {values['num_frames']}")
+    if any(len(box) not in (0, 3) for box in values.get("face_boxes", ())):
+        raise ValueError("face_boxes are not all x, y and side")
+    for name in values.get("files", ()):
+        if name != PurePath(name).name:
+            raise ValueError(f"it lists {brief(name)}, which is no file of its folder")
+    return values
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value out of JSON is of a field's type; a number is finite, and smaller than LARGEST."""
+    if hint is Any:
+        return True
+    if hint is float or hint is int:
+        kinds = (int, float) if hint is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    outer, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if not isinstance(value, outer):
+        return False
+    members = value.values() if outer is dict else value if outer is list else ()
+    return all(_fits(member, inner[-1]) for member in members)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, packed or not, read in pieces."""
+    digest = hashlib.sha256()
+    member = find_member(path)
+    with member.open() if member else path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_clip_info(folder: Path, info: ClipInfo) -> None:
+    """Write clip.json into a folder that is not yet under its final name."""
+    # one line per field: the boxes of a long clip would otherwise be most of its lines
+    fields = sorted(vars(info).items())
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value, sort_keys=True)}" for name, value in fields)
+    (folder / INFO_NAME).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+def read_clip_info(folder: Path) -> ClipInfo | None:
+    """clip.json of a folder, None if it has none. Raises ClipError if it cannot be understood."""
+    path = folder / INFO_NAME
+    if not path.is_file():
+        return None
+    try:
+        return ClipInfo(**check_info_values(parse_json(path.read_bytes())))
+    except (ValueError, TypeError) as error:
+        raise ClipError(
+            path, f"not a clip.json of layout {LAYOUT_VERSION} ({error}); prepare the clip again"
+        ) from error
+
+
+def find_audio(folder: Path) -> Path:
+    """The sound file of a clip folder. Raises ClipError if there is none."""
+    for name in AUDIO_NAMES:
+        if (folder / name).is_file() or find_member(folder / name):
+            return folder / name
+    raise ClipError(folder, f"no {' or '.join(AUDIO_NAMES)}; prepare the clip again")
+
+
+def open_landmarks(folder: Path) -> np.ndarray:
+    """Memory-mapped landmarks (T, 478, 2) of a clip folder; files with (T, 956) are read as the same thing.
+
+    Raises ClipError if the file is missing, unreadable, or of another shape or type.
+    """
+    path = folder / LANDMARKS_NAME
+    member = find_member(path)
+    if member is None and not path.is_file():
+        raise ClipError(path, "missing; run preprocess.extract_landmarks")
+    try:
+        landmarks = member.array() if member else open_array(path)
+    except (ValueError, OSError, EOFError) as error:
+        raise ClipError(
+            path, f"not a readable .npy file ({error}); run preprocess.extract_landmarks"
+        ) from error
+    if landmarks.ndim == 2 and landmarks.shape[1] == 2 * NUM_LANDMARKS:
+        landmarks = landmarks.reshape(-1, NUM_LANDMARKS, 2)
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_LANDMARKS, 2) or landmarks.shape[0] == 0:
+        raise ClipError(path, f"shape {landmarks.shape}, expected (T, {NUM_LANDMARKS}, 2) with T > 0")
+    if landmarks.dtype.kind != "f":
+        raise ClipError(path, f"type {landmarks.dtype}, expected float32")
+    return landmarks

@@ -1,0 +1,222 @@
+"""Frames of prepared crops, by number: only what a window shows is decoded.
+
+A crop is usually `cropped_video.mp4` of our own making (constant rate, no B-frames), but may be another
+tool's: whatever the codec, B-frames and variable rate included, frame i is the i-th frame that a player
+shows. PyAV reads it, or, on machines without PyAV, OpenCV. A pack may hold the decoded frames instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from utils.clip.packed import FRAMES_NAME, Member, Pack, find_clip
+from utils.errors import ClipError
+from utils.media.allowed import find_demuxer, require_codec
+from utils.media.video import local_file, open_container, read_head
+
+SEEK_BACK_FRAMES = 48  # how much earlier to begin where the key frame before a window is of no use
+
+
+class Crop(Protocol):
+    """An open crop."""
+
+    fps: Fraction
+    num_frames: int  # 0 where the header does not say
+    is_equalized: bool  # the luma of its frames is histogram-equalised already
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """(n, H, W, 3) uint8 RGB of `indices` (n,), which must not fall. Raises ClipError if a frame is
+        missing."""
+
+
+@contextlib.contextmanager
+def open_crop(path: Path) -> Iterator[Crop]:
+    """Open a crop. Raises ClipError if it is missing, damaged, or no video."""
+    packed = find_clip(path.parent)
+    if packed is not None and (frames := packed[0].members(packed[1]).get(FRAMES_NAME)):
+        yield _PackedCrop(frames, *packed)
+        return
+    if importlib.util.find_spec("av") is None:
+        yield _Cv2Crop(path)
+        return
+    with open_container(path, "video") as (container, stream):
+        if stream is None or not stream.average_rate or stream.codec_context is None:
+            raise ClipError(path, "has no video stream of a known codec and with a frame rate")
+        require_codec(path, stream)
+        yield _AvCrop(path, container, stream)
+
+
+def read_frames(path: Path, indices: np.ndarray) -> np.ndarray:
+    """Frames of a prepared crop: (n, H, W, 3) uint8 RGB. `indices` (n,) must not fall."""
+    with open_crop(path) as crop:
+        return crop.read(indices)
+
+
+def read_video_header(path: Path) -> tuple[Fraction, int]:
+    """(frames per second, number of frames) of a prepared crop; 0 frames where its header does not say."""
+    with open_crop(path) as crop:
+        return crop.fps, crop.num_frames
+
+
+class _PackedCrop:
+    """Decoded frames in a shard of a pack."""
+
+    def __init__(self, member: Member, pack: Pack, folder: str) -> None:
+        self._member = member
+        fps, self.num_frames = pack.clip_header(folder)
+        self.fps, self.is_equalized = Fraction(fps), pack.about.get("frames") == "equalized"
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        if indices[-1] >= self.num_frames:
+            raise ClipError(self._member.path, f"has no frame {indices[-1]}; pack the clips again")
+        frames, first, last = self._member.array(), int(indices[0]), int(indices[-1])
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) <= last:
+            raise ClipError(
+                self._member.path, f"holds {frames.dtype} {frames.shape}, no frames; pack the clips again"
+            )
+        if last - first + 1 == len(indices) and (np.diff(indices) == 1).all():
+            return frames[first : last + 1].copy()  # one piece, as most windows are
+        return frames[indices]
+
+
+class _AvCrop:
+    is_equalized = False
+
+    def __init__(self, path: Path, container: Any, stream: Any) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._path, self._container, self._stream = path, container, stream
+        self.fps, self.num_frames = Fraction(stream.average_rate), stream.frames
+        stream.codec_context.thread_count = 1
+        self._stamps: np.ndarray | None = None
+        self._reformatter = VideoReformatter()  # one scaler: setting one up per frame costs half the decoding
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        wanted = np.unique(indices)
+        images = None
+        if self._stamps is None:
+            self._stamps = self._stamps_of_index()
+        # AVI stores no presentation times: with B-frames they are guesses, other ones after every seek
+        if "avi" not in self._container.format.name or not self._stream.codec_context.has_b_frames:
+            images = self._read_at(self._stamps, wanted)
+            if images is None:
+                self._stamps = self._stamps_of_packets()
+                images = self._read_at(self._stamps, wanted)
+        if images is None:
+            images = self._read_in_order(wanted)
+        if missing := [index for index in wanted.tolist() if index not in images]:
+            raise ClipError(self._path, f"has no frame {missing[0]}: cut off; prepare the clip again")
+        return np.stack([images[index] for index in indices.tolist()])
+
+    def _rgb(self, frame: Any) -> np.ndarray:
+        return self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+
+    def _read_at(self, stamps: np.ndarray | None, wanted: np.ndarray) -> dict[int, np.ndarray] | None:
+        """Number -> image of the frames `wanted`, as far as the file has them, by the presentation times of
+        all frames; None if these are not the times that the decoder gives.
+        """
+        if stamps is None or wanted[-1] >= len(stamps):
+            return None
+        first, back = int(wanted[0]), 0
+        while True:
+            start = max(0, first - back)
+            # the first frame may be decoded before the time at which it is shown
+            target = int(stamps[start]) if start else min(0, int(stamps[0]))
+            self._container.seek(target, stream=self._stream, backward=True)
+            images: dict[int, np.ndarray] = {}
+            has_key = False
+            for frame in self._container.decode(self._stream):
+                if frame.pts is None:
+                    return None
+                if not has_key:
+                    if not frame.key_frame:
+                        continue  # it refers to frames from before the place that was sought
+                    if frame.pts > stamps[first] and start:
+                        break
+                    has_key = True
+                index = int(np.searchsorted(stamps, frame.pts))
+                if index == len(stamps) or stamps[index] != frame.pts:
+                    return None
+                if index in wanted:
+                    images[index] = self._rgb(frame)
+                if len(images) == len(wanted):
+                    return images
+            else:
+                return images
+            back = 2 * back + SEEK_BACK_FRAMES
+
+    def _stamps_of_index(self) -> np.ndarray | None:
+        """(T,) presentation times of all frames, from the container's index, in ticks; None where it does not
+        give them away.
+
+        An index holds decoding times. Without B-frames these are the presentation times; with them, both
+        run at one rate if the former do.
+        """
+        entries = self._stream.index_entries
+        if not self.num_frames or len(entries) != self.num_frames:
+            return None
+        ticks = np.fromiter((entry.timestamp for entry in entries), np.int64, len(entries))
+        steps = np.diff(ticks)
+        if (steps <= 0).any() or any(entry.is_discard for entry in entries):
+            return None
+        if self._stream.codec_context.has_b_frames and len(steps) and steps.min() != steps.max():
+            return None
+        return ticks - ticks[0] + (self._stream.start_time or 0)
+
+    def _stamps_of_packets(self) -> np.ndarray | None:
+        """The same from reading every packet, without decoding; None if one has no time."""
+        self._container.seek(0, stream=self._stream, backward=True, any_frame=False)
+        stamps = []
+        for packet in self._container.demux(self._stream):
+            if packet.size and not packet.is_discard:
+                if packet.pts is None:
+                    return None
+                stamps.append(packet.pts)
+        return np.unique(np.asarray(stamps, np.int64))
+
+    def _read_in_order(self, wanted: np.ndarray) -> dict[int, np.ndarray]:
+        """The slow way, for files without usable times: decode from the start and count."""
+        self._container.seek(0, stream=self._stream, backward=True)
+        frames = enumerate(self._container.decode(self._stream))
+        frames = itertools.islice(frames, int(wanted[-1]) + 1)
+        return {index: self._rgb(frame) for index, frame in frames if index in wanted}
+
+
+class _Cv2Crop:
+    is_equalized = False
+
+    def __init__(self, path: Path) -> None:
+        import cv2
+
+        self._path, self._cv2 = path, cv2
+        find_demuxer(path, read_head(path))  # no playlists; and nothing but FFmpeg guesses by the name
+        capture = cv2.VideoCapture(local_file(path), cv2.CAP_FFMPEG)
+        fps, num_frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        if not fps > 0:
+            raise ClipError(path, "is not a readable video")
+        self.fps, self.num_frames = Fraction(fps).limit_denominator(1001), max(num_frames, 0)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """OpenCV cannot seek exactly: every frame before the last one wanted is read."""
+        cv2 = self._cv2
+        capture = cv2.VideoCapture(local_file(self._path), cv2.CAP_FFMPEG)
+        images: dict[int, np.ndarray] = {}
+        try:
+            wanted = set(indices.tolist())
+            for index in range(int(indices[-1]) + 1):
+                if not capture.grab():
+                    raise ClipError(self._path, f"has no frame {index}: cut off; prepare the clip again")
+                if index in wanted:
+                    images[index] = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+        finally:
+            capture.release()
+        return np.stack([images[index] for index in indices.tolist()])

@@ -1,0 +1,323 @@
+"""Packed data sets, read: clip folders whose files lie in a few tar shards instead of in millions of files.
+
+preprocess/pack.py writes them. A pack is a folder with the data set's metadata and the folders above its clip
+folders, as in the prepared tree, and `pack.sqlite`, which says where every clip's files lie in which shard.
+Shards are WebDataset tar files (key = clip folder): `.mp4`, or `.frames.npy` (T, H, W, 3) uint8 decoded, and
+`.wav`, `.landmarks.npy`, `.json`. They may lie elsewhere, at any address that fsspec opens.
+
+Readers ask by the path that the file would have in the prepared tree; whether it is packed is found out here.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import math
+import mmap
+import os
+import re
+import sqlite3
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from utils.errors import ClipError, DatasetError
+from utils.names import brief, is_plain
+
+INDEX_NAME = "pack.sqlite"
+FRAMES_NAME = "frames.npy"  # beside the names of utils/clip/files.py; stands in for the crop
+FORMAT = "1"
+RATE = re.compile(r"[1-9]\d{0,11}(/[1-9]\d{0,11})?", re.ASCII)  # a fraction above 0
+MAX_HEADER = 4096  # bytes of a .npy file's
+SCHEMA = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT, size INTEGER);
+CREATE TABLE clips (
+    parent TEXT, name TEXT, fps TEXT, num_frames INTEGER, PRIMARY KEY (parent, name)
+) WITHOUT ROWID;
+CREATE TABLE files (
+    folder TEXT, name TEXT, shard INTEGER, start INTEGER, size INTEGER, PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+"""
+
+
+# what NumPy's parser of headers raises on hostile ones
+_BAD_HEADER = (ValueError, TypeError, LookupError, OverflowError, SyntaxError, tokenize.TokenError)
+_BAD_HEADER += (RecursionError, MemoryError)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """A .npy file, mapped into memory: no archive, no pickle. Raises ValueError or OSError if it is none."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except _BAD_HEADER as error:
+        raise ValueError(brief(str(error))) from error
+
+
+def array_in(content: memoryview) -> np.ndarray:
+    """The array that the bytes of a .npy file hold, as a view. Raises ValueError if they are none."""
+    header = io.BytesIO(content[:MAX_HEADER])
+    try:
+        version = np.lib.format.read_magic(header)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(header)
+        if dtype.hasobject or fortran or min(shape, default=0) < 0:
+            raise ValueError("it is no plain array")
+        count = math.prod(shape)
+        if count * dtype.itemsize > len(content) - header.tell():
+            raise ValueError(f"{brief(shape)} values are announced, not all of them are there")
+        return np.frombuffer(content, dtype, count, offset=header.tell()).reshape(shape)
+    except _BAD_HEADER as error:
+        raise ValueError(brief(str(error))) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a clip within a shard."""
+
+    path: Path  # where it would lie in the prepared tree
+    shard: str  # path or address
+    start: int  # of its content, in bytes
+    size: int
+
+    def open(self) -> BinaryIO:
+        """Its content as a file; nothing is read before it is asked for, where the shard is a local file."""
+        if "://" in self.shard:
+            return io.BytesIO(self._fetch())
+        return io.BufferedReader(_Slice(_mapped(self.shard, os.getpid()), self))
+
+    def array(self) -> np.ndarray:
+        """The array of a .npy file, mapped into memory where the shard is a local file. Raises ClipError."""
+        if "://" in self.shard:
+            content = memoryview(self._fetch())
+        else:
+            content = memoryview(_mapped(self.shard, os.getpid()))[self.start : self.start + self.size]
+        try:
+            return array_in(content)
+        except ValueError as error:
+            raise ClipError(self.path, f"is no array ({error}); pack the clips again") from error
+
+    def _fetch(self) -> bytes:
+        import fsspec
+
+        system, place = fsspec.core.url_to_fs(self.shard)
+        return system.cat_file(place, start=self.start, end=self.start + self.size)
+
+
+class _Slice(io.RawIOBase):
+    """A part of a mapped file, as a file."""
+
+    def __init__(self, content: mmap.mmap, member: Member) -> None:
+        self._view = memoryview(content)[member.start : member.start + member.size]
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = max(0, offset + {0: 0, 1: self._place, 2: len(self._view)}[whence])
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._view[self._place : self._place + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._place += len(piece)
+        return len(piece)
+
+
+@functools.lru_cache(maxsize=256)
+def _mapped(shard: str, process: int) -> mmap.mmap:
+    """A local shard in memory, once per process."""
+    try:
+        with Path(shard).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{shard}: a shard of the pack cannot be read ({error})") from error
+
+
+def _plain_name(name: Any) -> str:
+    """A name that stands in the index. Raises DatasetError if it leads into another folder."""
+    if not isinstance(name, str) or not is_plain(name) or name in ("", ".", "..") or set(name) & set("/\\"):
+        raise DatasetError(f"{INDEX_NAME}: {brief(name)} is not the name of a file or a clip; pack again")
+    return name
+
+
+class Pack:
+    """The index of one pack."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            # immutable: nobody writes to it, so that no locks are needed, on network file systems either
+            self._database = sqlite3.connect(
+                f"{(root / INDEX_NAME).absolute().as_uri()}?mode=ro&immutable=1",
+                uri=True,
+                check_same_thread=False,
+            )
+            self._require_own_tables()
+            self.about = dict(self._rows("SELECT key, value FROM about"))
+            if self.about.get("format") != FORMAT:
+                raise DatasetError(
+                    f"{root / INDEX_NAME}: has format {brief(self.about.get('format'))}, not {FORMAT}"
+                )
+            place = self.about["shards"] or os.fspath(root)
+            self._shards = {
+                number: f"{place.rstrip('/')}/{_plain_name(name)}"
+                for number, name in self._rows("SELECT number, name FROM shards")
+            }
+        except (sqlite3.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+            raise self._not_ours(error) from error
+
+    def _not_ours(self, why: object) -> DatasetError:
+        return DatasetError(f"{self.root / INDEX_NAME}: is not the index of a pack ({why}); pack again")
+
+    def _require_own_tables(self) -> None:
+        """Raise DatasetError unless the tables are those that preprocess/pack.py makes: a view of the same
+        name could be a query without an end.
+        """
+        found = self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        expected = {" ".join(sql.split()) for sql in SCHEMA.split(";") if sql.strip()}
+        if {" ".join(str(sql).split()) for (sql,) in found} != expected:
+            raise self._not_ours("its tables are others")
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """What a query gives. Raises DatasetError where the file is damaged."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._not_ours(error) from error
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 (packs live as long as their process)
+    def members(self, folder: str) -> dict[str, Member]:
+        """Name -> file of a clip folder (relative to the root); empty if there is no such clip."""
+        rows = self._rows("SELECT name, shard, start, size FROM files WHERE folder = ?", folder)
+        for name, shard, *place in rows:
+            if shard not in self._shards or not all(isinstance(n, int) and n >= 0 for n in place):
+                raise self._not_ours(f"{brief(name)} of {folder} lies at {brief(place)} of {brief(shard)}")
+        return {
+            _plain_name(name): Member(self.root / folder / name, self._shards[shard], start, size)
+            for name, shard, start, size in rows
+        }
+
+    def clip_header(self, folder: str) -> tuple[str, int]:
+        """(frame rate as a fraction, number of frames) of a clip."""
+        parent, _, name = folder.rpartition("/")
+        rows = self._rows("SELECT fps, num_frames FROM clips WHERE parent = ? AND name = ?", parent, name)
+        if len(rows) != 1 or not RATE.fullmatch(str(rows[0][0])) or not isinstance(rows[0][1], int):
+            raise self._not_ours(f"of {folder} it says {brief(rows)}")
+        return rows[0]
+
+    def clips_in(self, folder: str) -> list[str]:
+        """Names of the clip folders that lie directly in a folder."""
+        return [
+            _plain_name(name) for (name,) in self._rows("SELECT name FROM clips WHERE parent = ?", folder)
+        ]
+
+
+@functools.lru_cache(maxsize=64)
+def open_pack(root: Path, process: int) -> Pack:
+    """The pack in a folder, opened once per process (`process` = os.getpid(): databases survive no fork)."""
+    return Pack(root)
+
+
+@functools.lru_cache(maxsize=4096)
+def _pack_root(folder: Path) -> Path | None:
+    """The folder at or above `folder` that holds a pack, None if there is none."""
+    for place in (folder, *folder.parents):
+        if (place / INDEX_NAME).is_file():
+            return place
+    return None
+
+
+def find_clip(folder: Path) -> tuple[Pack, str] | None:
+    """The pack that holds a clip folder, and its name there; None if it lies in no pack."""
+    if folder.is_dir():  # the common case, of which nothing is kept in memory
+        return None
+    root = _pack_root(folder.parent)
+    return None if root is None else (open_pack(root, os.getpid()), folder.relative_to(root).as_posix())
+
+
+def find_member(path: Path) -> Member | None:
+    """A clip's file in its pack; None if it is a file of its own, or not there at all."""
+    found = find_clip(path.parent)
+    return None if found is None else found[0].members(found[1]).get(path.name)
+
+
+def file_or_member(path: Path) -> Path | BinaryIO:
+    """What to open in the place of a clip's file: the path itself, or the packed file."""
+    member = find_member(path)
+    return path if member is None else member.open()
+
+
+def packed_clips(folder: Path) -> list[str]:
+    """Names of the packed clip folders directly in a folder."""
+    root = _pack_root(folder)
+    if root is None:
+        return []
+    place = folder.relative_to(root).as_posix()
+    return open_pack(root, os.getpid()).clips_in("" if place == "." else place)
+
+
+def clip_names(folder: Path) -> list[str]:
+    """Names of the files of a clip folder, packed or not; [] if there is none. Packed frames count as the
+    crop.
+    """
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        found = find_clip(folder)
+    if found is None:
+        return []
+    return ["cropped_video.mp4" if name == FRAMES_NAME else name for name in found[0].members(found[1])]
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As os.walk from the top, links followed. Raises DatasetError for a second link to one folder: a few
+    that lead back and forth would make a tree without an end.
+    """
+    waiting = [os.fspath(root)]
+    linked: dict[tuple[int, int], str] = {}
+    while waiting:
+        place = waiting.pop()
+        subfolders, files, links = [], [], set()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link that leads in a circle
+                    is_folder = False
+                (subfolders if is_folder else files).append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+        yield Path(place), subfolders, files
+        for name in reversed(subfolders):
+            path = f"{place}{os.sep}{name}"
+            if name in links:
+                status = Path(path).stat()
+                other = linked.setdefault((status.st_dev, status.st_ino), path)
+                if other is not path:
+                    raise DatasetError(f"{path} and {other} are links to the same folder; keep one of them")
+            waiting.append(path)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As os.walk from the top, links followed, with packed clip folders as if they were there. Raises
+    DatasetError for a second link to one folder.
+    """
+    for folder, subfolders, files in _folders(root):
+        packed = packed_clips(folder)
+        yield folder, subfolders, files
+        for name in sorted(packed):
+            yield folder / name, [], clip_names(folder / name)

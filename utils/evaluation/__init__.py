@@ -1,0 +1,1 @@
+"""Logits become numbers that can be trusted: scores, metrics, intervals, decisions, tests."""

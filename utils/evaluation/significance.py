@@ -1,0 +1,156 @@
+"""Tests of two models on the same clips, and summaries over runs (for intervals see bootstrap.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest, chi2, norm, rankdata
+
+from utils.errors import DatasetError
+from utils.evaluation.bootstrap import NoStatisticError
+from utils.evaluation.metrics import require_both_classes
+
+EXACT_BELOW = 25  # discordant clips below which McNemar's test is the exact binomial one
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeLongTest:
+    """Two AUCs on the same clips and how likely so large a difference is if the models are equally good."""
+
+    auc_a: float
+    auc_b: float
+    standard_error: float  # of auc_a - auc_b
+    p_value: float  # two-sided
+
+
+def placements(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(n,) share of the other class that a clip is ranked right against, ties counting half.
+
+    The mean over the fakes, and the mean over the reals, is the AUC (DeLong et al. 1988).
+    """
+    fake = labels == 1
+    ranks = rankdata(scores)  # mean ranks
+    result = np.empty(len(scores))
+    result[fake] = (ranks[fake] - rankdata(scores[fake])) / (~fake).sum()
+    result[~fake] = 1 - (ranks[~fake] - rankdata(scores[~fake])) / fake.sum()
+    return result
+
+
+def delong_test(
+    labels: np.ndarray,
+    scores_a: np.ndarray,
+    scores_b: np.ndarray,
+    what: str,
+    *,
+    persons: Sequence[str] | None = None,
+) -> DeLongTest:
+    """DeLong's test of equal AUC for two models on the same (n,) clips.
+
+    Without `persons` the clips count as independent (DeLong et al. 1988). With the n persons, placements are
+    summed over each person first (Obuchowski 1997), which is the same where every person has one clip.
+    Raises DatasetError on one class only, NoStatisticError where the variance cannot be estimated: fewer than
+    two clips (or persons) of a class, or placements that do not vary although the AUCs differ.
+    """
+    require_both_classes(labels, what)
+    for scores in (scores_a, scores_b):
+        if not np.isfinite(scores).all():
+            raise DatasetError(f"{what}: {int((~np.isfinite(scores)).sum())} scores are not finite")
+    placed_a, placed_b = placements(labels, scores_a), placements(labels, scores_b)
+    aucs = placed_a[labels == 1].mean(), placed_b[labels == 1].mean()
+    gained = placed_a - placed_b
+    units = np.arange(len(labels)) if persons is None else np.unique(persons, return_inverse=True)[1]
+    deviations, num_units = [], []
+    for value in (0, 1):
+        chosen = labels == value
+        centred = gained[chosen] - gained[chosen].mean()
+        deviations.append(np.bincount(units[chosen], centred, minlength=units.max() + 1) / chosen.sum())
+        num_units.append(len(np.unique(units[chosen])))
+    unit = "clip" if persons is None else "person"
+    if min(num_units) < 2:
+        raise NoStatisticError(f"{what}: DeLong's test needs two {unit}s of each class")
+    real, fake = deviations
+    num_all = len(np.unique(units))
+    variance = sum(n / (n - 1) * (d**2).sum() for n, d in zip(num_units, deviations, strict=True))
+    # a person without clips of one class adds nothing: its deviation there is 0
+    variance += 2 * num_all / (num_all - 1) * (real * fake).sum()
+    difference = aucs[0] - aucs[1]
+    if variance <= 1e-24:  # rounding of sums that are 0
+        if abs(difference) > 1e-12:
+            raise NoStatisticError(f"{what}: the AUCs differ, but no {unit} differs from another")
+        standard_error, p_value = 0.0, 1.0  # every clip is placed alike by both models
+    else:
+        standard_error = float(np.sqrt(variance))
+        p_value = float(2 * norm.sf(abs(difference) / standard_error))
+    return DeLongTest(
+        auc_a=float(aucs[0]), auc_b=float(aucs[1]), standard_error=standard_error, p_value=p_value
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemarTest:
+    """Two models' verdicts on the same clips."""
+
+    only_a_right: int
+    only_b_right: int
+    p_value: float  # two-sided
+    exact: bool
+
+
+def mcnemar_test(a_right: np.ndarray, b_right: np.ndarray) -> McNemarTest:
+    """McNemar's test on (n,) booleans, whether each model is right on a clip.
+
+    Exact binomial below 25 discordant clips, else chi-square with Edwards' continuity correction. Clips count
+    as independent. Models that are right on the same clips have p = 1.
+    """
+    only_a, only_b = int((a_right & ~b_right).sum()), int((~a_right & b_right).sum())
+    discordant = only_a + only_b
+    exact = discordant < EXACT_BELOW
+    if discordant == 0:
+        p_value = 1.0
+    elif exact:
+        p_value = float(binomtest(only_a, discordant, 0.5).pvalue)
+    else:
+        p_value = float(chi2.sf(max(abs(only_a - only_b) - 1, 0) ** 2 / discordant, df=1))
+    return McNemarTest(only_a_right=only_a, only_b_right=only_b, p_value=p_value, exact=exact)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: reject where the result is at most the level, for the whole family."""
+    p = np.asarray(p_values, float)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values must lie in 0..1, got {p.tolist()}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted.tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverRuns:
+    """A number over several seeds or folds."""
+
+    num_runs: int
+    mean: float
+    std: float | None  # sample standard deviation (n - 1); None: one run has none
+
+
+def over_runs(runs: Sequence[Mapping[str, float]], what: str) -> dict[str, OverRuns]:
+    """Mean and standard deviation of each metric over runs that all have the same metrics.
+
+    Raises DatasetError, naming `what`, if there is no run, if their metrics differ, or one is not finite.
+    """
+    if not runs:
+        raise DatasetError(f"{what}: there is no run to summarise")
+    result = {}
+    for name in runs[0]:
+        missing = [index for index, run in enumerate(runs) if name not in run]
+        if missing or any(run.keys() - runs[0].keys() for run in runs):
+            raise DatasetError(f"{what}: the runs do not have the same metrics ({name} and others differ)")
+        values = np.array([run[name] for run in runs], float)
+        if not np.isfinite(values).all():
+            raise DatasetError(f"{what}: {name} is not finite in {int((~np.isfinite(values)).sum())} runs")
+        std = float(values.std(ddof=1)) if len(values) > 1 else None
+        result[name] = OverRuns(num_runs=len(values), mean=float(values.mean()), std=std)
+    return result

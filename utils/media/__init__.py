@@ -1,0 +1,1 @@
+"""Bytes of strangers become pictures and samples: containers, codecs, frames, sound, and their limits."""

@@ -1,0 +1,142 @@
+"""Sound of videos, decoded with PyAV, and slices of clips' wav files, as float32 in [-1, 1]."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.clip.packed import file_or_member
+from utils.errors import ClipError
+from utils.media.allowed import SAMPLE_RATES_HZ, report_length, require_codec
+from utils.media.video import open_container
+
+if TYPE_CHECKING:
+    import av
+
+RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
+LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
+
+
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+    """The mean of the channels of planar float samples, (N,) float32."""
+    if len(frame.planes) == 1:  # spares a copy
+        return np.frombuffer(frame.planes[0], np.float32, frame.samples)
+    return frame.to_ndarray().mean(axis=0, dtype=np.float32)
+
+
+def _silence(count: int, piece: int) -> Iterator[np.ndarray]:
+    """`count` zeros in pieces."""
+    for start in range(0, count, piece):
+        yield np.zeros(min(piece, count - start), np.float32)
+
+
+def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode the first sound track once, mixed down to mono (mean of the channels) and resampled with soxr.
+
+    Yields (time of the first sample in s, samples (n,) float32) in order, without gaps: where the track
+    leaves one out, it is silent. Nothing is yielded if there is no sound track.
+    """
+    import av
+    import soxr
+
+    with open_container(path, "audio") as (container, stream):
+        if stream is None:
+            return
+        require_codec(path, stream)
+        report_length(0, 0, 0.0 if container.duration is None else container.duration / 1e6)
+        to_float = av.AudioResampler(format="fltp")
+        resampler: soxr.ResampleStream | None = None
+        waiting: list[np.ndarray] = []  # half a second goes through at once: packets are short
+        num_waiting = 0
+        position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
+        for decoded in container.decode(stream):
+            for frame in [decoded] if decoded.format.name == "fltp" else to_float.resample(decoded):
+                time_s = frame.time
+                if resampler is None:
+                    source_rate = frame.sample_rate
+                    resampler = soxr.ResampleStream(
+                        source_rate, sample_rate_hz, 1, dtype="float32", quality=RESAMPLER_QUALITY
+                    )
+                    position_s = source_s = time_s or 0.0
+                if frame.sample_rate != source_rate:
+                    raise ClipError(
+                        path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
+                    )
+                pieces: Iterable[np.ndarray] = [_mono(frame)]
+                if time_s is not None and time_s - source_s > LARGEST_AUDIO_GAP_S:
+                    gap = _silence(round((time_s - source_s) * source_rate), source_rate)
+                    pieces = itertools.chain(gap, pieces)
+                    source_s = time_s
+                source_s += frame.samples / source_rate
+                for piece in pieces:
+                    waiting.append(piece)
+                    num_waiting += len(piece)
+                    if num_waiting < source_rate // 2:
+                        continue
+                    samples = resampler.resample_chunk(np.concatenate(waiting))
+                    waiting, num_waiting = [], 0
+                    if len(samples):
+                        yield position_s, samples
+                        position_s += len(samples) / sample_rate_hz
+        if resampler is not None:
+            rest = np.concatenate([*waiting, np.zeros(0, np.float32)])
+            yield position_s, resampler.resample_chunk(rest, last=True)
+
+
+class SoundReader:
+    """An open wav file, read in slices."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path, self._file = path, file
+        self.duration_s = file.frames / file.samplerate
+
+    def read(
+        self, sample_rate_hz: int, *, start_s: float = 0.0, duration_s: float | None = None
+    ) -> np.ndarray:
+        """(N,) float32, mono (mean of the channels), resampled with soxr where the rates differ.
+
+        Samples past either end of the file are left out, so the result may be shorter than asked.
+        """
+        file, rate = self._file, self._file.samplerate
+        start = min(max(round(start_s * rate), 0), file.frames)
+        file.seek(start)
+        count = -1 if duration_s is None else min(round(duration_s * rate), file.frames - start)
+        samples = file.read(count, dtype="float32", always_2d=file.channels > 1)
+        if file.channels > 1:
+            samples = samples.mean(axis=1, dtype=np.float32)
+        if rate == sample_rate_hz or len(samples) == 0:
+            return samples
+        import soxr
+
+        resampled = soxr.resample(samples, rate, sample_rate_hz, quality=RESAMPLER_QUALITY)
+        return resampled.astype(np.float32, copy=False)
+
+
+@contextlib.contextmanager
+def open_sound(path: Path) -> Iterator[SoundReader]:
+    """A clip's wav file, packed or not. Raises ClipError if it is none."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file_or_member(path)) as file:
+            lowest, highest = SAMPLE_RATES_HZ
+            if not lowest <= file.samplerate <= highest:
+                raise ClipError(path, f"has {file.samplerate} samples per second")
+            yield SoundReader(path, file)
+    except soundfile.LibsndfileError as error:
+        raise ClipError(
+            path, f"is not a readable sound file ({error}); run preprocess.extract_audio"
+        ) from error
+
+
+def read_waveform(
+    path: Path, sample_rate_hz: int, *, start_s: float = 0.0, duration_s: float | None = None
+) -> np.ndarray:
+    """A slice of a wav file, see SoundReader.read; only the slice is read."""
+    with open_sound(path) as sound:
+        return sound.read(sample_rate_hz, start_s=start_s, duration_s=duration_s)

@@ -1,0 +1,1 @@
+"""Numbers become pages: plots, reports, comparisons, matrices."""

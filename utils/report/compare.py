@@ -1,0 +1,291 @@
+"""Two models on the same clips, from the predictions.csv of their evaluations.
+
+    python test.py --compare runA/predictions.csv runB/predictions.csv
+    python test.py --compare runA/ runB/
+
+A folder stands for the predictions.csv in it, or, of an evaluation on several data sets, for those in its
+folders. Prints comparison.json and, with --output_dir, writes it there beside the table comparison.md. The
+intervals are over persons; DeLong's test is given over clips and over persons, McNemar's over clips.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.config import opt, parse_command
+from utils.errors import DatasetError, UsageError
+from utils.evaluation.bootstrap import (
+    CONFIDENCE,
+    NUM_RESAMPLES,
+    NoStatisticError,
+    PersonResamples,
+    bootstrap_metrics,
+    weighted_metrics,
+)
+from utils.evaluation.metrics import require_both_classes
+from utils.evaluation.significance import delong_test, holm, mcnemar_test
+from utils.files import write_text
+from utils.run.log import configure_logging
+
+log = logging.getLogger("test")
+NAME = "predictions.csv"
+MAX_TEXT = 4096  # letters of an id or a name; an array makes all of a column as long as the longest
+TEXT_COLUMNS = ("identity", "category", "method", "label")  # what two runs must agree on
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """test.py --compare: two runs' scores of the same clips."""
+
+    compare: tuple[Path, ...] = opt(
+        dataclasses.MISSING, "predictions.csv of two runs, or the folders that hold them"
+    )
+    compare_thresholds: tuple[float, ...] = opt(
+        (0.5, 0.5), "P(fake) above which each run calls a clip fake, for McNemar's test"
+    )
+    output_dir: Path | None = opt(None, "where comparison.json and comparison.md are written; default: not")
+
+    def __post_init__(self) -> None:
+        if len(self.compare) != 2:
+            raise ValueError(f"compare takes the predictions of two runs, got {len(self.compare)}")
+        if len(self.compare_thresholds) != 2 or not all(0 < p < 1 for p in self.compare_thresholds):
+            raise ValueError("compare_thresholds must be two probabilities between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A predictions.csv, in the order of its clip ids."""
+
+    clip_ids: np.ndarray  # (n,) str
+    text: dict[str, np.ndarray]  # (n,) str each of TEXT_COLUMNS
+    labels: np.ndarray  # (n,) 1 = fake
+    logits: np.ndarray  # (n,) float64
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a predictions.csv. Raises DatasetError with path and line for whatever is not one."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; test.py writes one beside test_metrics.json")
+    rows: dict[str, tuple[dict[str, str], float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            wanted = {"clip_id", "logit", *TEXT_COLUMNS}
+            if missing := wanted - set(reader.fieldnames or ()):
+                raise DatasetError(f"{path}: has no column {', '.join(sorted(missing))}; is it a {NAME}?")
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if any(row[name] is None for name in wanted):
+                    raise DatasetError(f"{where}: has fewer values than the header has names")
+                if max(len(row[name]) for name in wanted) > MAX_TEXT:
+                    raise DatasetError(f"{where}: a value is longer than {MAX_TEXT} letters")
+                if row["label"] not in {"0", "1"}:
+                    raise DatasetError(f"{where}: label is {row['label']!r}, expected 0 or 1")
+                try:
+                    logit = float(row["logit"])
+                except ValueError:
+                    logit = math.nan
+                if not math.isfinite(logit):
+                    raise DatasetError(f"{where}: logit is {row['logit']!r}, expected a number")
+                if row["clip_id"] in rows:
+                    raise DatasetError(f"{where}: {row['clip_id']} stands there twice")
+                rows[row["clip_id"]] = (row, logit)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DatasetError(f"{path}: is not a CSV file in UTF-8 ({error})") from error
+    if not rows:
+        raise DatasetError(f"{path}: has no clips")
+    ordered = [rows[clip_id] for clip_id in sorted(rows)]
+    text = {name: np.array([row[name] for row, _ in ordered]) for name in TEXT_COLUMNS}
+    return Predictions(
+        clip_ids=np.array(sorted(rows)),
+        text=text,
+        labels=(text["label"] == "1").astype(np.int64),
+        logits=np.array([logit for _, logit in ordered]),
+    )
+
+
+def require_same_clips(a: Predictions, b: Predictions, paths: Sequence[Path]) -> None:
+    """Raise DatasetError unless both are about the same clips, with the same labels, persons and kinds."""
+    only_a, only_b = np.setdiff1d(a.clip_ids, b.clip_ids), np.setdiff1d(b.clip_ids, a.clip_ids)
+    if len(only_a) or len(only_b):
+        example = f"{only_a[0]} only in the first" if len(only_a) else f"{only_b[0]} only in the second"
+        raise DatasetError(
+            f"{paths[0]} and {paths[1]} are not about the same clips: {len(only_a)} are only in the first, "
+            f"{len(only_b)} only in the second, e.g. {example}"
+        )
+    for name in TEXT_COLUMNS:
+        differ = np.flatnonzero(a.text[name] != b.text[name])
+        if len(differ):
+            first = differ[0]
+            raise DatasetError(
+                f"{paths[0]} and {paths[1]} differ in the {name} of {len(differ)} clips, e.g. of "
+                f"{a.clip_ids[first]}: {a.text[name][first]} and {b.text[name][first]}"
+            )
+
+
+def find_predictions(path: Path) -> dict[str, Path]:
+    """{data set: predictions.csv} of an evaluation; the name is "" for one that is no folder of several."""
+    if not path.is_dir():
+        return {"": path}
+    if (path / NAME).is_file():
+        return {"": path / NAME}
+    found = {file.parent.name: file for file in sorted(path.glob(f"*/{NAME}"))}
+    if not found:
+        raise DatasetError(f"{path}: neither it nor a folder in it holds a {NAME}")
+    return found
+
+
+def compare_rows(
+    a: Predictions, b: Predictions, rows: np.ndarray, thresholds: Sequence[float], what: str
+) -> dict[str, Any]:
+    """Two models on the clips `rows`: AUCs with intervals, their paired difference, and the tests' p-values.
+
+    A number that the data do not allow is {"reason": why}. Raises DatasetError on one class only.
+    """
+    labels, persons = a.labels[rows], a.text["identity"][rows]
+    require_both_classes(labels, what)
+    logits = (a.logits[rows], b.logits[rows])
+    everything = np.ones((1, len(labels)))
+    aucs = [weighted_metrics(labels, score, everything, names=("auc",))["auc"].item() for score in logits]
+    result: dict[str, Any] = {
+        "num_real": int((labels == 0).sum()),
+        "num_fake": int((labels == 1).sum()),
+        "num_persons": len(set(persons)),
+        "auc_a": aucs[0],
+        "auc_b": aucs[1],
+        "difference": aucs[0] - aucs[1],
+    }
+    try:
+        resamples = PersonResamples(labels, persons, what)
+        draws = [bootstrap_metrics(labels, score, resamples)["auc"] for score in logits]
+        values = {"auc_a": draws[0], "auc_b": draws[1], "difference": draws[0] - draws[1]}
+        result["intervals"] = {name: list(resamples.interval(value)) for name, value in values.items()}
+    except NoStatisticError as error:
+        result["intervals"] = {"reason": str(error)}
+    for name, units in (("delong", None), ("delong_persons", persons)):
+        try:
+            test = delong_test(labels, *logits, what, persons=units)
+            result[name] = {"p_value": test.p_value, "standard_error": test.standard_error}
+        except NoStatisticError as error:
+            result[name] = {"reason": str(error)}
+    right = [
+        (score > math.log(threshold / (1 - threshold))) == (labels == 1)
+        for score, threshold in zip(logits, thresholds, strict=True)
+    ]
+    result |= {"accuracy_a": float(right[0].mean()), "accuracy_b": float(right[1].mean())}
+    result["mcnemar"] = dataclasses.asdict(mcnemar_test(*right))
+    return result
+
+
+def adjust(family: Sequence[Mapping[str, Any]]) -> None:
+    """Add "p_holm", Holm's adjustment over a family of results, to each test of theirs that has a p-value."""
+    for name in ("delong", "delong_persons", "mcnemar"):
+        tests = [row[name] for row in family if "p_value" in row[name]]
+        for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+            test["p_holm"] = p_value
+
+
+def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str, Any]:
+    """Compare two evaluations on each of their data sets, overall and per category and method against the
+    same reals.
+
+    Holm's families are: all data sets; all categories of all data sets; all their methods.
+    """
+    files = [find_predictions(path) for path in paths]
+    if files[0].keys() != files[1].keys():
+        names = [", ".join(found) or "one data set" for found in files]
+        raise DatasetError(f"{paths[0]} holds {names[0]}, {paths[1]} holds {names[1]}")
+    datasets: dict[str, Any] = {}
+    for folder, file in files[0].items():
+        pair = (file, files[1][folder])
+        a, b = (read_predictions(path) for path in pair)
+        require_same_clips(a, b, pair)
+        # clip ids begin with the data set's name
+        name = folder or "+".join(sorted({clip_id.split("/")[0] for clip_id in a.clip_ids}))
+        result = {"overall": compare_rows(a, b, np.arange(len(a.labels)), thresholds, str(file))}
+        fake = a.labels == 1
+        for key in ("category", "method"):
+            result[f"per_{key}"] = {
+                str(value): compare_rows(
+                    a, b, np.flatnonzero(~fake | (a.text[key] == value)), thresholds, f"{key} {value}"
+                )
+                for value in np.unique(a.text[key][fake])
+            }
+        datasets[name] = result
+    adjust([result["overall"] for result in datasets.values()])
+    for key in ("per_category", "per_method"):
+        adjust([row for result in datasets.values() for row in result[key].values()])
+    return {
+        "a": str(paths[0]),
+        "b": str(paths[1]),
+        "thresholds": list(thresholds),
+        "confidence": CONFIDENCE,
+        "num_resamples": NUM_RESAMPLES,
+        "datasets": datasets,
+    }
+
+
+def as_table(comparison: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown table, one row per data set, category and method."""
+
+    def interval(row: Mapping[str, Any], name: str) -> str:
+        bounds = row["intervals"].get(name)
+        shown = f"{row[name]:+.4f}" if name == "difference" else f"{row[name]:.4f}"
+        return f"{shown} [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else f"{shown} [-]"
+
+    def p_value(test: Mapping[str, Any]) -> str:
+        return f"{test['p_value']:.3g} ({test['p_holm']:.3g})" if "p_value" in test else "-"
+
+    columns = ("clips", "real", "fake", "AUC A", "AUC B", "A - B", "DeLong, persons", "DeLong, clips")
+    columns += ("accuracy A", "accuracy B", "McNemar")
+    lines = [f"A: {comparison['a']}", "", f"B: {comparison['b']}", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name, result in comparison["datasets"].items():
+        groups = {name: result["overall"]}
+        groups |= {f"{name}: {key}": row for key, row in result["per_category"].items()}
+        groups |= {f"{name}: method {key}": row for key, row in result["per_method"].items()}
+        for title, row in groups.items():
+            cells = [title.replace("|", "\\|"), str(row["num_real"]), str(row["num_fake"])]
+            cells += [interval(row, key) for key in ("auc_a", "auc_b", "difference")]
+            cells += [p_value(row["delong_persons"]), p_value(row["delong"])]
+            cells += [f"{row['accuracy_a']:.4f}", f"{row['accuracy_b']:.4f}", p_value(row["mcnemar"])]
+            lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"In brackets: {100 * comparison['confidence']:.0f} % intervals, {comparison['num_resamples']} "
+        "resamples of the persons, the same for A and B. p-values are two-sided, in parentheses after Holm "
+        "over the data sets, over all categories, over all methods. DeLong over clips and McNemar take clips "
+        "for independent; DeLong over persons does not. A dash: the data do not allow it, comparison.json "
+        f"says why. Accuracy and McNemar at P(fake) > {comparison['thresholds'][0]} (A) and > "
+        f"{comparison['thresholds'][1]} (B).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`test.py --compare`."""
+    config = parse_command(CompareConfig, __doc__ or "", argv)
+    configure_logging()
+    if config.output_dir and config.output_dir.exists() and not config.output_dir.is_dir():
+        raise UsageError(f"--output_dir {config.output_dir} is a file")
+    comparison = compare_runs(config.compare, config.compare_thresholds)
+    text, table = json.dumps(comparison, indent=1) + "\n", as_table(comparison)
+    if config.output_dir:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        write_text(config.output_dir / "comparison.json", text)
+        write_text(config.output_dir / "comparison.md", table)
+    for line in table.splitlines():
+        log.info(line)
+    sys.stdout.write(text)
+    return 0

@@ -1,0 +1,295 @@
+"""Many evaluations on one page: runs against data sets, and folds against each other.
+
+    python test.py --matrix saved_models/A saved_models/B results/A_on_kodf
+    python test.py --matrix saved_models/fold_*/ --output_dir results/folds
+
+A folder stands for every test_metrics.json in and below it. Writes matrix.html and matrix.json to
+--output_dir and prints the latter. A row is a checkpoint, a column a data set, a cell the AUC with its
+interval. Runs that differ in nothing but seed and fold stand together, with their mean and deviation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.clip.files import file_sha256
+from utils.config import opt, parse_command
+from utils.errors import DatasetError, UsageError
+from utils.evaluation.significance import over_runs
+from utils.files import write_text
+from utils.names import brief, parse_json
+from utils.report.pages import TEMPLATES, write_page
+from utils.run.log import configure_logging
+
+log = logging.getLogger("test")
+NAME = "test_metrics.json"
+AVERAGED = ("auc", "eer", "accuracy", "balanced_accuracy")  # over runs
+# (section, field) of a run's configuration: what may differ between runs whose mean has a meaning, and what
+# says nothing of the model
+REPEATED = {("train", "seed"), ("split", "split_seed"), ("split", "fold")}
+INCIDENTAL = {
+    ("train", "run_dir"),
+    ("train", "data_root"),
+    ("train", "device"),
+    ("workers", "num_workers"),
+    ("split", "protocol_files"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixConfig:
+    """test.py --matrix: evaluations of runs on data sets or folds, side by side."""
+
+    matrix: tuple[Path, ...] = opt(
+        dataclasses.MISSING, f"folders with {NAME} in or below them, or such files themselves"
+    )
+    output_dir: Path = opt(Path("matrix"), "where matrix.html and matrix.json are written")
+
+
+def describe_run(checkpoint: Path, config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What test_metrics.json says of the run that it evaluates, so that runs can be told apart and grouped.
+
+    config: the sections that the checkpoint holds, {} for a bare state_dict.
+    """
+    return {"name": _run_name(checkpoint), "checkpoint_sha256": file_sha256(checkpoint), **_identity(config)}
+
+
+def _run_name(checkpoint: Path) -> str:
+    folder = checkpoint.resolve().parent.name
+    return folder if checkpoint.name == "best.pt" else f"{folder}/{checkpoint.name}"
+
+
+def _identity(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    if not config:
+        return {"configuration": None}
+    shared = {
+        section: {
+            name: value
+            for name, value in sorted(values.items())
+            if (section, name) not in REPEATED | INCIDENTAL
+        }
+        for section, values in sorted(config.items())
+    }
+    train, split = config.get("train", {}), config.get("split", {})
+    trained_on = train.get("dataset", [])
+    return {
+        "model": train.get("model"),
+        "preset": train.get("preset"),
+        "trained_on": [trained_on] if isinstance(trained_on, str) else list(trained_on),
+        "seed": train.get("seed"),
+        "split_seed": split.get("split_seed"),
+        "fold": split.get("fold") or None,
+        "configuration": hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One checkpoint on one data set."""
+
+    auc: float
+    interval: tuple[float, float] | None
+    eer: float
+    accuracy: float  # at logit 0
+    balanced_accuracy: float  # at logit 0: what some papers call AUC
+    num_real: int
+    num_fake: int
+    file: str
+
+
+@dataclass
+class Run:
+    """A row: a checkpoint and the columns that it was tested on."""
+
+    name: str
+    about: dict[str, Any]  # as describe_run() gives it
+    cells: dict[str, Cell] = dataclasses.field(default_factory=dict)
+
+    @property
+    def what(self) -> str:
+        """What tells it from its repetitions, in words."""
+        parts = [f"seed {self.about['seed']}"] if self.about.get("seed") is not None else []
+        parts += [f"fold {self.about['fold']}"] if self.about.get("fold") else []
+        return ", ".join(parts)
+
+
+def find_results(paths: Sequence[Path]) -> list[Path]:
+    """The test_metrics.json that `paths` stand for, each once. Raises UsageError where there is none."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        files = sorted(path.rglob(NAME)) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise UsageError(f"{path}: {f'no {NAME} in or below it' if path.is_dir() else 'no such file'}")
+        found |= {file.resolve(): file for file in files}
+    return list(found.values())
+
+
+def read_results(files: Sequence[Path]) -> list[Run]:
+    """The rows. Raises DatasetError for a file that is no test_metrics.json, UsageError for two results of
+    one checkpoint on one data set that differ.
+    """
+    runs: dict[str, Run] = {}
+    for file in files:
+        try:
+            content = parse_json(file.read_bytes())
+            for result in content.get("datasets", {"": content}).values():
+                _add(runs, file, result)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise DatasetError(f"{file}: is not the {NAME} of an evaluation ({error!r})") from error
+    return list(runs.values())
+
+
+def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
+    about = _checked(result.get("run") or _about_older(file))
+    for value in (result["dataset"], result["split"]):
+        if not isinstance(value, str):
+            raise ValueError(f"{brief(value)} where a name should be")
+    run = runs.setdefault(about["checkpoint_sha256"], Run(about["name"], about))
+    column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
+    overall = result["overall"]
+    interval = result.get("intervals", {}).get("overall", {}).get("auc")
+    cell = Cell(
+        auc=float(overall["auc"]),
+        interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        eer=float(overall["eer"]),
+        accuracy=float(overall["accuracy"]),
+        balanced_accuracy=float(overall["balanced_accuracy"]),
+        num_real=int(overall["num_real"]),
+        num_fake=int(overall["num_fake"]),
+        file=str(file),
+    )
+    other = run.cells.setdefault(column, cell)
+    # test.py writes each data set's result twice: into its own folder and into the table of all
+    if dataclasses.replace(other, file=cell.file) != cell:
+        raise UsageError(
+            f"{other.file} and {file} say different things of {run.name} on {column}: name one of them"
+        )
+
+
+def _checked(about: dict[str, Any]) -> dict[str, Any]:
+    """`about` if it is what describe_run() gives. Raises ValueError, KeyError or AttributeError if not."""
+    required = {about["name"], about["checkpoint_sha256"]}
+    texts = {about.get(name) for name in ("model", "preset", "fold", "configuration")} - {None}
+    numbers = {about.get(name) for name in ("seed", "split_seed")} - {None}
+    trained_on = set(about.get("trained_on") or [])
+    if not all(isinstance(text, str) for text in required | texts | trained_on):
+        raise ValueError(f"its run is described by {brief(about)}")
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"its run has the seeds {brief(numbers)}")
+    return about | {"configuration": about.get("configuration")}
+
+
+def _about_older(file: Path) -> dict[str, Any]:
+    """What lies beside a result that does not name its run; without a config.json it is a run of its own."""
+    path = file.parent / "config.json"
+    config = parse_json(path.read_bytes())["config"] if path.is_file() else {}
+    folder = file.resolve().parent
+    return {"name": folder.name, "checkpoint_sha256": str(folder), **_identity(config)}
+
+
+def build_matrix(runs: Sequence[Run]) -> dict[str, Any]:
+    """The content of matrix.json: columns, groups of runs that differ in seed and fold alone, and folds."""
+    columns = sorted({column for run in runs for column in run.cells})
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.about["configuration"] or run.about["checkpoint_sha256"], []).append(run)
+    rows = [_group(members, columns) for members in groups.values()]
+    return {"columns": columns, "groups": rows, "folds": [table for row in rows for table in _folds(row)]}
+
+
+def _group(members: Sequence[Run], columns: Sequence[str]) -> dict[str, Any]:
+    members = sorted(members, key=lambda run: (_fold_order(run.about.get("fold")), run.what, run.name))
+    about = members[0].about
+    trained_on = about.get("trained_on") or []
+    words = [str(about[name]) for name in ("model", "preset") if about.get(name)]
+    title = " ".join(words) or members[0].name
+    summary = {}
+    for column in columns:
+        cells = [run.cells[column] for run in members if column in run.cells]
+        if len(cells) > 1:
+            values = [{name: getattr(cell, name) for name in AVERAGED} for cell in cells]
+            result = over_runs(values, f"{title} on {column}")
+            summary[column] = {name: dataclasses.asdict(value) for name, value in result.items()}
+    return {
+        "title": title + (f", trained on {' and '.join(trained_on)}" if trained_on else ""),
+        "trained_on": trained_on,
+        "configuration": about["configuration"],
+        "runs": [
+            {
+                "name": run.name,
+                "what": run.what,
+                "seed": run.about.get("seed"),
+                "split_seed": run.about.get("split_seed"),
+                "fold": run.about.get("fold"),
+                "checkpoint_sha256": run.about["checkpoint_sha256"],
+                "cells": {column: dataclasses.asdict(cell) for column, cell in sorted(run.cells.items())},
+            }
+            for run in members
+        ],
+        "summary": summary,
+    }
+
+
+def _fold_order(fold: str | None) -> int:
+    number = (fold or "").partition("/")[0]
+    return int(number) if number.isdigit() else -1
+
+
+def _folds(group: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A table of each data set that a group's folds were tested on: a row per seed, a column per fold."""
+    folded = [run for run in group["runs"] if run["fold"]]
+    folds = list(dict.fromkeys(run["fold"] for run in folded))
+    tables = []
+    for column in sorted({column for run in folded for column in run["cells"]}) if len(folds) > 1 else []:
+        rows = []
+        for seeds in dict.fromkeys((run["seed"], run["split_seed"]) for run in folded):
+            cells = {
+                run["fold"]: run["cells"][column]
+                for run in folded
+                if (run["seed"], run["split_seed"]) == seeds and column in run["cells"]
+            }
+            if cells:
+                result = over_runs([{"auc": cell["auc"]} for cell in cells.values()], group["title"])["auc"]
+                rows.append(
+                    {
+                        "seed": seeds[0],
+                        "split_seed": seeds[1],
+                        "cells": cells,
+                        "summary": dataclasses.asdict(result),
+                    }
+                )
+        tables.append({"title": group["title"], "column": column, "folds": folds, "rows": rows})
+    return tables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`test.py --matrix`."""
+    config = parse_command(MatrixConfig, __doc__ or "", argv)
+    configure_logging()
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    files = find_results(config.matrix)
+    matrix = build_matrix(read_results(files)) | {"command": shlex.join(sys.argv)}
+    text = json.dumps(matrix, indent=1) + "\n"
+    write_text(config.output_dir / "matrix.json", text)
+    write_page(config.output_dir / "matrix.html", TEMPLATES / "matrix.html", matrix=matrix, width=96)
+    for group in matrix["groups"]:
+        for column, summary in group["summary"].items():
+            values = ", ".join(
+                f"{name} {row['mean']:.4f} +- {row['std']:.4f}" for name, row in summary.items()
+            )
+            log.info(
+                "%s on %s, mean of %d runs: %s", group["title"], column, summary["auc"]["num_runs"], values
+            )
+    num_runs = sum(len(group["runs"]) for group in matrix["groups"])
+    log.info("%d runs on %d data sets; written to %s", num_runs, len(matrix["columns"]), config.output_dir)
+    sys.stdout.write(text)
+    return 0

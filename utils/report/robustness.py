@@ -1,0 +1,160 @@
+"""The tables and curves of test.py --robustness and --shortcuts."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from utils.evaluation.metrics import detection_metrics
+from utils.evaluation.scoring import ClipScores
+from utils.files import write_atomically, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessRow:
+    """One kind of perturbation at one level; level 0 is the untouched set."""
+
+    kind: str
+    level: int
+    value: str  # what the level means
+    auc: float
+    ap: float
+    eer: float
+    balanced_accuracy: float
+    num_real: int
+    num_fake: int
+    num_lost: int  # clips in which no face was found any more: in no other number of this row
+    face_share: float  # mean share of frames with a face, over all clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortcutRow:
+    """One change of what the model sees, against the untouched clips."""
+
+    change: str
+    auc: float
+    auc_difference: float
+    eer: float
+    balanced_accuracy: float
+
+
+def robustness_row(
+    scores: ClipScores, *, kind: str, level: int, value: str, num_lost: int, face_share: float
+) -> RobustnessRow:
+    """A row from the scores of a variant. Raises DatasetError if a class is lost altogether."""
+    metrics = detection_metrics(scores.labels, scores.logits, f"{kind} at level {level}")
+    return RobustnessRow(
+        kind=kind,
+        level=level,
+        value=value,
+        num_lost=num_lost,
+        face_share=face_share,
+        **_common(RobustnessRow, metrics),
+    )
+
+
+def shortcut_row(scores: ClipScores, plain: ClipScores, change: str) -> ShortcutRow:
+    """A row from the scores after a change and before it."""
+    metrics, before = (detection_metrics(s.labels, s.logits, change) for s in (scores, plain))
+    return ShortcutRow(
+        change=change, auc_difference=metrics.auc - before.auc, **_common(ShortcutRow, metrics)
+    )
+
+
+def _common(row_type: type, metrics: object) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(row_type)}
+    return {name: value for name, value in dataclasses.asdict(metrics).items() if name in names}
+
+
+def summarize_robustness(rows: Sequence[RobustnessRow], families: dict[str, Sequence[str]]) -> dict[str, Any]:
+    """AUC per kind: at each level, and mean and worst over the levels above 0; then means over kinds.
+
+    `families` maps a name to kinds: the mean over them is given where all of them were measured.
+    """
+    kinds: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(row.kind for row in rows):
+        auc = {row.level: row.auc for row in rows if row.kind == name}
+        above = [value for level, value in auc.items() if level > 0]
+        kinds[name] = {
+            "auc": {str(level): value for level, value in sorted(auc.items())},
+            "mean_auc": float(np.mean(above)),
+            "worst_auc": float(np.min(above)),
+        }
+    summary: dict[str, Any] = {
+        "per_kind": kinds,
+        "mean_auc": float(np.mean([row["mean_auc"] for row in kinds.values()])),
+        "worst_auc": float(np.min([row["worst_auc"] for row in kinds.values()])),
+    }
+    for family, members in families.items():
+        if set(members) <= kinds.keys():
+            summary[f"mean_auc_{family}"] = float(np.mean([kinds[name]["mean_auc"] for name in members]))
+    return summary
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Rows of one dataclass as CSV."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(
+        buffer, [field.name for field in dataclasses.fields(rows[0])], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(map(dataclasses.asdict, rows))
+    write_text(path, buffer.getvalue())
+
+
+def write_robustness(
+    output_dir: Path,
+    rows: Sequence[RobustnessRow],
+    *,
+    families: dict[str, Sequence[str]],
+    title: str,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write robustness.json, .csv and .png; return what the JSON says."""
+    result = about | summarize_robustness(rows, families) | {"rows": [dataclasses.asdict(r) for r in rows]}
+    write_text(output_dir / "robustness.json", json.dumps(result, indent=1) + "\n")
+    write_rows(output_dir / "robustness.csv", rows)
+    plot_robustness(output_dir / "robustness.png", rows, title)
+    return result
+
+
+def plot_robustness(path: Path, rows: Sequence[RobustnessRow], title: str) -> None:
+    """A small panel for each kind: AUC against the level, all on one scale."""
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    columns = min(4, len(kinds))
+    num_rows = -(-len(kinds) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.6, 2.3 * num_rows + 0.8), layout="constrained")
+    axes = figure.subplots(num_rows, columns, sharey=True, squeeze=False)
+    lowest = min(0.5, *(row.auc for row in rows))
+    for place, panel in enumerate(axes.flat):
+        if place >= len(kinds):
+            panel.set_axis_off()
+            continue
+        of_kind = sorted((row for row in rows if row.kind == kinds[place]), key=lambda row: row.level)
+        levels, auc = [row.level for row in of_kind], [row.auc for row in of_kind]
+        panel.axhline(auc[0], color="0.75", lw=1)
+        panel.axhline(0.5, color="0.6", lw=1, ls=":")
+        panel.plot(levels, auc, marker="o", ms=4, lw=1.6, color="#2a6f97")
+        lost = [row for row in of_kind if row.num_lost]
+        panel.plot([r.level for r in lost], [r.auc for r in lost], "o", ms=9, mfc="none", color="#c1440e")
+        panel.set(
+            title=kinds[place],
+            ylim=(lowest - 0.03, 1.03),
+            xticks=levels,
+            xticklabels=["0", *(f"{row.level}\n{row.value}" for row in of_kind[1:])],
+        )
+        panel.tick_params(labelsize=7)
+        if place % columns == 0:
+            panel.set_ylabel("AUC")
+    note = "; ringed: clips without a face left out" if any(row.num_lost for row in rows) else ""
+    figure.suptitle(f"{title}; grey line: untouched{note}", fontsize=10)
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=150))

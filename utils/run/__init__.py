@@ -1,0 +1,1 @@
+"""What a run is while it lives: device, processes, seeds, steps, log, resuming."""

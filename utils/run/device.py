@@ -1,0 +1,67 @@
+"""Which device computes, and in which precision. Never a silent change of either."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from utils.errors import UsageError
+from utils.run.distributed import launched
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """A device name (auto, cpu, cuda or cuda:N) -> device; under torchrun cuda is this process's own GPU,
+    cuda:LOCAL_RANK. Raises UsageError if it was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if launched() and name.startswith("cuda:"):
+        raise UsageError(f"--device {name}: under torchrun each process takes its own GPU; say --device cuda")
+    if launched() and name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} usable CUDA devices; use "
+            "--device cpu, or check the driver and that torch is a CUDA build"
+        )
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU or CPU with bf16 instructions (AMX, AVX512-BF16), else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise UsageError unless torch.compile finds what it compiles with: a C++ compiler, on a GPU Triton."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise UsageError("--compile needs a C++ compiler (g++; Debian: apt-get install g++), and found none")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UsageError("--compile needs the package triton on a GPU, and it is not installed")
+
+
+def set_float32_math(device: torch.device) -> None:
+    """What "fp32" means on a GPU: convolutions in TF32 (float32 range, 10 bits of mantissa), as torch and the
+    published code have it, matrix products in full.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = False

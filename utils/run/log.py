@@ -1,0 +1,126 @@
+"""What a run writes about itself: train.log, metrics.csv, TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from utils.files import write_text
+from utils.run.distributed import is_main
+
+log = logging.getLogger(__name__)
+
+__all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
+PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
+
+
+def configure_logging(log_file: Path | None = None) -> None:
+    """Log to stderr and, if given, append to a file (the main process alone). Called once, by main()."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None and is_main():
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+
+
+def _commit() -> str:
+    """The project's commit; "unknown" where there is no git, or the project is not its own checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown (not a git checkout)"
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (git could not be asked)"
+
+
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """Commit, versions and hardware of a run. No host or user name."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or "cpu",
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+class RunLog:
+    """TensorBoard curves (`train/lbd`, `val/auc`) and metrics.csv, one row per epoch.
+
+    After a resume at `first_step` and `num_epochs` the rows and curves of later, lost epochs are dropped.
+    Of several processes only the main one writes.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int = 0, num_epochs: int = 0) -> None:
+        self.path = run_dir / "metrics.csv"
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and test.py needs none
+
+        # what a run that was killed before its first checkpoint has drawn is taken back, too
+        self.writer = SummaryWriter(str(run_dir), purge_step=first_step) if is_main() else None
+        self.step = first_step
+        self.rows: list[dict[str, str]] = []
+        if num_epochs and self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                self.rows = list(csv.DictReader(file))[:num_epochs]
+        if self.writer and len(self.rows) < num_epochs:
+            log.warning("%s: has lost the rows of %d epochs", self.path, num_epochs - len(self.rows))
+
+    def curves(self, values: dict[str, float], step: int) -> None:
+        """Add a point to TensorBoard curves."""
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def train_step(self, values: dict[str, float]) -> None:
+        """Record one optimiser step: loss terms, gradient norm, learning rate."""
+        self.curves({f"train/{name}": value for name, value in values.items()}, self.step)
+        self.step += 1
+
+    def epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """Record one epoch: a row of metrics.csv (rewritten whole, atomically) and the validation curves."""
+        if not self.writer:
+            return
+        for name, value in values.items():
+            if name.startswith("val_"):
+                # at the epoch's last step: a resumed run takes back what stands at its first one or later
+                self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, self.step - 1)
+        self.writer.flush()
+        self.rows.append({"epoch": str(epoch), **{name: repr(value) for name, value in values.items()}})
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(self.rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, buffer.getvalue())
+
+    def flush(self) -> None:
+        """Write out all curves up to now, so that they are there as far as a checkpoint is."""
+        if self.writer:
+            self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()

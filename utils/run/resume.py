@@ -1,0 +1,150 @@
+"""Going on where a run stopped: what last.pt holds beside the weights, and signals that ask a run to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from utils.errors import CheckpointError, UsageError
+from utils.evaluation.metrics import Best
+from utils.names import brief
+from utils.run import distributed
+from utils.run.config_file import Sections, require_same
+
+STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler",
+         "best_value", "epochs_since_best", "progress", "random"}  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """How far a training has come: the next step to compute."""
+
+    epoch: int = 0
+    step: int = 0  # steps of this epoch that are done
+    sums: dict[str, float] = field(default_factory=dict)  # of the loss terms over these steps
+
+
+@dataclass
+class TrainingState:
+    """All that the next step depends on; the data come from (seed, epoch, step) alone."""
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    best: Best
+    device: torch.device
+    progress: Progress = field(default_factory=Progress)
+
+    def as_plain(self) -> dict[str, Any]:
+        """The state for last.pt. All processes call it together: each has its own random generators."""
+        within = self.progress.step > 0  # an epoch begins with new seeds
+        return {
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "best_value": self.best.value,
+            "epochs_since_best": self.best.epochs_since,
+            "progress": dataclasses.asdict(self.progress),
+            "random": distributed.gather_objects(_random_state(self.device)) if within else [],
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `as_plain` gave. Raises UsageError if it was made by another number of processes in
+        the middle of an epoch, CheckpointError if it is of another model.
+        """
+        try:
+            for name in ("model", "criterion", "optimizer", "scheduler"):
+                getattr(self, name).load_state_dict(saved[name])
+            self.progress = Progress(**saved["progress"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the saved state does not fit the run ({brief(str(error))})") from error
+        self.best.value, self.best.epochs_since = saved["best_value"], saved["epochs_since_best"]
+        if not self.progress.step:
+            return
+        states = saved["random"]
+        if len(states) != distributed.world_size():
+            raise UsageError(
+                f"the run stopped in the middle of an epoch of {len(states)} process(es): go on with as "
+                f"many, not {distributed.world_size()}"
+            )
+        _restore_random_state(states[distributed.rank()], self.device)
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Python's, NumPy's and torch's generators as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global one, from which others may draw)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def require_state(path: Path, saved: Mapping[str, Any], config: Sections, may_differ: set[str]) -> None:
+    """Raise CheckpointError if a checkpoint holds no state of a run, UsageError if it is another run's."""
+    if missing := sorted(STATE - saved.keys()):
+        raise CheckpointError(
+            f"{path}: holds no run to go on with, but other weights (it has no {', '.join(missing)})"
+        )
+    before = saved["config"]
+    asked = {  # a flag that the run is older than had its default then
+        section: {name: value for name, value in values.items() if name in before.get(section, {})}
+        for section, values in config.items()
+    }
+    require_same(before, asked, may_differ)
+
+
+class StopRequest:
+    """SIGTERM or Ctrl-C, of which the training loop hears after its step; a second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def heard(self) -> int:
+        """The signal's number, whichever process got it; 0 if none did."""
+        if distributed.world_size() == 1:
+            return self.number
+        return max(distributed.gather_objects(self.number))
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Signals are remembered while the context lasts."""
+    request = StopRequest()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, request._remember) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

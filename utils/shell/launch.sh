@@ -1,0 +1,108 @@
+# Sourced by the launchers, with their arguments: environment, --demo, and what all of them do.
+
+# paths in the environment are the caller's; the launcher has changed to the project's folder
+for _name in DATA_ROOT RUN_DIR VENV DEMO_DIR; do
+    [[ -z "${!_name:-}" || "${!_name}" == /* ]] || printf -v "$_name" '%s/%s' "$OLDPWD" "${!_name}"
+done
+# variables that are flags. A launcher's own values are beyond_masking's; another method has its own, in its presets,
+# and gets of these what the caller has set
+FLAG_VARIABLES=(EPOCHS:epochs BATCH_SIZE:batch_size LEARNING_RATE:learning_rate FEATURE_DIM:feature_dim
+    TRANSFORMER_NHEAD:transformer_nhead ALPHA:auxiliary_weight BETA:lbd_audio_weight GAMMA:contrastive_weight)
+SET_BY_CALLER=()
+for _pair in "${FLAG_VARIABLES[@]}"; do
+    _name=${_pair%:*}
+    [[ -z "${!_name:-}" ]] || SET_BY_CALLER+=("$_pair")
+done
+
+source utils/shell/environment.sh
+
+SIZE_FLAGS=()
+DEMO=false
+if [[ "${1:-}" == --demo ]]; then
+    DEMO=true
+    shift
+fi
+FLAGS=("$@")
+ONLY_PRINTS=false
+for _flag in "${FLAGS[@]}"; do
+    case "$_flag" in
+        --help | -h | --print_config | --print_config=*) ONLY_PRINTS=true ;;
+        --dataset* | --data_root* | --run_dir* | --device* | --config*)
+            echo "error: $_flag is a variable of the launcher: set DATA_ROOT, RUN_DIR or DEVICE, or call train.py" >&2
+            exit 2
+            ;;
+        --fold | --fold=*)
+            if [[ -n "${FOLDS:-}" ]]; then
+                echo "error: give either FOLDS or --fold" >&2
+                exit 2
+            fi
+            ;;
+    esac
+done
+[[ "$DEMO" == false ]] || source utils/shell/demo.sh
+
+_explain_data() {
+    cat >&2 <<TEXT
+error: DATA_ROOT is not set: the launcher needs the prepared $DATASET data set.
+  1. Get the data set from its authors (README.md, "Data sets", says where and under which terms).
+  2. Prepare it:  python -m preprocess.prepare --dataset $DATASET --source RAW_FOLDER --output PREPARED_FOLDER
+  3. Train:       DATA_ROOT=PREPARED_FOLDER bash run_$DATASET.sh
+Without a data set:  bash run_$DATASET.sh --demo
+TEXT
+    [[ "$DATASET" != ffpp ]] || echo "Before step 2, for its sound:  python -m preprocess.ffpp_audio --source RAW_FOLDER" >&2
+    exit 2
+}
+
+_folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
+    local part
+    for part in ${FOLDS//,/ }; do
+        if [[ ! "$part" =~ ^[1-5](-[1-5])?$ ]]; then
+            echo "error: FOLDS must be like 1-5 or \"1 3\": there are five, got $FOLDS" >&2
+            return 2
+        fi
+        seq "${part%-*}" "${part#*-}"
+    done
+}
+
+train_and_test() { # reads the launcher's variables
+    if [[ -z "${FOLDS:-}" ]]; then
+        _train_and_test_once "$RUN_DIR"
+        return
+    fi
+    local fold folds dirs=() how
+    folds=$(_folds)
+    for fold in $folds; do
+        local dir="$RUN_DIR/fold_$fold"
+        dirs+=("$dir")
+        if [[ -f "$dir/test_metrics.json" && "$ONLY_PRINTS" == false ]]; then
+            echo "== fold $fold is done: $dir" >&2
+            continue
+        fi
+        how=(--fold "$fold/5")
+        [[ -z "${PROTOCOL:-}" ]] || how+=(--protocol "$PROTOCOL")
+        [[ ! -f "$dir/last.pt" ]] || how+=(--resume)
+        [[ "$ONLY_PRINTS" == true ]] || echo "== fold $fold -> $dir; RUN_DIR=$RUN_DIR goes on with it" >&2
+        _train_and_test_once "$dir" "${how[@]}"
+    done
+    [[ "$ONLY_PRINTS" == true ]] || python test.py --matrix "${dirs[@]}" --output_dir "$RUN_DIR/folds"
+}
+
+_train_and_test_once() { # RUN_DIR [flags]
+    local run_dir=$1 data_flags=() flags=() launch=(python) pair name
+    shift
+    if [[ "$GPUS" != 1 && "$ONLY_PRINTS" == false ]]; then
+        launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")
+    fi
+    [[ -n "$DATA_ROOT" || "$ONLY_PRINTS" == true ]] || _explain_data
+    [[ -z "$DATA_ROOT" ]] || data_flags=(--data_root "$DATA_ROOT")
+    [[ "$MODEL" != beyond_masking ]] || SET_BY_CALLER=("${FLAG_VARIABLES[@]}")
+    for pair in "${SET_BY_CALLER[@]}"; do
+        name=${pair%:*}
+        flags+=("--${pair#*:}" "${!name}")
+    done
+    "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$run_dir" --model "$MODEL" \
+        --preset "$PRESET" --device "$DEVICE" --seed "$SEED" "${flags[@]}" "${SIZE_FLAGS[@]}" "$@" "${FLAGS[@]}"
+    if [[ "$ONLY_PRINTS" == false ]]; then
+        "${launch[@]}" test.py --checkpoint "$run_dir/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" --device "$DEVICE"
+    fi
+}
