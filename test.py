@@ -36,12 +36,12 @@ import torch
 from torch import nn
 
 from loaders import DATASETS
-from loaders.clip_dataset import DataConfig, clip_labels
-from loaders.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.shortcut_probes import probe_batches
+from loaders.batches.windows import DataConfig, clip_labels
 from loaders.listing import Listing, ListingConfig, summarize
-from loaders.probes import probe_batches
-from loaders.split_files import make_split, split_checksum
-from loaders.splits import SPLITS, Split, SplitConfig
+from loaders.splits.drawing import SPLITS, Split, SplitConfig
+from loaders.splits.files import make_split, split_checksum
 from models import MODELS
 from models.judging import command as judging
 from models.restore import (

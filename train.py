@@ -28,13 +28,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from loaders import DATASETS
-from loaders.clip_dataset import DataConfig
-from loaders.collate import TrainingSampler
-from loaders.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.collate import TrainingSampler
+from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
-from loaders.split_files import split_checksum, write_split
-from loaders.splits import SplitConfig
+from loaders.splits.drawing import SplitConfig
+from loaders.splits.files import split_checksum, write_split
 from losses import LOSSES
 from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm

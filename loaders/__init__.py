@@ -1,17 +1,17 @@
 """The menu of data sets: name -> function(data_root) -> Listing."""
 
-from loaders.av_deepfake1m import list_av_deepfake1m
-from loaders.celebdf import list_celebdf
-from loaders.deepfaketimit import list_deepfaketimit
-from loaders.deepspeak import list_deepspeak
-from loaders.dfdc import list_dfdc
-from loaders.dfdc_preview import list_dfdc_preview
-from loaders.fakeavceleb import list_fakeavceleb
-from loaders.ffpp import list_ffpp
-from loaders.kodf import list_kodf
-from loaders.lavdf import list_lavdf
-from loaders.manifest import list_manifest
-from loaders.ravdess import list_ravdess
+from loaders.datasets.av_deepfake1m import list_av_deepfake1m
+from loaders.datasets.celebdf import list_celebdf
+from loaders.datasets.deepfaketimit import list_deepfaketimit
+from loaders.datasets.deepspeak import list_deepspeak
+from loaders.datasets.dfdc import list_dfdc
+from loaders.datasets.dfdc_preview import list_dfdc_preview
+from loaders.datasets.fakeavceleb import list_fakeavceleb
+from loaders.datasets.ffpp import list_ffpp
+from loaders.datasets.kodf import list_kodf
+from loaders.datasets.lavdf import list_lavdf
+from loaders.datasets.manifest import list_manifest
+from loaders.datasets.ravdess import list_ravdess
 
 DATASETS = {
     "av_deepfake1m": list_av_deepfake1m,

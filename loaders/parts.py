@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loaders import DATASETS
-from loaders.clip_dataset import clip_labels
-from loaders.leaks import require_no_leak
+from loaders.audit.leaks import require_no_leak
+from loaders.batches.windows import clip_labels
 from loaders.listing import Listing, ListingConfig, summarize
-from loaders.split_files import make_split
-from loaders.splits import SPLITS, Split, SplitConfig
+from loaders.splits.drawing import SPLITS, Split, SplitConfig
+from loaders.splits.files import make_split
 from utils.errors import UsageError
 from utils.types import Clip
 

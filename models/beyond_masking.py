@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # losses/beyond_masking.py
         "lbd_reduction": "sum",
         "contrastive_pairs": "all",
-        # loaders/clip_dataset.py
+        # loaders/batches/windows.py
         "window": "released",
         "landmark_normalization": "clip_zscore",
         "label_rule": "video",

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from loaders.clip_dataset import (
+from loaders.batches.collate import Collate
+from loaders.batches.windows import (
     MIN_WINDOW_S,
     RELEASED_FRAMES,
     ClipDataset,
@@ -31,7 +32,6 @@ from loaders.clip_dataset import (
     DataConfig,
     WindowStart,
 )
-from loaders.collate import Collate
 from models.judging.probes import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
 from models.restore import restore_decision, restore_model

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from loaders.clip_dataset import ClipDataset, ClipWindow, WindowStart, window_frames
+from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart, window_frames
 from utils.clip import face_regions
 from utils.clip.files import CROP_SIZE, open_landmarks
 

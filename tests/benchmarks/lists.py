@@ -17,10 +17,10 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from loaders.fakeavceleb import list_fakeavceleb
+from loaders.datasets.fakeavceleb import list_fakeavceleb
 from loaders.listing import ListingConfig
-from loaders.split_files import make_split, read_split, write_split
-from loaders.splits import SplitConfig
+from loaders.splits.drawing import SplitConfig
+from loaders.splits.files import make_split, read_split, write_split
 from tests.clip_factory import ROWS
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 

@@ -23,8 +23,8 @@ import numpy as np
 import soundfile
 import torch
 
-from loaders.clip_dataset import ClipDataset, DataConfig
-from loaders.data_loader import keep_freed_memory
+from loaders.batches.data_loader import keep_freed_memory
+from loaders.batches.windows import ClipDataset, DataConfig
 from preprocess.face_track import ENCODER_PRESET
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.clip_factory import make_clip

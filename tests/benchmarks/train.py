@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from loaders.clip_dataset import DataConfig
-from loaders.data_loader import WorkerConfig, training_loader
+from loaders.batches.data_loader import WorkerConfig, training_loader
+from loaders.batches.windows import DataConfig
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
 from tests.benchmarks.loader import write_clip

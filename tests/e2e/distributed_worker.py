@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loaders.clip_dataset import DataConfig
-from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.windows import DataConfig
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking import BeyondMaskingConfig, BeyondMaskingDetector
 from models.blocks.normalization import synchronize_batch_norm

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from loaders.fakeavceleb import list_fakeavceleb
-from loaders.leaks import require_no_leak
+from loaders.audit.leaks import require_no_leak
+from loaders.datasets.fakeavceleb import list_fakeavceleb
 from loaders.listing import ListingConfig
-from loaders.split_files import make_split, read_split, write_split
-from loaders.splits import SplitConfig
+from loaders.splits.drawing import SplitConfig
+from loaders.splits.files import make_split, read_split, write_split
 from preprocess.prepare import ClipConfig, prepare_clip
 from tests.clip_factory import write_fakeavceleb_tree
 from tests.commands import run_command

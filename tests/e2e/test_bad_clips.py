@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from loaders.clip_dataset import ClipDataset, DataConfig
-from loaders.data_loader import LoaderError, WorkerConfig, evaluation_loader, training_loader
-from loaders.split_files import read_split
+from loaders.batches.data_loader import LoaderError, WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.splits.files import read_split
 from tests.clip_factory import make_clip, write_clip_folder
 from tests.commands import start_command
 from tests.e2e.test_training import TINY, ok, train

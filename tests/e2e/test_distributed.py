@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loaders.collate import TrainingBatches, TrainingSampler
+from loaders.batches.collate import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
 from tests.commands import ONE_THREAD, run_processes
 from tests.e2e.test_training import TINY, command, ok

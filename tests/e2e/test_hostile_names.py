@@ -8,10 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from loaders.audit import Audit
-from loaders.audit_report import write_html
-from loaders.findings import Finding
-from loaders.shortcuts import ALL_FAKES, RuleResult
+from loaders.audit.audit import Audit
+from loaders.audit.findings import Finding
+from loaders.audit.page import write_html
+from loaders.audit.shortcuts import ALL_FAKES, RuleResult
 from models.judging.page import write_video_page
 from models.judging.verdict import FaceVerdict, Segment, Verdict
 from preprocess.tracks import TrackClip, TrackedVideo

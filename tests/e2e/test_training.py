@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loaders.split_files import read_split
+from loaders.splits.files import read_split
 from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
 from tests.commands import run_command

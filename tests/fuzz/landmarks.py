@@ -481,8 +481,8 @@ RECIPES = [
 
 def exercise(folder: Path, output: Path) -> str:
     """Everything that reads prepared clips: windows, the audit, verify. Returns why it was refused, if so."""
-    from loaders.clip_dataset import ClipDataset, DataConfig
-    from loaders.clip_facts import measure_clip
+    from loaders.audit.facts import measure_clip
+    from loaders.batches.windows import ClipDataset, DataConfig
     from loaders.listing import is_prepared
     from preprocess.verify import check_clip
     from tests.clip_factory import make_clip

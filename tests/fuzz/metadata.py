@@ -36,8 +36,8 @@ def build(base: Path) -> None:
 def _build_others(base: Path) -> None:
     from loaders import DATASETS
     from loaders.listing import ListingConfig
-    from loaders.split_files import make_split, write_split
-    from loaders.splits import SplitConfig
+    from loaders.splits.drawing import SplitConfig
+    from loaders.splits.files import make_split, write_split
 
     listing = DATASETS["fakeavceleb"](base / "fakeavceleb", ListingConfig())
     write_split(base / "split", make_split(listing, SplitConfig()))
@@ -241,8 +241,8 @@ def exercise(folder: Path, output: Path) -> str:
 def _list(name: str, root: Path, output: Path) -> None:
     from loaders import DATASETS
     from loaders.listing import ListingConfig, summarize
-    from loaders.split_files import make_split, read_split, split_checksum, write_split
-    from loaders.splits import SplitConfig
+    from loaders.splits.drawing import SplitConfig
+    from loaders.splits.files import make_split, read_split, split_checksum, write_split
 
     listing = DATASETS[name](root, ListingConfig(allow_missing=True))
     above = f"{os.path.normpath(root)}{os.sep}"
@@ -284,8 +284,8 @@ def _round_trip(clips: list, output: Path) -> None:
 
 
 def _read_split(root: Path, output: Path) -> None:
-    from loaders.split_files import read_split, write_split
-    from loaders.splits import require_disjoint
+    from loaders.splits.drawing import require_disjoint
+    from loaders.splits.files import read_split, write_split
 
     split = read_split(root / "fakeavceleb.csv")
     require_disjoint(split)
@@ -302,7 +302,7 @@ def _read_exclusions(root: Path, output: Path) -> None:
 
 
 def _read_folds(root: Path, output: Path) -> None:
-    from loaders.protocols import mrdf5
+    from loaders.splits.protocols import mrdf5
     from tests.clip_factory import ROWS, make_clip
 
     ids = sorted(

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.clip_dataset import ClipDataset, DataConfig
-from loaders.collate import Collate
+from loaders.batches.collate import Collate
+from loaders.batches.windows import ClipDataset, DataConfig
 from models.beyond_masking import PRESETS
 from models.encoders.mfcc import Mfcc, centre_columns
 from models.encoders.video import VideoFrontEnd

@@ -1,4 +1,4 @@
-"""One's own data, in the three forms that `loaders/manifest.py` reads."""
+"""One's own data, in the three forms that `loaders/datasets/manifest.py` reads."""
 
 from __future__ import annotations
 

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from loaders import duplicates
-from loaders.audit import Audit, find_near_identical
-from loaders.audit_report import write_html
-from loaders.clip_dataset import ClipDataset, DataConfig
-from loaders.clip_facts import measure_clip, read_info_values
-from loaders.duplicates import MAX_PICTURE_DISTANCE, MAX_SOUND_DISTANCE, find_copies
-from loaders.leaks import find_identical_files, find_person_leaks, require_no_leak
-from loaders.listing import Listing
-from loaders.shortcuts import (
+from loaders.audit import duplicates
+from loaders.audit.audit import Audit, find_near_identical
+from loaders.audit.duplicates import MAX_PICTURE_DISTANCE, MAX_SOUND_DISTANCE, find_copies
+from loaders.audit.facts import measure_clip, read_info_values
+from loaders.audit.leaks import find_identical_files, find_person_leaks, require_no_leak
+from loaders.audit.page import write_html
+from loaders.audit.shortcuts import (
     Resamples,
     RuleResult,
     exact_auc,
@@ -27,8 +25,10 @@ from loaders.shortcuts import (
     judge_rule,
     shortcut_findings,
 )
-from loaders.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
-from loaders.splits import Split
+from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
+from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.listing import Listing
+from loaders.splits.drawing import Split
 from tests.clip_factory import make_clip, write_clip_folder
 from tests.trees.media import Media
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME

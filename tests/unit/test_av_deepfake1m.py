@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from loaders.av_deepfake1m import list_av_deepfake1m
+from loaders.datasets.av_deepfake1m import list_av_deepfake1m
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from tests.trees.av_deepfake1m import write_av_deepfake1m
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty

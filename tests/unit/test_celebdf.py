@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from loaders.celebdf import PUBLISHED_COUNTS, PUBLISHED_TEST_COUNTS, list_celebdf
+from loaders.datasets.celebdf import PUBLISHED_COUNTS, PUBLISHED_TEST_COUNTS, list_celebdf
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from tests.trees.celebdf import write_celebdf
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

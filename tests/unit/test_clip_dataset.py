@@ -6,7 +6,9 @@ import pytest
 import soundfile
 import torch
 
-from loaders.clip_dataset import (
+from loaders.batches.collate import Collate, TrainingSampler
+from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.windows import (
     ClipDataset,
     DataConfig,
     WindowStart,
@@ -15,8 +17,6 @@ from loaders.clip_dataset import (
     normalize_face_box,
     window_labels,
 )
-from loaders.collate import Collate, TrainingSampler
-from loaders.data_loader import WorkerConfig, evaluation_loader, training_loader
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip import frames as crop_video
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME

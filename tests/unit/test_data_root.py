@@ -11,9 +11,9 @@ import fsspec
 import pytest
 
 from loaders import DATASETS
-from loaders.clip_walk import walk_clips
+from loaders.datasets.clip_walk import walk_clips
+from loaders.datasets.metadata import inside
 from loaders.listing import ListingConfig
-from loaders.metadata import inside
 from preprocess.batch import BatchConfig, find_jobs
 from tests.clip_factory import write_clip_folder
 from utils.clip.packed import SCHEMA, Pack

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from loaders.deepfaketimit import PUBLISHED_COUNTS, list_deepfaketimit
+from loaders.datasets.deepfaketimit import PUBLISHED_COUNTS, list_deepfaketimit
 from loaders.groups import joined
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from preprocess.sources import read_raw_dataset
 from tests.trees.deepfaketimit import write_deepfaketimit
 from tests.trees.media import EmptyFiles

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from loaders.deepspeak import list_deepspeak
+from loaders.datasets.deepspeak import list_deepspeak
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from tests.trees.deepspeak import FAKE_HEADER, write_deepspeak
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

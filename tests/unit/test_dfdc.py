@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from loaders.dfdc import PUBLISHED_COUNTS, list_dfdc
-from loaders.dfdc_preview import list_dfdc_preview
+from loaders.datasets.dfdc import PUBLISHED_COUNTS, list_dfdc
+from loaders.datasets.dfdc_preview import list_dfdc_preview
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from tests.trees.dfdc import write_dfdc, write_dfdc_metadata, write_dfdc_preview
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from loaders.fakeavceleb import CATEGORIES, list_fakeavceleb
+from loaders.datasets.fakeavceleb import CATEGORIES, list_fakeavceleb
 from loaders.listing import ListingConfig, summarize
 from tests.clip_factory import ROWS, write_clip_folder, write_fakeavceleb_tree, write_metadata
 from utils.errors import DatasetError

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from loaders.ffpp import METHODS, list_ffpp
+from loaders.datasets.ffpp import METHODS, list_ffpp
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from preprocess.sources import read_raw_dataset
 from tests.trees.ffpp import ACTOR_FAKES, published_pairs, write_ffpp
 from tests.trees.media import EmptyFiles

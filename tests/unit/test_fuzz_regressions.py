@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loaders.clip_dataset import ClipDataset, DataConfig
-from loaders.clip_facts import measure_clip
-from loaders.metadata import read_rows
+from loaders.audit.facts import measure_clip
+from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.datasets.metadata import read_rows
 from preprocess.batch import failures_csv
 from tests.clip_factory import make_clip
 from tests.fuzz import checkpoints, media

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from loaders import DATASETS
+from loaders.datasets.metadata import as_segments, inside, read_json, read_json_entries
 from loaders.listing import ListingConfig, select_clips
-from loaders.metadata import as_segments, inside, read_json, read_json_entries
-from loaders.protocols import mrdf5
-from loaders.split_files import read_split
+from loaders.splits.files import read_split
+from loaders.splits.protocols import mrdf5
 from preprocess.batch import failures_csv
 from tests.clip_factory import make_clip
 from tests.trees import TREES

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from loaders.kodf import list_kodf
+from loaders.datasets.kodf import list_kodf
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from preprocess.sources import read_raw_dataset
 from tests.trees.kodf import METHODS, PARTS, fake_name, person_id, write_international, write_kodf
 from tests.trees.media import EmptyFiles

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from loaders.lavdf import list_lavdf
+from loaders.datasets.lavdf import list_lavdf
 from loaders.listing import ListingConfig
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from tests.trees.lavdf import write_lavdf
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
+from loaders.datasets.manifest import list_manifest
 from loaders.listing import ListingConfig
-from loaders.manifest import list_manifest
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from preprocess.sources import read_raw_dataset
 from tests.trees.manifest import write_manifest
 from tests.trees.media import EmptyFiles

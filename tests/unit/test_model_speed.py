@@ -174,7 +174,7 @@ def test_large_tensors_take_huge_pages_where_they_may(command, wish):
 def test_a_loaders_worker_does_not_take_the_same_memory_from_the_system_again():
     """Page faults of ten windows' frames, decoded and equalised, after the first two."""
     source = (
-        "import numpy, resource; from loaders.data_loader import _set_up_worker; _set_up_worker(0)\n"
+        "import numpy, resource; from loaders.batches.data_loader import _set_up_worker; _set_up_worker(0)\n"
         "for index in range(12):\n"
         "    if index == 2: before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    frames = [numpy.ones(60 * 224 * 224 * 3, numpy.uint8) for _ in range(2)]\n"

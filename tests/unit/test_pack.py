@@ -14,13 +14,13 @@ import torch
 import webdataset
 
 from loaders import DATASETS
-from loaders.clip_dataset import ClipDataset, DataConfig
-from loaders.clip_facts import measure_clip, read_info_values
-from loaders.collate import Collate
-from loaders.leaks import require_no_leak
+from loaders.audit.facts import measure_clip, read_info_values
+from loaders.audit.leaks import require_no_leak
+from loaders.batches.collate import Collate
+from loaders.batches.windows import ClipDataset, DataConfig
 from loaders.listing import ListingConfig
-from loaders.split_files import make_split
-from loaders.splits import SplitConfig
+from loaders.splits.drawing import SplitConfig
+from loaders.splits.files import make_split
 from models.encoders.video import VideoFrontEnd
 from preprocess import pack
 from preprocess.batch import clip_folders

@@ -5,12 +5,12 @@ FF++, DFDC, its preview, DeepfakeTIMIT, Celeb-DF and RAVDESS have theirs in thei
 
 from collections import Counter
 
-from loaders.deepspeak import list_deepspeak
-from loaders.fakeavceleb import PUBLISHED_COUNTS, list_fakeavceleb
-from loaders.kodf import list_kodf
+from loaders.datasets.deepspeak import list_deepspeak
+from loaders.datasets.fakeavceleb import PUBLISHED_COUNTS, list_fakeavceleb
+from loaders.datasets.kodf import list_kodf
 from loaders.listing import ListingConfig
-from loaders.split_files import make_split
-from loaders.splits import SPLITS, SplitConfig
+from loaders.splits.drawing import SPLITS, SplitConfig
+from loaders.splits.files import make_split
 from tests.clip_factory import ROWS
 from tests.trees.deepspeak import FAKE_HEADER
 from tests.trees.prepared import touch_clip

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
+from loaders.datasets.ravdess import PUBLISHED_COUNTS, list_ravdess
 from loaders.listing import ListingConfig
-from loaders.ravdess import PUBLISHED_COUNTS, list_ravdess
-from loaders.splits import SplitConfig, draw_split
+from loaders.splits.drawing import SplitConfig, draw_split
 from tests.trees.base import RawTree
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from loaders.clip_dataset import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset, DataConfig
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.errors import DatasetError, UsageError
 from utils.report.matrix import build_matrix, describe_run, find_results, read_results

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from loaders.listing import Listing
-from loaders.split_files import make_split, read_split, split_checksum, write_split
-from loaders.splits import SPLITS, SplitConfig, require_disjoint
+from loaders.splits.drawing import SPLITS, SplitConfig, require_disjoint
+from loaders.splits.files import make_split, read_split, split_checksum, write_split
 from tests.clip_factory import make_clip
 from utils.errors import DatasetError, UsageError
 

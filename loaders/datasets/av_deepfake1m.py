@@ -14,8 +14,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from loaders.datasets.metadata import (
+    as_segments,
+    inside,
+    read_json_entries,
+    read_text,
+    require_folder,
+    without_suffix,
+)
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import as_segments, inside, read_json_entries, read_text, require_folder, without_suffix
 from utils.errors import DatasetError
 from utils.names import brief
 from utils.types import Clip

@@ -11,10 +11,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from loaders.dfdc import parse_label
+from loaders.datasets.dfdc import parse_label
+from loaders.datasets.metadata import FolderIndex, as_id, inside, read_json, require_folder
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import FolderIndex, as_id, inside, read_json, require_folder
 from utils.errors import DatasetError
 from utils.names import brief
 from utils.types import Clip

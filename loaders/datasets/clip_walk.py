@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from loaders.metadata import inside, nfc, read_rows, require_folder, without_suffix
+from loaders.datasets.metadata import inside, nfc, read_rows, require_folder, without_suffix
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import walk
 from utils.errors import DatasetError

@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from loaders.clip_walk import walk_clips
+from loaders.datasets.clip_walk import walk_clips
+from loaders.datasets.metadata import inside, nfc, read_text, require_file, require_folder
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import inside, nfc, read_text, require_file, require_folder
 from utils.errors import DatasetError
 from utils.types import Clip
 

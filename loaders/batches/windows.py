@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from loaders.silence import clip_leading_silence_s
+from loaders.batches.silence import clip_leading_silence_s
 from utils.clip.files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
 from utils.clip.frames import open_crop, read_video_header
 from utils.config import opt
@@ -39,7 +39,7 @@ Draw = int | WindowStart | tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """loaders/clip_dataset.py: what is cut out of a clip, and which labels it gets."""
+    """loaders/batches/windows.py: what is cut out of a clip, and which labels it gets."""
 
     window: str = opt(
         "seconds",

@@ -12,8 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from loaders.datasets.metadata import (
+    as_id,
+    inside,
+    nfc,
+    read_rows,
+    require_file,
+    require_folder,
+    without_suffix,
+)
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import as_id, inside, nfc, read_rows, require_file, require_folder, without_suffix
 from utils.clip.packed import packed_clips, walk
 from utils.errors import DatasetError
 from utils.types import Clip

@@ -11,9 +11,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from loaders.groups import joined
-from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import (
+from loaders.datasets.metadata import (
     FolderIndex,
     as_id,
     inside,
@@ -23,6 +21,8 @@ from loaders.metadata import (
     require_file,
     require_folder,
 )
+from loaders.groups import joined
+from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.names import brief
 from utils.types import Clip

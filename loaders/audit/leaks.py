@@ -1,7 +1,7 @@
 """Leaks: persons, clip families and files that stand in more than one split.
 
 All comparisons here are look-ups by key, linear in the number of clips. Copies that were encoded anew are
-found by loaders/duplicates.py.
+found by loaders/audit/duplicates.py.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from loaders.clip_facts import known_checksums, read_info_values
-from loaders.findings import DROP_DONORS, REDRAW, REMOVE, Finding
+from loaders.audit.facts import known_checksums, read_info_values
+from loaders.audit.findings import DROP_DONORS, REDRAW, REMOVE, Finding
 from loaders.listing import Listing
-from loaders.splits import Split
+from loaders.splits.drawing import Split
 from utils.errors import DatasetError
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 5
-# names of checksums (loaders/clip_facts.py) that mean "the same recording", in words
+# names of checksums (loaders/audit/facts.py) that mean "the same recording", in words
 FILE_KINDS = {
     "raw file": "raw video",
     "raw sound": "raw sound file",

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from loaders.datasets.metadata import FolderIndex, inside, read_rows, require_folder
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import FolderIndex, inside, read_rows, require_folder
 from utils.errors import DatasetError
 from utils.types import Clip
 

@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from loaders.datasets.metadata import FolderIndex, read_json, require_folder
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import FolderIndex, read_json, require_folder
 from utils.errors import DatasetError
 from utils.names import brief
 from utils.types import Clip

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loaders.listing import Listing
-from loaders.splits import SPLITS, Split, SplitConfig, draw_split, require_disjoint
+from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
 from utils.errors import DatasetError, UsageError
 from utils.files import write_text
 

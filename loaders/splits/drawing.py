@@ -17,7 +17,7 @@ import numpy as np
 
 from loaders.groups import joined
 from loaders.listing import Listing
-from loaders.protocols import PROTOCOLS, mrdf5
+from loaders.splits.protocols import PROTOCOLS, mrdf5
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
 from utils.types import Clip
@@ -29,7 +29,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """loaders/splits.py: who is in train, validation and test."""
+    """loaders/splits/drawing.py: who is in train, validation and test."""
 
     split_file: tuple[Path, ...] = opt(
         (), "reuse these split files, one per data set (e.g. saved_models/RUN/splits/fakeavceleb.csv)"

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import (
+from loaders.datasets.metadata import (
     FolderIndex,
     as_id,
     as_segments,
@@ -29,6 +28,7 @@ from loaders.metadata import (
     require_folder,
     without_suffix,
 )
+from loaders.listing import Listing, ListingConfig, select_clips
 from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import walk
 from utils.errors import DatasetError

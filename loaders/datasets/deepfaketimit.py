@@ -15,10 +15,10 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from loaders.clip_walk import walk_clips
+from loaders.datasets.clip_walk import walk_clips
+from loaders.datasets.metadata import require_folder
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import require_folder
 from utils.errors import DatasetError
 from utils.types import Clip
 

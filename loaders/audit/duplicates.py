@@ -1,6 +1,6 @@
 """Copies of a recording under another name and encoding, in another split.
 
-Each clip has a coarse descriptor of its picture and of its sound (loaders/clip_facts.py). Every entry is
+Each clip has a coarse descriptor of its picture and of its sound (loaders/audit/facts.py). Every entry is
 brought to mean 0 and deviation 1 over the data set; then unrelated clips lie about 1.4 apart (root mean
 square over the entries). On the demo set, 14 clips encoded anew at CRF 36 and 24 kbit/s and prepared again
 lie at most 0.12 (picture) and 0.14 (sound) from the first encoding, the closest clips of two persons 0.40

@@ -10,7 +10,7 @@ import logging
 import re
 from pathlib import Path
 
-from loaders.clip_walk import walk_clips
+from loaders.datasets.clip_walk import walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip

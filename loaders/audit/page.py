@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loaders.shortcuts import ALL_FAKES, HIGH, LOW, RULES, RuleResult, describe, direction, direction_free
+from loaders.audit.shortcuts import (
+    ALL_FAKES,
+    HIGH,
+    LOW,
+    RULES,
+    RuleResult,
+    describe,
+    direction,
+    direction_free,
+)
 from utils.report.pages import write_page
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -21,7 +30,7 @@ WIDTH = 120  # of a cell's drawing: AUC 0 to 1
 
 
 def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
-    """Write the report of `result` (loaders/audit.py: Audit) atomically."""
+    """Write the report of `result` (loaders/audit/audit.py: Audit) atomically."""
     groups = list(dict.fromkeys(rule.group for rule in result.rules))
     categories = sorted({name for part in result.counts.values() for name in part} - {"real"})
     write_page(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from loaders.clip_dataset import ClipWindow
+from loaders.batches.windows import ClipWindow
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.errors import ClipError, DatasetError, UsageError
 from utils.run import distributed

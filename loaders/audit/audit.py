@@ -29,17 +29,17 @@ import numpy as np
 from tqdm import tqdm
 
 from loaders import DATASETS
-from loaders.audit_report import write_html
-from loaders.clip_facts import ClipFacts, measure_clip
-from loaders.duplicates import MAX_PICTURE_DISTANCE, MAX_SOUND_DISTANCE, find_copies
-from loaders.findings import REMOVE, Finding
-from loaders.leaks import MAX_EXAMPLES, find_identical_files, find_person_leaks
+from loaders.audit.duplicates import MAX_PICTURE_DISTANCE, MAX_SOUND_DISTANCE, find_copies
+from loaders.audit.facts import ClipFacts, measure_clip
+from loaders.audit.findings import REMOVE, Finding
+from loaders.audit.leaks import MAX_EXAMPLES, find_identical_files, find_person_leaks
+from loaders.audit.page import write_html
+from loaders.audit.shortcuts import RuleResult, find_shortcuts, shortcut_findings
 from loaders.listing import Listing, ListingConfig
-from loaders.shortcuts import RuleResult, find_shortcuts, shortcut_findings
-from loaders.split_files import make_split, split_checksum
-from loaders.splits import SPLITS, Split, SplitConfig
+from loaders.splits.drawing import SPLITS, Split, SplitConfig
+from loaders.splits.files import make_split, split_checksum
 from utils.config import Parser, from_args, opt, to_plain
-from utils.errors import FrameworkError, UsageError, run_command
+from utils.errors import FrameworkError, UsageError
 from utils.files import write_text
 from utils.run.log import configure_logging, logging_redirect_tqdm
 from utils.types import Clip
@@ -50,7 +50,7 @@ MIN_CLIPS_PER_WORKER = 100  # a process needs seconds to start
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """loaders/audit.py: what is audited."""
+    """loaders/audit/audit.py: what is audited."""
 
     dataset: str = opt(dataclasses.MISSING, "data set", choices=sorted(DATASETS))
     data_root: Path = opt(dataclasses.MISSING, "the prepared data set (output of preprocess.prepare)")
@@ -269,7 +269,3 @@ def main() -> int:
         config.output_dir,
     )
     return 1 if result.found else 0
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from loaders.datasets.metadata import FolderIndex, as_id, inside, read_rows, require_file, require_folder
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import FolderIndex, as_id, inside, read_rows, require_file, require_folder
 from utils.errors import DatasetError
 from utils.types import Clip
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from loaders.clip_dataset import ClipDataset, ClipWindow, DataConfig, Draw, clip_labels
-from loaders.collate import Collate, TrainingBatches, TrainingSampler
+from loaders.batches.collate import Collate, TrainingBatches, TrainingSampler
+from loaders.batches.windows import ClipDataset, ClipWindow, DataConfig, Draw, clip_labels
 from utils.config import opt
 from utils.errors import FrameworkError
 from utils.run.bad_clips import BadClips
@@ -41,7 +41,7 @@ class LoaderError(FrameworkError):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """loaders/data_loader.py: how batches are made."""
+    """loaders/batches/data_loader.py: how batches are made."""
 
     batch_size: int = opt(16, "clips per training step, over all processes; windows per batch in evaluation")
     num_workers: int = opt(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from loaders.clip_dataset import DataConfig
-from loaders.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.windows import DataConfig
 from utils.types import Clip, ClipBatch
 
 MID_GREY = 128

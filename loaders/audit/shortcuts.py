@@ -23,8 +23,8 @@ from scipy.stats import mannwhitneyu, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from loaders.clip_facts import ClipFacts
-from loaders.findings import Finding
+from loaders.audit.facts import ClipFacts
+from loaders.audit.findings import Finding
 from utils.types import Clip
 
 ALL_FAKES = "all"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loaders.datasets.metadata import as_segments, inside, read_json_entries, require_folder, without_suffix
 from loaders.listing import Listing, ListingConfig, select_clips
-from loaders.metadata import as_segments, inside, read_json_entries, require_folder, without_suffix
 from utils.errors import DatasetError
 from utils.names import brief
 from utils.types import Clip

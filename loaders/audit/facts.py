@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from loaders.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
+from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
 from utils.clip.files import (
     AUDIO_NAMES,
     INFO_NAME,

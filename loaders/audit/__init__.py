@@ -1,0 +1,1 @@
+"""Leaks and shortcuts: what makes results too good."""

@@ -1,0 +1,7 @@
+"""The command `python -m loaders.audit`."""
+
+from loaders.audit.audit import main
+from utils.errors import run_command
+
+if __name__ == "__main__":
+    run_command(main)
