@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
-from preprocess.face_track import CropConfig
-from preprocess.face_tracker import FaceTracker
+from preprocess.faces.track import CropConfig
+from preprocess.faces.tracker import FaceTracker
+from preprocess.work.batch import BatchConfig, Job, find_jobs, run_batch
 from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import ClipError, NoFaceError, run_command

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import BatchConfig, Job, find_jobs, run_batch
+from preprocess.work.batch import BatchConfig, Job, find_jobs, run_batch
 from utils.clip.files import AUDIO_NAME, SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, run_command

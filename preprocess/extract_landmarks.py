@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import FolderBatchConfig, find_folder_jobs, run_batch
-from preprocess.face_mesh import FaceMesh
-from preprocess.jobs import Job
+from preprocess.faces.mesh import FaceMesh
+from preprocess.work.batch import FolderBatchConfig, find_folder_jobs, run_batch
+from preprocess.work.jobs import Job
 from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import ClipError, NoFaceError, run_command

@@ -35,11 +35,11 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.image_graph import require_packages
-from preprocess.jobs import PARTIAL_NAME, Job
-from preprocess.limits import LimitConfig
-from preprocess.sources import FFPP_SOUNDS
-from preprocess.workers import lock_partial, run_workers
+from preprocess.faces.image_graph import require_packages
+from preprocess.work.jobs import PARTIAL_NAME, Job
+from preprocess.work.limits import LimitConfig
+from preprocess.work.raw_layouts import FFPP_SOUNDS
+from preprocess.work.workers import lock_partial, run_workers
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command

@@ -35,10 +35,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from preprocess.batch import PARTIAL_NAME, clip_folders, failures_csv
-from preprocess.jobs import Job
-from preprocess.limits import LimitConfig, begin_with, stop_clock
-from preprocess.workers import run_workers
+from preprocess.work.batch import PARTIAL_NAME, clip_folders, failures_csv
+from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig, begin_with, stop_clock
+from preprocess.work.workers import run_workers
 from utils.clip.files import (
     CROP_SIZE,
     INFO_NAME,

@@ -32,15 +32,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.batch import BatchConfig, find_jobs, run_batch
 from preprocess.crop_faces import PictureChange, crop_face
 from preprocess.extract_audio import AudioConfig, AudioReport, WaveformChange, extract_audio, require_sound
 from preprocess.extract_landmarks import require_faces
-from preprocess.face_track import CropConfig
-from preprocess.jobs import Job
-from preprocess.limits import begin_with, stop_clock
-from preprocess.ray_workers import ExecutorConfig
-from preprocess.stores import StoredJob
+from preprocess.faces.track import CropConfig
+from preprocess.work.batch import BatchConfig, find_jobs, run_batch
+from preprocess.work.jobs import Job
+from preprocess.work.limits import begin_with, stop_clock
+from preprocess.work.ray_workers import ExecutorConfig
+from preprocess.work.stores import StoredJob
 from utils.clip.files import (
     AUDIO_NAME,
     INFO_NAME,

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import FolderBatchConfig, clip_folders, failures_csv
-from preprocess.jobs import Job, write_atomically
-from preprocess.workers import run_workers
+from preprocess.work.batch import FolderBatchConfig, clip_folders, failures_csv
+from preprocess.work.jobs import Job, write_atomically
+from preprocess.work.workers import run_workers
 from utils.clip.files import (
     AUDIO_NAMES,
     LANDMARKS_NAME,

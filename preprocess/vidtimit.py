@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.batch import Batch, WorkConfig, run_batch
-from preprocess.jobs import Job
-from preprocess.stores import LocalStore
+from preprocess.work.batch import Batch, WorkConfig, run_batch
+from preprocess.work.jobs import Job
+from preprocess.work.stores import LocalStore
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.media.allowed import media_limits, report_length

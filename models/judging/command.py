@@ -18,11 +18,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.judging.annotate import CONTAINERS, FaceLabels, annotate_video
 from models.judging.detector import JudgeConfig, LoadedDetector, load_detector
 from models.judging.page import write_video_page
 from models.judging.verdict import Verdict
-from preprocess.annotate import CONTAINERS, FaceLabels, annotate_video
-from preprocess.workers import call_limited
+from preprocess.work.workers import call_limited
 from utils.clip.files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
 from utils.errors import ClipError, UsageError

@@ -35,10 +35,10 @@ from loaders.batches.windows import (
 from models.judging.probes import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
 from models.restore import restore_decision, restore_model
-from preprocess.face_track import CropConfig
-from preprocess.limits import LimitConfig
-from preprocess.tracks import TrackClip, TrackedVideo, track_video
-from preprocess.workers import call_limited
+from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
+from preprocess.faces.track import CropConfig
+from preprocess.work.limits import LimitConfig
+from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.files import AUDIO_NAME
 from utils.config import from_args, opt

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 from models.judging.verdict import FaceVerdict, Verdict
-from preprocess.tracks import TrackClip, TrackedVideo
+from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
 from utils.media.sound import read_waveform

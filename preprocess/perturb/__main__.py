@@ -17,10 +17,10 @@ from pathlib import Path
 
 from preprocess.crop_faces import iterate_schedule
 from preprocess.extract_audio import AudioConfig, extract_audio
-from preprocess.limits import PERTURBED, LimitConfig
 from preprocess.perturb.kinds import PICTURE, Perturbation
 from preprocess.perturb.variants import X264_KEYFRAMES, X264_PRESET, change_of
-from preprocess.workers import call_limited
+from preprocess.work.limits import PERTURBED, LimitConfig
+from preprocess.work.workers import call_limited
 from utils.config import opt, parse_command
 from utils.errors import UsageError, run_command
 from utils.files import write_atomically

@@ -16,14 +16,14 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from preprocess.batch import Batch, WorkConfig, run_batch
-from preprocess.jobs import Job
-from preprocess.limits import PERTURBED
 from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC, Perturbation, num_levels
 from preprocess.perturb.kinds import random_generator as random_of
 from preprocess.prepare import Change, ClipConfig, clip_settings, is_finished, prepare_clip
-from preprocess.sources import SOURCES, read_raw_dataset
-from preprocess.stores import LocalStore
+from preprocess.work.batch import Batch, WorkConfig, run_batch
+from preprocess.work.jobs import Job
+from preprocess.work.limits import PERTURBED
+from preprocess.work.raw_layouts import SOURCES, read_raw_dataset
+from preprocess.work.stores import LocalStore
 from utils.clip.files import INFO_NAME, LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
@@ -86,7 +86,7 @@ def change_of(perturbation: Perturbation, clip_name: str) -> Change:
                 return _changed_frames(frames, kind, value, clip_name, perturbation.level)
 
     if sound_part := perturbation.part(SOUND, SYNC):
-        from preprocess.perturb.sound import SOUND_CHANGES
+        from preprocess.perturb.sound_changes import SOUND_CHANGES
 
         sound_kind, sound_value = sound_part
         rng = random_of(clip_name, sound_kind, perturbation.level)
@@ -107,7 +107,7 @@ def change_of(perturbation: Perturbation, clip_name: str) -> Change:
 def _changed_frames(
     frames: Iterator[Picture], kind: str, value: float, clip_name: str, level: int
 ) -> Iterator[Picture]:
-    from preprocess.perturb.picture import FRAME_CHANGES
+    from preprocess.perturb.frame_changes import FRAME_CHANGES
 
     change, rng = FRAME_CHANGES[kind], random_of(clip_name, kind, level)
     converter = PictureConverter()

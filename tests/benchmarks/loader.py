@@ -25,7 +25,7 @@ import torch
 
 from loaders.batches.data_loader import keep_freed_memory
 from loaders.batches.windows import ClipDataset, DataConfig
-from preprocess.face_track import ENCODER_PRESET
+from preprocess.faces.track import ENCODER_PRESET
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.clip_factory import make_clip
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME

@@ -7,7 +7,7 @@ import pytest
 
 from loaders import DATASETS
 from loaders.listing import ListingConfig
-from preprocess.sources import SOURCES
+from preprocess.work.raw_layouts import SOURCES
 from tests.commands import run_command
 from tests.trees import TREES
 from tests.trees.media import Media

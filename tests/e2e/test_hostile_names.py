@@ -14,7 +14,7 @@ from loaders.audit.page import write_html
 from loaders.audit.shortcuts import ALL_FAKES, RuleResult
 from models.judging.page import write_video_page
 from models.judging.verdict import FaceVerdict, Segment, Verdict
-from preprocess.tracks import TrackClip, TrackedVideo
+from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from tests.browser import Opened
 from tests.clip_factory import make_clip, write_clip_folder
 from tests.commands import run_command

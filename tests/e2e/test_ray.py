@@ -19,12 +19,12 @@ from ray.cluster_utils import Cluster
 
 from preprocess.demo.dataset import make_demo_set
 from preprocess.demo.plan import DemoConfig
-from preprocess.jobs import Job
-from preprocess.limits import LimitConfig
-from preprocess.ray_workers import MAX_ATTEMPTS, run_on_ray
-from preprocess.stores import open_store
 from preprocess.verify import check_clip
-from preprocess.workers import lock_partial
+from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
+from preprocess.work.ray_workers import MAX_ATTEMPTS, run_on_ray
+from preprocess.work.stores import open_store
+from preprocess.work.workers import lock_partial
 from utils.errors import ClipError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +194,7 @@ def misbehave(job: Job, config: Tight) -> str:
 
 
 def test_rays_processes_are_held_to_the_limits(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocess.ray_workers.MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("preprocess.work.ray_workers.MAX_ATTEMPTS", 1)
     names, tight = (
         ["a", "hangs", "b", "grows", "c", "writes", "d"],
         Tight(max_memory_gb=0.5, max_output_gb=0.01),

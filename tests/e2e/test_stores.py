@@ -18,10 +18,10 @@ import soundfile
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from preprocess.batch import find_jobs
 from preprocess.prepare import PrepareConfig, prepare_job
-from preprocess.stores import UrlStore, open_store
-from preprocess.workers import run_job
+from preprocess.work.batch import find_jobs
+from preprocess.work.stores import UrlStore, open_store
+from preprocess.work.workers import run_job
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError, UsageError
 

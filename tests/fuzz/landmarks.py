@@ -34,8 +34,8 @@ class Bomb:
 
 def build(base: Path) -> None:
     """A sound clip with a clip.json, and a pack of two such clips."""
-    from preprocess.jobs import PARTIAL_NAME
     from preprocess.pack import PackConfig, copy_metadata, plan_shards, write_index, write_shard
+    from preprocess.work.jobs import PARTIAL_NAME
     from tests.clip_factory import write_clip_folder
     from utils.clip.files import (
         AUDIO_NAME,

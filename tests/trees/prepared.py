@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from preprocess.batch import BatchConfig, find_jobs
+from preprocess.work.batch import BatchConfig, find_jobs
 from tests.trees.base import RawTree
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from preprocess.limits import LimitConfig
+from preprocess.work.limits import LimitConfig
 from tests.hostile_media import (
     claim_sample_rate,
     write_external_reference,

@@ -14,7 +14,7 @@ from loaders import DATASETS
 from loaders.datasets.clip_walk import walk_clips
 from loaders.datasets.metadata import inside
 from loaders.listing import ListingConfig
-from preprocess.batch import BatchConfig, find_jobs
+from preprocess.work.batch import BatchConfig, find_jobs
 from tests.clip_factory import write_clip_folder
 from utils.clip.packed import SCHEMA, Pack
 from utils.errors import DatasetError

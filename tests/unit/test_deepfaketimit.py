@@ -8,7 +8,7 @@ from loaders.datasets.deepfaketimit import PUBLISHED_COUNTS, list_deepfaketimit
 from loaders.groups import joined
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig, draw_split
-from preprocess.sources import read_raw_dataset
+from preprocess.work.raw_layouts import read_raw_dataset
 from tests.trees.deepfaketimit import write_deepfaketimit
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

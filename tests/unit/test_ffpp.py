@@ -8,7 +8,7 @@ import pytest
 from loaders.datasets.ffpp import METHODS, list_ffpp
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig, draw_split
-from preprocess.sources import read_raw_dataset
+from preprocess.work.raw_layouts import read_raw_dataset
 from tests.trees.ffpp import ACTOR_FAKES, published_pairs, write_ffpp
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

@@ -7,7 +7,7 @@ import pytest
 from loaders.datasets.kodf import list_kodf
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig, draw_split
-from preprocess.sources import read_raw_dataset
+from preprocess.work.raw_layouts import read_raw_dataset
 from tests.trees.kodf import METHODS, PARTS, fake_name, person_id, write_international, write_kodf
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocess.jobs import Job
-from preprocess.limits import LimitConfig, limited
-from preprocess.tracks import track_video
-from preprocess.workers import call_limited, lock_partial, run_workers
+from preprocess.clip.all_faces import track_video
+from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig, limited
+from preprocess.work.workers import call_limited, lock_partial, run_workers
 from tests.hostile_media import write_small
 from utils.errors import ClipError
 from utils.media.allowed import report_length
@@ -202,8 +202,8 @@ def test_a_script_without_a_guard_may_judge(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from preprocess.limits import LimitConfig\n"
-        "from preprocess.workers import call_limited\n"
+        "from preprocess.work.limits import LimitConfig\n"
+        "from preprocess.work.workers import call_limited\n"
         "from utils.media.video import read_video_times\n"
         f"video = Path({str(video)!r})\n"
         "print(len(call_limited(read_video_times, video, source=video, limits=LimitConfig()).starts_s))\n"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from preprocess.m2sd_clips import Detection, clip_indices, crop_box, find_segments, follow, frame_scores
+from models.m2sd.clips import Detection, clip_indices, crop_box, find_segments, follow, frame_scores
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from loaders.datasets.manifest import list_manifest
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig, draw_split
-from preprocess.sources import read_raw_dataset
+from preprocess.work.raw_layouts import read_raw_dataset
 from tests.trees.manifest import write_manifest
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip

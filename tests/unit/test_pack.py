@@ -23,7 +23,7 @@ from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split
 from models.encoders.video import VideoFrontEnd
 from preprocess import pack
-from preprocess.batch import clip_folders
+from preprocess.work.batch import clip_folders
 from tests.clip_factory import make_clip, write_clip_folder, write_fakeavceleb_tree
 from tests.hostile_media import write_growing
 from tests.trees import TREES

@@ -10,8 +10,9 @@ import scipy.signal
 from safetensors.numpy import load_file
 
 from preprocess.crop_faces import iterate_schedule
-from preprocess.perturb import picture as frames_of
+from preprocess.perturb import frame_changes as frames_of
 from preprocess.perturb.__main__ import write_perturbed
+from preprocess.perturb.frame_changes import FRAME_CHANGES
 from preprocess.perturb.kinds import (
     DEEPER_FORENSICS,
     KINDS,
@@ -23,8 +24,7 @@ from preprocess.perturb.kinds import (
     num_levels,
     random_generator,
 )
-from preprocess.perturb.picture import FRAME_CHANGES
-from preprocess.perturb.sound import SOUND_CHANGES
+from preprocess.perturb.sound_changes import SOUND_CHANGES
 from preprocess.perturb.variants import RobustnessConfig, change_of, write_h264
 from tests.moving_face import moving_face
 from utils.errors import UsageError

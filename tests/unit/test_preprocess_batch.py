@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from preprocess import prepare, sources, verify
-from preprocess.batch import BatchConfig, clip_folders, failures_csv, find_jobs
-from preprocess.jobs import Job
-from preprocess.stores import LocalStore
+from preprocess import prepare, verify
 from preprocess.verify import check_clip
-from preprocess.workers import lock_partial, run_job, run_workers
+from preprocess.work import raw_layouts as sources
+from preprocess.work.batch import BatchConfig, clip_folders, failures_csv, find_jobs
+from preprocess.work.jobs import Job
+from preprocess.work.stores import LocalStore
+from preprocess.work.workers import lock_partial, run_job, run_workers
 from tests.clip_factory import clip_info
 from tests.moving_face import moving_face, write_video
 from utils.errors import ClipError, DatasetError, UsageError, run_command
@@ -277,14 +278,14 @@ def remove_the_clip(job: Job, config: object) -> str:
 
 
 def test_a_fresh_process_takes_over_after_some_clips(tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocess.workers.JOBS_PER_PROCESS", 2)
+    monkeypatch.setattr("preprocess.work.workers.JOBS_PER_PROCESS", 2)
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
         found = [status for _, status, _ in run_workers(jobs(*"abcde"), process_id, None, partial, 1)]
     assert found[0] == found[1] != found[2] == found[3] != found[4]
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocess.workers.LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr("preprocess.work.workers.LOCK_PATIENCE_S", 0.3)
     with lock_partial(tmp_path / ".partial", "1_of_2"):
         with pytest.raises(UsageError, match="another run"), lock_partial(tmp_path / ".partial", "1_of_2"):
             pass

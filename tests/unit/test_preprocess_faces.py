@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocess.face_finder import Face, FaceDetector, _distinct, _tile_starts
-from preprocess.face_mesh import FaceMesh
-from preprocess.face_track import CropConfig, pose_of
-from preprocess.face_tracker import FaceTracker
-from preprocess.image_graph import import_mediapipe
+from preprocess.faces.finder import Face, FaceDetector, _distinct, _tile_starts
+from preprocess.faces.image_graph import import_mediapipe
+from preprocess.faces.mesh import FaceMesh
+from preprocess.faces.track import CropConfig, pose_of
+from preprocess.faces.tracker import FaceTracker
 from tests.moving_face import moving_face, portrait
 from utils.clip.frames import read_frames
 from utils.media.picture import Picture, PictureConverter

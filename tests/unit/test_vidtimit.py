@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from preprocess.sources import read_raw_dataset
 from preprocess.vidtimit import VidTimitConfig, find_sentences, frame_files, main, sentence_job
+from preprocess.work.raw_layouts import read_raw_dataset
 from utils.errors import ClipError, DatasetError
 from utils.media.video import iterate_frames, read_video_times
 

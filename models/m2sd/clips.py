@@ -1,8 +1,8 @@
 """How M2SD (TCSVT 2024) turns detections of faces into clips, and clip scores into frame scores.
 
 Followed from its released inference code: which stretches of a video are judged, what is cropped, which 16
-frames make a clip. Our own judging (preprocess/tracks.py) follows faces otherwise; this is for comparison
-with M2SD's numbers.
+frames make a clip. Our own judging (preprocess/clip/all_faces.py) follows faces otherwise; this
+is for comparison with M2SD's numbers.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from preprocess.limits import LimitConfig, describe_death, describe_error, limited
+from preprocess.work.limits import LimitConfig, describe_death, describe_error, limited
 from utils.errors import ClipError, FrameworkError, UsageError
 
 LOCK_PATIENCE_S = 10.0  # how long the workers of a run that was killed may take to notice

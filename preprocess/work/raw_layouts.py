@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from preprocess.stores import LocalStore, Store
+from preprocess.work.stores import LocalStore, Store
 from utils.clip.files import VIDEO_NAME, VIDEO_SUFFIXES
 from utils.errors import DatasetError
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.image_graph import ImageGraph, import_mediapipe
+from preprocess.faces.image_graph import ImageGraph, import_mediapipe
 from utils.clip.files import NUM_LANDMARKS
 
 # where a face is, from an image that is mostly face

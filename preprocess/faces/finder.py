@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.image_graph import ImageGraph, import_mediapipe
+from preprocess.faces.image_graph import ImageGraph, import_mediapipe
 from utils.media.picture import Picture
 
 DETECTOR_SIDE = 384  # what the detector is given: twice its own input, shrunk by area averaging

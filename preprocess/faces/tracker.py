@@ -5,8 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-from preprocess.face_finder import Face, FaceDetector
-from preprocess.face_track import CropConfig, FaceTrack, Pose, pose_of_detection
+from preprocess.faces.finder import Face, FaceDetector
+from preprocess.faces.track import CropConfig, FaceTrack, Pose, pose_of_detection
 from utils.media.picture import Picture
 
 # how often the frame is searched in tiles of a half and of a quarter while no face is in sight: at 25 frames

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess.face_finder import Face
-from preprocess.face_mesh import FaceMesh
+from preprocess.faces.finder import Face
+from preprocess.faces.mesh import FaceMesh
 from utils.clip.files import CROP_SIZE, NUM_LANDMARKS
 from utils.config import opt
 from utils.media.picture import Picture
@@ -41,7 +41,7 @@ KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """preprocess/face_track.py: how faces are followed and cropped."""
+    """preprocess/faces/track.py: how faces are followed and cropped."""
 
     crop_margin: float = opt(1.5, "side of the crop in face heights (hairline to chin)")
     smoothing_s: float = opt(0.35, "standard deviation, in s, of the Gaussian that smooths the crop box")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from preprocess.jobs import (
+from preprocess.work.jobs import (
     PARTIAL_NAME,
     Job,
     require_clip_folder,

@@ -38,7 +38,7 @@ PERTURBED = 20.0  # the costliest perturbation of full frames takes 0.23 a megap
 
 @dataclass(frozen=True, kw_only=True)
 class LimitConfig(MediaLimits):
-    """preprocess/limits.py: what one video may cost before it is given up."""
+    """preprocess/work/limits.py: what one video may cost before it is given up."""
 
     clip_timeout_s: float = opt(
         0.0, "wall time that one video may take; 0 = by its number of frames and pixels"

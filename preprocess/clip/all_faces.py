@@ -13,8 +13,8 @@ import numpy as np
 
 from preprocess.crop_faces import iterate_schedule, write_landmarks
 from preprocess.extract_audio import AudioConfig, extract_audio
-from preprocess.face_track import CropConfig
-from preprocess.face_tracker import FaceTracker
+from preprocess.faces.track import CropConfig
+from preprocess.faces.tracker import FaceTracker
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.media.picture import Picture
 from utils.media.video import read_video_times

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from preprocess.image_graph import require_packages
-from preprocess.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
-from preprocess.limits import LimitConfig
-from preprocess.sources import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
-from preprocess.stores import LocalStore, Store, StoredJob, open_store
-from preprocess.workers import lock_partial, run_workers
+from preprocess.faces.image_graph import require_packages
+from preprocess.work.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
+from preprocess.work.limits import LimitConfig
+from preprocess.work.raw_layouts import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
+from preprocess.work.stores import LocalStore, Store, StoredJob, open_store
+from preprocess.work.workers import lock_partial, run_workers
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
 
@@ -35,7 +35,7 @@ Runner = Callable[[Sequence[Job], Callable[[Job, Any], str], Any, Path, int], It
 
 @dataclass(frozen=True, kw_only=True)
 class WorkConfig(LimitConfig):
-    """preprocess/batch.py: how the work is spread, and what one video may cost."""
+    """preprocess/work/batch.py: how the work is spread, and what one video may cost."""
 
     num_workers: int = opt(0, "processes, each with one video at a time; 0: one per CPU core")
     shard: str = opt("1/1", "k/n: take only every n-th video, starting with the k-th, on this machine")
@@ -59,7 +59,7 @@ class WorkConfig(LimitConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
-    """preprocess/batch.py: what is read and where it goes."""
+    """preprocess/work/batch.py: what is read and where it goes."""
 
     input: Path | None = opt(None, "one video, or a folder that is searched for videos")
     dataset: str | None = opt(None, "instead of --input: a raw data set", choices=sorted(SOURCES))
@@ -76,7 +76,7 @@ class InputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig:
-    """preprocess/batch.py: which clip folders are worked on."""
+    """preprocess/work/batch.py: which clip folders are worked on."""
 
     data_root: Path = opt(dataclasses.MISSING, "folder that holds the clip folders, at any depth")
 
@@ -84,12 +84,12 @@ class FolderConfig:
 # fields of a parent named last stand first in --help
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(WorkConfig, InputConfig):
-    """preprocess/batch.py: a command that reads raw videos."""
+    """preprocess/work/batch.py: a command that reads raw videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderBatchConfig(WorkConfig, FolderConfig):
-    """preprocess/batch.py: a command that reads clip folders."""
+    """preprocess/work/batch.py: a command that reads clip folders."""
 
 
 @dataclass(frozen=True, kw_only=True)

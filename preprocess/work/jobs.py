@@ -30,7 +30,7 @@ class Job:
 
     @property
     def effort(self) -> float:
-        """How many times as much a frame takes as usual; see preprocess/limits.py."""
+        """How many times as much a frame takes as usual; see preprocess/work/limits.py."""
         return 1.0
 
     @property

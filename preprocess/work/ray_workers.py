@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.image_graph import require_packages
-from preprocess.stores import LocalStore, StoredJob
-from preprocess.workers import HUGE_PAGES, JOBS_PER_PROCESS, lock_partial, run_job, run_workers
+from preprocess.faces.image_graph import require_packages
+from preprocess.work.stores import LocalStore, StoredJob
+from preprocess.work.workers import HUGE_PAGES, JOBS_PER_PROCESS, lock_partial, run_job, run_workers
 from utils.config import opt
 from utils.errors import UsageError
 
@@ -37,7 +37,7 @@ CODE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
-    """preprocess/ray_workers.py: where the worker processes run."""
+    """preprocess/work/ray_workers.py: where the worker processes run."""
 
     executor: str = opt("local", "processes of this machine, or of a Ray cluster", choices=("local", "ray"))
     ray_address: str = opt(

@@ -1,0 +1,1 @@
+"""M2SD, of which only the rule that cuts clips is here."""

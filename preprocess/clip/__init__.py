@@ -1,0 +1,1 @@
+"""One video becomes prepared clips: frame schedule, crop, sound, landmarks."""
