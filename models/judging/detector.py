@@ -32,7 +32,7 @@ from loaders.batches.windows import (
     DataConfig,
     WindowStart,
 )
-from models.judging.probes import lag_curve, region_map
+from models.judging.evidence import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
 from models.restore import restore_decision, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video

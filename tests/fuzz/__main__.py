@@ -43,8 +43,9 @@ from tests.fuzz.prepare_runs import MediaLimits, MediaRuns, snapshot, with_expec
 from tests.fuzz.sandbox import Limits, run_alone, start, wait_for_any
 
 JOBS = 2
-PRELOADED = ("av", "cv2", "scipy.stats", "sklearn.metrics", "soundfile", "safetensors.torch", 
-             "loaders.audit.audit", "models", "models.restore", "preprocess.verify", "train", "utils.report.matrix")  # fmt: skip
+PRELOADED = ("av", "cv2", "scipy.stats", "sklearn.metrics", "soundfile", "safetensors.torch")
+PRELOADED += ("loaders.audit.audit", "models", "models.restore", "preprocess.verify", "train")
+PRELOADED += ("utils.report.matrix",)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

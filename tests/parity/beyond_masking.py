@@ -21,7 +21,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.beyond_masking import PRESETS, RELEASED_PREFIXES, BeyondMaskingConfig, BeyondMaskingDetector
+from models.beyond_masking.detector import (
+    PRESETS,
+    RELEASED_PREFIXES,
+    BeyondMaskingConfig,
+    BeyondMaskingDetector,
+)
 from utils.types import ClipBatch
 
 TOLERANCE = 1e-4

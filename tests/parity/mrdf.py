@@ -25,9 +25,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from losses.mrdf import MrdfLoss, MrdfLossConfig
-from models.encoders.av_hubert import LogFilterbank, PictureFrontEnd, stack_rows
-from models.mrdf import PRESETS, MrdfConfig, MrdfDetector
-from models.mrdf_weights import UNUSED, UNUSED_BY, released_name
+from models.mrdf.detector import PRESETS, MrdfConfig, MrdfDetector
+from models.mrdf.front_ends import LogFilterbank, PictureFrontEnd, stack_rows
+from models.mrdf.published_weights import UNUSED, UNUSED_BY, released_name
 from utils.types import ClipBatch
 
 # |actual - expected| <= absolute + relative * |expected|, of "scaled" absolute counts in largest |expected|

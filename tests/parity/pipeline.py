@@ -18,9 +18,9 @@ import numpy as np
 
 from loaders.batches.collate import Collate
 from loaders.batches.windows import ClipDataset, DataConfig
-from models.beyond_masking import PRESETS
-from models.encoders.mfcc import Mfcc, centre_columns
-from models.encoders.video import VideoFrontEnd
+from models.beyond_masking.detector import PRESETS
+from models.beyond_masking.mfcc import Mfcc, centre_columns
+from models.beyond_masking.video import VideoFrontEnd
 from utils.types import Clip
 
 TOLERANCES = {

@@ -6,13 +6,7 @@ import pytest
 import soxr
 import torch
 
-from models.encoders.av_hubert import (
-    FilterbankFrontEnd,
-    LogFilterbank,
-    PictureFrontEnd,
-    halve,
-    stack_rows,
-)
+from models.mrdf.front_ends import FilterbankFrontEnd, LogFilterbank, PictureFrontEnd, halve, stack_rows
 
 # of the sine below, made by python_speech_features 0.6
 ROW_0 = """

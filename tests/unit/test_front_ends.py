@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.beyond_masking.mfcc import Mfcc, centre_columns
+from models.beyond_masking.video import VideoFrontEnd, equalize_luma, equalize_luma_on_device
 from models.blocks.position import sinusoidal_positions
-from models.encoders.mfcc import Mfcc, centre_columns
-from models.encoders.video import VideoFrontEnd, equalize_luma, equalize_luma_on_device
 
 
 def _opencv_equalized(frame):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.encoders.video import MaskedVideoEncoder
+from models.beyond_masking.video import MaskedVideoEncoder
 from tests.clip_factory import make_batch
 from tests.unit.test_beyond_masking import build, pad_time
 from utils.errors import UsageError

@@ -13,7 +13,7 @@ from losses.mrdf import (
     known_cross_entropy,
     within_modality_margin,
 )
-from models.mrdf import MrdfOutput
+from models.mrdf.detector import MrdfOutput
 from tests.clip_factory import make_batch
 
 VIDEO = torch.tensor([[1.0, 0], [0, 1], [1, 1], [1, 2]])

@@ -21,7 +21,7 @@ from loaders.batches.windows import ClipDataset, DataConfig
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split
-from models.encoders.video import VideoFrontEnd
+from models.beyond_masking.video import VideoFrontEnd
 from preprocess import pack
 from preprocess.work.batch import clip_folders
 from tests.clip_factory import make_clip, write_clip_folder, write_fakeavceleb_tree

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.encoders.av_hubert import NUM_FILTERS
+from models.mrdf.front_ends import NUM_FILTERS
 from utils.errors import CheckpointError
 
 log = logging.getLogger(__name__)

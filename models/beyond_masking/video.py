@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.encoders.clip_by_clip import run_clip_by_clip
+from models.beyond_masking.clip_by_clip import run_clip_by_clip
 from utils.errors import UsageError
 from utils.media import luma
 

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.blocks.normalization import StepNorm
-from models.blocks.pooling import masked_mean
-from models.blocks.position import sinusoidal_positions
-from models.encoders.audio import AudioEncoder
-from models.encoders.landmark import (
+from models.beyond_masking.audio import AudioEncoder
+from models.beyond_masking.landmark import (
     LANDMARK_TEACHERS,
     LandmarkPredictor,
     LandmarkReconstruction,
     LandmarkTeacher,
 )
-from models.encoders.mfcc import HOP_SAMPLES, Mfcc, centre_columns
-from models.encoders.video import VIDEO_ENCODERS, MaskedVideoEncoder, VideoFrontEnd
-from models.mtia import Streams, TemporalAlignment, resample_steps
+from models.beyond_masking.mfcc import HOP_SAMPLES, Mfcc, centre_columns
+from models.beyond_masking.mtia import Streams, TemporalAlignment, resample_steps
+from models.beyond_masking.video import VIDEO_ENCODERS, MaskedVideoEncoder, VideoFrontEnd
+from models.blocks.normalization import StepNorm
+from models.blocks.pooling import masked_mean
+from models.blocks.position import sinusoidal_positions
 from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.config import opt
 from utils.errors import CheckpointError
@@ -38,7 +38,7 @@ STUDENTS = ("both", "video", "audio", "none")
 PRESETS: dict[str, dict[str, Any]] = {
     "corrected": {},  # the defaults of every config
     "released": {
-        # models/beyond_masking.py
+        # models/beyond_masking/detector.py
         "landmark_teacher": "random",
         "positions_first": False,
         "use_padding_masks": False,
@@ -88,7 +88,7 @@ RELEASED_POSITIONS = "pos_encoder.pe"  # (5000, 1, D), a table that we compute i
 
 @dataclass(frozen=True, kw_only=True)
 class BeyondMaskingConfig:
-    """models/beyond_masking.py: encoders, landmark teacher, alignment."""
+    """models/beyond_masking/detector.py: encoders, landmark teacher, alignment."""
 
     feature_dim: int = opt(256, "width of all feature sequences (D)")
     video_encoder: str = opt(

@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbones.stem_resnet import STAGES, StemResNet
-from models.backbones.wav2vec2 import Wav2Vec2Encoder
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
-from models.encoders.av_hubert import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
-from models.mrdf_weights import fields_of_released, take_av_hubert, translate_released
+from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
+from models.mrdf.published_weights import fields_of_released, take_av_hubert, translate_released
+from models.mrdf.stem_resnet import STAGES, StemResNet
+from models.mrdf.wav2vec2 import Wav2Vec2Encoder
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt
@@ -48,7 +48,7 @@ BRANCHED = ("ce", "margin", "avdf_ensemble")  # have a branch for each modality
 PRESETS: dict[str, dict[str, Any]] = {
     "corrected": {},  # the defaults of every config
     "paper": {
-        # models/mrdf.py
+        # models/mrdf/detector.py
         "feature_norm": False,
         "norm_first": False,
         "readout": "first",
@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 0,
     },
     "released": {
-        # models/mrdf.py
+        # models/mrdf/detector.py
         "feature_norm": False,
         "encoder_layers": 0,
         "norm_first": False,
@@ -86,7 +86,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 0,
     },
     "demo": {
-        # models/mrdf.py
+        # models/mrdf/detector.py
         "feature_dim": 64,
         "video_channels": (16, 32, 64, 64),
         "filterbank_stack": 16,
@@ -112,7 +112,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MrdfConfig:
-    """models/mrdf.py: variant, front ends, encoder."""
+    """models/mrdf/detector.py: variant, front ends, encoder."""
 
     mrdf_variant: str = opt(
         "ce",

@@ -1,1 +1,0 @@
-"""Front ends and encoders: raw signals of a ClipBatch to feature sequences."""
