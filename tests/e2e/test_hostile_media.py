@@ -31,8 +31,8 @@ from tests.hostile_media import (
     write_small,
 )
 from tests.moving_face import clicks, moving_face, write_video
-from tests.unit.test_ffpp_audio import missing_of, write_sequence
-from tests.unit.test_preprocess_batch import touch
+from tests.unit.preprocess.test_ffpp_audio import missing_of, write_sequence
+from tests.unit.preprocess.work.test_batch import touch
 from utils.errors import ClipError, DatasetError
 from utils.types import Clip
 

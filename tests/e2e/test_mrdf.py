@@ -17,7 +17,7 @@ from models.judging.detector import JudgeConfig
 from tests.commands import ONE_THREAD, ROOT, run_command, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
-from tests.unit.test_mrdf import published_state
+from tests.unit.models.mrdf.test_detector import published_state
 
 SIZES = (
     "--image_size 16 --crop_size 14 --feature_dim 16 --video_channels 4 4 8 8 --encoder_layers 1 "

@@ -14,13 +14,13 @@ import torch
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking.video import MaskedVideoEncoder
 from tests.clip_factory import make_batch
-from tests.unit.test_beyond_masking import build, pad_time
+from tests.unit.models.beyond_masking.test_detector import build, pad_time
 from utils.errors import UsageError
 from utils.run.device import require_compiler
 from utils.run.training import StepReader, compile_model
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def gradients(model, batch):

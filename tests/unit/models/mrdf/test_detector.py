@@ -13,7 +13,7 @@ from models.mrdf.published_weights import ALIASES, UNUSED_BY, released_name
 from models.restore import read_checkpoint, restore_model
 from tests.clip_factory import make_batch
 from tests.parity.mrdf import Weights, build
-from tests.unit.test_beyond_masking import pad_time
+from tests.unit.models.beyond_masking.test_detector import pad_time
 from train import parse_args
 from utils.errors import CheckpointError, UsageError
 

@@ -25,7 +25,7 @@ from utils.errors import ClipError
 from utils.media.allowed import report_length
 from utils.media.video import read_video_times
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from preprocess.ffpp_audio import FfppAudioConfig, make_sounds
 from tests.trees.media import Media
 from utils.errors import DatasetError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RATE = 48_000
 VIDEO = "-aB_c"  # ids may begin with "-"
 
