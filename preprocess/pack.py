@@ -159,7 +159,7 @@ def write_shard(shard: Shard, config: PackConfig, lost: dict[str, str] | None = 
     record: dict[str, Any] = {"plan": [*shard.folders], "clips": [], "files": [], "failures": []}
     path, place_path = partial / shard.name, _place_path(shard, config)
     with path.open("wb") as file:
-        tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)
         for folder in shard.folders:
             if lost and folder in lost:
                 record["failures"].append((folder, lost[folder]))

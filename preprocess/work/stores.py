@@ -160,7 +160,7 @@ class UrlStore:
             yield self._open(name)
         except (FrameworkError, FileNotFoundError):
             raise
-        except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
+        except Exception as error:
             where = f"{self}/{_posix(name)}" if _posix(name) else str(self)
             raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
 

@@ -124,7 +124,7 @@ def run(
 def compare(path: Path) -> dict[str, float]:
     """Relative error of every quantity of the fixture."""
     with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a safetensors file is no dict)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
         metadata = json.loads(file.metadata()["config"])
 
     def part(prefix: str) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ def used_share(actual: Tensor | float, expected: Tensor, kind: str) -> float:
 
 def fill(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """The weights that the published code was given under the name `key`."""
-    numbers = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)  # noqa: NPY002 (the rule's)
+    numbers = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
     values = numbers.standard_normal(int(np.prod(shape))).reshape(shape)
     if key.endswith("weight_g"):
         values = np.ones(shape)
@@ -133,7 +133,7 @@ class Comparison:
 
     def __init__(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
-            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}
             metadata = file.metadata()
         self.config, self.shapes = json.loads(metadata["config"]), json.loads(metadata["shapes"])
         self.weights = Weights(self.config["seed"])

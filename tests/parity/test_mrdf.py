@@ -60,8 +60,8 @@ def test_mrdf_of_the_specifications_weights_gives_its_numbers():
     weights = mrdf.Weights(0)
     first = weights["model.encoder.pos_conv.0.weight_v", (768, 48, 128)].flatten()[:3]
     np.testing.assert_allclose(first, [-0.018295, 0.008852, -0.005748], atol=1e-6)
-    frames = torch.from_numpy(np.random.RandomState(0).standard_normal((2, 3, 8, 100, 100))).float()  # noqa: NPY002
-    sound = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 104, 8))).float()  # noqa: NPY002
+    frames = torch.from_numpy(np.random.RandomState(0).standard_normal((2, 3, 8, 100, 100))).float()
+    sound = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 104, 8))).float()
     mask = torch.zeros(2, 8, dtype=torch.bool)
     outputs = {}
     for variant, layers in dict.fromkeys(key[:2] for key in (*MRDF_ROWS, ("margin", 0))):

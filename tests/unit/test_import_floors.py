@@ -1,17 +1,16 @@
 """The architecture as a test: which room may import which, and menus that fit each other."""
 
 import ast
+import re
 from pathlib import Path
-
-import pytest
 
 from losses import LOSSES
 from models import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUND = tuple(f"utils/{name}" for name in ("types", "errors", "names", "config", "files"))
-# room -> what it may import besides itself, all as path prefixes; the longest prefix of a file's path is its room.
-# Third-party packages are free; a package's own name means its __init__.py.
+# room -> what it may import besides itself, as path prefixes: the longest prefix of a path is its room.
+# Third-party packages are free.
 MAY_IMPORT = {
     "utils": GROUND,
     "utils/media": GROUND,
@@ -110,4 +109,56 @@ def test_rooms_import_what_their_row_allows():
         allowed = (own, *MAY_IMPORT[room])
         if not any(_is_within(target, prefix) for prefix in allowed):
             wrong.append(f"{path}:{line} ({room}) imports {target}")
+    assert wrong == []
+
+
+def test_a_command_imports_no_other_command():
+    commands = {path.relative_to(ROOT).as_posix() for path in (ROOT / "preprocess").glob("[!_]*.py")}
+    assert "preprocess/prepare.py" in commands
+    wrong = [f"{path}:{line} imports {target}" for path, line, target in IMPORTS
+             if target in commands and path != target]  # fmt: skip
+    assert wrong == []
+
+
+def test_a_method_imports_no_other_method():
+    methods = {path.parent.name for path in (ROOT / "models").glob("*/detector.py")} - {"judging"}
+    assert methods == MODELS.keys()
+    wrong = []
+    for path, line, target in IMPORTS:
+        owner, other = Path(path).parts, Path(target).parts
+        if owner[0] in ("models", "losses") and other[0] in ("models", "losses"):
+            own, their = (Path(parts[1]).stem for parts in (owner, other))
+            if own in methods and their in methods and own != their:
+                wrong.append(f"{path}:{line} imports {target}")
+    assert wrong == []
+
+
+def test_no_imports_go_in_a_circle():
+    below = {}
+    for path, _, target in IMPORTS:
+        below.setdefault(path, set()).add(target)
+    finished, circles = set(), []
+
+    def visit(path, way):
+        if path in way:
+            circles.append(" -> ".join((*way[way.index(path) :], path)))
+        elif path not in finished:
+            for target in sorted(below.get(path, set()) - {path}):
+                visit(target, (*way, path))
+            finished.add(path)
+
+    for path in sorted(below):
+        visit(path, ())
+    assert circles == []
+
+
+def test_every_model_has_its_objective():
+    assert MODELS.keys() == LOSSES.keys()
+
+
+def test_tests_have_no_part_in_the_program():
+    assert (ROOT / "tests" / "run.sh").stat().st_mode & 0o111
+    wrong = [
+        path for path in FILES if re.search(r"^\s*(from|import) tests\b", path.read_text(), re.MULTILINE)
+    ]
     assert wrong == []

@@ -62,7 +62,7 @@ def read_export(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            weights = {name: file.get_tensor(name) for name in file.keys()}
             about = (file.metadata() or {}).get("about")
         if about is None:
             return weights
