@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.clip.crop import require_faces
 from preprocess.faces.mesh import FaceMesh
 from preprocess.work.batch import FolderBatchConfig, find_folder_jobs, run_batch
 from preprocess.work.jobs import Job
 from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_command
-from utils.errors import ClipError, NoFaceError, run_command
+from utils.errors import ClipError, run_command
 from utils.media.video import iterate_frames, read_video_times
 
 
@@ -64,16 +65,6 @@ def landmarks_job(job: Job, config: ExtractLandmarksConfig) -> str:
     require_faces(video, num_seen, num_frames, config.min_face_fraction)
     job.install(LANDMARKS_NAME)
     return "done"
-
-
-def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:
-    """Raise NoFaceError if a face was found in too few frames."""
-    if num_seen < min_face_fraction * num_frames:
-        raise NoFaceError(
-            path,
-            f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%}), fewer than"
-            f" --min_face_fraction {min_face_fraction:g}",
-        )
 
 
 def main() -> int:

@@ -35,14 +35,13 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.faces.image_graph import require_packages
 from preprocess.work.jobs import PARTIAL_NAME, Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.raw_layouts import FFPP_SOUNDS
 from preprocess.work.workers import lock_partial, run_workers
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_command
-from utils.errors import ClipError, DatasetError, run_command
+from utils.errors import ClipError, DatasetError, require_packages, run_command
 from utils.files import write_text
 from utils.media.sound import iterate_audio
 from utils.media.video import read_picture_start_s
@@ -311,7 +310,7 @@ def _missing_csv(missing: list[tuple[Sequence, str]]) -> str:
 def main() -> int:
     config = parse_command(FfppAudioConfig, __doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    require_packages(["av", "soxr", "soundfile"])
+    require_packages(["av", "soxr", "soundfile"], "preprocess.ffpp_audio")
     return make_sounds(config)
 
 

@@ -26,50 +26,18 @@ Check what came out with: python -m preprocess.verify --data_root prepared
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from preprocess.crop_faces import PictureChange, crop_face
-from preprocess.extract_audio import AudioConfig, AudioReport, WaveformChange, extract_audio, require_sound
-from preprocess.extract_landmarks import require_faces
-from preprocess.faces.track import CropConfig
+from preprocess.clip.make import ClipConfig, current_info, is_finished, prepare_clip
 from preprocess.work.batch import BatchConfig, find_jobs, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import begin_with, stop_clock
 from preprocess.work.ray_workers import ExecutorConfig
 from preprocess.work.stores import StoredJob
-from utils.clip.files import (
-    AUDIO_NAME,
-    INFO_NAME,
-    LANDMARKS_NAME,
-    LAYOUT_VERSION,
-    VIDEO_NAME,
-    ClipInfo,
-    file_sha256,
-    read_clip_info,
-    write_clip_info,
-)
-from utils.config import opt, parse_command, to_plain
+from utils.clip.files import AUDIO_NAME, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.config import opt, parse_command
 from utils.errors import ClipError, run_command
-from utils.media.video import read_video_times
-
-TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipConfig(CropConfig, AudioConfig):
-    """preprocess/prepare.py: how one clip is made."""
-
-    min_face_fraction: float = opt(0.8, "share of frames in which a face must be found")
-
-    def __post_init__(self) -> None:
-        CropConfig.__post_init__(self)
-        AudioConfig.__post_init__(self)
-        if not 0 <= self.min_face_fraction <= 1:
-            raise ValueError(f"min_face_fraction must be between 0 and 1, got {self.min_face_fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,128 +55,6 @@ class PrepareConfig(ClipConfig, ExecutorConfig, BatchConfig):
         BatchConfig.__post_init__(self)
         if self.recheck and not any("://" in str(place) for place in (self.input, self.source, self.output)):
             raise ValueError("recheck is for URLs; with paths, checksums are always compared")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What is done to a raw video on its way into a clip folder; see preprocess/perturb."""
-
-    settings: dict[str, Any]  # further settings for clip.json, by which the clip is recognised
-    pictures: PictureChange | None = None
-    waveform: WaveformChange | None = None
-
-
-# these say which clips are good enough, not what is in the files: a change of them makes no clip stale
-_THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
-
-
-def clip_settings(config: ClipConfig, change: Change | None = None) -> dict[str, Any]:
-    """The flags that shape a clip's files, as they stand in clip.json."""
-    names = {field.name for field in dataclasses.fields(ClipConfig)} - set(_THRESHOLDS)
-    settings = {name: value for name, value in sorted(to_plain(config).items()) if name in names}
-    return settings | (change.settings if change else {})
-
-
-def prepare_clip(
-    source: Path,
-    folder: Path,
-    config: ClipConfig,
-    *,
-    name: str | None = None,
-    sound: Path | None = None,
-    change: Change | None = None,
-) -> ClipInfo:
-    """Make a clip folder's four files in `folder`, which must exist and be empty; return what clip.json says.
-
-    `name` is what clip.json calls the source (default: its file name); `sound` is a file of its own that
-    holds its sound; `change` is done to full frames and sound. Raises ClipError if the video cannot
-    be used; `folder` may then hold temporary files.
-    """
-    times = read_video_times(source)
-    change_waveform = change.waveform if change else None
-    audio = extract_audio(  # first: quick to fail
-        source, folder / AUDIO_NAME, times, config, sound=sound, change=change_waveform
-    )
-    crop = crop_face(source, folder, times, config, change.pictures if change else None)
-    info = ClipInfo(
-        layout_version=LAYOUT_VERSION,
-        source=name or source.name,
-        source_sha256=file_sha256(source),
-        source_bytes=source.stat().st_size,
-        source_codecs=times.codecs,
-        sound_sha256="" if sound is None else file_sha256(sound),
-        source_width=crop.width,
-        source_height=crop.height,
-        source_fps=str(times.fps),
-        variable_frame_rate=not times.constant,
-        fps=str(times.fps),
-        num_frames=crop.num_frames,
-        face_boxes=crop.face_boxes,
-        frames_without_face=crop.frames_without_face,
-        num_face_tracks=crop.num_face_tracks,
-        sample_rate_hz=config.sample_rate_hz,
-        audio_start_s=audio.start_s,
-        audio_padded_s=audio.padded_s,
-        silent=audio.silent,
-        settings=clip_settings(config, change),
-        tools=_tool_versions(),
-        files={file: file_sha256(folder / file) for file in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)},
-    )
-    require_usable(source, info, config)
-    write_clip_info(folder, info)
-    return info
-
-
-@functools.cache
-def _tool_versions() -> dict[str, str]:
-    return {tool: importlib.metadata.version(tool) for tool in TOOLS}
-
-
-def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
-    """Raise ClipError if a clip does not meet the thresholds of `config`."""
-    num_seen = info.num_frames - len(info.frames_without_face)
-    require_faces(path, num_seen, info.num_frames, config.min_face_fraction)
-    audio = AudioReport(start_s=info.audio_start_s, padded_s=info.audio_padded_s, silent=info.silent)
-    require_sound(path, audio, config)
-
-
-def is_finished(
-    source: Path,
-    folder: Path,
-    config: ClipConfig,
-    *,
-    sound: Path | None = None,
-    change: Change | None = None,
-) -> bool:
-    """Whether `folder` holds what `prepare_clip` would make today of this very source file."""
-    info = _current_info(source, folder, config, change)
-    return (
-        info is not None
-        and all((folder / file).is_file() for file in info.files)
-        and all(file_sha256(folder / file) == digest for file, digest in info.files.items())
-        and source.is_file()
-        and file_sha256(source) == info.source_sha256
-        and ("" if sound is None else file_sha256(sound)) == info.sound_sha256
-    )
-
-
-def _current_info(
-    source: Path, folder: Path, config: ClipConfig, change: Change | None = None
-) -> ClipInfo | None:
-    """clip.json of a folder if it says what today's flags ask for."""
-    try:
-        info = read_clip_info(folder)
-        if info is None:
-            return None
-        require_usable(source, info, config)
-    except ClipError:
-        return None
-    current = (
-        info.layout_version == LAYOUT_VERSION
-        and info.settings == clip_settings(config, change)
-        and set(info.files) == {VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME}
-    )
-    return info if current else None
 
 
 def prepare_job(job: Job, config: PrepareConfig) -> str:
@@ -254,7 +100,7 @@ def _is_stored(job: StoredJob, there: set[str], config: PrepareConfig) -> bool:
     if config.recheck:
         source, sound = _fetch_raw(job)
         return is_finished(source, folder, config, sound=sound)
-    info = _current_info(job.source, folder, config)
+    info = current_info(job.source, folder, config)
     return (
         info is not None
         and job.raw.size(job.source) == info.source_bytes

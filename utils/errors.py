@@ -6,9 +6,10 @@ traceback appears with `--debug`, and always for errors that are not ours: those
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,6 +51,13 @@ class UsageError(FrameworkError):
     """Flags that contradict each other, or ask for something that this machine does not have."""
 
     exit_status = 2
+
+
+def require_packages(names: Iterable[str], purpose: str) -> None:
+    """Raise UsageError with the pip command if `purpose` lacks one of these packages."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{purpose} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from preprocess.clip.all_faces import TrackClip, TrackedVideo
-from preprocess.crop_faces import iterate_schedule
+from preprocess.clip.schedule import iterate_schedule
 from utils.clip.files import SAMPLE_RATE_HZ, open_landmarks
 from utils.media.picture import Picture
 from utils.media.sound import read_waveform

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.crop_faces import iterate_schedule, write_landmarks
-from preprocess.extract_audio import AudioConfig, extract_audio
+from preprocess.clip.crop import write_landmarks
+from preprocess.clip.schedule import iterate_schedule
+from preprocess.clip.sound import AudioConfig, extract_audio
 from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME

@@ -7,7 +7,6 @@ every result. On one core the same graph is a tenth faster without them, with th
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,19 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UsageError
+from utils.errors import require_packages
 
 _STEP_US = 33_333  # between two images, by the graph's clock; nothing in the graphs depends on it
 _shared: dict[str, ImageGraph] = {}
-
-
-def require_packages(names: Iterable[str]) -> None:
-    """Raise UsageError with the pip command if one of the packages is missing."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"preprocessing needs the packages {', '.join(missing)}: pip install {' '.join(missing)}"
-        )
 
 
 @contextlib.contextmanager
@@ -45,7 +35,7 @@ def quiet_native_code() -> Iterator[None]:
 
 def import_mediapipe() -> Any:
     """The package mediapipe, imported late and without its noise."""
-    require_packages(["mediapipe"])
+    require_packages(["mediapipe"], "preprocessing")
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import mediapipe

@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.crop_faces import iterate_schedule
-from preprocess.extract_audio import AudioConfig, extract_audio
+from preprocess.clip.schedule import iterate_schedule
+from preprocess.clip.sound import AudioConfig, extract_audio
 from preprocess.perturb.kinds import PICTURE, Perturbation
 from preprocess.perturb.variants import X264_KEYFRAMES, X264_PRESET, change_of
 from preprocess.work.limits import PERTURBED, LimitConfig

@@ -16,9 +16,9 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from preprocess.clip.make import Change, ClipConfig, clip_settings, is_finished, prepare_clip
 from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC, Perturbation, num_levels
 from preprocess.perturb.kinds import random_generator as random_of
-from preprocess.prepare import Change, ClipConfig, clip_settings, is_finished, prepare_clip
 from preprocess.work.batch import Batch, WorkConfig, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import PERTURBED

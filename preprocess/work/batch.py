@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from preprocess.faces.image_graph import require_packages
 from preprocess.work.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
 from preprocess.work.limits import LimitConfig
 from preprocess.work.raw_layouts import SOURCES, VIDEO_SUFFIXES, any_of, nfc, read_raw_dataset
 from preprocess.work.stores import LocalStore, Store, StoredJob, open_store
-from preprocess.work.workers import lock_partial, run_workers
+from preprocess.work.workers import PACKAGES, lock_partial, run_workers
 from utils.config import opt
-from utils.errors import DatasetError, UsageError
+from utils.errors import DatasetError, UsageError, require_packages
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +277,7 @@ def run_batch(
     the shard in its name if there are several); the file is removed when there are none.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    require_packages(["av", "mediapipe", "cv2", "soxr", "soundfile"])
+    require_packages(PACKAGES, "preprocessing")
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 

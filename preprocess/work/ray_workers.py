@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import logging
 import platform
 import socket
@@ -21,17 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocess.faces.image_graph import require_packages
 from preprocess.work.stores import LocalStore, StoredJob
-from preprocess.work.workers import HUGE_PAGES, JOBS_PER_PROCESS, lock_partial, run_job, run_workers
+from preprocess.work.workers import HUGE_PAGES, JOBS_PER_PROCESS, PACKAGES, lock_partial, run_job, run_workers
 from utils.config import opt
-from utils.errors import UsageError
+from utils.errors import UsageError, require_packages
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # per job: a process that dies may have been its neighbour's fault, three hardly
 CAPACITY_EVERY_S = 10.0  # how often to ask how many CPUs the cluster has
-PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")
 CODE = Path(__file__).resolve().parents[1]
 
 
@@ -120,9 +117,7 @@ def _hand_out(
 
 def _connect(address: str) -> Any:
     """The module ray, connected. Raises UsageError if it is not installed, or no cluster answers."""
-    missing = [name for name in ("ray", "aiohttp") if importlib.util.find_spec(name) is None]
-    if missing:  # without aiohttp, Ray does not send code to its nodes
-        raise UsageError(f"--executor ray needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    require_packages(["ray", "aiohttp"], "--executor ray")  # without aiohttp, Ray sends its nodes no code
     import ray
 
     try:
@@ -149,7 +144,7 @@ def _connect(address: str) -> Any:
 def _work_on_node(job: Any, work: Callable[[Any, Any], str], config: Any, partial: Path) -> tuple[str, str]:
     """(status, reason) of one job, in a process of Ray."""
     try:
-        require_packages(PACKAGES)
+        require_packages(PACKAGES, "preprocessing")
         import cv2
 
         cv2.setNumThreads(1)  # the processes are the parallelism

@@ -27,6 +27,7 @@ from utils.errors import ClipError, FrameworkError, UsageError
 
 LOCK_PATIENCE_S = 10.0  # how long the workers of a run that was killed may take to notice
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # as GLIBC_TUNABLES; the GNU C library knows it from 2.35 on
+PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")  # what a job may need
 JOBS_PER_PROCESS = 500  # then a fresh one takes over, so that what native libraries leak does not add up
 
 

@@ -39,8 +39,8 @@ import av
 import cv2
 import numpy as np
 
+from preprocess.clip.make import Change, ClipConfig, prepare_clip
 from preprocess.faces.image_graph import import_mediapipe, quiet_native_code
-from preprocess.prepare import Change, ClipConfig, prepare_clip
 from preprocess.work.workers import huge_pages
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.moving_face import clicks, moving_face, write_video

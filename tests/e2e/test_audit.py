@@ -15,7 +15,7 @@ from loaders.datasets.fakeavceleb import list_fakeavceleb
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split, read_split, write_split
-from preprocess.prepare import ClipConfig, prepare_clip
+from preprocess.clip.make import ClipConfig, prepare_clip
 from tests.clip_factory import write_fakeavceleb_tree
 from tests.commands import run_command
 from tests.trees.fakeavceleb import write_fakeavceleb

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from preprocess.prepare import ClipConfig, prepare_clip
+from preprocess.clip.make import ClipConfig, prepare_clip
 from tests.kill import tree
 from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
 from utils.clip.files import read_clip_info

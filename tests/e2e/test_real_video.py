@@ -10,9 +10,9 @@ import logging
 import numpy as np
 import pytest
 
+from preprocess.clip.make import ClipConfig, prepare_clip
 from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
 from preprocess.demo.speech import revoice
-from preprocess.prepare import ClipConfig, prepare_clip
 from tests.clip_factory import write_metadata
 from tests.commands import run_command
 from tests.conftest import SHARED

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from preprocess.clip.make import ClipConfig, is_finished, prepare_clip
 from preprocess.perturb.kinds import Perturbation
 from preprocess.perturb.variants import change_of, make_variants
-from preprocess.prepare import ClipConfig, is_finished, prepare_clip
 from tests.clip_factory import ROWS, make_clip, write_metadata
 from tests.commands import run_command
 from tests.moving_face import moving_face

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from preprocess.crop_faces import frame_schedule, iterate_schedule
+from preprocess.clip.schedule import frame_schedule, iterate_schedule
 from tests.moving_face import moving_face, turn_by_metadata, write_video
 from utils.errors import ClipError
 from utils.media.video import VideoTimes, iterate_frames, iterate_pictures, read_video_times

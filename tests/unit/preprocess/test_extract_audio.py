@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from preprocess.extract_audio import AudioConfig, extract_audio
+from preprocess.clip.sound import AudioConfig, extract_audio
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError
 from utils.media.video import VideoTimes, read_video_times

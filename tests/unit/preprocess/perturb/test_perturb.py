@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 from safetensors.numpy import load_file
 
-from preprocess.crop_faces import iterate_schedule
+from preprocess.clip.schedule import iterate_schedule
 from preprocess.perturb import frame_changes as frames_of
 from preprocess.perturb.__main__ import write_perturbed
 from preprocess.perturb.frame_changes import FRAME_CHANGES

@@ -1,0 +1,96 @@
+"""The largest face of a video as `cropped_video.mp4`, 224x224, steady and square, with its landmarks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.clip.schedule import iterate_schedule
+from preprocess.faces.track import CropConfig
+from preprocess.faces.tracker import FaceTracker
+from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
+from utils.errors import NoFaceError
+from utils.media.picture import Picture
+from utils.media.video import VideoTimes
+
+# (full frames, frames per second, folder for temporary files) -> as many frames, changed
+PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropReport:
+    """What was seen of one video while its face was cropped."""
+
+    times: VideoTimes
+    width: int  # of the source as displayed
+    height: int
+    face_boxes: list[list[float]]  # x, y, side per frame; [] where the track does not reach
+    frames_without_face: list[int]
+    num_face_tracks: int
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times.starts_s)
+
+
+def crop_face(
+    source: Path, folder: Path, times: VideoTimes, config: CropConfig, change: PictureChange | None = None
+) -> CropReport:
+    """Write `cropped_video.mp4` and `landmarks.npy` of the largest continuous face into `folder`.
+
+    Decodes the video once and holds about a second of it. `folder` must exist and is used for temporary
+    files. `change` is done to the full frames before anything else sees them. Raises ClipError if the video
+    cannot be decoded, NoFaceError if no face is found in it.
+    """
+    num_frames = len(times.starts_s)
+    tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
+    width = height = 0
+    pictures = iterate_schedule(source, times)
+    if change is not None:
+        pictures = change(pictures, times.fps, folder)
+    for picture in pictures:
+        width, height = picture.width, picture.height
+        tracker.step(picture)
+    track = tracker.finish()
+    if track is None:
+        raise NoFaceError(source, f"no face in any of its {num_frames} frames")
+    track.video_path.rename(folder / VIDEO_NAME)
+    write_landmarks(track.landmarks_path, folder / LANDMARKS_NAME, num_frames)
+    track.landmarks_path.unlink()
+    end = track.first_frame + len(track.boxes)
+    boxes = [[round(value, 2) for value in box] for box in track.boxes]
+    return CropReport(
+        times=times,
+        width=width,
+        height=height,
+        face_boxes=[[]] * track.first_frame + boxes + [[]] * (num_frames - end),
+        frames_without_face=[*range(track.first_frame), *track.without_face, *range(end, num_frames)],
+        num_face_tracks=tracker.num_tracks,
+    )
+
+
+def write_landmarks(raw: Path, path: Path, num_frames: int) -> None:
+    """The .npy file from its bare numbers, without reading them all at once."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),
+        "fortran_order": False,
+        "shape": (num_frames, NUM_LANDMARKS, 2),
+    }
+    with path.open("wb") as target, raw.open("rb") as numbers:
+        np.lib.format.write_array_header_1_0(target, header)
+        shutil.copyfileobj(numbers, target)
+
+
+def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:
+    """Raise NoFaceError if a face was found in too few frames."""
+    if num_seen < min_face_fraction * num_frames:
+        raise NoFaceError(
+            path,
+            f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%}), fewer than"
+            f" --min_face_fraction {min_face_fraction:g}",
+        )

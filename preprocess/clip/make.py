@@ -1,0 +1,164 @@
+"""A raw video to a clip folder, in one decode pass: crop, landmarks, sound and clip.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.clip.crop import PictureChange, crop_face, require_faces
+from preprocess.clip.sound import AudioConfig, AudioReport, WaveformChange, extract_audio, require_sound
+from preprocess.faces.track import CropConfig
+from utils.clip.files import (
+    AUDIO_NAME,
+    LANDMARKS_NAME,
+    LAYOUT_VERSION,
+    VIDEO_NAME,
+    ClipInfo,
+    file_sha256,
+    read_clip_info,
+    write_clip_info,
+)
+from utils.config import opt, to_plain
+from utils.errors import ClipError
+from utils.media.video import read_video_times
+
+TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(CropConfig, AudioConfig):
+    """preprocess/clip/make.py: how one clip is made."""
+
+    min_face_fraction: float = opt(0.8, "share of frames in which a face must be found")
+
+    def __post_init__(self) -> None:
+        CropConfig.__post_init__(self)
+        AudioConfig.__post_init__(self)
+        if not 0 <= self.min_face_fraction <= 1:
+            raise ValueError(f"min_face_fraction must be between 0 and 1, got {self.min_face_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is done to a raw video on its way into a clip folder; see preprocess/perturb."""
+
+    settings: dict[str, Any]  # further settings for clip.json, by which the clip is recognised
+    pictures: PictureChange | None = None
+    waveform: WaveformChange | None = None
+
+
+# these say which clips are good enough, not what is in the files: a change of them makes no clip stale
+_THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
+
+
+def clip_settings(config: ClipConfig, change: Change | None = None) -> dict[str, Any]:
+    """The flags that shape a clip's files, as they stand in clip.json."""
+    names = {field.name for field in dataclasses.fields(ClipConfig)} - set(_THRESHOLDS)
+    settings = {name: value for name, value in sorted(to_plain(config).items()) if name in names}
+    return settings | (change.settings if change else {})
+
+
+def prepare_clip(
+    source: Path,
+    folder: Path,
+    config: ClipConfig,
+    *,
+    name: str | None = None,
+    sound: Path | None = None,
+    change: Change | None = None,
+) -> ClipInfo:
+    """Make a clip folder's four files in `folder`, which must exist and be empty; return what clip.json says.
+
+    `name` is what clip.json calls the source (default: its file name); `sound` is a file of its own that
+    holds its sound; `change` is done to full frames and sound. Raises ClipError if the video cannot
+    be used; `folder` may then hold temporary files.
+    """
+    times = read_video_times(source)
+    change_waveform = change.waveform if change else None
+    audio = extract_audio(  # first: quick to fail
+        source, folder / AUDIO_NAME, times, config, sound=sound, change=change_waveform
+    )
+    crop = crop_face(source, folder, times, config, change.pictures if change else None)
+    info = ClipInfo(
+        layout_version=LAYOUT_VERSION,
+        source=name or source.name,
+        source_sha256=file_sha256(source),
+        source_bytes=source.stat().st_size,
+        source_codecs=times.codecs,
+        sound_sha256="" if sound is None else file_sha256(sound),
+        source_width=crop.width,
+        source_height=crop.height,
+        source_fps=str(times.fps),
+        variable_frame_rate=not times.constant,
+        fps=str(times.fps),
+        num_frames=crop.num_frames,
+        face_boxes=crop.face_boxes,
+        frames_without_face=crop.frames_without_face,
+        num_face_tracks=crop.num_face_tracks,
+        sample_rate_hz=config.sample_rate_hz,
+        audio_start_s=audio.start_s,
+        audio_padded_s=audio.padded_s,
+        silent=audio.silent,
+        settings=clip_settings(config, change),
+        tools=_tool_versions(),
+        files={file: file_sha256(folder / file) for file in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)},
+    )
+    require_usable(source, info, config)
+    write_clip_info(folder, info)
+    return info
+
+
+@functools.cache
+def _tool_versions() -> dict[str, str]:
+    return {tool: importlib.metadata.version(tool) for tool in TOOLS}
+
+
+def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
+    """Raise ClipError if a clip does not meet the thresholds of `config`."""
+    num_seen = info.num_frames - len(info.frames_without_face)
+    require_faces(path, num_seen, info.num_frames, config.min_face_fraction)
+    audio = AudioReport(start_s=info.audio_start_s, padded_s=info.audio_padded_s, silent=info.silent)
+    require_sound(path, audio, config)
+
+
+def is_finished(
+    source: Path,
+    folder: Path,
+    config: ClipConfig,
+    *,
+    sound: Path | None = None,
+    change: Change | None = None,
+) -> bool:
+    """Whether `folder` holds what `prepare_clip` would make today of this very source file."""
+    info = current_info(source, folder, config, change)
+    return (
+        info is not None
+        and all((folder / file).is_file() for file in info.files)
+        and all(file_sha256(folder / file) == digest for file, digest in info.files.items())
+        and source.is_file()
+        and file_sha256(source) == info.source_sha256
+        and ("" if sound is None else file_sha256(sound)) == info.sound_sha256
+    )
+
+
+def current_info(
+    source: Path, folder: Path, config: ClipConfig, change: Change | None = None
+) -> ClipInfo | None:
+    """clip.json of a folder if it says what today's flags ask for."""
+    try:
+        info = read_clip_info(folder)
+        if info is None:
+            return None
+        require_usable(source, info, config)
+    except ClipError:
+        return None
+    current = (
+        info.layout_version == LAYOUT_VERSION
+        and info.settings == clip_settings(config, change)
+        and set(info.files) == {VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME}
+    )
+    return info if current else None

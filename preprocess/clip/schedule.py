@@ -1,0 +1,61 @@
+"""Which frame of the source each frame of the crop shows, so that the crop has a constant rate."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import ClipError
+from utils.media.picture import Picture
+from utils.media.video import VideoTimes, iterate_pictures
+
+MAX_UNDECODED = 0.02  # share of frames that a damaged file may lack; the frame before takes their place
+
+
+def frame_schedule(times: VideoTimes) -> np.ndarray:
+    """(T,) index of the source frame that each frame of the crop shows.
+
+    At a constant rate each frame is taken once. At a varying rate crop frame i shows the source frame nearest
+    to i / fps, with fps the average rate, so that T stays the same.
+    """
+    count = len(times.starts_s)
+    if times.constant:
+        return np.arange(count)
+    wanted = times.starts_s[0] + np.arange(count) / float(times.fps)
+    after = np.clip(np.searchsorted(times.starts_s, wanted), 1, count - 1)
+    nearer_before = wanted - times.starts_s[after - 1] <= times.starts_s[after] - wanted
+    return after - nearer_before
+
+
+def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
+    """The T pictures of the crop's frames, in order, in one decode pass.
+
+    Raises ClipError if more than MAX_UNDECODED of the frames that the container lists cannot be decoded.
+    """
+    schedule = frame_schedule(times).tolist()
+    # a frame's time may differ from the packet's in the last float digits
+    starts_s = (times.starts_s - 1e-5).tolist()
+    position, missing = 0, set()
+    picture = None
+    for time_s, decoded in iterate_pictures(source):
+        index = bisect.bisect_right(starts_s, time_s) - 1
+        while position < len(schedule) and schedule[position] < index:  # listed, but not decoded
+            missing.add(schedule[position])
+            yield picture or decoded
+            position += 1
+        picture = decoded
+        while position < len(schedule) and schedule[position] <= index:
+            yield picture
+            position += 1
+    if picture is None:
+        raise ClipError(source, "no frame can be decoded; get the file again")
+    missing.update(schedule[position:])
+    if len(missing) > MAX_UNDECODED * len(schedule) + 1:
+        raise ClipError(
+            source, f"damaged: {len(missing)} of {len(schedule)} frames cannot be decoded; get the file again"
+        )
+    for _ in range(position, len(schedule)):
+        yield picture

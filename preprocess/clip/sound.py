@@ -1,0 +1,157 @@
+"""The sound of a video as mono PCM16 wav, exactly as long as the picture."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.clip.files import SAMPLE_RATE_HZ
+from utils.config import opt
+from utils.errors import ClipError
+from utils.media.sound import iterate_audio, read_waveform
+from utils.media.video import VideoTimes
+
+# ((N,) float32 mono, samples per second) -> as many samples, changed
+WaveformChange = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig:
+    """preprocess/clip/sound.py: how the sound is written, and when it is too short."""
+
+    sample_rate_hz: int = opt(SAMPLE_RATE_HZ, "samples per second of the wav")
+    max_missing_audio_s: float = opt(0.5, "sound that may be missing at start and end together, in s")
+    allow_silent: bool = opt(
+        False, "keep videos without sound, with a silent wav, and mark them in clip.json"
+    )
+
+    def __post_init__(self) -> None:
+        if not 8000 <= self.sample_rate_hz <= 192_000:
+            raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
+        if self.max_missing_audio_s < 0:
+            raise ValueError(f"max_missing_audio_s must not be negative, got {self.max_missing_audio_s}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioReport:
+    """How the sound of one video fits its picture."""
+
+    start_s: float  # of the sound's first sample, relative to the first frame
+    padded_s: float  # silence added at the end
+    silent: bool  # there was no sound at all
+
+
+class _WavWriter:
+    """PCM16 of exactly `total` samples; what does not fit is cut, what is missing is zero."""
+
+    def __init__(self, path: Path, sample_rate_hz: int, total: int) -> None:
+        import soundfile
+
+        self._file = soundfile.SoundFile(
+            path, "w", samplerate=sample_rate_hz, channels=1, format="WAV", subtype="PCM_16"
+        )
+        self._total = total
+        self.num_written = 0
+
+    def write(self, samples: np.ndarray) -> None:
+        import soundfile
+
+        samples = samples[: self._total - self.num_written]
+        # by 32768, so that a PCM16 source at the same rate keeps its very numbers
+        try:
+            self._file.write(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16))
+        except (soundfile.LibsndfileError, AssertionError) as error:  # it keeps the system's reason to itself
+            reason = "cannot grow further: the disk is full, or --max_output_gb is reached"
+            raise OSError(errno.EFBIG, reason, self._file.name) from error
+        self.num_written += len(samples)
+
+    def pad_to(self, position: int) -> int:
+        """Silence up to sample `position`; returns how much was added."""
+        start = self.num_written
+        while (left := min(position, self._total) - self.num_written) > 0:
+            self.write(np.zeros(min(left, 1 << 16), np.float32))
+        return self.num_written - start
+
+    @property
+    def full(self) -> bool:
+        return self.num_written >= self._total
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def extract_audio(
+    source: Path,
+    path: Path,
+    times: VideoTimes,
+    config: AudioConfig,
+    *,
+    sound: Path | None = None,
+    change: WaveformChange | None = None,
+) -> AudioReport:
+    """Write the sound that belongs to a video's frames as mono PCM16 wav, in constant memory unless `change`
+    is to be done to it, which sees it whole.
+
+    `times` are those of `read_video_times(source)`: sample 0 belongs to the first frame, and the length is
+    that of all frames at the average rate. `sound` is a file of its own that holds the sound and begins with
+    the first frame. Raises ClipError if there is no sound track (unless
+    `allow_silent`), if it cannot be decoded, or if too much of it is missing.
+    """
+    rate = config.sample_rate_hz
+    total = round(len(times.starts_s) / times.fps * rate)
+    wav = _WavWriter(path, rate, total)
+    first: int | None = None  # sample of the wav at which the sound begins
+    origin_s = times.starts_s[0] if sound is None else 0.0
+    try:
+        for time_s, samples in iterate_audio(sound or source, rate):
+            if first is None:
+                first = round((time_s - origin_s) * rate)
+                wav.pad_to(first)
+                to_cut = max(0, -first)
+            wav.write(samples[to_cut:])
+            to_cut = max(0, to_cut - len(samples))
+            if wav.full:
+                break
+        padded = wav.pad_to(total)
+    finally:
+        wav.close()
+    if change is not None:
+        _rewrite(path, rate, change)
+    silent = first is None
+    report = AudioReport(
+        start_s=0.0 if silent else round(first / rate, 6),
+        padded_s=0.0 if silent else round(padded / rate, 6),
+        silent=silent,
+    )
+    require_sound(source, report, config)
+    return report
+
+
+def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
+    waveform = read_waveform(path, rate_hz)
+    changed = change(waveform, rate_hz)
+    if changed.shape != waveform.shape:
+        raise ValueError(f"a change of {len(waveform)} samples must not return {changed.shape}")
+    wav = _WavWriter(path, rate_hz, len(waveform))
+    try:
+        wav.write(changed)
+    finally:
+        wav.close()
+
+
+def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:
+    """Raise ClipError if the sound is too short for its picture, or silent where that is not allowed."""
+    if report.silent and not config.allow_silent:
+        raise ClipError(path, "has no sound track, or an empty one; --allow_silent keeps such videos")
+    missing_s = max(0.0, report.start_s) + report.padded_s
+    if missing_s > config.max_missing_audio_s:
+        raise ClipError(
+            path,
+            f"the sound starts {max(0.0, report.start_s):.2f} s after the picture and ends"
+            f" {report.padded_s:.2f} s before it: more than --max_missing_audio_s"
+            f" {config.max_missing_audio_s:g} is missing",
+        )
