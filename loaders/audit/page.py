@@ -1,4 +1,4 @@
-"""audit.html: one page without outside parts, in light and dark."""
+"""audit.html: the result of an audit as one self-contained page."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loaders.audit.shortcuts import (
-    ALL_FAKES,
-    HIGH,
-    LOW,
-    RULES,
-    RuleResult,
-    describe,
-    direction,
-    direction_free,
-)
+from loaders.audit.shortcuts import ALL_FAKES, HIGH, LOW, RULES, RuleResult, describe
 from utils.report.pages import write_page
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+TEMPLATE = Path(__file__).with_name("audit.html")
 STATES = {
     "found": "found",
     "open": "undecided",
     "ok": "ok",
     "constant": "constant: 0.5 by definition",
-    "unknown": "not known",
+    "unknown": "unknown",
 }
 WIDTH = 120  # of a cell's drawing: AUC 0 to 1
 
 
 def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
-    """Write the report of `result` (loaders/audit/audit.py: Audit) atomically."""
+    """Write the page of an audit atomically. result: loaders.audit.audit.Audit."""
     groups = list(dict.fromkeys(rule.group for rule in result.rules))
     categories = sorted({name for part in result.counts.values() for name in part} - {"real"})
     write_page(
@@ -51,7 +42,7 @@ def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
 
 
 def _table(rules: Sequence[RuleResult], groups: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the table: a rule's name, what it is, and one cell per group."""
+    """Rows of the table: name and description of a rule, and one cell per group."""
     by_place = {(rule.rule, rule.group): rule for rule in rules}
     return [
         {"rule": name, "what": what, "cells": [_cell(by_place[name, group]) for group in groups]}
@@ -61,13 +52,13 @@ def _table(rules: Sequence[RuleResult], groups: Sequence[str]) -> list[dict[str,
 
 
 def _cell(rule: RuleResult) -> dict[str, Any]:
-    """What a cell shows: state in words, AUC (the larger of it and 1 - it), interval, direction, drawing."""
+    """Content of a cell: state in words, the larger of AUC and 1 - AUC, interval, direction, drawing."""
     cell: dict[str, Any] = {"state": rule.state, "word": STATES[rule.state], "auc": "", "interval": ""}
     if rule.auc is None or rule.state == "constant":
         return cell
-    cell["auc"] = f"{rule.auc if direction(rule) == 'learned' else max(rule.auc, 1 - rule.auc):.3f}"
-    cell["direction"] = direction(rule)
-    cell["interval"] = " to ".join(f"{bound:.2f}" for bound in direction_free(rule)) or "too few identities"
+    cell["auc"] = f"{rule.auc if rule.direction == 'learned' else rule.strength:.3f}"
+    cell["direction"] = rule.direction
+    cell["interval"] = " to ".join(f"{bound:.2f}" for bound in rule.shown_interval) or "too few identities"
     cell["title"] = describe(rule)
     cell["point"] = rule.auc
     cell["low"], cell["high"] = (rule.auc, rule.auc) if rule.low is None else (rule.low, rule.high)

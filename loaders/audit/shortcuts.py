@@ -1,13 +1,13 @@
-"""Shortcuts: how well rules that need no detector tell fakes from reals, each alone and all together.
+"""Shortcuts: how well rules that look at no evidence separate fakes from reals, each alone and all together.
 
-The fakes of each category, and all fakes ("all"), stand against the same real clips. An AUC is that of
-"more = fake"; below 0.5 the rule reads "less = fake". Intervals (95 %) come from resampling whole identities,
-since clips of one person are alike.
+The fakes of each category, and all fakes ("all"), are compared with the same real clips. The AUC is that of
+"more = fake"; below 0.5 the rule is "less = fake". Intervals (95 %) resample whole identities, since clips of
+one person are alike.
 
-A rule is FOUND when two things hold: its interval lies wholly above 0.6 or wholly below 0.4, and it is no
-accident among all the rules and groups that were looked at (Mann-Whitney, p < 0.05 after Holm's correction).
-It is OPEN when only its AUC lies beyond 0.4 to 0.6: too few clips to say. Scores that were learned (codec,
-classifier) come from five-fold cross-validation over identities; only above 0.6 do they mean anything.
+A rule is FOUND if its interval lies entirely above 0.6 or below 0.4 and it is significant among all rules and
+groups (Mann-Whitney, p < 0.05 after Holm's correction). It is OPEN if its AUC lies outside [0.4, 0.6] but is
+not FOUND: there are too few clips. Learned scores (codec, classifier) come from five-fold cross-validation
+over identities; only AUCs above 0.6 count for them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import mannwhitneyu, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -25,21 +26,23 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loaders.audit.facts import ClipFacts
 from loaders.audit.findings import Finding
+from utils.evaluation.metrics import Floats, Labels, Rows, area_under_roc
+from utils.evaluation.significance import holm
 from utils.types import Clip
 
 ALL_FAKES = "all"
-LOW, HIGH = 0.4, 0.6  # between them a rule is worth nothing
+LOW, HIGH = 0.4, 0.6  # an AUC between these is treated as chance
 SIGNIFICANCE = 0.05
 NUM_RESAMPLES = 2000
 MAX_BINS = 1024  # of a rule's values in the resampling; the AUC itself is exact
-MIN_IDENTITIES = 5  # an interval from fewer says nothing
+MIN_IDENTITIES = 5  # of each class, for an interval
 NUM_FOLDS = 5
 CODEC, CLASSIFIER = "codec", "classifier"
 LEARNED = (CODEC, CLASSIFIER)
 
 _ENCODE = (
-    "encode the raw clips of both classes with the same settings and prepare them again; compare classes at "
-    "one setting only"
+    "encode the raw clips of both classes with the same settings and prepare them again; compare classes "
+    "only within one setting"
 )
 _LENGTH = (
     "re-balance: cut all clips to common lengths before preparing, and keep --window_s below the shortest "
@@ -72,7 +75,7 @@ RULES: dict[str, tuple[str, str]] = {  # name -> (what it is, remedy)
     "brightness": ("brightness of the crop", _LIGHT),
     CLASSIFIER: (
         "small classifier on all of these",
-        "remedy the single rules; if none is found, treat results within a few points of this AUC as nothing",
+        "remedy the single rules; if none is found, a detector within a few points of this AUC shows nothing",
     ),
 }
 
@@ -83,8 +86,8 @@ class RuleResult:
 
     rule: str
     group: str  # a category of fakes, or ALL_FAKES
-    state: str  # found, open, ok, constant (AUC 0.5 by definition), unknown (not known of enough clips)
-    num_fake: int  # of which the rule's value is known
+    state: str  # found, open, ok, constant (AUC 0.5 by definition), unknown (known for one class or none)
+    num_fake: int  # clips for which the value is known
     num_real: int
     auc: float | None = None
     low: float | None = None  # 95 % interval; None: too few identities
@@ -93,17 +96,34 @@ class RuleResult:
     median_fake: float | None = None
     median_real: float | None = None
 
+    @property
+    def known_auc(self) -> float:
+        """The AUC of a result whose state is not "unknown"."""
+        assert self.auc is not None, f"{self.rule} is unknown on {self.group}"
+        return self.auc
 
-def exact_auc(values: np.ndarray, labels: np.ndarray) -> float:
-    """Share of (fake, real) pairs in which the fake has the larger value; a tie counts one half."""
-    fake = labels == 1
-    num_fake, num_real = int(fake.sum()), int((~fake).sum())
-    ranks = rankdata(values)
-    return float((ranks[fake].sum() - num_fake * (num_fake + 1) / 2) / (num_fake * num_real))
+    @property
+    def strength(self) -> float:
+        """The AUC, or 1 - AUC if that is larger."""
+        return max(self.known_auc, 1 - self.known_auc)
+
+    @property
+    def direction(self) -> str:
+        """Which values mean fake."""
+        if self.rule in LEARNED:
+            return "learned"
+        return "more = fake" if self.known_auc >= 0.5 else "less = fake"
+
+    @property
+    def shown_interval(self) -> tuple[float, ...]:
+        """The interval, mirrored if less = fake; () if there is none. It may begin below 0.5."""
+        if self.low is None or self.high is None:
+            return ()
+        return (1 - self.high, 1 - self.low) if self.direction == "less = fake" else (self.low, self.high)
 
 
 class Resamples:
-    """Bootstrap over clusters: the same draws of identities for every rule, so that rules can be compared."""
+    """Bootstrap over clusters; every rule uses the same draws of identities, so rules can be compared."""
 
     def __init__(self, num_clusters: int, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> None:
         rng = np.random.default_rng(seed)
@@ -112,15 +132,15 @@ class Resamples:
             drawn = rng.integers(num_clusters, size=num_clusters)
             self.counts[:, index] = np.bincount(drawn, minlength=num_clusters)
 
-    def _histogram(self, bins: np.ndarray, clusters: np.ndarray, num_bins: int) -> np.ndarray:
-        """(num_bins, resamples): how many of the clips each resample has in each bin."""
+    def _histogram(self, bins: Rows, clusters: Rows, num_bins: int) -> npt.NDArray[np.float32]:
+        """(num_bins, resamples): number of clips of each resample in each bin."""
         shape = (num_bins, len(self.counts))
-        return sparse.csr_matrix((np.ones(len(bins), np.float32), (bins, clusters)), shape) @ self.counts
+        ones = np.ones(len(bins), np.float32)
+        histogram: npt.NDArray[np.float32] = sparse.csr_matrix((ones, (bins, clusters)), shape) @ self.counts
+        return histogram
 
-    def auc_interval(
-        self, values: np.ndarray, labels: np.ndarray, clusters: np.ndarray
-    ) -> tuple[float, float] | None:
-        """95 % interval of `exact_auc`, None where resamples often lack a class."""
+    def auc_interval(self, values: Floats, labels: Labels, clusters: Rows) -> tuple[float, float] | None:
+        """95 % interval of the AUC; None if more than 10 % of the resamples lack a class."""
         known, bins = np.unique(values, return_inverse=True)
         if len(known) > MAX_BINS:  # ranks cut into equal parts
             bins = (rankdata(values) - 1).astype(np.int64) * MAX_BINS // len(values)
@@ -133,79 +153,68 @@ class Resamples:
         if usable.mean() < 0.9:
             return None
         aucs = (fakes * below).sum(axis=0, dtype=np.float64)[usable] / num_pairs[usable]
-        # an identity drawn twice is compared with itself twice, which pulls all resamples to one side
-        low, high = np.percentile(aucs, (2.5, 97.5)) - (aucs.mean() - exact_auc(values, labels))
+        # an identity drawn twice is compared with itself twice, which shifts the mean of all resamples
+        low, high = np.percentile(aucs, (2.5, 97.5)) - (aucs.mean() - area_under_roc(labels, values))
         return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
 
 def judge_rule(
     rule: str,
     group: str,
-    values: np.ndarray,
-    labels: np.ndarray,
-    clusters: np.ndarray,
+    values: Floats,
+    labels: Labels,
+    clusters: Rows,
     resamples: Resamples,
 ) -> RuleResult:
-    """One rule on one group. values: (n,) NaN = unknown; the state is "found" before Holm's correction."""
+    """One rule on one group, before Holm's correction. values: (n,), NaN = unknown."""
     known = ~np.isnan(values)
     values, labels, clusters = values[known], labels[known], clusters[known]
     num_fake, num_real = int((labels == 1).sum()), int((labels == 0).sum())
     result = RuleResult(rule=rule, group=group, state="unknown", num_fake=num_fake, num_real=num_real)
     if num_fake == 0 or num_real == 0:
         return result
-    medians = {
-        "median_fake": float(np.median(values[labels == 1])),
-        "median_real": float(np.median(values[labels == 0])),
-    }
-    if rule in LEARNED:  # scores, not measurements
-        medians = {}
+    if rule not in LEARNED:  # measurements, not scores
+        median_fake, median_real = (float(np.median(values[labels == label])) for label in (1, 0))
+        result = dataclasses.replace(result, median_fake=median_fake, median_real=median_real)
     if values.min() == values.max():
-        return dataclasses.replace(result, state="constant", auc=0.5, **medians)
-    auc = exact_auc(values, labels)
+        return dataclasses.replace(result, state="constant", auc=0.5)
+    auc = area_under_roc(labels, values)
     alternative = "greater" if rule in LEARNED else "two-sided"
     p_value = float(mannwhitneyu(values[labels == 1], values[labels == 0], alternative=alternative).pvalue)
     enough = all(len(np.unique(clusters[labels == label])) >= MIN_IDENTITIES for label in (0, 1))
-    interval = resamples.auc_interval(values, labels, clusters) if enough else None
-    low, high = interval or (None, None)
-    beyond = auc > HIGH or (auc < LOW and rule not in LEARNED)
-    wholly = interval is not None and (low > HIGH or (high < LOW and rule not in LEARNED))
-    return dataclasses.replace(
-        result,
-        state="found" if wholly else "open" if beyond else "ok",
-        auc=auc,
-        low=low,
-        high=high,
-        p_value=p_value,
-        **medians,
-    )
+    state = "open" if auc > HIGH or (auc < LOW and rule not in LEARNED) else "ok"
+    low = high = None
+    if enough and (interval := resamples.auc_interval(values, labels, clusters)):
+        low, high = interval
+        if low > HIGH or (high < LOW and rule not in LEARNED):
+            state = "found"
+    return dataclasses.replace(result, state=state, auc=auc, low=low, high=high, p_value=p_value)
 
 
-def holm(results: Sequence[RuleResult]) -> list[RuleResult]:
-    """The same results; what is found but not significant after Holm's correction becomes open."""
-    tested = sorted((r.p_value, index) for index, r in enumerate(results) if r.p_value is not None)
+def correct(results: Sequence[RuleResult]) -> list[RuleResult]:
+    """The same results, but what is found and not significant after Holm's correction is "open"."""
+    tested = {index: result.p_value for index, result in enumerate(results) if result.p_value is not None}
     corrected = list(results)
-    rejected = True
-    for place, (p_value, index) in enumerate(tested):
-        rejected = rejected and p_value * (len(tested) - place) < SIGNIFICANCE
-        if not rejected and corrected[index].state == "found":
+    for index, p_value in zip(tested, holm(list(tested.values())), strict=True):
+        if p_value >= SIGNIFICANCE and corrected[index].state == "found":
             corrected[index] = dataclasses.replace(corrected[index], state="open")
     return corrected
 
 
-def folds(labels: np.ndarray, clusters: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training rows, held-out rows) over identities; none if there are too few of them."""
+def folds(labels: Labels, clusters: Rows) -> list[tuple[Rows, Rows]]:
+    """[(training rows, held-out rows), ...] over identities; empty if there are too few of them."""
     fewest = min((len(np.unique(clusters[labels == label])) for label in (0, 1)), default=0)
     if fewest < MIN_IDENTITIES:
         return []
     splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0)
-    with warnings.catch_warnings():  # a class may have fewer clips than folds in one of them
+    with warnings.catch_warnings():  # a class may have fewer clips than folds
         warnings.simplefilter("ignore", UserWarning)
         pairs = list(splitter.split(labels, labels, clusters))
     return [(train, test) for train, test in pairs if len(set(labels[train])) == 2 and len(test)]
 
 
-def held_out_scores(features: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """(n,) log-odds of gradient-boosted trees that have not seen the clip's identity; NaN without folds."""
+def held_out_scores(features: Floats, labels: Labels, clusters: Rows) -> Floats:
+    """(n,) log-odds from gradient-boosted trees trained on other identities; NaN without folds."""
     scores = np.full(len(labels), np.nan)
     for train, test in folds(labels, clusters):
         trees = HistGradientBoostingClassifier(
@@ -226,9 +235,10 @@ def held_out_scores(features: np.ndarray, labels: np.ndarray, clusters: np.ndarr
     return scores
 
 
-def held_out_shares(names: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """(n,) how much more common a clip's category is among fakes than reals of other identities (log ratio,
-    one clip of each class added); NaN where the category is unknown ("") or without folds.
+def held_out_shares(names: npt.NDArray[np.str_], labels: Labels, clusters: Rows) -> Floats:
+    """(n,) log ratio of a name's share among fakes to its share among reals, on other identities.
+
+    One clip of each class is added. NaN where the name is unknown ("") or without folds.
     """
     scores = np.full(len(labels), np.nan)
     for train, test in folds(labels, clusters):
@@ -241,7 +251,7 @@ def held_out_shares(names: np.ndarray, labels: np.ndarray, clusters: np.ndarray)
 
 
 def find_shortcuts(clips: Sequence[Clip], facts: Sequence[ClipFacts]) -> list[RuleResult]:
-    """Every rule on every group. Both classes must be there."""
+    """Every rule on every group. The clips must have both classes."""
     labels = np.array([clip.label for clip in clips])
     categories = np.array([clip.category for clip in clips])
     identities, clusters = np.unique([clip.identity for clip in clips], return_inverse=True)
@@ -259,26 +269,26 @@ def find_shortcuts(clips: Sequence[Clip], facts: Sequence[ClipFacts]) -> list[Ru
         codec_scores = held_out_shares(codecs[rows], *here)
         if len(set(codecs[rows])) == 1 and known_codecs:
             codec_scores = np.zeros(rows.sum())  # one codec: constant, known without folds
-        values: Mapping[str, np.ndarray] = {
+        values: Mapping[str, Floats] = {
             **{name: column[rows] for name, column in columns.items()},
             CODEC: codec_scores,
             CLASSIFIER: held_out_scores(features[rows], *here),
         }
         results += [judge_rule(rule, group, values[rule], *here, resamples) for rule in RULES]
-    return holm(results)
+    return correct(results)
 
 
 def shortcut_findings(results: Sequence[RuleResult]) -> list[Finding]:
-    """One finding per rule that is found, with the groups where it is."""
+    """One finding per rule that is found, with its groups as examples."""
     findings = []
     for rule, (what, remedy) in RULES.items():
         found = [result for result in results if result.rule == rule and result.state == "found"]
         if found:
-            worst = max(found, key=lambda result: abs(result.auc - 0.5))
+            worst = max(found, key=lambda result: result.strength)
             findings.append(
                 Finding(
                     kind=f"shortcut_{rule}",
-                    summary=f"{what} alone reaches AUC {max(worst.auc, 1 - worst.auc):.3f} on "
+                    summary=f"{what} alone reaches AUC {worst.strength:.3f} on "
                     f"{worst.group if worst.group != ALL_FAKES else 'all fakes'}",
                     remedy=remedy,
                     examples=[describe(result) for result in found],
@@ -290,28 +300,9 @@ def shortcut_findings(results: Sequence[RuleResult]) -> list[Finding]:
 def describe(result: RuleResult) -> str:
     """A line such as "all: AUC 0.980 (0.961 to 0.993), more = fake; median 0.12 in fakes, 0 in reals"."""
     line = (
-        f"{result.group}: AUC {max(result.auc, 1 - result.auc):.3f} "
-        f"({', '.join(f'{bound:.3f}' for bound in direction_free(result))}), {direction(result)}"
+        f"{result.group}: AUC {result.strength:.3f} "
+        f"({', '.join(f'{bound:.3f}' for bound in result.shown_interval)}), {result.direction}"
     )
     if result.median_fake is not None:
         line += f"; median {result.median_fake:.6g} in fakes, {result.median_real:.6g} in reals"
     return line
-
-
-def direction(result: RuleResult) -> str:
-    """Which way the rule points."""
-    if result.rule in LEARNED:
-        return "learned"
-    return "more = fake" if result.auc >= 0.5 else "less = fake"
-
-
-def direction_free(result: RuleResult) -> tuple[float, ...]:
-    """The interval, turned round with the AUC where the rule reads "less = fake"; () if there is none.
-
-    It may reach below 0.5: that is what makes it honest.
-    """
-    if result.low is None:
-        return ()
-    if result.auc < 0.5 and result.rule not in LEARNED:
-        return 1 - result.high, 1 - result.low
-    return result.low, result.high

@@ -1,13 +1,13 @@
-"""Confidence intervals by bootstrap over persons: clips of one person are not independent of each other.
+"""Confidence intervals by bootstrap over persons, since clips of one person are not independent.
 
-A resample draws as many persons as there are, with replacement, each with all of its clips. Persons are drawn
-within strata by the classes that they appear in: only real, only fake, or both. So every resample holds both
-classes, and the real and the fake clips of one person stay together, as their scores rise and fall together.
-(Drawing reals and fakes apart, each stratified by class, would lose that covariance.) A stratum of one person
-cannot vary; a class that fewer than two persons appear in allows no interval at all.
+A resample draws N of N persons with replacement, each with all of its clips. Persons are stratified by the
+classes they appear in: only real, only fake, or both. So every resample holds both classes, and the real and
+fake clips of a person stay together, which keeps the covariance of their scores (drawing reals and fakes
+separately would lose it). A stratum of one person does not vary; a class with fewer than two persons allows
+no interval.
 
-The draws follow from the persons, their classes and the seed alone, not from the scores or the order of the
-clips: two models on the same clips see the same resamples, so that their differences are paired.
+The draws depend on the persons, their classes and the seed, not on the scores or the order of clips. So two
+models on the same clips see the same resamples, and their differences are paired.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from utils.errors import DatasetError
-from utils.evaluation.metrics import require_both_classes
+from utils.evaluation.metrics import Floats, Labels, Rows, require_both_classes, require_finite_scores
 
 NUM_RESAMPLES, CONFIDENCE = 2000, 0.95
 METRICS = ("auc", "ap", "eer", "balanced_accuracy")
-BLOCK_SIZE = 2**18  # weights that are held at once: large enough for numpy, small enough for the cache
+Persons = Sequence[str] | npt.NDArray[np.str_]  # (n,) the person on screen in each clip
+BLOCK_SIZE = 2**18  # weights held at once: large enough for numpy, small enough for the cache
 
 
 class NoStatisticError(DatasetError):
-    """These data do not allow the statistic that was asked for."""
+    """The data do not allow this statistic."""
 
 
 class Interval(NamedTuple):
-    """Bounds between which a statistic lies with 95 % confidence."""
+    """95 % confidence interval of a statistic."""
 
     low: float
     high: float
@@ -41,14 +43,14 @@ class Interval(NamedTuple):
 class PersonResamples:
     """The resamples of a set of clips.
 
-    labels: (n,) 1 = fake. persons: n names. Raises DatasetError on one class only, and NoStatisticError if a
-    class has fewer than two persons: `what` names the set.
+    labels: (n,) 1 = fake. persons: n names. `what` names the set in errors. Raises DatasetError if a class is
+    missing, NoStatisticError if a class has fewer than two persons.
     """
 
     def __init__(
         self,
-        labels: np.ndarray,
-        persons: Sequence[str],
+        labels: Labels,
+        persons: Persons,
         what: str,
         *,
         num_resamples: int = NUM_RESAMPLES,
@@ -58,23 +60,21 @@ class PersonResamples:
         if len(persons) != len(labels):
             raise ValueError(f"{len(persons)} persons for {len(labels)} labels")
         names, self.person_of = np.unique(np.asarray(persons, str), return_inverse=True)
-        self.num_persons, self.num_resamples, self.seed = len(names), num_resamples, seed
+        self.what, self.num_persons, self.num_resamples, self.seed = what, len(names), num_resamples, seed
         has_real, has_fake = np.zeros((2, len(names)), bool)
         has_real[self.person_of[labels == 0]] = True
         has_fake[self.person_of[labels == 1]] = True
         for name, has in (("real", has_real), ("fake", has_fake)):
             if has.sum() < 2:
                 raise NoStatisticError(
-                    f"{what}: its {name} clips show {has.sum()} person; an interval over persons needs two"
+                    f"{what}: the {name} clips are of {has.sum()} person; an interval over persons needs two"
                 )
         self.num_persons_of_rarer_class = int(min(has_real.sum(), has_fake.sum()))
         classes = has_real + 2 * has_fake  # 1 = only real, 2 = only fake, 3 = both
         self.strata = [np.flatnonzero(classes == value) for value in (1, 2, 3) if (classes == value).any()]
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """How often each person is drawn: (resamples of the block, persons) float64, `num_resamples` rows in
-        all.
-        """
+    def blocks(self) -> Iterator[Floats]:
+        """How often each person is drawn, in blocks (resamples, persons) of `num_resamples` rows in total."""
         rng = np.random.default_rng(self.seed)
         block_size = max(1, BLOCK_SIZE // len(self.person_of))
         for start in range(0, self.num_resamples, block_size):
@@ -87,12 +87,11 @@ class PersonResamples:
                 counts[:, stratum] = drawn_count.reshape(num_rows, size)
             yield counts
 
-    def interval(self, values: np.ndarray) -> Interval:
-        """95 % interval of a statistic from its (num_resamples,) values: percentiles, a little further out
-        the fewer persons the rarer class has.
+    def interval(self, values: Floats) -> Interval:
+        """95 % interval of a statistic from its (num_resamples,) values: expanded percentiles.
 
-        The plain percentiles are too narrow by the factor that parts n - 1 from n and the normal from
-        Student's t distribution; expanding their levels makes up for it (Hesterberg 2015, section 5.3).
+        Plain percentiles are too narrow for few persons: n instead of n - 1, normal instead of Student's t.
+        Expanding their levels corrects for both (Hesterberg 2015, section 5.3).
         """
         n = self.num_persons_of_rarer_class
         tail = norm.cdf(np.sqrt(n / (n - 1)) * student_t.ppf((1 - CONFIDENCE) / 2, n - 1))
@@ -101,24 +100,24 @@ class PersonResamples:
 
 
 class _WeightedRoc:
-    """Metrics of one scoring under clip weights, ties exact: the ROC has one point per distinct score."""
+    """Metrics of one set of scores under clip weights. Ties are exact: one ROC point per distinct score."""
 
-    def __init__(self, labels: np.ndarray, scores: np.ndarray, threshold: float) -> None:
+    def __init__(self, labels: Labels, scores: Floats, threshold: float) -> None:
         self.order = np.argsort(scores, kind="stable")
         ordered = scores[self.order]
         self.fake = (labels[self.order] == 1).astype(np.float64)
         last_of_tie = np.append(ordered[1:] != ordered[:-1], True)
         self.tie_ends = None if last_of_tie.all() else np.flatnonzero(last_of_tie)
-        # distinct scores that are not above the threshold
+        # number of distinct scores that are not above the threshold
         self.num_called_real = int((ordered[last_of_tie] <= threshold).sum())
 
-    def metrics(self, weights: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """weights: (b, n) of the clips in `self.order`. Returns (b,) of each metric."""
+    def metrics(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]:
+        """weights: (b, n) of the clips in `self.order`. Returns each metric as (b,)."""
         below = np.cumsum(weights, axis=1)
         fake_below = np.cumsum(weights * self.fake, axis=1)
         if self.tie_ends is not None:
             below, fake_below = below[:, self.tie_ends], fake_below[:, self.tie_ends]
-        # (b, 1 + distinct scores): weight of each class up to and including a score, from nothing on
+        # (b, 1 + distinct scores): weight of each class up to and including a score; 0 at first
         below, fake_below = np.pad(below, ((0, 0), (1, 0))), np.pad(fake_below, ((0, 0), (1, 0)))
         real_below = below - fake_below
         num_real, num_fake = real_below[:, -1:], fake_below[:, -1:]
@@ -129,20 +128,20 @@ class _WeightedRoc:
         return result
 
     @staticmethod
-    def _auc(real: np.ndarray, fake: np.ndarray, num_real: np.ndarray, num_fake: np.ndarray) -> np.ndarray:
+    def _auc(real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
         ordered_pairs = np.einsum("bk,bk->b", np.diff(fake), real[:, :-1] + real[:, 1:]) / 2
         return ordered_pairs / (num_real * num_fake)[:, 0]
 
     @staticmethod
-    def _ap(real: np.ndarray, fake: np.ndarray, num_real: np.ndarray, num_fake: np.ndarray) -> np.ndarray:
+    def _ap(real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
         fake_above = num_fake - fake[:, :-1]  # at or above a distinct score
         above = fake_above + num_real - real[:, :-1]
-        # where nothing lies above, nothing is found either: the quotient counts 0 times
+        # 0 / 0 where nothing lies above: no fake is found there, so the value has weight 0
         precision = np.divide(fake_above, above, out=np.zeros_like(above), where=above > 0)
         return np.einsum("bk,bk->b", np.diff(fake), precision) / num_fake[:, 0]
 
     @staticmethod
-    def _eer(real: np.ndarray, fake: np.ndarray, num_real: np.ndarray, num_fake: np.ndarray) -> np.ndarray:
+    def _eer(real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
         false_positive, false_negative = 1 - real / num_real, fake / num_fake
         gap = false_positive - false_negative  # falls from 1 to -1
         after = (gap > 0).sum(axis=1)
@@ -151,42 +150,37 @@ class _WeightedRoc:
         step = false_positive[rows, after] - false_positive[rows, after - 1]
         return false_positive[rows, after - 1] + share * step
 
-    def _balanced_accuracy(
-        self, real: np.ndarray, fake: np.ndarray, num_real: np.ndarray, num_fake: np.ndarray
-    ) -> np.ndarray:
+    def _balanced_accuracy(self, real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
         at = self.num_called_real
         return (real[:, at] / num_real[:, 0] + 1 - fake[:, at] / num_fake[:, 0]) / 2
 
 
 def weighted_metrics(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray,
+    labels: Labels,
+    scores: Floats,
+    weights: Floats,
     *,
     names: Sequence[str] = METRICS,
     threshold: float = 0.0,
-) -> dict[str, np.ndarray]:
-    """Metrics of (n,) labels and scores under each row of (b, n) clip weights: (b,) for each name.
+) -> dict[str, Floats]:
+    """Metrics of (n,) labels and scores under each row of (b, n) clip weights; each metric is (b,).
 
-    `threshold` is that of the balanced accuracy. Every row must give both classes some weight.
+    `threshold` is for the balanced accuracy. Every row must give both classes some weight.
     """
     roc = _WeightedRoc(labels, scores, threshold)
     return roc.metrics(weights[:, roc.order], names)
 
 
 def bootstrap_metrics(
-    labels: np.ndarray,
-    scores: np.ndarray,
+    labels: Labels,
+    scores: Floats,
     resamples: PersonResamples,
     *,
     names: Sequence[str] = ("auc",),
     threshold: float = 0.0,
-) -> dict[str, np.ndarray]:
-    """Metrics on every resample: (num_resamples,) for each name. Raises DatasetError for scores that are not
-    finite.
-    """
-    if not np.isfinite(scores).all():
-        raise DatasetError(f"{int((~np.isfinite(scores)).sum())} scores are not finite")
+) -> dict[str, Floats]:
+    """Metrics on every resample, each (num_resamples,). Raises DatasetError if a score is not finite."""
+    require_finite_scores(scores, resamples.what)
     roc = _WeightedRoc(labels, scores, threshold)
     person_of = resamples.person_of[roc.order]
     parts = [roc.metrics(np.take(counts, person_of, axis=1), names) for counts in resamples.blocks()]
@@ -194,9 +188,9 @@ def bootstrap_metrics(
 
 
 def metric_intervals(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    persons: Sequence[str],
+    labels: Labels,
+    scores: Floats,
+    persons: Persons,
     what: str,
     *,
     names: Sequence[str] = ("auc",),
@@ -206,7 +200,7 @@ def metric_intervals(
 ) -> dict[str, Interval]:
     """95 % interval of each metric of (n,) labels and scores, clustered by the n persons.
 
-    Raises DatasetError on one class only, NoStatisticError if a class has fewer than two persons.
+    Raises DatasetError if a class is missing, NoStatisticError if a class has fewer than two persons.
     """
     resamples = PersonResamples(labels, persons, what, num_resamples=num_resamples, seed=seed)
     values = bootstrap_metrics(labels, scores, resamples, names=names, threshold=threshold)
@@ -214,13 +208,12 @@ def metric_intervals(
 
 
 def macro_auc_interval(
-    labels: np.ndarray, scores: np.ndarray, resamples: PersonResamples, groups: Sequence[np.ndarray]
+    labels: Labels, scores: Floats, resamples: PersonResamples, groups: Sequence[Rows]
 ) -> Interval:
-    """Interval of the mean AUC over groups of rows, each of which holds both classes.
+    """Interval of the mean AUC over groups of rows, each with both classes.
 
-    All groups see the same persons of a resample, so that what they share (the reals) varies together. A
-    resample in which a group does not occur has no mean and is left out; NoStatisticError if more than 5 %
-    are.
+    All groups see the same persons of a resample, so what they share (the reals) varies together. Resamples
+    in which a group does not occur are left out; raises NoStatisticError if these are more than 5 %.
     """
     rocs = [_WeightedRoc(labels[rows], scores[rows], 0.0) for rows in groups]
     person_of = [resamples.person_of[rows[roc.order]] for rows, roc in zip(groups, rocs, strict=True)]
@@ -236,26 +229,25 @@ def macro_auc_interval(
     has_all = np.isfinite(values)
     if has_all.mean() < 0.95:
         raise NoStatisticError(
-            f"a group is missing in {1 - has_all.mean():.0%} of the resamples: it shows too few persons"
+            f"a group is missing in {1 - has_all.mean():.0%} of the resamples: it has too few persons"
         )
     return resamples.interval(values[has_all])
 
 
 def interval_results(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    persons: Sequence[str],
-    groups: Mapping[str, Mapping[str, np.ndarray]],
+    labels: Labels,
+    scores: Floats,
+    persons: Persons,
+    groups: Mapping[str, Mapping[str, Rows]],
     what: str,
 ) -> dict[str, Any]:
-    """What test_metrics.json says of intervals: of all metrics overall, of the AUC of each group of rows, and
-    of its mean over them.
+    """The intervals of test_metrics.json: all metrics overall, the AUC per group, and its mean over groups.
 
-    groups: {"category": {name: rows, ...}, ...}, the rows of a group holding both classes. An interval that
-    the data do not allow is {"reason": why}, never a number.
+    groups: {"category": {name: rows, ...}, ...}; the rows of each group hold both classes. An interval that
+    the data do not allow is {"reason": why}.
     """
 
-    def intervals(rows: np.ndarray, name: str, metrics: Sequence[str]) -> dict[str, Any]:
+    def intervals(rows: Rows, name: str, metrics: Sequence[str]) -> dict[str, Any]:
         try:
             chosen = metric_intervals(
                 labels[rows], scores[rows], np.asarray(persons, str)[rows], name, names=metrics

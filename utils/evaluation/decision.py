@@ -1,10 +1,9 @@
-"""From a logit to a word: temperature, threshold and undecided band, all fitted on validation clips.
+"""From logits to verdicts: temperature, threshold and undecided band, all fitted on validation clips.
 
-Two thresholds stand on the validation scores: above the first a clip is *accused*, and at most a chosen share
-of the reals is (the false-positive rate); below the second it is *acquitted*, and at most the same share of
-the fakes is. A clip that is accused and not acquitted is "fake", one that is acquitted and not accused is
-"real". All others are "undecided": neither, where the classes overlap, or both, where they lie so far apart
-that no validation clip had such a score.
+There are two thresholds. Above the first a clip is *accused*: at most a chosen share of the validation reals
+is (the false-positive rate). Below the second a clip is *acquitted*: at most the same share of the validation
+fakes is. Accused and not acquitted is "fake"; acquitted and not accused is "real". All else is "undecided":
+neither, where the classes overlap, or both, where they are so far apart that no validation clip scored there.
 """
 
 from __future__ import annotations
@@ -17,13 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from scipy.special import logit as logit_of
 from scipy.stats import beta
 
-from utils.errors import CheckpointError, DatasetError
-from utils.evaluation.metrics import expected_calibration_error, require_both_classes
+from utils.errors import CheckpointError
+from utils.evaluation.metrics import (
+    Floats,
+    Labels,
+    expected_calibration_error,
+    require_both_classes,
+    require_finite_scores,
+)
 from utils.evaluation.scoring import ClipScores
 from utils.names import brief
 from utils.types import Clip
@@ -32,12 +38,12 @@ REAL, FAKE, UNDECIDED = "real", "fake", "undecided"
 TEMPERATURE_BOUNDS = (0.01, 100.0)
 
 
-def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The temperature T > 0 with which sigmoid(logit / T) has the smallest negative log-likelihood.
+def fit_temperature(labels: Labels, logits: Floats) -> float:
+    """The temperature T > 0 that minimises the negative log-likelihood of sigmoid(logit / T).
 
     labels, logits: (n,), both classes. The targets are Platt's (1999), (n_fake + 1) / (n_fake + 2) and
-    1 / (n_real + 2) instead of 1 and 0: on classes that no clip is on the wrong side of, the likelihood alone
-    would ask for T = 0. Logits that are all 0 say nothing of T, which stays 1.
+    1 / (n_real + 2) instead of 1 and 0; with 1 and 0, perfectly separated classes would give T = 0. If all
+    logits are 0, T is 1.
     """
     if not logits.any():
         return 1.0
@@ -48,21 +54,21 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
         scaled = logits / np.exp(log_temperature)
         return float(np.mean(np.logaddexp(0, scaled) - targets * scaled))
 
-    # convex in 1 / T, hence with a single minimum in log T
+    # convex in 1 / T, so there is a single minimum in log T
     bounds = tuple(math.log(bound) for bound in TEMPERATURE_BOUNDS)
     found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     return float(np.exp(found.x))
 
 
-def threshold_above(logits: np.ndarray, rate: float) -> tuple[float, int, float]:
-    """The lowest threshold that at most the share `rate` of (n,) logits lies above, how many do, and the
-    upper 95 % bound of the share of new logits that will.
+def threshold_above(logits: Floats, rate: float) -> tuple[float, int, float]:
+    """(lowest threshold with at most the share `rate` of (n,) logits above it, number above, 95 % bound).
 
-    With few logits none may lie above, and the threshold is the largest of them. The bound is exact for
-    independent clips: the share of a population that lies above the (k + 1)-th largest of n values is
-    Beta(k + 1, n - k) distributed. It is 1 - 0.05^(1/n) for k = 0, e.g. 0.26 for 10 reals, 0.01 for 299.
+    The bound is the upper one of the share of *new* logits above the threshold. It is exact for independent
+    clips: the share of a population above the (k + 1)-th largest of n values is Beta(k + 1, n - k)
+    distributed; for k = 0 that gives 1 - 0.05^(1/n), e.g. 0.26 for 10 reals and 0.01 for 299. With few logits
+    the threshold is the largest of them.
     """
-    # the tolerance is for products such as 0.29 * 100 = 28.999...
+    # tolerance for products such as 0.29 * 100 = 28.999...
     allowed = min(math.floor(rate * len(logits) + 1e-9), len(logits) - 1)
     threshold = float(np.sort(logits)[len(logits) - 1 - allowed])
     bound = float(beta.ppf(0.95, allowed + 1, len(logits) - allowed))
@@ -71,21 +77,23 @@ def threshold_above(logits: np.ndarray, rate: float) -> tuple[float, int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class HeadDecision:
-    """How the logits of one head are read: P(fake) = sigmoid(logit / temperature), and two thresholds."""
+    """How to read the logits of one head: P(fake) = sigmoid(logit / temperature), and two thresholds."""
 
     temperature: float
     threshold: float  # logit; above it a clip is accused
     acquittal_threshold: float  # logit; below it a clip is acquitted
-    num_reals: int  # validation clips that the numbers stand on
+    num_reals: int  # validation clips that the numbers are fitted on
     num_fakes: int
     num_reals_accused: int
     num_fakes_acquitted: int
-    false_positive_bound: float  # 95 % upper bounds of the rates on new clips, far above `rate` on few clips
+    # 95 % upper bounds of the rates on new clips; far above `rate` if fitted on few clips
+    false_positive_bound: float
     false_negative_bound: float
 
-    def prob(self, logits: np.ndarray) -> np.ndarray:
+    def prob(self, logits: Floats) -> Floats:
         """Calibrated P(fake) of logits."""
-        return expit(np.asarray(logits, float) / self.temperature)
+        probs: Floats = expit(np.asarray(logits, float) / self.temperature)
+        return probs
 
     @property
     def undecided_band(self) -> tuple[float, float]:
@@ -93,30 +101,29 @@ class HeadDecision:
         low, high = sorted((self.acquittal_threshold, self.threshold))
         return low, high
 
-    def verdicts(self, logits: np.ndarray) -> np.ndarray:
+    def verdicts(self, logits: Floats) -> npt.NDArray[np.str_]:
         """ "real", "fake" or "undecided" for each of (n,) logits. Raises ValueError for NaN."""
         logits = np.asarray(logits, float)
         if np.isnan(logits).any():
-            raise ValueError("there is no verdict on a logit that is NaN")
+            raise ValueError("a logit is NaN: no verdict")
         accused, acquitted = logits > self.threshold, logits < self.acquittal_threshold
         return np.select([accused & ~acquitted, acquitted & ~accused], [FAKE, REAL], UNDECIDED)
 
     def verdict(self, logit: float | None = None, *, prob: float | None = None) -> str:
         """ "real", "fake" or "undecided" for a logit, or for a calibrated P(fake) as `prob()` gives it."""
         if (logit is None) == (prob is None):
-            raise ValueError("verdict takes a logit or a prob")
+            raise ValueError("verdict takes either a logit or a prob")
         value = self.temperature * logit_of(prob) if logit is None else logit
         return str(self.verdicts(np.array([value]))[0])
 
 
-def fit_head(labels: np.ndarray, logits: np.ndarray, rate: float, what: str) -> HeadDecision:
-    """Temperature and thresholds of one head from (n,) validation labels and logits.
+def fit_head(labels: Labels, logits: Floats, rate: float, what: str) -> HeadDecision:
+    """Fit temperature and thresholds of one head on (n,) validation labels and logits.
 
-    Raises DatasetError on one class only, or logits that are not finite.
+    Raises DatasetError, naming `what`, if a class is missing or a logit is not finite.
     """
     require_both_classes(labels, what)
-    if not np.isfinite(logits).all():
-        raise DatasetError(f"{what}: {int((~np.isfinite(logits)).sum())} scores are not finite")
+    require_finite_scores(logits, what)
     reals, fakes = logits[labels == 0], logits[labels == 1]
     threshold, num_accused, false_positive_bound = threshold_above(reals, rate)
     mirrored, num_acquitted, false_negative_bound = threshold_above(-fakes, rate)
@@ -135,23 +142,25 @@ def fit_head(labels: np.ndarray, logits: np.ndarray, rate: float, what: str) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """All that turns a detector's logits into verdicts; stored in the checkpoint."""
+    """Turns a detector's logits into verdicts; stored in the checkpoint."""
 
-    rate: float  # the share of reals, and of fakes, that may be wrongly accused, or acquitted
+    rate: float  # target share of validation reals wrongly accused, and of fakes wrongly acquitted
     clip: HeadDecision
-    video: HeadDecision | None = None  # None: the method, or validation, says nothing of the modality
+    video: HeadDecision | None = None  # None: no such head, or validation clips of one class only
     audio: HeadDecision | None = None
 
     def verdict(
         self, logit: float | None = None, *, prob: float | None = None, off_domain: Sequence[str] = ()
     ) -> str:
-        """ "real", "fake" or "undecided". With any reason in `off_domain` (a face too small, too few frames,
-        no speech) the detector has not learnt from such input, and the verdict is "undecided".
+        """ "real", "fake" or "undecided".
+
+        `off_domain`: reasons why the input is unlike the training data (a face too small, too few frames, no
+        speech). With any of them the verdict is "undecided".
         """
         return UNDECIDED if off_domain else self.clip.verdict(logit, prob=prob)
 
     def modality_verdicts(self, video_logit: float | None, audio_logit: float | None) -> dict[str, str]:
-        """{"video": verdict, "audio": verdict} of the modalities that have a logit and a fitted head."""
+        """{"video": verdict, "audio": verdict}, of those modalities that have a logit and a fitted head."""
         heads = {"video": (self.video, video_logit), "audio": (self.audio, audio_logit)}
         return {
             name: head.verdict(logit)
@@ -170,23 +179,24 @@ class Decision:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Decision:
-        """The inverse of as_plain(). Raises CheckpointError if anything is missing, unknown or no number."""
+        """The inverse of as_plain(). Raises CheckpointError if a value is missing, extra or not a number."""
         try:
-            heads = {
-                name: None if values[name] is None else _head_from_plain(values[name])
-                for name in ("clip", "video", "audio")
-            }
-            if heads["clip"] is None or values.keys() != {"rate", *heads}:
-                raise CheckpointError(f"the stored decision has {', '.join(values)}")
-            return cls(rate=_finite(values["rate"]), **heads)
+            if values.keys() != {"rate", "clip", "video", "audio"}:
+                raise CheckpointError(f"the stored decision has the fields {', '.join(values)}")
+            video, audio = (
+                None if values[name] is None else _head_from_plain(values[name])
+                for name in ("video", "audio")
+            )
+            clip = _head_from_plain(values["clip"])
+            return cls(rate=_finite(values["rate"]), clip=clip, video=video, audio=audio)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the stored decision is incomplete or damaged ({error!r})") from error
 
 
-def _finite(value: Any) -> float:
+def _finite(value: Any) -> Any:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not -sys.float_info.max <= value <= sys.float_info.max:  # NaN is in no interval
-        raise CheckpointError(f"the stored decision holds {brief(value)} where a number should be")
+    if not is_number or not -sys.float_info.max <= value <= sys.float_info.max:  # False for NaN
+        raise CheckpointError(f"the stored decision has {brief(value)} instead of a number")
     return value
 
 
@@ -198,18 +208,18 @@ def _head_from_plain(values: Mapping[str, Any]) -> HeadDecision:
 
 
 def fit_decision(
-    labels: np.ndarray,
-    logits: np.ndarray,
+    labels: Labels,
+    logits: Floats,
     rate: float,
     what: str,
     *,
-    modalities: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
+    modalities: Mapping[str, tuple[Labels, Floats | None]] | None = None,
 ) -> Decision:
     """Fit the decision on validation clips.
 
-    labels, logits: (n,). modalities: {"video": (labels, logits), "audio": ...}, NaN labels = unknown, no
-    logits = the method has no such head. A modality whose known clips are of one class stays None, since
-    nothing can be learnt of it. Raises DatasetError, naming `what`, if the clips themselves are of one class.
+    labels, logits: (n,). modalities: {"video": (labels, logits), "audio": ...}; a NaN label is unknown, and
+    logits are None if the method has no such head. A modality whose known clips are of one class stays None.
+    Raises DatasetError, naming `what`, if all clips are of one class.
     """
     heads = {}
     for name, (modality_labels, modality_logits) in (modalities or {}).items():
@@ -221,11 +231,11 @@ def fit_decision(
 
 
 def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, what: str) -> Decision:
-    """Fit the decision on the scores of validation clips, and on what is known of their modalities."""
+    """Fit the decision on the scores of validation clips and their known modality labels."""
     by_id = {clip.clip_id: clip for clip in clips}
     labels = {
         name: np.array([getattr(by_id[clip_id], f"{name}_label") for clip_id in scores.clip_ids], float)
-        for name in ("video", "audio")  # None, which is unknown, becomes NaN
+        for name in ("video", "audio")  # None (unknown) becomes NaN
     }
     modalities = {
         "video": (labels["video"], scores.video_logits),
@@ -234,9 +244,10 @@ def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, w
     return fit_decision(scores.labels, scores.logits, rate, what, modalities=modalities)
 
 
-def decision_results(decision: Decision, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-    """What test_metrics.json says of the stored decision on (n,) labels and logits of both classes: confusion
-    and rates at the threshold, verdicts with the undecided band, calibration before and after.
+def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict[str, Any]:
+    """The stored decision applied to (n,) labels and logits of both classes, for test_metrics.json.
+
+    Confusion and rates at the threshold, verdicts with the undecided band, calibration before and after.
     """
     head, fake = decision.clip, labels == 1
     accused, verdicts = logits > head.threshold, head.verdicts(logits)

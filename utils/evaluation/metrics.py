@@ -1,20 +1,25 @@
-"""Metrics of a binary detector: 1 = fake is the positive class, scores are logits or probabilities, never
-arg-max.
-"""
+"""Metrics of a binary detector. 1 = fake is the positive class; scores are logits or probabilities."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from utils.errors import DatasetError
 
+Labels = npt.NDArray[np.number[Any]]  # (n,) 1 = fake, 0 = real, integers or floats
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]  # indices into arrays of clips
 
-def require_both_classes(labels: np.ndarray, what: str) -> None:
-    """Raise DatasetError unless `labels` holds reals and fakes: AUC and EER have no meaning on one class."""
+
+def require_both_classes(labels: Labels, what: str) -> None:
+    """Raise DatasetError unless `labels` holds reals and fakes: AUC and EER are undefined on one class."""
     num_fake = int((labels == 1).sum())
     if num_fake == 0 or num_fake == len(labels):
         raise DatasetError(
@@ -22,8 +27,22 @@ def require_both_classes(labels: np.ndarray, what: str) -> None:
         )
 
 
-def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Where the false-positive rate equals the false-negative rate, linear between the ROC's points."""
+def require_finite_scores(scores: Floats, what: str) -> None:
+    """Raise DatasetError, naming `what`, if a score is NaN or infinite."""
+    if not np.isfinite(scores).all():
+        raise DatasetError(f"{what}: {int((~np.isfinite(scores)).sum())} scores are not finite")
+
+
+def area_under_roc(labels: Labels, scores: Floats) -> float:
+    """AUC: share of (fake, real) pairs in which the fake has the higher score; a tie counts one half.
+
+    labels, scores: (n,), both classes, finite. For AUCs of many weightings see bootstrap.weighted_metrics.
+    """
+    return float(roc_auc_score(labels, scores))
+
+
+def equal_error_rate(labels: Labels, scores: Floats) -> float:
+    """EER: where false-positive and false-negative rate are equal, linear between the points of the ROC."""
     false_positive, true_positive, _ = roc_curve(labels, scores, drop_intermediate=False)
     gap = false_positive - (1 - true_positive)  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))
@@ -33,21 +52,19 @@ def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(false_positive[after - 1] + share * (false_positive[after] - false_positive[after - 1]))
 
 
-def true_positive_rate_at(labels: np.ndarray, scores: np.ndarray, false_positive_rate: float) -> float:
-    """The largest share of fakes found at a threshold that accuses at most `false_positive_rate` of the
-    reals.
-    """
+def true_positive_rate_at(labels: Labels, scores: Floats, false_positive_rate: float) -> float:
+    """Largest share of fakes above a threshold that at most `false_positive_rate` of the reals are above."""
     false_positive, true_positive, _ = roc_curve(labels, scores, drop_intermediate=False)
     return float(true_positive[false_positive <= false_positive_rate].max())
 
 
-def expected_calibration_error(labels: np.ndarray, probs: np.ndarray, num_bins: int = 15) -> float:
-    """Mean distance, over clips, of P(fake) from the share of fakes in its bin; bins of equal width on 0..1.
+def expected_calibration_error(labels: Labels, probs: Floats, num_bins: int = 15) -> float:
+    """ECE: mean distance, over clips, of P(fake) from the share of fakes in its bin; equal bins on [0, 1].
 
-    labels, probs: (n,). Raises DatasetError if a probability is none, or there are none.
+    labels, probs: (n,). Raises DatasetError if `probs` is empty or has values outside [0, 1].
     """
     if len(probs) == 0 or not ((probs >= 0) & (probs <= 1)).all():
-        raise DatasetError(f"calibration needs probabilities in 0..1, one for each of {len(probs)} clips")
+        raise DatasetError(f"calibration needs probabilities in [0, 1], one for each of {len(probs)} clips")
     fake_share, mean_prob = calibration_curve(labels == 1, probs, n_bins=num_bins, strategy="uniform")
     edges = np.linspace(0, 1, num_bins + 1)
     counts = np.bincount(np.searchsorted(edges[1:-1], probs), minlength=num_bins)
@@ -63,7 +80,7 @@ class DetectionMetrics:
     num_fake: int
     auc: float
     ap: float
-    prevalence: float  # share of fakes: the AP that a coin would get
+    prevalence: float  # share of fakes: the AP of random scores
     eer: float
     accuracy: float  # at logit 0
     balanced_accuracy: float  # at logit 0
@@ -71,17 +88,19 @@ class DetectionMetrics:
     tpr_at_fpr_5: float
 
 
-def detection_metrics(labels: np.ndarray, logits: np.ndarray, what: str) -> DetectionMetrics:
-    """All metrics of (n,) labels and logits. Raises DatasetError, naming `what`, on one class only."""
+def detection_metrics(labels: Labels, logits: Floats, what: str) -> DetectionMetrics:
+    """All metrics of (n,) labels and logits.
+
+    Raises DatasetError, naming `what`, if a class is missing or a logit is not finite.
+    """
     require_both_classes(labels, what)
-    if not np.isfinite(logits).all():
-        raise DatasetError(f"{what}: {int((~np.isfinite(logits)).sum())} scores are not finite")
+    require_finite_scores(logits, what)
     called_fake = logits > 0
     fake = labels == 1
     return DetectionMetrics(
         num_real=int((~fake).sum()),
         num_fake=int(fake.sum()),
-        auc=float(roc_auc_score(labels, logits)),
+        auc=area_under_roc(labels, logits),
         ap=float(average_precision_score(labels, logits)),
         prevalence=float(fake.mean()),
         eer=equal_error_rate(labels, logits),

@@ -1,4 +1,4 @@
-"""What an evaluation says of its clips: metrics and intervals per category and method, and a row per clip."""
+"""Results of an evaluation: metrics and intervals per category and method, and a row per clip."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from scipy.special import expit
 
 from utils.evaluation.bootstrap import interval_results
 from utils.evaluation.decision import Decision, decision_results
-from utils.evaluation.metrics import detection_metrics
+from utils.evaluation.metrics import Rows, detection_metrics
 from utils.evaluation.scoring import ClipScores
 from utils.files import write_text
 from utils.types import Clip
 
 
-def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[str, np.ndarray]:
-    """Rows of `scores` for each category or method of fakes, every one together with all real clips."""
+def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[str, Rows]:
+    """{name: rows of `scores`} per category or method (`key`) of the fakes, each with all real clips."""
     value_of = {clip.clip_id: getattr(clip, key) for clip in clips}
     values = np.array([value_of[clip_id] for clip_id in scores.clip_ids])
     fake = scores.labels == 1
@@ -29,7 +29,7 @@ def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[s
 
 
 def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
-    """Metrics per category and per method of the fakes, each against the same reals, and the mean AUC."""
+    """Metrics per category and per method of the fakes, each against all reals, and their mean AUC."""
     result: dict[str, Any] = {}
     for key in ("category", "method"):
         rows = {
@@ -46,7 +46,7 @@ def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
 def statistics_of(
     decision: Decision | None, clips: list[Clip], scores: ClipScores, what: str
 ) -> dict[str, Any]:
-    """Intervals over persons, and what the checkpoint's decision makes of the scores."""
+    """Intervals over persons, and the results of the checkpoint's decision."""
     person_of = {clip.clip_id: clip.identity for clip in clips}
     persons = [person_of[clip_id] for clip_id in scores.clip_ids]
     groups = {key: against_the_reals(clips, scores, key) for key in ("category", "method")}
@@ -60,28 +60,17 @@ def statistics_of(
 
 
 def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, donor_disjoint: Set[str]) -> None:
-    """predictions.csv: one row per clip; `donor_disjoint` are ids of clips whose donor was not trained on."""
+    """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
     by_id = {clip.clip_id: clip for clip in clips}
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        (
-            "clip_id",
-            "identity",
-            "category",
-            "method",
-            "label",
-            "logit",
-            "prob",
-            "video_prob",
-            "audio_prob",
-            "num_windows",
-            "donor_disjoint",
-        )
+    names = (
+        "clip_id identity category method label logit prob video_prob audio_prob num_windows donor_disjoint"
     )
-    nothing = np.full(len(scores.logits), np.nan)
-    video = nothing if scores.video_logits is None else expit(scores.video_logits)
-    audio = nothing if scores.audio_logits is None else expit(scores.audio_logits)
+    writer.writerow(names.split())
+    unknown = np.full(len(scores.logits), np.nan)
+    video = unknown if scores.video_logits is None else expit(scores.video_logits)
+    audio = unknown if scores.audio_logits is None else expit(scores.audio_logits)
     for row, clip_id in enumerate(scores.clip_ids):
         clip = by_id[clip_id]
         heads = ["" if np.isnan(value) else f"{value:.6f}" for value in (video[row], audio[row])]
@@ -92,7 +81,7 @@ def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, donor_d
                 clip.category,
                 clip.method,
                 int(scores.labels[row]),
-                # in full: rounded, clips that a model barely tells apart would be tied
+                # unrounded: rounding would tie clips with nearly equal scores
                 repr(float(scores.logits[row])),
                 f"{expit(scores.logits[row]):.6f}",
                 *heads,

@@ -1,4 +1,4 @@
-"""Score a data set: the one function that training (validation) and test.py call."""
+"""Scores of a data set: validation in train.py and evaluation in test.py both call evaluate()."""
 
 from __future__ import annotations
 
@@ -7,33 +7,42 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from utils.errors import FrameworkError
-from utils.evaluation.metrics import DetectionMetrics
+from utils.evaluation.metrics import DetectionMetrics, Floats
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
 from utils.types import ClipBatch
 
-Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, picture and sound
-_ScoredBatch = tuple[list[Window], dict[str, float], bool]  # with sums of the loss terms; has it heads?
+Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, video and audio head
+
+POOLS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
+
+
+class _ScoredBatch(NamedTuple):
+    windows: list[Window]  # NaN for a head that the method does not have
+    term_sums: dict[str, float]  # loss terms, summed over windows
+    has_heads: tuple[bool, bool]  # video, audio
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipScores:
-    """One row per clip, in the order of their first windows; logits are pooled over a clip's windows."""
+    """One row per clip, in the order of first windows; logits are pooled over a clip's windows."""
 
     clip_ids: list[str]
-    labels: np.ndarray  # (n,) 1 = fake
-    logits: np.ndarray  # (n,) float64
-    video_logits: np.ndarray | None  # (n,), None if the method does not say
-    audio_logits: np.ndarray | None
-    num_windows: np.ndarray  # (n,)
-    window_logits: list[np.ndarray]  # n times (num_windows,): what was pooled, in order of time
+    labels: Floats  # (n,) 1 = fake
+    logits: Floats  # (n,)
+    video_logits: Floats | None  # (n,), None if the method has no such head
+    audio_logits: Floats | None
+    num_windows: npt.NDArray[np.int64]  # (n,)
+    window_logits: list[Floats]  # n arrays (num_windows,): the pooled logits, in order of time
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
 
 
@@ -71,75 +80,67 @@ def evaluate(
     description: str = "evaluate",
     show_progress: bool = True,
 ) -> ClipScores:
-    """Score every window and pool the logits of each clip's windows: their "mean", or their "max", which
-    finds what was forged only in places. The model's mode is restored afterwards.
+    """Score every window and pool the logits over each clip's windows.
 
-    Of several processes each is given its share of the batches (as loaders.evaluation_loader deals them out),
-    and all return the scores of all, which are those of a single process. Clips that the loader has put into
-    `bad_clips` get no score, not even from windows that could be read.
+    pooling: "mean", or "max", which finds clips that are forged only in places. The model's mode is restored.
+    With N processes, each is given its share of the batches (see loaders.evaluation_loader); all return the
+    scores of all batches, the same as in a single process. Clips that the loader added to `bad_clips` get no
+    score, even if some of their windows were readable. Raises NotFiniteError if a logit is not finite.
     """
     was_training = model.training
     model.eval()
-    batches_here: list[_ScoredBatch] = []
     show_progress = show_progress and distributed.is_main()
-    for batch in tqdm(batches, desc=description, leave=False, disable=not show_progress, unit="batch"):
-        on_device = batch.to(device)
-        with autocast(device, precision):
-            output = model(on_device)
-            terms = criterion(output, on_device) if criterion else {}
-        has_heads = output.video_logits is not None and output.audio_logits is not None
-        nothing = torch.full_like(output.logits, torch.nan)
-        columns = (
-            output.logits,
-            output.video_logits if has_heads else nothing,
-            output.audio_logits if has_heads else nothing,
-        )
-        # one transfer for all that is read
-        values = torch.cat([value.float().flatten() for value in (*columns, *terms.values())])
-        values = values.cpu().double().numpy()
-        logits, term_values = (
-            values[: 3 * len(batch.clip_ids)].reshape(3, -1),
-            values[3 * len(batch.clip_ids) :],
-        )
-        if not np.isfinite(logits[0]).all():
-            raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
-        windows = list(zip(batch.clip_ids, batch.labels.tolist(), *logits.tolist(), strict=True))
-        sums = {name: value * len(windows) for name, value in zip(terms, term_values.tolist(), strict=True)}
-        batches_here.append((windows, sums, has_heads))
+    progress = tqdm(batches, desc=description, leave=False, disable=not show_progress, unit="batch")
+    scored_here = [_score(model, criterion, batch, device, precision) for batch in progress]
     model.train(was_training)
-    scored = distributed.collect(batches_here)
-    windows = [window for windows, _, _ in scored for window in windows]
+    scored = distributed.collect(scored_here)
+    windows = [window for batch in scored for window in batch.windows]
     num_scored = len(windows)
     if bad_clips is not None:
         bad_clips.share()
         windows = [window for window in windows if window[0] not in bad_clips.found]
     sums: Counter[str] = Counter()
-    for _, sums_of_batch, _ in scored:
-        sums.update(sums_of_batch)
-    terms = {name: value / num_scored for name, value in sums.items()}
-    has_heads = any(has_heads for _, _, has_heads in scored)
-    return _pool(windows, {"mean": np.mean, "max": np.max}[pooling], has_heads, terms)
-
-
-def _pool(
-    windows: list[Window],
-    pool: Callable[..., np.ndarray],
-    has_heads: bool,
-    terms: dict[str, float],
-) -> ClipScores:
-    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    for batch in scored:
+        sums.update(batch.term_sums)
+    rows: dict[str, list[tuple[float, ...]]] = {}
     for clip_id, *values in windows:
         rows.setdefault(clip_id, []).append(tuple(values))
+    pool = POOLS[pooling]
     pooled = np.array([pool(values, axis=0) for values in rows.values()]).reshape(-1, 4)
+    has_video, has_audio = (any(batch.has_heads[head] for batch in scored) for head in (0, 1))
     return ClipScores(
         clip_ids=list(rows),
         labels=pooled[:, 0],
         logits=pooled[:, 1],
-        video_logits=pooled[:, 2] if has_heads else None,
-        audio_logits=pooled[:, 3] if has_heads else None,
+        video_logits=pooled[:, 2] if has_video else None,
+        audio_logits=pooled[:, 3] if has_audio else None,
         num_windows=np.array([len(values) for values in rows.values()]),
         window_logits=[np.array([logit for _, logit, *_ in values]) for values in rows.values()],
-        mean_terms=terms,
+        mean_terms={name: value / num_scored for name, value in sums.items()},
+    )
+
+
+def _score(
+    model: nn.Module, criterion: nn.Module | None, batch: ClipBatch, device: torch.device, precision: str
+) -> _ScoredBatch:
+    on_device = batch.to(device)
+    with autocast(device, precision):
+        output = model(on_device)
+        terms = criterion(output, on_device) if criterion else {}
+    heads = (output.video_logits, output.audio_logits)
+    unknown = torch.full_like(output.logits, torch.nan)
+    columns = (output.logits, *(unknown if head is None else head for head in heads))
+    # one transfer for all values
+    on_cpu = torch.cat([value.float().flatten() for value in (*columns, *terms.values())]).cpu()
+    values = on_cpu.double().numpy()
+    size = len(batch.clip_ids)
+    logits, term_values = values[: 3 * size].reshape(3, size), values[3 * size :]
+    if not np.isfinite(logits[0]).all():
+        raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
+    return _ScoredBatch(
+        windows=list(zip(batch.clip_ids, batch.labels.tolist(), *logits.tolist(), strict=True)),
+        term_sums={name: value * size for name, value in zip(terms, term_values.tolist(), strict=True)},
+        has_heads=(heads[0] is not None, heads[1] is not None),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tests of two models on the same clips, and summaries over runs (for intervals see bootstrap.py)."""
+"""Tests of two models on the same clips, and summaries over runs. For intervals see bootstrap.py."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from scipy.stats import binomtest, chi2, norm, rankdata
 
 from utils.errors import DatasetError
-from utils.evaluation.bootstrap import NoStatisticError
-from utils.evaluation.metrics import require_both_classes
+from utils.evaluation.bootstrap import NoStatisticError, Persons
+from utils.evaluation.metrics import Bools, Floats, Labels, require_both_classes, require_finite_scores
 
 EXACT_BELOW = 25  # discordant clips below which McNemar's test is the exact binomial one
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeLongTest:
-    """Two AUCs on the same clips and how likely so large a difference is if the models are equally good."""
+    """Two AUCs on the same clips, and the p-value of their difference."""
 
     auc_a: float
     auc_b: float
@@ -25,10 +25,10 @@ class DeLongTest:
     p_value: float  # two-sided
 
 
-def placements(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(n,) share of the other class that a clip is ranked right against, ties counting half.
+def placements(labels: Labels, scores: Floats) -> Floats:
+    """Share of the other class that each clip is ranked right against, (n,); a tie counts one half.
 
-    The mean over the fakes, and the mean over the reals, is the AUC (DeLong et al. 1988).
+    These are the structural components of the AUC, their mean over either class (DeLong et al. 1988).
     """
     fake = labels == 1
     ranks = rankdata(scores)  # mean ranks
@@ -39,24 +39,23 @@ def placements(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def delong_test(
-    labels: np.ndarray,
-    scores_a: np.ndarray,
-    scores_b: np.ndarray,
+    labels: Labels,
+    scores_a: Floats,
+    scores_b: Floats,
     what: str,
     *,
-    persons: Sequence[str] | None = None,
+    persons: Persons | None = None,
 ) -> DeLongTest:
     """DeLong's test of equal AUC for two models on the same (n,) clips.
 
-    Without `persons` the clips count as independent (DeLong et al. 1988). With the n persons, placements are
-    summed over each person first (Obuchowski 1997), which is the same where every person has one clip.
-    Raises DatasetError on one class only, NoStatisticError where the variance cannot be estimated: fewer than
-    two clips (or persons) of a class, or placements that do not vary although the AUCs differ.
+    Without `persons`, clips count as independent (DeLong et al. 1988). With the n persons, placements are
+    first summed over each person (Obuchowski 1997); both agree if every person has one clip.
+    Raises DatasetError if a class is missing, NoStatisticError if the variance cannot be estimated: fewer
+    than two clips (or persons) of a class, or placements that do not vary although the AUCs differ.
     """
     require_both_classes(labels, what)
     for scores in (scores_a, scores_b):
-        if not np.isfinite(scores).all():
-            raise DatasetError(f"{what}: {int((~np.isfinite(scores)).sum())} scores are not finite")
+        require_finite_scores(scores, what)
     placed_a, placed_b = placements(labels, scores_a), placements(labels, scores_b)
     aucs = placed_a[labels == 1].mean(), placed_b[labels == 1].mean()
     gained = placed_a - placed_b
@@ -73,13 +72,13 @@ def delong_test(
     real, fake = deviations
     num_all = len(np.unique(units))
     variance = sum(n / (n - 1) * (d**2).sum() for n, d in zip(num_units, deviations, strict=True))
-    # a person without clips of one class adds nothing: its deviation there is 0
+    # a person without clips of one class has deviation 0 there and adds nothing
     variance += 2 * num_all / (num_all - 1) * (real * fake).sum()
     difference = aucs[0] - aucs[1]
     if variance <= 1e-24:  # rounding of sums that are 0
         if abs(difference) > 1e-12:
             raise NoStatisticError(f"{what}: the AUCs differ, but no {unit} differs from another")
-        standard_error, p_value = 0.0, 1.0  # every clip is placed alike by both models
+        standard_error, p_value = 0.0, 1.0  # both models place every clip alike
     else:
         standard_error = float(np.sqrt(variance))
         p_value = float(2 * norm.sf(abs(difference) / standard_error))
@@ -90,7 +89,7 @@ def delong_test(
 
 @dataclass(frozen=True, kw_only=True)
 class McNemarTest:
-    """Two models' verdicts on the same clips."""
+    """Discordant verdicts of two models on the same clips."""
 
     only_a_right: int
     only_b_right: int
@@ -98,11 +97,11 @@ class McNemarTest:
     exact: bool
 
 
-def mcnemar_test(a_right: np.ndarray, b_right: np.ndarray) -> McNemarTest:
-    """McNemar's test on (n,) booleans, whether each model is right on a clip.
+def mcnemar_test(a_right: Bools, b_right: Bools) -> McNemarTest:
+    """McNemar's test on (n,) booleans: whether each model is right on a clip. Clips count as independent.
 
-    Exact binomial below 25 discordant clips, else chi-square with Edwards' continuity correction. Clips count
-    as independent. Models that are right on the same clips have p = 1.
+    Exact binomial below 25 discordant clips, else chi-square with Edwards' continuity correction; p = 1
+    without discordant clips.
     """
     only_a, only_b = int((a_right & ~b_right).sum()), int((~a_right & b_right).sum())
     discordant = only_a + only_b
@@ -117,14 +116,17 @@ def mcnemar_test(a_right: np.ndarray, b_right: np.ndarray) -> McNemarTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: reject where the result is at most the level, for the whole family."""
+    """p-values after Holm's step-down adjustment: reject those at most the family-wise level.
+
+    Raises ValueError if one is outside [0, 1].
+    """
     p = np.asarray(p_values, float)
     if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values must lie in 0..1, got {p.tolist()}")
+        raise ValueError(f"p-values must be in [0, 1], got {p.tolist()}")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return adjusted.tolist()
+    return [float(value) for value in adjusted]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +135,16 @@ class OverRuns:
 
     num_runs: int
     mean: float
-    std: float | None  # sample standard deviation (n - 1); None: one run has none
+    std: float | None  # sample standard deviation (n - 1); None for a single run
 
 
 def over_runs(runs: Sequence[Mapping[str, float]], what: str) -> dict[str, OverRuns]:
-    """Mean and standard deviation of each metric over runs that all have the same metrics.
+    """Mean and standard deviation of each metric over runs.
 
-    Raises DatasetError, naming `what`, if there is no run, if their metrics differ, or one is not finite.
+    Raises DatasetError, naming `what`, if there is no run, their metrics differ, or a value is not finite.
     """
     if not runs:
-        raise DatasetError(f"{what}: there is no run to summarise")
+        raise DatasetError(f"{what}: no runs to summarise")
     result = {}
     for name in runs[0]:
         missing = [index for index, run in enumerate(runs) if name not in run]

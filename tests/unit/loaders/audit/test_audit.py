@@ -18,10 +18,9 @@ from loaders.audit.page import write_html
 from loaders.audit.shortcuts import (
     Resamples,
     RuleResult,
-    exact_auc,
+    correct,
     held_out_scores,
     held_out_shares,
-    holm,
     judge_rule,
     shortcut_findings,
 )
@@ -33,6 +32,7 @@ from tests.clip_factory import make_clip, write_clip_folder
 from tests.trees.media import Media
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import ClipError, DatasetError
+from utils.evaluation.metrics import area_under_roc
 from utils.media.sound import iterate_audio
 from utils.media.video import VideoWriter
 
@@ -95,7 +95,7 @@ def test_trim_silence_and_the_published_window_exclude_each_other():
 
 def test_auc_by_hand():
     # fakes 3 and 2 against reals 1 and 2: three pairs won, one tie
-    assert exact_auc(np.array([3.0, 2.0, 1.0, 2.0]), np.array([1, 1, 0, 0])) == 3.5 / 4
+    assert area_under_roc(np.array([1, 1, 0, 0]), np.array([3.0, 2.0, 1.0, 2.0])) == 3.5 / 4
 
 
 def test_the_interval_is_that_of_a_loop_over_resamples_of_identities():
@@ -107,8 +107,8 @@ def test_the_interval_is_that_of_a_loop_over_resamples_of_identities():
     aucs = []
     for counts in resamples.counts.T.astype(int):
         rows = np.concatenate([np.repeat(np.flatnonzero(clusters == c), n) for c, n in enumerate(counts)])
-        aucs.append(exact_auc(values[rows], labels[rows]))
-    shift = np.mean(aucs) - exact_auc(values, labels)
+        aucs.append(area_under_roc(labels[rows], values[rows]))
+    shift = np.mean(aucs) - area_under_roc(labels, values)
     expected = np.percentile(aucs, (2.5, 97.5)) - shift
     assert resamples.auc_interval(values, labels, clusters) == pytest.approx(expected, abs=1e-5)
 
@@ -119,7 +119,7 @@ def test_values_are_binned_without_moving_the_interval():
     labels = rng.integers(0, 2, 5000)
     values = rng.normal(size=5000) + 0.5 * labels
     low, high = Resamples(50).auc_interval(values, labels, clusters)
-    assert low < exact_auc(values, labels) < high
+    assert low < area_under_roc(labels, values) < high
     assert high - low < 0.1
 
 
@@ -156,14 +156,14 @@ def test_few_persons_prove_nothing():
     labels, persons = np.tile([0, 1], 8), np.repeat(np.arange(8), 2)
     noise = [judge(rng.normal(size=16), labels, persons) for _ in range(20)]
     assert max(result.auc for result in noise) > 0.65
-    assert all(result.state != "found" for result in holm(noise))
+    assert all(result.state != "found" for result in correct(noise))
 
 
 def test_holm_by_hand():
     # 0.01 * 4 < 0.05, 0.015 * 3 < 0.05, 0.03 * 2 > 0.05: the last two are not significant
     base = RuleResult(rule="loudness", group="all", state="found", num_fake=9, num_real=9, auc=0.9)
     states = [
-        r.state for r in holm([dataclasses.replace(base, p_value=p) for p in (0.03, 0.01, 0.04, 0.015)])
+        r.state for r in correct([dataclasses.replace(base, p_value=p) for p in (0.03, 0.01, 0.04, 0.015)])
     ]
     assert states == ["open", "found", "open", "found"]
 
@@ -175,7 +175,7 @@ def test_learned_scores_find_a_codec_and_a_combination_but_not_noise():
     assert judge(held_out_shares(codecs, labels, persons), labels, persons, "codec").auc == 1.0
     first = rng.integers(0, 2, 120)
     both = np.stack([first, first ^ labels], axis=1).astype(float)  # each alone is a coin, together all
-    assert abs(exact_auc(both[:, 0], labels) - 0.5) < 0.15
+    assert abs(area_under_roc(labels, both[:, 0]) - 0.5) < 0.15
     assert judge(held_out_scores(both, labels, persons), labels, persons, "classifier").state == "found"
     noise = judge(held_out_scores(rng.normal(size=(120, 5)), labels, persons), labels, persons, "classifier")
     assert noise.state != "found"

@@ -169,7 +169,7 @@ def test_what_the_data_do_not_allow_is_an_error_or_a_reason_and_never_a_number()
             metric_intervals(np.full(9, one_class), np.arange(9.0), list("abcabcabc"), "the test split")
         with pytest.raises(DatasetError, match="need both"):
             delong_test(np.full(9, one_class), np.arange(9.0), np.arange(9.0), "x")
-    with pytest.raises(NoStatisticError, match="its real clips show 1 person"):
+    with pytest.raises(NoStatisticError, match="the real clips are of 1 person"):
         metric_intervals(np.array([0, 0, 1, 1]), np.arange(4.0), list("aabc"), "x")
     with pytest.raises(DatasetError, match="1 scores are not finite"):
         metric_intervals(labels, np.where(scores == scores[5], np.nan, scores), persons, "x")

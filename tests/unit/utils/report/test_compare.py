@@ -110,7 +110,7 @@ def test_what_the_persons_do_not_allow_is_said_instead_of_an_interval(tmp_path):
     ]
     comparison = compare_runs(paths, (0.5, 0.5))
     overall = comparison["datasets"]["data"]["overall"]
-    assert "its real clips show 1 person" in overall["intervals"]["reason"]
+    assert "the real clips are of 1 person" in overall["intervals"]["reason"]
     assert "two persons of each class" in overall["delong_persons"]["reason"]
     assert 0 < overall["delong"]["p_value"] <= 1
     assert f"{overall['auc_a']:.4f} [-]" in as_table(comparison)
