@@ -1,12 +1,9 @@
-"""report.html and timeline.png of a judged video."""
+"""report.html of a judged video, with its plots."""
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
-import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -15,8 +12,20 @@ from models.judging.verdict import FaceVerdict, Verdict
 from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
+from utils.evaluation.metrics import Floats
 from utils.media.sound import read_waveform
-from utils.report.pages import FAKE_COLOR, INK, LINE, REAL_COLOR, SOFT, STYLE, save_plot, write_page
+from utils.report.pages import (
+    FAKE_COLOR,
+    INK,
+    LINE,
+    REAL_COLOR,
+    SOFT,
+    STYLE,
+    jpeg_data_url,
+    new_figure,
+    save_plot,
+    write_page,
+)
 
 NUM_PICTURES = 4
 ENVELOPE_RATE_HZ = 8000
@@ -25,7 +34,7 @@ ENVELOPE_RATE_HZ = 8000
 def write_video_page(
     output_dir: Path, verdict: Verdict, tracked: TrackedVideo, *, no_thumbnails: bool = False
 ) -> None:
-    """Write report.html, timeline.png and one PNG per further plot. `no_thumbnails`: no face is shown."""
+    """Write report.html, timeline.png and a PNG per further plot. `no_thumbnails`: show no faces."""
     plots = {"timeline": _plot_timeline(output_dir / "timeline.png", verdict, tracked)}
     faces = []
     for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1):
@@ -45,42 +54,33 @@ def write_video_page(
 
 
 def _pictures(track: TrackClip) -> list[str]:
-    """Some frames of the crop as data: addresses."""
+    """Some frames of the crop, as "data:" URLs."""
     frames = np.linspace(0, track.num_frames - 1, NUM_PICTURES + 2).round().astype(int)[1:-1]
-    pictures = []
-    for image in read_frames(track.folder / VIDEO_NAME, frames):
-        small = cv2.resize(image, (160, 160), interpolation=cv2.INTER_AREA)
-        _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-        pictures.append("data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode())
-    return pictures
+    return [jpeg_data_url(frame, 160, 85) for frame in read_frames(track.folder / VIDEO_NAME, frames)]
 
 
+@rc_context(STYLE)
 def _plot_timeline(path: Path, verdict: Verdict, tracked: TrackedVideo) -> Markup:
-    """P(fake) of every face over time, above the sound's loudness."""
-    with rc_context(STYLE):
-        figure, (probs, sound) = plt.subplots(
-            2, 1, figsize=(5, 3.2), sharex=True, height_ratios=(3, 1), layout="constrained"
-        )
-        probs.axhline(verdict.threshold, color=SOFT, lw=1, ls="--", label="threshold")
-        for number, face in enumerate(verdict.faces):
-            times = (face.first_frame + np.arange(face.num_frames) + 0.5) / verdict.fps
-            style = ("-", "--", ":", "-.")[number % 4]
-            probs.plot(times, face.frame_probs, color=INK, lw=1.6, ls=style, label=f"face {number + 1}")
-            for segment in face.segments:
-                probs.axvspan(segment.start_s, segment.end_s, color=FAKE_COLOR, alpha=0.15, lw=0)
-        probs.set(ylim=(-0.03, 1.03), ylabel="P(fake)", title="shaded: above the threshold")
-        probs.legend(loc="upper right", ncols=5)
-        times, envelope = _envelope(tracked.sound, verdict.duration_s)
-        sound.fill_between(times, -envelope, envelope, color=REAL_COLOR, lw=0, alpha=0.7)
-        sound.set(xlim=(0, verdict.duration_s), xlabel="seconds", ylabel="sound", yticks=[])
-    said = f"P(fake) of {len(verdict.faces)} faces over {verdict.duration_s:.1f} seconds"
-    svg = save_plot(figure, path, said)
-    plt.close(figure)
-    return svg
+    """P(fake) of every face over time, above the amplitude of the sound."""
+    figure, (probs, sound) = new_figure(5, 3.2, rows=2, sharex=True, height_ratios=(3, 1))
+    probs.axhline(verdict.threshold, color=SOFT, lw=1, ls="--", label="threshold")
+    for number, face in enumerate(verdict.faces):
+        times = (face.first_frame + np.arange(face.num_frames) + 0.5) / verdict.fps
+        style = ("-", "--", ":", "-.")[number % 4]
+        probs.plot(times, face.frame_probs, color=INK, lw=1.6, ls=style, label=f"face {number + 1}")
+        for segment in face.segments:
+            probs.axvspan(segment.start_s, segment.end_s, color=FAKE_COLOR, alpha=0.15, lw=0)
+    probs.set(ylim=(-0.03, 1.03), ylabel="P(fake)", title="shaded: above the threshold")
+    probs.legend(loc="upper right", ncols=5)
+    times, envelope = _envelope(tracked.sound, verdict.duration_s)
+    sound.fill_between(times, -envelope, envelope, color=REAL_COLOR, lw=0, alpha=0.7)
+    sound.set(xlim=(0, verdict.duration_s), xlabel="seconds", ylabel="sound", yticks=[])
+    alt = f"P(fake) of {len(verdict.faces)} faces over {verdict.duration_s:.1f} seconds"
+    return save_plot(figure, path, alt)
 
 
-def _envelope(path: Path, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """(times, largest sample) in 400 steps, read a piece at a time."""
+def _envelope(path: Path, duration_s: float) -> tuple[Floats, Floats]:
+    """(times in seconds, largest amplitude) of 400 equal parts, read one part at a time."""
     edges = np.linspace(0, duration_s, 401)
     peaks = np.zeros(400)
     for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
@@ -89,31 +89,26 @@ def _envelope(path: Path, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
     return (edges[1:] + edges[:-1]) / 2, peaks
 
 
+@rc_context(STYLE)
 def _plot_lag(path: Path, face: FaceVerdict) -> Markup | None:
     if face.lag_curve is None:
         return None
-    with rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.6, 3), layout="constrained")
-        axes.plot(face.lag_curve["delay_s"], face.lag_curve["logit"], color=INK, marker=".", lw=1.4)
-        axes.axvline(0, color=SOFT, lw=1, ls="--")
-        axes.grid(color=LINE)
-        axes.set(xlabel="sound later by (seconds)", ylabel="logit (higher: more fake)", title="sound shifted")
-    svg = save_plot(figure, path, "Logit against the delay of the sound")
-    plt.close(figure)
-    return svg
+    figure, (axes,) = new_figure(4.6, 3)
+    axes.plot(face.lag_curve["delay_s"], face.lag_curve["logit"], color=INK, marker=".", lw=1.4)
+    axes.axvline(0, color=SOFT, lw=1, ls="--")
+    axes.grid(color=LINE)
+    axes.set(xlabel="delay of the sound (seconds)", ylabel="logit (higher: more fake)", title="sound shifted")
+    return save_plot(figure, path, "Logit against the delay of the sound")
 
 
+@rc_context(STYLE)
 def _plot_regions(path: Path, face: FaceVerdict) -> Markup | None:
     if face.regions is None:
         return None
-    with rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.6, 3), layout="constrained")
-        names, values = list(face.regions), list(face.regions.values())
-        colors = [FAKE_COLOR if value > 0 else REAL_COLOR for value in values]
-        axes.barh(names, values, color=colors)
-        axes.axvline(0, color=SOFT, lw=1)
-        axes.invert_yaxis()
-        axes.set(xlabel="logit falls by, when blurred", title="regions the score leans on")
-    svg = save_plot(figure, path, "How far the logit falls when a region of the face is blurred")
-    plt.close(figure)
-    return svg
+    figure, (axes,) = new_figure(4.6, 3)
+    colors = [FAKE_COLOR if value > 0 else REAL_COLOR for value in face.regions.values()]
+    axes.barh(list(face.regions), list(face.regions.values()), color=colors)
+    axes.axvline(0, color=SOFT, lw=1)
+    axes.invert_yaxis()
+    axes.set(xlabel="drop of the logit when blurred", title="regions that the score relies on")
+    return save_plot(figure, path, "Drop of the logit when a region of the face is blurred")

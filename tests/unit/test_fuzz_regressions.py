@@ -153,7 +153,7 @@ def test_a_decision_holds_numbers(value):
     )  # fmt: skip
     plain = Decision(rate=0.01, clip=head).as_plain()
     plain["clip"]["threshold"] = value
-    with pytest.raises(CheckpointError, match="number should be"):
+    with pytest.raises(CheckpointError, match="instead of a number"):
         Decision.from_plain(plain)
 
 

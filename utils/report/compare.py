@@ -3,9 +3,9 @@
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --compare runA/ runB/
 
-A folder stands for the predictions.csv in it, or, of an evaluation on several data sets, for those in its
-folders. Prints comparison.json and, with --output_dir, writes it there beside the table comparison.md. The
-intervals are over persons; DeLong's test is given over clips and over persons, McNemar's over clips.
+A folder means the predictions.csv in it or, after an evaluation on several data sets, those in subfolders.
+Prints comparison.json; with --output_dir, writes it there together with a table, comparison.md. Intervals are
+over persons; DeLong's test is given over clips and over persons, McNemar's over clips.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.config import opt, parse_command
 from utils.errors import DatasetError, UsageError
@@ -31,30 +32,29 @@ from utils.evaluation.bootstrap import (
     NoStatisticError,
     PersonResamples,
     bootstrap_metrics,
-    weighted_metrics,
 )
-from utils.evaluation.metrics import require_both_classes
+from utils.evaluation.metrics import Floats, Rows, area_under_roc, require_both_classes
 from utils.evaluation.significance import delong_test, holm, mcnemar_test
 from utils.files import write_text
 from utils.run.log import configure_logging
 
 log = logging.getLogger("test")
 NAME = "predictions.csv"
-MAX_TEXT = 4096  # letters of an id or a name; an array makes all of a column as long as the longest
-TEXT_COLUMNS = ("identity", "category", "method", "label")  # what two runs must agree on
+MAX_TEXT = 4096  # letters of an id or a name; an array makes each value of a column as long as the longest
+TEXT_COLUMNS = ("identity", "category", "method", "label")  # two runs must agree on these
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """test.py --compare: two runs' scores of the same clips."""
+    """test.py --compare: the scores of two runs on the same clips."""
 
-    compare: tuple[Path, ...] = opt(
-        dataclasses.MISSING, "predictions.csv of two runs, or the folders that hold them"
-    )
+    compare: tuple[Path, ...] = opt(dataclasses.MISSING, "predictions.csv of two runs, or their folders")
     compare_thresholds: tuple[float, ...] = opt(
         (0.5, 0.5), "P(fake) above which each run calls a clip fake, for McNemar's test"
     )
-    output_dir: Path | None = opt(None, "where comparison.json and comparison.md are written; default: not")
+    output_dir: Path | None = opt(
+        None, "where comparison.json and comparison.md are written (default: not written)"
+    )
 
     def __post_init__(self) -> None:
         if len(self.compare) != 2:
@@ -65,18 +65,18 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A predictions.csv, in the order of its clip ids."""
+    """A predictions.csv, sorted by clip id."""
 
-    clip_ids: np.ndarray  # (n,) str
-    text: dict[str, np.ndarray]  # (n,) str each of TEXT_COLUMNS
-    labels: np.ndarray  # (n,) 1 = fake
-    logits: np.ndarray  # (n,) float64
+    clip_ids: npt.NDArray[np.str_]  # (n,)
+    text: dict[str, npt.NDArray[np.str_]]  # (n,) for each of TEXT_COLUMNS
+    labels: npt.NDArray[np.int64]  # (n,) 1 = fake
+    logits: Floats  # (n,)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read a predictions.csv. Raises DatasetError with path and line for whatever is not one."""
+    """Read a predictions.csv. Raises DatasetError with path and line if it is not valid."""
     if not path.is_file():
-        raise DatasetError(f"{path}: no such file; test.py writes one beside test_metrics.json")
+        raise DatasetError(f"{path}: no such file; test.py writes it next to test_metrics.json")
     rows: dict[str, tuple[dict[str, str], float]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -87,7 +87,7 @@ def read_predictions(path: Path) -> Predictions:
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 if any(row[name] is None for name in wanted):
-                    raise DatasetError(f"{where}: has fewer values than the header has names")
+                    raise DatasetError(f"{where}: has fewer values than the header")
                 if max(len(row[name]) for name in wanted) > MAX_TEXT:
                     raise DatasetError(f"{where}: a value is longer than {MAX_TEXT} letters")
                 if row["label"] not in {"0", "1"}:
@@ -99,10 +99,10 @@ def read_predictions(path: Path) -> Predictions:
                 if not math.isfinite(logit):
                     raise DatasetError(f"{where}: logit is {row['logit']!r}, expected a number")
                 if row["clip_id"] in rows:
-                    raise DatasetError(f"{where}: {row['clip_id']} stands there twice")
+                    raise DatasetError(f"{where}: {row['clip_id']} occurs twice")
                 rows[row["clip_id"]] = (row, logit)
         except (UnicodeDecodeError, csv.Error) as error:
-            raise DatasetError(f"{path}: is not a CSV file in UTF-8 ({error})") from error
+            raise DatasetError(f"{path}: is not a UTF-8 CSV file ({error})") from error
     if not rows:
         raise DatasetError(f"{path}: has no clips")
     ordered = [rows[clip_id] for clip_id in sorted(rows)]
@@ -116,12 +116,12 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def require_same_clips(a: Predictions, b: Predictions, paths: Sequence[Path]) -> None:
-    """Raise DatasetError unless both are about the same clips, with the same labels, persons and kinds."""
+    """Raise DatasetError unless both have the same clips, with the same labels, persons and kinds."""
     only_a, only_b = np.setdiff1d(a.clip_ids, b.clip_ids), np.setdiff1d(b.clip_ids, a.clip_ids)
     if len(only_a) or len(only_b):
         example = f"{only_a[0]} only in the first" if len(only_a) else f"{only_b[0]} only in the second"
         raise DatasetError(
-            f"{paths[0]} and {paths[1]} are not about the same clips: {len(only_a)} are only in the first, "
+            f"{paths[0]} and {paths[1]} do not have the same clips: {len(only_a)} are only in the first, "
             f"{len(only_b)} only in the second, e.g. {example}"
         )
     for name in TEXT_COLUMNS:
@@ -135,29 +135,28 @@ def require_same_clips(a: Predictions, b: Predictions, paths: Sequence[Path]) ->
 
 
 def find_predictions(path: Path) -> dict[str, Path]:
-    """{data set: predictions.csv} of an evaluation; the name is "" for one that is no folder of several."""
+    """{data set: predictions.csv} of an evaluation; the name is "" if it is on one data set."""
     if not path.is_dir():
         return {"": path}
     if (path / NAME).is_file():
         return {"": path / NAME}
     found = {file.parent.name: file for file in sorted(path.glob(f"*/{NAME}"))}
     if not found:
-        raise DatasetError(f"{path}: neither it nor a folder in it holds a {NAME}")
+        raise DatasetError(f"{path}: no {NAME} in it or in its subfolders")
     return found
 
 
 def compare_rows(
-    a: Predictions, b: Predictions, rows: np.ndarray, thresholds: Sequence[float], what: str
+    a: Predictions, b: Predictions, rows: Rows, thresholds: Sequence[float], what: str
 ) -> dict[str, Any]:
-    """Two models on the clips `rows`: AUCs with intervals, their paired difference, and the tests' p-values.
+    """Two models on the clips `rows`: AUCs with intervals, their paired difference, p-values of the tests.
 
-    A number that the data do not allow is {"reason": why}. Raises DatasetError on one class only.
+    A result that the data do not allow is {"reason": why}. Raises DatasetError if a class is missing.
     """
     labels, persons = a.labels[rows], a.text["identity"][rows]
     require_both_classes(labels, what)
     logits = (a.logits[rows], b.logits[rows])
-    everything = np.ones((1, len(labels)))
-    aucs = [weighted_metrics(labels, score, everything, names=("auc",))["auc"].item() for score in logits]
+    aucs = [area_under_roc(labels, score) for score in logits]
     result: dict[str, Any] = {
         "num_real": int((labels == 0).sum()),
         "num_fake": int((labels == 1).sum()),
@@ -189,7 +188,7 @@ def compare_rows(
 
 
 def adjust(family: Sequence[Mapping[str, Any]]) -> None:
-    """Add "p_holm", Holm's adjustment over a family of results, to each test of theirs that has a p-value."""
+    """Add "p_holm", Holm's adjustment over a family of results, to each test that has a p-value."""
     for name in ("delong", "delong_persons", "mcnemar"):
         tests = [row[name] for row in family if "p_value" in row[name]]
         for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
@@ -197,15 +196,14 @@ def adjust(family: Sequence[Mapping[str, Any]]) -> None:
 
 
 def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str, Any]:
-    """Compare two evaluations on each of their data sets, overall and per category and method against the
-    same reals.
+    """Compare two evaluations on each data set: overall, and per category and method against the same reals.
 
-    Holm's families are: all data sets; all categories of all data sets; all their methods.
+    Holm's families are: all data sets; all categories of all data sets; all methods of all data sets.
     """
     files = [find_predictions(path) for path in paths]
     if files[0].keys() != files[1].keys():
         names = [", ".join(found) or "one data set" for found in files]
-        raise DatasetError(f"{paths[0]} holds {names[0]}, {paths[1]} holds {names[1]}")
+        raise DatasetError(f"{paths[0]} has {names[0]}, {paths[1]} has {names[1]}")
     datasets: dict[str, Any] = {}
     for folder, file in files[0].items():
         pair = (file, files[1][folder])
@@ -247,8 +245,8 @@ def as_table(comparison: Mapping[str, Any]) -> str:
     def p_value(test: Mapping[str, Any]) -> str:
         return f"{test['p_value']:.3g} ({test['p_holm']:.3g})" if "p_value" in test else "-"
 
-    columns = ("clips", "real", "fake", "AUC A", "AUC B", "A - B", "DeLong, persons", "DeLong, clips")
-    columns += ("accuracy A", "accuracy B", "McNemar")
+    columns = ["clips", "real", "fake", "AUC A", "AUC B", "A - B", "DeLong, persons", "DeLong, clips"]
+    columns += ["accuracy A", "accuracy B", "McNemar"]
     lines = [f"A: {comparison['a']}", "", f"B: {comparison['b']}", ""]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, result in comparison["datasets"].items():
@@ -263,12 +261,12 @@ def as_table(comparison: Mapping[str, Any]) -> str:
             lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"In brackets: {100 * comparison['confidence']:.0f} % intervals, {comparison['num_resamples']} "
-        "resamples of the persons, the same for A and B. p-values are two-sided, in parentheses after Holm "
-        "over the data sets, over all categories, over all methods. DeLong over clips and McNemar take clips "
-        "for independent; DeLong over persons does not. A dash: the data do not allow it, comparison.json "
-        f"says why. Accuracy and McNemar at P(fake) > {comparison['thresholds'][0]} (A) and > "
-        f"{comparison['thresholds'][1]} (B).",
+        f"In brackets: {100 * comparison['confidence']:.0f} % intervals from {comparison['num_resamples']} "
+        "resamples of the persons, the same for A and B. p-values are two-sided; in parentheses after Holm's "
+        "correction over the data sets, all categories, or all methods. DeLong over clips and McNemar treat "
+        "clips as independent; DeLong over persons does not. A dash: not possible with these data, for the "
+        f"reason in comparison.json. Accuracy and McNemar at P(fake) > {comparison['thresholds'][0]} (A) "
+        f"and > {comparison['thresholds'][1]} (B).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,11 +1,11 @@
-"""Many evaluations on one page: runs against data sets, and folds against each other.
+"""Many evaluations on one page: runs by data sets, and folds side by side.
 
     python test.py --matrix saved_models/A saved_models/B results/A_on_kodf
     python test.py --matrix saved_models/fold_*/ --output_dir results/folds
 
-A folder stands for every test_metrics.json in and below it. Writes matrix.html and matrix.json to
---output_dir and prints the latter. A row is a checkpoint, a column a data set, a cell the AUC with its
-interval. Runs that differ in nothing but seed and fold stand together, with their mean and deviation.
+A folder means every test_metrics.json in and below it. Writes matrix.html and matrix.json to --output_dir and
+prints the latter. A row is a checkpoint, a column a data set, a cell the AUC with its interval. Runs that
+differ only in seed and fold are grouped, with their mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from utils.run.log import configure_logging
 log = logging.getLogger("test")
 NAME = "test_metrics.json"
 AVERAGED = ("auc", "eer", "accuracy", "balanced_accuracy")  # over runs
-# (section, field) of a run's configuration: what may differ between runs whose mean has a meaning, and what
-# says nothing of the model
+# (section, field) of a run's configuration: REPEATED may differ between averaged runs, INCIDENTAL does
+# not affect the model
 REPEATED = {("train", "seed"), ("split", "split_seed"), ("split", "fold")}
 INCIDENTAL = {
     ("train", "run_dir"),
@@ -50,27 +50,23 @@ class MatrixConfig:
     """test.py --matrix: evaluations of runs on data sets or folds, side by side."""
 
     matrix: tuple[Path, ...] = opt(
-        dataclasses.MISSING, f"folders with {NAME} in or below them, or such files themselves"
+        dataclasses.MISSING, f"folders with {NAME} in or below them, or such files"
     )
     output_dir: Path = opt(Path("matrix"), "where matrix.html and matrix.json are written")
 
 
 def describe_run(checkpoint: Path, config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What test_metrics.json says of the run that it evaluates, so that runs can be told apart and grouped.
+    """The "run" of test_metrics.json: identifies the evaluated run, and what it shares with its repetitions.
 
-    config: the sections that the checkpoint holds, {} for a bare state_dict.
+    config: the sections stored in the checkpoint, {} for a bare state_dict.
     """
-    return {"name": _run_name(checkpoint), "checkpoint_sha256": file_sha256(checkpoint), **_identity(config)}
-
-
-def _run_name(checkpoint: Path) -> str:
     folder = checkpoint.resolve().parent.name
-    return folder if checkpoint.name == "best.pt" else f"{folder}/{checkpoint.name}"
-
-
-def _identity(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "name": folder if checkpoint.name == "best.pt" else f"{folder}/{checkpoint.name}",
+        "checkpoint_sha256": file_sha256(checkpoint),
+    }
     if not config:
-        return {"configuration": None}
+        return about | {"configuration": None}
     shared = {
         section: {
             name: value
@@ -81,7 +77,7 @@ def _identity(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     train, split = config.get("train", {}), config.get("split", {})
     trained_on = train.get("dataset", [])
-    return {
+    return about | {
         "model": train.get("model"),
         "preset": train.get("preset"),
         "trained_on": [trained_on] if isinstance(trained_on, str) else list(trained_on),
@@ -100,7 +96,7 @@ class Cell:
     interval: tuple[float, float] | None
     eer: float
     accuracy: float  # at logit 0
-    balanced_accuracy: float  # at logit 0: what some papers call AUC
+    balanced_accuracy: float  # at logit 0; some papers call this AUC
     num_real: int
     num_fake: int
     file: str
@@ -108,7 +104,7 @@ class Cell:
 
 @dataclass
 class Run:
-    """A row: a checkpoint and the columns that it was tested on."""
+    """A row: a checkpoint, and a cell for each data set that it was tested on."""
 
     name: str
     about: dict[str, Any]  # as describe_run() gives it
@@ -116,14 +112,14 @@ class Run:
 
     @property
     def what(self) -> str:
-        """What tells it from its repetitions, in words."""
+        """What distinguishes it from its repetitions, in words."""
         parts = [f"seed {self.about['seed']}"] if self.about.get("seed") is not None else []
         parts += [f"fold {self.about['fold']}"] if self.about.get("fold") else []
         return ", ".join(parts)
 
 
 def find_results(paths: Sequence[Path]) -> list[Path]:
-    """The test_metrics.json that `paths` stand for, each once. Raises UsageError where there is none."""
+    """Each test_metrics.json that `paths` are or contain, once. Raises UsageError for a path without one."""
     found: dict[Path, Path] = {}
     for path in paths:
         files = sorted(path.rglob(NAME)) if path.is_dir() else [path]
@@ -134,8 +130,10 @@ def find_results(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_results(files: Sequence[Path]) -> list[Run]:
-    """The rows. Raises DatasetError for a file that is no test_metrics.json, UsageError for two results of
-    one checkpoint on one data set that differ.
+    """The rows, one per checkpoint.
+
+    Raises DatasetError for a file that is not a test_metrics.json, UsageError if two results of one
+    checkpoint on one data set differ.
     """
     runs: dict[str, Run] = {}
     for file in files:
@@ -144,15 +142,15 @@ def read_results(files: Sequence[Path]) -> list[Run]:
             for result in content.get("datasets", {"": content}).values():
                 _add(runs, file, result)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            raise DatasetError(f"{file}: is not the {NAME} of an evaluation ({error!r})") from error
+            raise DatasetError(f"{file}: is not a {NAME} ({error!r})") from error
     return list(runs.values())
 
 
 def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
-    about = _checked(result.get("run") or _about_older(file))
+    about = _checked(result["run"])
     for value in (result["dataset"], result["split"]):
         if not isinstance(value, str):
-            raise ValueError(f"{brief(value)} where a name should be")
+            raise ValueError(f"{brief(value)} is not a name")
     run = runs.setdefault(about["checkpoint_sha256"], Run(about["name"], about))
     column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
     overall = result["overall"]
@@ -168,36 +166,26 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
         file=str(file),
     )
     other = run.cells.setdefault(column, cell)
-    # test.py writes each data set's result twice: into its own folder and into the table of all
+    # test.py writes the result of each data set twice: to its own folder and to the table of all
     if dataclasses.replace(other, file=cell.file) != cell:
-        raise UsageError(
-            f"{other.file} and {file} say different things of {run.name} on {column}: name one of them"
-        )
+        raise UsageError(f"{other.file} and {file} differ on {run.name} on {column}: name only one of them")
 
 
 def _checked(about: dict[str, Any]) -> dict[str, Any]:
-    """`about` if it is what describe_run() gives. Raises ValueError, KeyError or AttributeError if not."""
+    """`about`, checked to be what describe_run() returns. Raises ValueError, KeyError or AttributeError."""
     required = {about["name"], about["checkpoint_sha256"]}
     texts = {about.get(name) for name in ("model", "preset", "fold", "configuration")} - {None}
     numbers = {about.get(name) for name in ("seed", "split_seed")} - {None}
     trained_on = set(about.get("trained_on") or [])
     if not all(isinstance(text, str) for text in required | texts | trained_on):
-        raise ValueError(f"its run is described by {brief(about)}")
+        raise ValueError(f"the run is described by {brief(about)}")
     if not all(isinstance(number, int) for number in numbers):
-        raise ValueError(f"its run has the seeds {brief(numbers)}")
+        raise ValueError(f"the run has the seeds {brief(numbers)}")
     return about | {"configuration": about.get("configuration")}
 
 
-def _about_older(file: Path) -> dict[str, Any]:
-    """What lies beside a result that does not name its run; without a config.json it is a run of its own."""
-    path = file.parent / "config.json"
-    config = parse_json(path.read_bytes())["config"] if path.is_file() else {}
-    folder = file.resolve().parent
-    return {"name": folder.name, "checkpoint_sha256": str(folder), **_identity(config)}
-
-
 def build_matrix(runs: Sequence[Run]) -> dict[str, Any]:
-    """The content of matrix.json: columns, groups of runs that differ in seed and fold alone, and folds."""
+    """The content of matrix.json: columns, groups of runs that differ only in seed and fold, and folds."""
     columns = sorted({column for run in runs for column in run.cells})
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -245,7 +233,7 @@ def _fold_order(fold: str | None) -> int:
 
 
 def _folds(group: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A table of each data set that a group's folds were tested on: a row per seed, a column per fold."""
+    """One table per data set that a group's folds were tested on: a row per seed, a column per fold."""
     folded = [run for run in group["runs"] if run["fold"]]
     folds = list(dict.fromkeys(run["fold"] for run in folded))
     tables = []

@@ -1,8 +1,7 @@
-"""report.html: all that an evaluation says, in one file that opens from disk; its plots also as PNG files."""
+"""report.html: the whole evaluation as one self-contained page; its plots also as PNG files."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from markupsafe import Markup
 from scipy.special import expit
@@ -18,9 +16,10 @@ from scipy.special import expit
 from utils.clip.files import VIDEO_NAME, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
 from utils.errors import DatasetError
+from utils.evaluation.metrics import Floats, Rows
 from utils.evaluation.scoring import ClipScores
 from utils.names import parse_json
-from utils.report.pages import TEMPLATES, write_page
+from utils.report.pages import TEMPLATES, jpeg_data_url, write_page
 from utils.report.plots import (
     Bar,
     plot_bars,
@@ -33,35 +32,35 @@ from utils.report.plots import (
 from utils.types import Clip
 
 NUM_WRONG = 20
-THUMBNAILS, THUMBNAIL_SIZE = 3, 112  # frames per clip; pixels, twice what is shown on a phone
+THUMBNAILS, THUMBNAIL_SIZE = 3, 112  # frames per clip; pixels, twice the size shown on a phone
 JPEG_QUALITY = 72
 NUM_BINS = 15
-HEADLINES = (  # metric, its name, what it is
-    ("auc", "AUC", "chance that a fake scores above a real; 0.5 is a coin"),
-    ("eer", "EER", "error where fakes missed = reals accused"),
+HEADLINES = (  # metric, name, description
+    ("auc", "AUC", "probability that a fake scores above a real; 0.5 is chance"),
+    ("eer", "EER", "error rate where missed fakes = accused reals"),
     ("balanced_accuracy", "Balanced accuracy", "at P(fake) = 0.5"),
     ("ap", "AP", "average precision"),
-    ("tpr_at_fpr_1", "Fakes found at 1 % FPR", "one real in a hundred accused"),
-    ("tpr_at_fpr_5", "Fakes found at 5 % FPR", "one real in twenty accused"),
+    ("tpr_at_fpr_1", "Fakes found at 1 % FPR", "share, when 1 in 100 reals is called fake"),
+    ("tpr_at_fpr_5", "Fakes found at 5 % FPR", "share, when 1 in 20 reals is called fake"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One evaluation and where things lie that belong to it."""
+    """One evaluation, and where its files are."""
 
     result: Mapping[str, Any]  # the content of test_metrics.json
-    clips: Sequence[Clip]  # those that were scored, in any order
+    clips: Sequence[Clip]  # the scored clips, in any order
     scores: ClipScores
-    groups: Mapping[str, Mapping[str, np.ndarray]]  # "category", "method" -> name -> rows with all reals
-    spans_of: Callable[[Clip], Sequence[tuple[float, float]]]  # a clip's windows, in seconds
+    groups: Mapping[str, Mapping[str, Rows]]  # "category" or "method" -> name -> rows, with all reals
+    spans_of: Callable[[Clip], Sequence[tuple[float, float]]]  # windows of a clip, in seconds
     run_dir: Path  # folder of the checkpoint
     data_root: Path
     no_thumbnails: bool = False  # the page shows no face
 
 
 def write_report(output_dir: Path, evaluated: Evaluated) -> None:
-    """Write report.html and its plots as PNG. Raises ClipError if a clip that it shows cannot be read."""
+    """Write report.html and its plots as PNG. Raises ClipError if a clip shown in it cannot be read."""
     result = evaluated.result
     write_page(
         output_dir / "report.html",
@@ -71,8 +70,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         persons=_persons(result),
         plots=_plots(output_dir, evaluated),
         confusion=_confusion(result, evaluated.scores),
-        wrong=_most_wrong(evaluated),
-        num_wrong=_num_wrong(evaluated),
+        **_most_wrong(evaluated),
         no_thumbnails=evaluated.no_thumbnails,
         config=_run_config(evaluated.run_dir / "config.json"),
         audit=_audit(evaluated),
@@ -80,15 +78,15 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
 
 
 def _persons(result: Mapping[str, Any]) -> str:
-    """What the intervals stand on, or why there are none."""
+    """How the intervals were computed, or why they were not."""
     intervals = result.get("intervals", {})
     if reason := intervals.get("overall", {}).get("reason"):
         return f"No intervals: {reason}."
     if "num_persons" not in intervals:
-        return "No intervals were computed."
+        return "No intervals."
     return (
-        f"In brackets: {intervals['confidence']:.0%} intervals from {intervals['num_resamples']:,} resamples "
-        f"of {intervals['num_persons']} whole persons, whose clips are not independent of each other."
+        f"In parentheses: {intervals['confidence']:.0%} intervals from {intervals['num_resamples']:,} "
+        f"resamples of the {intervals['num_persons']} persons, since clips of one person are not independent."
     )
 
 
@@ -97,13 +95,13 @@ def _headlines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for metric, name, what in HEADLINES:
         if metric == "ap":
-            what += f"; a coin has {result['overall']['prevalence']:.3f}"
+            what += f"; {result['overall']['prevalence']:.3f} is chance"
         value, interval = result["overall"][metric], intervals.get(metric)
         rows.append({"name": name, "value": value, "interval": interval, "what": what})
     decision = result.get("decision", {})
     if "ece_after" in decision:
         before, value = decision["ece_before"], decision["ece_after"]
-        what = f"mean distance of P(fake) from the share of fakes; {before:.3f} before temperature"
+        what = f"mean distance of P(fake) from the share of fakes; {before:.3f} without temperature"
         rows.append({"name": "Calibration error", "value": value, "interval": None, "what": what})
     for key in ("category", "method"):
         if len(result[f"per_{key}"]) > 1:
@@ -118,12 +116,12 @@ def _plural(key: str) -> str:
 
 
 def _plots(output_dir: Path, evaluated: Evaluated) -> dict[str, Markup]:
-    """{name: SVG}; each is written as name.png, too."""
+    """{name: SVG}; each plot is also written as name.png."""
     result, scores = evaluated.result, evaluated.scores
     labels, logits = scores.labels, scores.logits
     categories = evaluated.groups["category"]
     curves = {"all": (labels, logits)}
-    if len(categories) > 1:  # a single one is all
+    if len(categories) > 1:  # a single category is the same as "all"
         curves |= {name: (labels[rows], logits[rows]) for name, rows in categories.items()}
     threshold, source = _threshold(result)
     thresholds = {source: float(expit(threshold))}
@@ -161,8 +159,8 @@ def _bars(result: Mapping[str, Any], key: str) -> list[Bar]:
     ]
 
 
-def read_training_curves(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a metrics.csv as (epochs,) arrays; NaN where a row has no number. Raises DatasetError."""
+def read_training_curves(path: Path) -> dict[str, Floats]:
+    """Columns of a metrics.csv as (epochs,) arrays, NaN for empty values. Raises DatasetError."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -173,7 +171,7 @@ def read_training_curves(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path}: is not the metrics.csv of a run ({error})") from error
 
 
-def _best_epoch(columns: Mapping[str, np.ndarray], select_by: str) -> int | None:
+def _best_epoch(columns: Mapping[str, Floats], select_by: str) -> int | None:
     if select_by not in columns or np.isnan(columns[select_by]).all():
         return None
     find = np.nanargmin if select_by == "val_loss" else np.nanargmax
@@ -182,7 +180,7 @@ def _best_epoch(columns: Mapping[str, np.ndarray], select_by: str) -> int | None
 
 
 def _threshold(result: Mapping[str, Any]) -> tuple[float, str]:
-    """(logit above which a clip is called fake, where it comes from)."""
+    """(logit above which a clip is called fake, name of this threshold)."""
     stored = result.get("decision", {}).get("stored")
     if stored is None:
         return 0.0, "P(fake) = 0.5"
@@ -190,9 +188,7 @@ def _threshold(result: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def _confusion(result: Mapping[str, Any], scores: ClipScores) -> dict[str, Any]:
-    """Rows real and fake, columns called real and called fake, and the checkpoint's own words where it has
-    them.
-    """
+    """Counts of reals and fakes called real and fake, and the verdicts of the checkpoint's decision."""
     threshold, _ = _threshold(result)
     accused, fake = scores.logits > threshold, scores.labels == 1
     decision = result.get("decision", {})
@@ -210,19 +206,16 @@ def _confusion(result: Mapping[str, Any], scores: ClipScores) -> dict[str, Any]:
     }
 
 
-def _num_wrong(evaluated: Evaluated) -> int:
-    threshold, _ = _threshold(evaluated.result)
-    return int(((evaluated.scores.logits > threshold) != (evaluated.scores.labels == 1)).sum())
-
-
-def _most_wrong(evaluated: Evaluated) -> list[dict[str, Any]]:
-    """The clips that lie farthest on the wrong side of the threshold, or nearest to it on the right one."""
+def _most_wrong(evaluated: Evaluated) -> dict[str, Any]:
+    """The clips farthest on the wrong side of the threshold, then those nearest to it on the right side."""
     scores = evaluated.scores
     threshold, _ = _threshold(evaluated.result)
     error = np.where(scores.labels == 1, threshold - scores.logits, scores.logits - threshold)
     by_id = {clip.clip_id: clip for clip in evaluated.clips}
     rows = np.argsort(-error, kind="stable")[:NUM_WRONG]
-    return [_wrong_clip(evaluated, by_id[scores.clip_ids[row]], int(row), error[row] >= 0) for row in rows]
+    is_wrong = (scores.logits > threshold) != (scores.labels == 1)
+    wrong = [_wrong_clip(evaluated, by_id[scores.clip_ids[row]], int(row), error[row] >= 0) for row in rows]
+    return {"wrong": wrong, "num_wrong": int(is_wrong.sum())}
 
 
 def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int, is_wrong: bool) -> dict[str, Any]:
@@ -239,6 +232,12 @@ def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int, is_wrong: bool) -> d
         for name, values in (("picture", scores.video_logits), ("sound", scores.audio_logits))
         if values is not None
     }
+    # one frame from the middle of each third of the clip
+    places = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * num_frames).astype(np.int64)
+    pictures = []
+    if not evaluated.no_thumbnails:
+        frames = read_frames(clip.folder / VIDEO_NAME, places)
+        pictures = [jpeg_data_url(frame, THUMBNAIL_SIZE, JPEG_QUALITY) for frame in frames]
     segments = {"picture": clip.video_fake_segments, "sound": clip.audio_fake_segments}
     return {
         "clip": clip,
@@ -249,24 +248,12 @@ def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int, is_wrong: bool) -> d
         "windows": windows,
         "duration": duration_s,
         "segments": {name: values for name, values in segments.items() if values is not None},
-        "pictures": [] if evaluated.no_thumbnails else _thumbnails(clip.folder / VIDEO_NAME, num_frames),
+        "pictures": pictures,
     }
 
 
-def _thumbnails(path: Path, num_frames: int) -> list[str]:
-    """Frames from the clip's first, middle and last sixth as data: addresses of small JPEGs."""
-    places = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * num_frames).astype(np.int64)
-    result = []
-    for frame in read_frames(path, places):
-        small = cv2.resize(frame, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), interpolation=cv2.INTER_AREA)
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        result.append("data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode())
-    return result
-
-
 def _run_config(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections of a run's config.json; {} beside a checkpoint of the published code."""
+    """The sections of a run's config.json; {} if there is no such file, as for published checkpoints."""
     if not path.is_file():
         return {}
     try:
@@ -277,16 +264,16 @@ def _run_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _audit(evaluated: Evaluated) -> dict[str, Any] | None:
-    """What the audit of this data set found, None if there is no audit.json where it is looked for."""
+    """The audit of this data set; None if no folder that is searched has an audit.json."""
     run_dir, root = evaluated.run_dir, evaluated.data_root
     folders = (run_dir, run_dir / "audit", root, root / "audit", root.parent, root.parent / "audit")
     return read_audit(folders, evaluated.result["dataset"], evaluated.result["split_checksum"])
 
 
 def read_audit(folders: Sequence[Path], dataset: str, split_checksum: str) -> dict[str, Any] | None:
-    """The first audit.json of `dataset` in one of the folders, as the report shows it; None if there is none.
+    """The first audit.json of `dataset` in one of the folders, as the report shows it; None if not found.
 
-    Raises DatasetError for a file of that name that is none.
+    Raises DatasetError if a file of that name is not valid.
     """
     for path in (folder / "audit.json" for folder in folders):
         if not path.is_file():
@@ -294,7 +281,7 @@ def read_audit(folders: Sequence[Path], dataset: str, split_checksum: str) -> di
         try:
             content = parse_json(path.read_bytes())
             if content["dataset"] != dataset:
-                continue  # another data set's, in the folder that both lie in
+                continue  # of another data set in the same folder
             findings = [
                 {name: finding[name] for name in ("is_note", "summary", "remedy")}
                 for finding in content["findings"]

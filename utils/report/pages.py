@@ -1,27 +1,35 @@
-"""HTML pages of one file each: templates on a common base (templates/page.html), and plots drawn into them.
+"""Self-contained HTML pages: templates on a common base (templates/page.html), plots and pictures included.
 
-Names of clips, persons and files are text in a page and nothing else: the templates escape them, plots take
-no formulas from them, and a page's own policy forbids scripts and whatever would be fetched.
+Names of clips, persons and files are only ever text: templates escape them, plots do not parse formulas, and
+the page's own policy forbids scripts and anything fetched from elsewhere.
 
-A plot is drawn once, in the colours of `INK`, `LINE`, `REAL_COLOR` and `FAKE_COLOR`. The PNG has them on
-white; in the page they become the page's own, so that a plot follows its light and dark mode.
+A plot is drawn once, in the colours `INK`, `LINE`, `SOFT`, `REAL_COLOR` and `FAKE_COLOR`. The PNG has them on
+white; in the page they become CSS variables, so a plot follows the light or dark mode.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+import cv2
 import jinja2
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.files import write_atomically, write_text
 from utils.names import one_line, readable
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 TEMPLATES = Path(__file__).with_name("templates")
 INK, LINE, SOFT = "#1d2329", "#d8dee4", "#8b959e"
@@ -35,7 +43,7 @@ PAGE_COLORS = {
 }
 COLORS = re.compile("|".join(map(re.escape, PAGE_COLORS)))
 MAX_DRAWN = 36  # letters of a name in a plot
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {  # for @rc_context(STYLE)
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": SOFT,
@@ -49,7 +57,7 @@ STYLE = {
     "font.size": 9,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "text.parse_math": False,  # names of data sets and methods are no formulas
+    "text.parse_math": False,  # names of data sets and methods are not formulas
     "text.usetex": False,
     "svg.fonttype": "none",  # text stays text
 }
@@ -59,8 +67,8 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 def write_page(path: Path, template: Path, **context: Any) -> None:
     """Render a template (it may extend `page.html` and import `parts.html`) and write it atomically.
 
-    Values are escaped, and what no page may hold is replaced; a name that the template does not find is an
-    error.
+    Values are escaped, and characters that HTML does not allow are replaced. Raises jinja2.UndefinedError if
+    the template uses a name that is not in `context`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
@@ -73,24 +81,40 @@ def write_page(path: Path, template: Path, **context: Any) -> None:
 
 
 def drawn_name(name: str) -> str:
-    """A name from a data set as it stands in a plot: one line, not longer than there is room for."""
+    """A name from a data set as it is drawn in a plot: one line of at most MAX_DRAWN letters."""
     shown = one_line(name, MAX_DRAWN)
-    # matplotlib leaves out of a legend what begins with an underscore
+    # a legend leaves out labels that begin with an underscore
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches and its axes, row by row; `options` go to Figure.subplots."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def jpeg_data_url(picture: npt.NDArray[np.uint8], side: int, quality: int) -> str:
+    """A picture (H, W, 3) RGB as the "data:" URL of a JPEG of `side` x `side` pixels."""
+    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), options)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+
+
 def save_plot(figure: Figure, path: Path, alt: str) -> Markup:
-    """Write a figure as PNG and return it as SVG to stand in a page, `alt` being what it says in words."""
+    """Write a figure as PNG and return it as SVG for a page; `alt` describes it in words."""
     write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=150, facecolor="white"))
     buffer = io.BytesIO()
-    # the salt keeps the names inside different from those of the page's other plots, and the same every time
+    # the salt makes the ids inside reproducible, and different from those of the page's other plots
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_for_page(buffer.getvalue(), alt))
 
 
 def _for_page(svg: bytes, alt: str) -> str:
-    """An SVG file -> an element of an HTML page: no fixed size, no style or name that reaches outside it."""
+    """SVG file -> element of an HTML page, without fixed size, style, or ids that affect the page."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(svg)
@@ -102,7 +126,7 @@ def _for_page(svg: bytes, alt: str) -> str:
             parent.attrib.pop("id", None)
     width = root.attrib.pop("width")
     root.attrib.pop("height", None)
-    for element in root.iter():  # in what is drawn; a name may look like a colour, too
+    for element in root.iter():  # attributes only: a name in the text may look like a colour
         for name, value in element.attrib.items():
             element.set(name, COLORS.sub(lambda found: PAGE_COLORS[found[0]], value))
     root.attrib |= {"class": "plot", "role": "img", "aria-label": readable(alt), "data-width": width}

@@ -1,32 +1,37 @@
-"""Plots of an evaluation: each is written as a PNG file, and returned as SVG for report.html."""
+"""Plots of an evaluation. Each function writes a PNG file and returns the plot as SVG for report.html."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import det_curve, roc_auc_score, roc_curve
+from sklearn.metrics import det_curve, roc_curve
 
+from utils.evaluation.metrics import Floats, Labels, area_under_roc
 from utils.names import one_line
-from utils.report.pages import FAKE_COLOR, INK, REAL_COLOR, SOFT, STYLE, drawn_name, save_plot
+from utils.report.pages import FAKE_COLOR, INK, REAL_COLOR, SOFT, STYLE, drawn_name, new_figure, save_plot
 
-matplotlib.use("Agg")  # a server has no screen
-
-WIDTH = 4.4  # inches: as wide as a phone, so that letters stay readable there
-GROUP_COLORS = ("#7b5ea7", "#2e8b74", "#b8860b", "#c2588a", "#5b7fd1", "#8a6d4f", "#6b8e23")  # on both modes
+WIDTH = 4.4  # inches; the width of a phone, so that letters stay readable there
+GROUP_COLORS = (
+    "#7b5ea7",
+    "#2e8b74",
+    "#b8860b",
+    "#c2588a",
+    "#5b7fd1",
+    "#8a6d4f",
+    "#6b8e23",
+)  # readable in both modes
 DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
 
-Groups = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (labels, logits), both classes in each
+Groups = Mapping[str, tuple[Labels, Floats]]  # name -> (labels, logits), both classes in each
 
 
 class Bar(NamedTuple):
@@ -35,27 +40,21 @@ class Bar(NamedTuple):
     name: str
     value: float
     interval: tuple[float, float] | None
-    count: int
-
-
-def _figure(height: float, rows: Sequence[float] = (1.0,)) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
-    return figure, list(axes)
+    num_clips: int
 
 
 def _drawn_groups(groups: Groups) -> tuple[dict[str, tuple[str, float]], int]:
-    """({name: (colour, line width)}, number of groups left out): "all", and the hardest of the others."""
+    """({name: (colour, line width)}, number of groups left out) for "all" and the hardest other groups."""
     others = [name for name in groups if name != "all"]
-    hardest = sorted(others, key=lambda name: roc_auc_score(*groups[name]))[: len(GROUP_COLORS)]
+    hardest = sorted(others, key=lambda name: area_under_roc(*groups[name]))[: len(GROUP_COLORS)]
     shown = [name for name in others if name in hardest]
     styles = {"all": (INK, 2.0)} if "all" in groups else {}
     styles |= {name: (color, 1.3) for name, color in zip(shown, GROUP_COLORS, strict=False)}
     return styles, len(others) - len(shown)
 
 
-def _legend(axes: Axes, left_out: int, location: str) -> None:
-    title = f"and {left_out} easier ones, not drawn" if left_out else None
+def _legend(axes: Axes, left_out: int, location: Literal["lower right", "upper right"]) -> None:
+    title = f"and {left_out} easier ones, not drawn" if left_out else ""
     axes.legend(loc=location, title=title, title_fontsize=8, handlelength=1.4)
 
 
@@ -64,95 +63,93 @@ def _said(names: Iterable[str]) -> str:
     return ", ".join(one_line(name, 80) for name in names)
 
 
+@rc_context(STYLE)
 def plot_roc(path: Path, groups: Groups, title: str) -> Markup:
-    """ROC curves of {name: (labels, scores)}, every one with both classes; of many groups the hardest."""
-    with rc_context(STYLE):
-        figure, (axes,) = _figure(4.2)
-        styles, left_out = _drawn_groups(groups)
-        axes.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--")
-        for name, (color, width) in styles.items():
-            labels, scores = groups[name]
-            false_positive, true_positive, _ = roc_curve(labels, scores)
-            label = f"{drawn_name(name)}  {roc_auc_score(labels, scores):.3f}"
-            axes.plot(false_positive, true_positive, color=color, lw=width, label=label)
-        axes.set(
-            xlabel="reals called fake", ylabel="fakes found", title=title, xlim=(-0.01, 1), ylim=(0, 1.01)
-        )
-        axes.set_aspect("equal")
-        _legend(axes, left_out, "lower right")
-        return save_plot(figure, path, f"ROC curves of {_said(styles)}")
+    """ROC curves of {name: (labels, scores)}, each with both classes; if there are many, of the hardest."""
+    figure, (axes,) = new_figure(WIDTH, 4.2)
+    styles, left_out = _drawn_groups(groups)
+    axes.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--")
+    for name, (color, width) in styles.items():
+        labels, scores = groups[name]
+        false_positive, true_positive, _ = roc_curve(labels, scores)
+        label = f"{drawn_name(name)}  {area_under_roc(labels, scores):.3f}"
+        axes.plot(false_positive, true_positive, color=color, lw=width, label=label)
+    axes.set(xlabel="reals called fake", ylabel="fakes found", title=title, xlim=(-0.01, 1), ylim=(0, 1.01))
+    axes.set_aspect("equal")
+    _legend(axes, left_out, "lower right")
+    return save_plot(figure, path, f"ROC curves of {_said(styles)}")
 
 
+@rc_context(STYLE)
 def plot_det(path: Path, groups: Groups, title: str) -> Markup:
-    """Detection error trade-off curves on normal-deviate axes: a straight line for normal scores."""
-    with rc_context(STYLE):
-        figure, (axes,) = _figure(4.2)
-        styles, left_out = _drawn_groups(groups)
-        low = norm.ppf(DET_TICKS[0])
-        axes.plot([low, 0], [low, 0], color=SOFT, lw=1, ls="--")  # where both errors are equal
-        for name, (color, width) in styles.items():
-            false_positive, false_negative, _ = det_curve(*groups[name])
-            # an error that no clip makes lies at minus infinity: the curve ends at the frame
-            places = [np.maximum(norm.ppf(rate), low) for rate in (false_positive, false_negative)]
-            axes.plot(*places, color=color, lw=width, label=drawn_name(name), drawstyle="steps-post")
-        names = [f"{tick:.1%}".replace(".0%", "%") for tick in DET_TICKS]
-        axes.set(xlabel="reals called fake", ylabel="fakes missed", title=title)
-        axes.set(xlim=(low, norm.ppf(0.97)), ylim=(low, norm.ppf(0.97)))
-        axes.set_xticks(norm.ppf(DET_TICKS), names)
-        axes.set_yticks(norm.ppf(DET_TICKS), names)
-        axes.grid(lw=0.6)
-        axes.set_aspect("equal")
-        _legend(axes, left_out, "upper right")
-        return save_plot(figure, path, f"DET curves of {_said(styles)}")
+    """Detection error trade-off curves on normal-deviate axes, where normal scores give a straight line."""
+    figure, (axes,) = new_figure(WIDTH, 4.2)
+    styles, left_out = _drawn_groups(groups)
+    low = norm.ppf(DET_TICKS[0])
+    axes.plot([low, 0], [low, 0], color=SOFT, lw=1, ls="--")  # where both errors are equal
+    for name, (color, width) in styles.items():
+        false_positive, false_negative, _ = det_curve(*groups[name])
+        # an error rate of 0 is minus infinity on this axis: the curve ends at the frame
+        places = [np.maximum(norm.ppf(rate), low) for rate in (false_positive, false_negative)]
+        axes.plot(*places, color=color, lw=width, label=drawn_name(name), drawstyle="steps-post")
+    names = [f"{tick:.1%}".replace(".0%", "%") for tick in DET_TICKS]
+    axes.set(xlabel="reals called fake", ylabel="fakes missed", title=title)
+    axes.set(xlim=(low, norm.ppf(0.97)), ylim=(low, norm.ppf(0.97)))
+    axes.set_xticks(norm.ppf(DET_TICKS), names)
+    axes.set_yticks(norm.ppf(DET_TICKS), names)
+    axes.grid(lw=0.6)
+    axes.set_aspect("equal")
+    _legend(axes, left_out, "upper right")
+    return save_plot(figure, path, f"DET curves of {_said(styles)}")
 
 
+@rc_context(STYLE)
 def plot_score_histogram(
-    path: Path, labels: np.ndarray, probs: np.ndarray, title: str, thresholds: Mapping[str, float]
+    path: Path, labels: Labels, probs: Floats, title: str, thresholds: Mapping[str, float]
 ) -> Markup:
-    """How P(fake) is distributed over reals and fakes, each class normalised to its own size.
+    """Histograms of P(fake) for reals and fakes, each normalised to its class size.
 
-    thresholds: name -> probability, drawn as lines.
+    thresholds: {name: probability}, drawn as lines.
     """
-    with rc_context(STYLE):
-        figure, (axes,) = _figure(3.1)
-        bins = np.linspace(0, 1, 31)
-        for value, name, color in ((0, "real", REAL_COLOR), (1, "fake", FAKE_COLOR)):
-            chosen = probs[labels == value]
-            weights = np.full(len(chosen), 1 / max(len(chosen), 1))
-            label = f"{name} ({len(chosen)} clips)"
-            axes.hist(chosen, bins, weights=weights, color=color, alpha=0.55, label=label)
-        for (name, threshold), line in zip(thresholds.items(), ("--", ":", "-."), strict=False):
-            axes.axvline(threshold, color=INK, lw=1, ls=line, label=f"{name} ({threshold:.3f})")
-        axes.set(xlabel="P(fake)", ylabel="share of the class", title=title, xlim=(0, 1))
-        figure.legend(loc="outside lower center", ncols=3, handlelength=1.4)
-        return save_plot(figure, path, "histograms of P(fake) over real and over fake clips")
+    figure, (axes,) = new_figure(WIDTH, 3.1)
+    bins = np.linspace(0, 1, 31).tolist()
+    for value, name, color in ((0, "real", REAL_COLOR), (1, "fake", FAKE_COLOR)):
+        chosen = probs[labels == value]
+        weights = np.full(len(chosen), 1 / max(len(chosen), 1))
+        label = f"{name} ({len(chosen)} clips)"
+        axes.hist(chosen, bins, weights=weights, color=color, alpha=0.55, label=label)
+    for (name, threshold), line in zip(thresholds.items(), ("--", ":", "-."), strict=False):
+        axes.axvline(threshold, color=INK, lw=1, ls=line, label=f"{name} ({threshold:.3f})")
+    axes.set(xlabel="P(fake)", ylabel="share of the class", title=title, xlim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3, handlelength=1.4)
+    return save_plot(figure, path, "histograms of P(fake) over real and over fake clips")
 
 
+@rc_context(STYLE)
 def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]], title: str) -> Markup:
-    """AUC bars with intervals, one list under the other; 0.5, a coin, is where they start."""
+    """AUC bars with intervals, one section below the other; bars start at 0.5, which is chance."""
     num_rows = sum(len(bars) + 1 for bars in sections.values())
-    with rc_context(STYLE):
-        figure, (axes,) = _figure(0.9 + 0.36 * num_rows)
-        lows = [bar.interval[0] if bar.interval else bar.value for bars in sections.values() for bar in bars]
-        left = max(0.0, min(0.45, *lows, 1.0) - 0.03)
-        place = 0.0
-        for name, bars in sections.items():
-            axes.text(left, place + 0.1, name, fontweight="bold", va="center")
-            for bar in bars:
-                place += 1
-                shown = f"{drawn_name(bar.name)} ({bar.count})"
-                axes.text(left, place - 0.2, shown, fontsize=8, va="center")
-                axes.barh(place + 0.18, bar.value - 0.5, 0.26, left=0.5, color=FAKE_COLOR, alpha=0.55, lw=0)
-                axes.text(1, place - 0.2, _bar_value(bar), fontsize=8, va="center", ha="right")
-                axes.plot([0.5, 0.5], [place + 0.02, place + 0.34], color=SOFT, lw=1)
-                if bar.interval:
-                    axes.plot(bar.interval, [place + 0.18] * 2, color=INK, lw=1.2)
-                    axes.plot(bar.interval, [place + 0.18] * 2, "|", color=INK, ms=5)
-            place += 1.3
-        axes.set(xlim=(left, 1.0), ylim=(place - 0.7, -0.6), xlabel="AUC against all reals", title=title)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        return save_plot(figure, path, "AUC with interval of each category and method")
+    figure, (axes,) = new_figure(WIDTH, 0.9 + 0.36 * num_rows)
+    lows = [bar.interval[0] if bar.interval else bar.value for bars in sections.values() for bar in bars]
+    left = max(0.0, min(0.45, *lows, 1.0) - 0.03)
+    place = 0.0
+    for name, bars in sections.items():
+        axes.text(left, place + 0.1, name, fontweight="bold", va="center")
+        for bar in bars:
+            place += 1
+            shown = f"{drawn_name(bar.name)} ({bar.num_clips})"
+            axes.text(left, place - 0.2, shown, fontsize=8, va="center")
+            axes.barh(place + 0.18, bar.value - 0.5, 0.26, left=0.5, color=FAKE_COLOR, alpha=0.55, lw=0)
+            axes.text(1, place - 0.2, _bar_value(bar), fontsize=8, va="center", ha="right")
+            axes.plot([0.5, 0.5], [place + 0.02, place + 0.34], color=SOFT, lw=1)
+            if bar.interval:
+                axes.plot(bar.interval, [place + 0.18] * 2, color=INK, lw=1.2)
+                axes.plot(bar.interval, [place + 0.18] * 2, "|", color=INK, ms=5)
+        place += 1.3
+    axes.set(xlim=(left, 1.0), ylim=(place - 0.7, -0.6), xlabel="AUC against all reals", title=title)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    return save_plot(figure, path, "AUC with interval of each category and method")
 
 
 def _bar_value(bar: Bar) -> str:
@@ -161,31 +158,30 @@ def _bar_value(bar: Bar) -> str:
     return f"{bar.value:.3f}  ({bar.interval[0]:.2f} to {bar.interval[1]:.2f})"
 
 
+@rc_context(STYLE)
 def plot_reliability(
-    path: Path, labels: np.ndarray, probs: Mapping[str, np.ndarray], title: str, num_bins: int
+    path: Path, labels: Labels, probs: Mapping[str, Floats], title: str, num_bins: int
 ) -> Markup:
-    """Share of fakes against P(fake) in equal bins, and how many clips there are in each.
+    """Share of fakes against P(fake) in bins of equal width, and the number of clips per bin.
 
-    probs: name -> (n,) probabilities, e.g. with and without the temperature; bins are counted for the last.
+    probs: {name: (n,) probabilities}, e.g. with and without temperature; clips per bin are those of the last.
     """
-    with rc_context(STYLE):
-        figure, (axes, below) = _figure(4.2, (3, 1))
-        axes.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--", label="calibrated")
-        for (name, values), color in zip(probs.items(), (FAKE_COLOR, REAL_COLOR), strict=False):
-            fake_share, mean_prob = calibration_curve(labels == 1, values, n_bins=num_bins)
-            axes.plot(mean_prob, fake_share, "o-", color=color, ms=4, lw=1.2, label=name)
-        axes.set(ylabel="share of fakes", title=title, xlim=(0, 1), ylim=(-0.03, 1.03))
-        axes.tick_params(labelbottom=False)
-        axes.grid(lw=0.6)
-        axes.legend(loc="upper left")
-        below.hist(values, np.linspace(0, 1, num_bins + 1), color=SOFT, rwidth=0.9)
-        below.set(xlabel="P(fake)", ylabel="clips", xlim=(0, 1))
-        return save_plot(figure, path, "share of fakes against P(fake), and clips per bin")
+    figure, (axes, below) = new_figure(WIDTH, 4.2, rows=2, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--", label="calibrated")
+    for (name, values), color in zip(probs.items(), (FAKE_COLOR, REAL_COLOR), strict=False):
+        fake_share, mean_prob = calibration_curve(labels == 1, values, n_bins=num_bins)
+        axes.plot(mean_prob, fake_share, "o-", color=color, ms=4, lw=1.2, label=name)
+    axes.set(ylabel="share of fakes", title=title, xlim=(0, 1), ylim=(-0.03, 1.03))
+    axes.tick_params(labelbottom=False)
+    axes.grid(lw=0.6)
+    axes.legend(loc="upper left")
+    below.hist(values, np.linspace(0, 1, num_bins + 1).tolist(), color=SOFT, rwidth=0.9)
+    below.set(xlabel="P(fake)", ylabel="clips", xlim=(0, 1))
+    return save_plot(figure, path, "share of fakes against P(fake), and clips per bin")
 
 
-def plot_training(
-    path: Path, columns: Mapping[str, np.ndarray], best_epoch: int | None, title: str
-) -> Markup:
+@rc_context(STYLE)
+def plot_training(path: Path, columns: Mapping[str, Floats], best_epoch: int | None, title: str) -> Markup:
     """Loss and validation metrics by epoch, from the columns of a run's metrics.csv."""
     losses = {"train_total": ("training", REAL_COLOR), "val_loss": ("validation", FAKE_COLOR)}
     metrics = {
@@ -193,22 +189,19 @@ def plot_training(
         "val_balanced_accuracy": ("balanced accuracy", GROUP_COLORS[1]),
         "val_eer": ("EER", GROUP_COLORS[2]),
     }
-    with rc_context(STYLE):
-        figure, panels = _figure(4.2, (1, 1))
-        for axes, wanted in zip(panels, (losses, metrics), strict=True):
-            marker = "o" if len(columns["epoch"]) == 1 else ""
-            for name, (label, color) in wanted.items():
-                if name in columns:
-                    axes.plot(
-                        columns["epoch"], columns[name], color=color, lw=1.3, marker=marker, label=label
-                    )
-            if best_epoch is not None:
-                axes.axvline(best_epoch, color=SOFT, lw=1, ls="--", label="kept")
-            axes.grid(lw=0.6)
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
-        panels[0].sharex(panels[1])
-        panels[0].set(ylabel="loss", title=title)
-        panels[1].set(ylabel="on validation", xlabel="epoch", ylim=(0, 1.02))
-        panels[0].tick_params(labelbottom=False)
-        panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        return save_plot(figure, path, "losses and validation metrics by epoch")
+    figure, panels = new_figure(WIDTH, 4.2, rows=2)
+    for axes, wanted in zip(panels, (losses, metrics), strict=True):
+        marker = "o" if len(columns["epoch"]) == 1 else ""
+        for name, (label, color) in wanted.items():
+            if name in columns:
+                axes.plot(columns["epoch"], columns[name], color=color, lw=1.3, marker=marker, label=label)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color=SOFT, lw=1, ls="--", label="kept")
+        axes.grid(lw=0.6)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
+    panels[0].sharex(panels[1])
+    panels[0].set(ylabel="loss", title=title)
+    panels[1].set(ylabel="on validation", xlabel="epoch", ylim=(0, 1.02))
+    panels[0].tick_params(labelbottom=False)
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return save_plot(figure, path, "losses and validation metrics by epoch")

@@ -1,4 +1,4 @@
-"""The tables and curves of test.py --robustness and --shortcuts."""
+"""Tables and curves of test.py --robustness and --shortcuts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib import rc_context
 
-from utils.evaluation.metrics import detection_metrics
+from utils.evaluation.metrics import DetectionMetrics, detection_metrics
 from utils.evaluation.scoring import ClipScores
-from utils.files import write_atomically, write_text
+from utils.files import write_text
+from utils.report.pages import FAKE_COLOR, LINE, REAL_COLOR, SOFT, STYLE, drawn_name, new_figure, save_plot
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessRow:
-    """One kind of perturbation at one level; level 0 is the untouched set."""
+    """One kind of perturbation at one level; level 0 is the unchanged set."""
 
     kind: str
     level: int
@@ -32,13 +33,13 @@ class RobustnessRow:
     balanced_accuracy: float
     num_real: int
     num_fake: int
-    num_lost: int  # clips in which no face was found any more: in no other number of this row
+    num_lost: int  # clips in which no face was found; left out of all other numbers but face_share
     face_share: float  # mean share of frames with a face, over all clips
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShortcutRow:
-    """One change of what the model sees, against the untouched clips."""
+    """One change of the input, compared with the unchanged clips."""
 
     change: str
     auc: float
@@ -50,7 +51,7 @@ class ShortcutRow:
 def robustness_row(
     scores: ClipScores, *, kind: str, level: int, value: str, num_lost: int, face_share: float
 ) -> RobustnessRow:
-    """A row from the scores of a variant. Raises DatasetError if a class is lost altogether."""
+    """Row for the scores of a variant. Raises DatasetError if all clips of a class were lost."""
     metrics = detection_metrics(scores.labels, scores.logits, f"{kind} at level {level}")
     return RobustnessRow(
         kind=kind,
@@ -63,22 +64,22 @@ def robustness_row(
 
 
 def shortcut_row(scores: ClipScores, plain: ClipScores, change: str) -> ShortcutRow:
-    """A row from the scores after a change and before it."""
+    """Row for the scores after a change (`scores`) and before it (`plain`)."""
     metrics, before = (detection_metrics(s.labels, s.logits, change) for s in (scores, plain))
     return ShortcutRow(
         change=change, auc_difference=metrics.auc - before.auc, **_common(ShortcutRow, metrics)
     )
 
 
-def _common(row_type: type, metrics: object) -> dict[str, Any]:
+def _common(row_type: type, metrics: DetectionMetrics) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(row_type)}
     return {name: value for name, value in dataclasses.asdict(metrics).items() if name in names}
 
 
 def summarize_robustness(rows: Sequence[RobustnessRow], families: dict[str, Sequence[str]]) -> dict[str, Any]:
-    """AUC per kind: at each level, and mean and worst over the levels above 0; then means over kinds.
+    """AUC per kind: at each level, and mean and worst over levels above 0; then mean and worst over kinds.
 
-    `families` maps a name to kinds: the mean over them is given where all of them were measured.
+    families: {name: kinds}; the mean over a family is given if all of its kinds were measured.
     """
     kinds: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(row.kind for row in rows):
@@ -101,7 +102,7 @@ def summarize_robustness(rows: Sequence[RobustnessRow], families: dict[str, Sequ
 
 
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Rows of one dataclass as CSV."""
+    """Write rows (instances of one dataclass) as CSV."""
     buffer = io.StringIO()
     writer = csv.DictWriter(
         buffer, [field.name for field in dataclasses.fields(rows[0])], lineterminator="\n"
@@ -119,7 +120,7 @@ def write_robustness(
     title: str,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write robustness.json, .csv and .png; return what the JSON says."""
+    """Write robustness.json, .csv and .png; return the content of the JSON."""
     result = about | summarize_robustness(rows, families) | {"rows": [dataclasses.asdict(r) for r in rows]}
     write_text(output_dir / "robustness.json", json.dumps(result, indent=1) + "\n")
     write_rows(output_dir / "robustness.csv", rows)
@@ -127,34 +128,35 @@ def write_robustness(
     return result
 
 
+@rc_context(STYLE)
 def plot_robustness(path: Path, rows: Sequence[RobustnessRow], title: str) -> None:
-    """A small panel for each kind: AUC against the level, all on one scale."""
+    """Write a PNG with one small panel per kind: AUC against level, all on one scale."""
     kinds = list(dict.fromkeys(row.kind for row in rows))
     columns = min(4, len(kinds))
     num_rows = -(-len(kinds) // columns)
-    figure = Figure(figsize=(2.6 * columns + 0.6, 2.3 * num_rows + 0.8), layout="constrained")
-    axes = figure.subplots(num_rows, columns, sharey=True, squeeze=False)
+    figure, panels = new_figure(
+        2.6 * columns + 0.6, 2.3 * num_rows + 0.8, rows=num_rows, columns=columns, sharey=True
+    )
     lowest = min(0.5, *(row.auc for row in rows))
-    for place, panel in enumerate(axes.flat):
-        if place >= len(kinds):
-            panel.set_axis_off()
-            continue
-        of_kind = sorted((row for row in rows if row.kind == kinds[place]), key=lambda row: row.level)
-        levels, auc = [row.level for row in of_kind], [row.auc for row in of_kind]
-        panel.axhline(auc[0], color="0.75", lw=1)
-        panel.axhline(0.5, color="0.6", lw=1, ls=":")
-        panel.plot(levels, auc, marker="o", ms=4, lw=1.6, color="#2a6f97")
+    for kind, panel in zip(kinds, panels, strict=False):
+        of_kind = sorted((row for row in rows if row.kind == kind), key=lambda row: row.level)
+        panel.axhline(of_kind[0].auc, color=LINE, lw=1)
+        panel.axhline(0.5, color=SOFT, lw=1, ls=":")
+        levels = [row.level for row in of_kind]
+        panel.plot(levels, [row.auc for row in of_kind], marker="o", ms=4, lw=1.6, color=REAL_COLOR)
         lost = [row for row in of_kind if row.num_lost]
-        panel.plot([r.level for r in lost], [r.auc for r in lost], "o", ms=9, mfc="none", color="#c1440e")
+        panel.plot([r.level for r in lost], [r.auc for r in lost], "o", ms=9, mfc="none", color=FAKE_COLOR)
         panel.set(
-            title=kinds[place],
+            title=drawn_name(kind),
             ylim=(lowest - 0.03, 1.03),
             xticks=levels,
             xticklabels=["0", *(f"{row.level}\n{row.value}" for row in of_kind[1:])],
         )
         panel.tick_params(labelsize=7)
-        if place % columns == 0:
-            panel.set_ylabel("AUC")
+    for panel in panels[::columns]:
+        panel.set_ylabel("AUC")
+    for panel in panels[len(kinds) :]:
+        panel.set_axis_off()
     note = "; ringed: clips without a face left out" if any(row.num_lost for row in rows) else ""
-    figure.suptitle(f"{title}; grey line: untouched{note}", fontsize=10)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=150))
+    figure.suptitle(f"{title}; grey line: unchanged clips{note}", fontsize=10)
+    save_plot(figure, path, f"AUC against level of {', '.join(kinds)}")

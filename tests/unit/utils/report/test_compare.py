@@ -99,7 +99,7 @@ def test_holm_runs_over_data_sets_and_over_categories(tmp_path):
         family = [row[test] for result in datasets.values() for row in result["per_category"].values()]
         assert len(family) == 6
         assert [one["p_holm"] for one in family] == holm([one["p_value"] for one in family])
-    with pytest.raises(DatasetError, match="holds dfdc, ffpp, kodf, .* holds one data set"):
+    with pytest.raises(DatasetError, match="has dfdc, ffpp, kodf, .* has one data set"):
         compare_runs((tmp_path / "a", tmp_path / "b/dfdc"), (0.5, 0.5))
 
 
@@ -134,11 +134,11 @@ def set_cell(column, value, line=5):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:-2], "not about the same clips: 2 are only in the first, 0 only in the second"),
+        (lambda rows: rows[:-2], "do not have the same clips: 2 are only in the first, 0 only in the second"),
         (set_cell("clip_id", "data/new"), "1 are only in the first, 1 only in the second"),
         (set_cell("label", "1", line=1), "differ in the label of 1 clips, e.g. of data/000: 0 and 1"),
         (set_cell("identity", "p99", line=1), "differ in the identity of 1 clips"),
-        (set_cell("clip_id", "data/000"), "line 6: data/000 stands there twice"),
+        (set_cell("clip_id", "data/000"), "line 6: data/000 occurs twice"),
         (set_cell("logit", "nan"), "line 6: logit is 'nan'"),
         (set_cell("logit", ""), "line 6: logit is ''"),
         (set_cell("label", "0.5"), "line 6: label is '0.5'"),

@@ -141,12 +141,11 @@ def test_two_different_results_of_one_cell_are_refused(tmp_path):
         matrix_of(tmp_path)
 
 
-def test_published_weights_and_older_results_are_rows_of_their_own(tmp_path):
+def test_published_weights_are_a_row_of_their_own(tmp_path):
     write_result(tmp_path / "published", config={}, checkpoint=b"1")
-    write_result(tmp_path / "old", auc=0.6, run=None)
-    write_result(tmp_path / "older", auc=0.7, run=None)
+    write_result(tmp_path / "other", config={}, checkpoint=b"2")
     matrix = matrix_of(tmp_path)
-    assert sorted(group["title"] for group in matrix["groups"]) == ["old", "older", "published"]
+    assert sorted(group["title"] for group in matrix["groups"]) == ["other", "published"]
 
 
 def test_what_is_no_result_is_an_error_with_its_path(tmp_path):
@@ -155,7 +154,7 @@ def test_what_is_no_result_is_an_error_with_its_path(tmp_path):
         matrix_of(tmp_path / "empty")
     with pytest.raises(UsageError, match="nowhere"):
         matrix_of(tmp_path / "nowhere")
-    for content in ("[]", "{", '{"dataset": "a"}'):
+    for content in ("[]", "{", '{"dataset": "a"}', '{"dataset": "a", "run": null}'):
         (tmp_path / "test_metrics.json").write_text(content)
         with pytest.raises(DatasetError, match=r"test_metrics\.json"):
             matrix_of(tmp_path)
