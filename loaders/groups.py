@@ -1,4 +1,4 @@
-"""Who belongs together: persons whose faces were swapped with each other must not be torn apart."""
+"""Groups of persons: those whose faces were swapped with each other must stay in one part of a split."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def joined(links: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """member -> name of its group, where each link joins the groups of two members.
+    """Member -> name of its group, where each link joins the groups of two members.
 
-    A group is named after its members, in order ("a+b"), a large one after its first and their number.
+    A group is named after its sorted members ("a+b"), one of more than three after its first ("a+7_more").
     """
     groups: dict[str, set[str]] = {}
     for one, other in links:

@@ -1,4 +1,4 @@
-"""What a data set's metadata lists and what of it is there: nothing is dropped without being counted."""
+"""Which clips a data set's metadata lists and which are prepared: none is dropped without being counted."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MAX_WORD = 2100  # letters of an id: the longest path and the name of its data s
 class ListingConfig:
     """loaders/listing.py: which of the listed clips are used."""
 
-    allow_missing: bool = opt(False, "go on although more than 2 % of the listed clips are not prepared")
+    allow_missing: bool = opt(False, "go on even if more than 2 % of the listed clips are not prepared")
     exclude_list: Path | None = opt(
         None,
-        "text file with one clip_id a line, # starts a comment: reviewed clips to leave out, each counted",
+        "text file of reviewed clips to leave out, one clip_id per line, # starts a comment; each is counted",
     )
-    methods: tuple[str, ...] = opt((), "use only these methods' fakes, and all real clips; none = all")
+    methods: tuple[str, ...] = opt((), "use the fakes of these methods only, with all real clips; none = all")
     allow_links: bool = opt(
-        False, "use clips although links inside the data root lead out of it: parts that lie on other disks"
+        False, "follow links that lead out of the data root, as to parts of the data set on other disks"
     )
     variant: str = opt(
         "",
@@ -41,7 +41,7 @@ class ListingConfig:
     )
 
     def variant_of(self, dataset: str, known: Sequence[str] = ()) -> str:
-        """The chosen variant; the first of `known` is the default. Raises UsageError for another one."""
+        """The chosen variant, by default the first of `known`. Raises UsageError if it is not one of them."""
         if not self.variant:
             return known[0] if known else ""
         if self.variant not in known:
@@ -52,25 +52,25 @@ class ListingConfig:
 
 @dataclass(frozen=True)
 class Listing:
-    """Clips of a data set by what became of them."""
+    """The clips of a data set, by what became of them."""
 
     dataset: str
     clips: list[Clip]  # prepared and wanted
     missing: list[Clip] = field(default_factory=list)  # in the metadata, not (fully) prepared
     excluded: list[Clip] = field(default_factory=list)  # named in the exclusion list, or of another method
-    # what a drawn split does with a fake whose donor falls into another part: "drop" it, or "keep" it where
-    # the data set's donors are too entangled to lose them all (donor-disjoint results are reported apart)
+    # what a drawn split does with a fake whose donor is in another part: "drop" it, or "keep" it where the
+    # data set's donors are too entangled to lose all such fakes (donor-disjoint results are reported, too)
     donor_rule: str = "drop"
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
 
     @property
     def all_clips(self) -> list[Clip]:
-        """All that the metadata lists: a split is made of it, so that it does not depend on losses."""
+        """All clips that the metadata lists: splits are made of these, so a missing clip changes nothing."""
         return self.clips + self.missing + self.excluded
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether all three files of a clip folder are there (their content is checked by preprocess.verify)."""
+    """Whether a clip folder has all three files (preprocess.verify checks what is in them)."""
     return _are_complete(clip_names(folder))
 
 
@@ -80,9 +80,7 @@ def _are_complete(names: Iterable[str]) -> bool:
 
 
 class _Folders:
-    """Clip folders below a data root, and whether they are there and really lie in it. The root itself may be
-    a link.
-    """
+    """Whether clip folders are there and really lie below a data root, which itself may be a link."""
 
     def __init__(self, data_root: Path, *, allow_links: bool) -> None:
         self._root, self._real_root = data_root, os.path.realpath(data_root)
@@ -111,8 +109,8 @@ class _Folders:
         for place in (real, *(os.path.realpath(f"{real}{os.sep}{link}") for link in links)):
             if not place.startswith(f"{self._real_root.rstrip(os.sep)}{os.sep}"):
                 raise DatasetError(
-                    f"{clip.folder}: a link leads out of the data root {self._root}, to {place}; "
-                    "--allow_links uses such clips"
+                    f"{clip.folder}: a link leads out of the data root {self._root}, to {place}; give "
+                    "--allow_links to use such clips"
                 )
 
 
@@ -136,26 +134,11 @@ def select_clips(
     if not listed:
         raise DatasetError(f"{dataset}: its metadata lists no clip")
     _require_plain(dataset, listed)
-    fakes = {clip.method for clip in listed if clip.label == 1}
-    if unlisted := set(config.methods) - fakes:
-        message = f"--methods {' '.join(sorted(unlisted))}: {dataset} has no such fakes; it has "
-        message += ", ".join(sorted(fakes))
-        if unlisted == set(config.methods):
-            raise DatasetError(message)
-        log.warning(message)  # another data set of the union may have them
-    excluded_ids = _read_exclusions(config.exclude_list)
-    of_dataset = {clip_id for clip_id in excluded_ids if clip_id.startswith(f"{dataset}/")}
-    unknown = of_dataset - {clip.clip_id for clip in listed}
-    if unknown:
-        raise DatasetError(
-            f"{config.exclude_list}: names clips that {dataset} does not list: {sorted(unknown)[:3]}"
-        )
-    if others := excluded_ids - of_dataset:
-        log.warning(
-            "%s: %d of its lines are no clips of %s, such as %s", config.exclude_list, len(others), dataset,
-            brief(min(others)),
-        )  # fmt: skip
-    excluded, clips, missing = [], [], []
+    _require_known_methods(dataset, listed, config.methods)
+    excluded_ids = _read_exclusions(config.exclude_list, dataset, listed)
+    clips: list[Clip] = []
+    missing: list[Clip] = []
+    excluded: list[Clip] = []
     folders = _Folders(data_root, allow_links=config.allow_links)
     for clip in listed:
         of_method = not config.methods or clip.label == 0 or clip.method in config.methods
@@ -163,16 +146,16 @@ def select_clips(
             excluded.append(clip)
         else:
             (clips if folders.is_prepared(clip) else missing).append(clip)
-    wanted = clips + missing
     if missing:
-        share = len(missing) / len(wanted)
-        example = missing[0].folder
+        num_wanted = len(clips) + len(missing)
+        share = len(missing) / num_wanted
         message = (
-            f"{dataset}: {len(missing)} of {len(wanted)} listed clips ({share:.1%}) are not prepared "
-            f"({_by_category(missing)}), e.g. {example}; run preprocess.prepare, or see its failures.csv"
+            f"{dataset}: {len(missing)} of {num_wanted} listed clips ({share:.1%}) are not prepared "
+            f"({_by_category(missing)}), e.g. {missing[0].folder}; run preprocess.prepare, or see its "
+            "failures.csv"
         )
         if not clips or (share > MAX_MISSING_SHARE and not config.allow_missing):
-            raise DatasetError(message + ("" if not clips else "; --allow_missing goes on without them"))
+            raise DatasetError(message + ("" if not clips else ", or give --allow_missing to go on without"))
         log.warning(message)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
@@ -182,11 +165,11 @@ def select_clips(
 def _require_plain(dataset: str, clips: list[Clip]) -> None:
     """Raise DatasetError if a clip's name, person or kind could not be written to a file or shown as it is.
 
-    Metadata in JSON, and file names that are no UTF-8, can hold what text files cannot.
+    JSON metadata and file names that are not UTF-8 can hold what text files cannot.
     """
     for clip in clips:
-        words = (clip.clip_id, clip.category, clip.method, clip.target_id, clip.pair_key, clip.stratum)
-        words += (clip.split_group, *clip.persons)
+        words = [clip.clip_id, clip.category, clip.method, clip.target_id, clip.pair_key, clip.stratum]
+        words += [clip.split_group, *clip.persons]
         if not is_plain("".join(words)) or max(map(len, words)) > MAX_WORD:
             word = next(word for word in words if not is_plain(word) or len(word) > MAX_WORD)
             raise DatasetError(
@@ -195,7 +178,19 @@ def _require_plain(dataset: str, clips: list[Clip]) -> None:
             )
 
 
-def _read_exclusions(path: Path | None) -> set[str]:
+def _require_known_methods(dataset: str, listed: list[Clip], methods: Sequence[str]) -> None:
+    """Raise DatasetError if the data set has fakes of none of the `methods`; warn if some are unknown."""
+    fakes = {clip.method for clip in listed if clip.label == 1}
+    if unknown := set(methods) - fakes:
+        message = f"--methods {' '.join(sorted(unknown))}: {dataset} has no such fakes; it has "
+        message += ", ".join(sorted(fakes))
+        if unknown == set(methods):
+            raise DatasetError(message)
+        log.warning(message)  # another data set of the union may have them
+
+
+def _read_exclusions(path: Path | None, dataset: str, listed: list[Clip]) -> set[str]:
+    """The clip ids of an exclusion list. Raises DatasetError if one of `dataset` is not listed."""
     if path is None:
         return set()
     if not path.is_file():
@@ -204,8 +199,14 @@ def _read_exclusions(path: Path | None) -> set[str]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return {line for line in lines if line}
+    ids = {line.partition("#")[0].strip() for line in text.splitlines()} - {""}
+    of_dataset = {clip_id for clip_id in ids if clip_id.startswith(f"{dataset}/")}
+    if unknown := of_dataset - {clip.clip_id for clip in listed}:
+        raise DatasetError(f"{path}: names clips that {dataset} does not list: {sorted(unknown)[:3]}")
+    if others := ids - of_dataset:
+        example = brief(min(others))
+        log.warning("%s: %d lines are not clips of %s, such as %s", path, len(others), dataset, example)
+    return ids
 
 
 def _by_category(clips: list[Clip]) -> str:
@@ -215,23 +216,21 @@ def _by_category(clips: list[Clip]) -> str:
 
 
 def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:
-    """A table in lines: found, missing, excluded and used clips per split and category.
+    """The lines of a table: found, missing, excluded and used clips per split and category.
 
-    `split_of` maps a clip_id to its split; clips of identities in no split stand under "-".
+    `split_of` maps a clip_id to its split; clips in no split stand under "-".
     """
-    rows: Counter[tuple[str, str, str]] = Counter()
-    for state, clips in (
-        ("used", listing.clips),
-        ("missing", listing.missing),
-        ("excluded", listing.excluded),
-    ):
-        for clip in clips:
-            rows[split_of.get(clip.clip_id, "-"), clip.category, state] += 1
+    states = {"used": listing.clips, "missing": listing.missing, "excluded": listing.excluded}
+    rows = Counter(
+        (split_of.get(clip.clip_id, "-"), clip.category, state)
+        for state, clips in states.items()
+        for clip in clips
+    )
     order = {"train": 0, "val": 1, "test": 2}
     keys = sorted({key[:2] for key in rows}, key=lambda key: (order.get(key[0], 3), key))
     columns = f"{'category':<24}{'found':>8}{'missing':>9}{'excluded':>10}{'used':>8}"
     lines = [f"{listing.dataset + ' split':<20}{columns}"]
     for split, category in keys:
-        used, missing, excluded = (rows[split, category, state] for state in ("used", "missing", "excluded"))
+        used, missing, excluded = (rows[split, category, state] for state in states)
         lines.append(f"{split:<20}{category:<24}{used + excluded:>8}{missing:>9}{excluded:>10}{used:>8}")
     return lines

@@ -19,12 +19,12 @@ from utils.types import Clip
 
 @dataclass(frozen=True)
 class Parts:
-    """What was found of some data sets, and how it is split."""
+    """The listings and splits of some data sets, and the clips of each part."""
 
     listings: dict[str, Listing]
     splits: dict[str, Split]
     clips: dict[str, list[Clip]]  # part -> clips of all data sets
-    table: list[str]  # for the log: clips per data set, part, category and fate
+    table: list[str]  # for the log: number of clips per data set, part, category and state
 
 
 def load_parts(
@@ -37,8 +37,8 @@ def load_parts(
 ) -> Parts:
     """List the data sets (name -> prepared root) and split each. Writes nothing.
 
-    Raises DatasetError where data or splits are wrong or (without `allow_leaks`) a person, a family or a file
-    is in two parts, UsageError if train or val of the union has one class.
+    Raises DatasetError if data or splits are wrong or (without `allow_leaks`) a person, a family or a file is
+    in two parts; UsageError if train or val of the union has one class only.
     """
     parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
     for name, root in data_roots.items():

@@ -1,1 +1,1 @@
-"""One data set a file: its metadata becomes a list of clips."""
+"""One file per data set: metadata in, list of clips out."""

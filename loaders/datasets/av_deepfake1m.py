@@ -1,4 +1,4 @@
-"""AV-Deepfake1M: metadata to clips. Fakes are forged in places: words replaced, inserted or deleted.
+"""AV-Deepfake1M: metadata to clips. Fakes are forged in parts: words are replaced, inserted or deleted.
 
 `train_metadata.json` and `val_metadata.json` list `<speaker>/<video>/<clip>/<kind>.mp4` below train/ and
 val/. The labels of test/ are not published: as in the papers, the released validation part is the test part
@@ -17,6 +17,7 @@ from typing import Any
 from loaders.datasets.metadata import (
     as_segments,
     inside,
+    no_metadata,
     read_json_entries,
     read_text,
     require_folder,
@@ -41,26 +42,24 @@ MODIFY_TYPES = {
 
 
 def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
-    """All labelled clips of a prepared AV-Deepfake1M tree. Raises DatasetError where root, metadata or clips
-    are not as expected.
+    """All labelled clips of a prepared AV-Deepfake1M tree.
+
+    Raises DatasetError where root, metadata or clips are not as expected.
     """
     require_folder(data_root)
     paths = {part: data_root / f"{part}_metadata.json" for part in PARTS}
     if not any(path.is_file() for path in paths.values()):
-        raise DatasetError(
-            f"{data_root}: neither {' nor '.join(path.name for path in paths.values())} is there; is this "
-            "the data root?"
-        )
+        raise no_metadata(data_root, *(path.name for path in paths.values()))
     clips: dict[str, Clip] = {}
     oddities: Counter[str] = Counter()
     for part, path in paths.items():
         if not path.is_file():
-            log.warning("av_deepfake1m: %s is not there: its clips are not listed", path)
+            log.warning("av_deepfake1m: %s is missing: its clips are not listed", path)
             continue
         for where, entry in read_json_entries(path, KEYS):
             clip = _make_clip(data_root, part, where, entry, oddities)
             if clips.setdefault(clip.clip_id, clip) is not clip:
-                raise DatasetError(f"{where}: {entry['file']} is listed before")
+                raise DatasetError(f"{where}: {entry['file']} is already listed in an earlier entry")
     for oddity, count in sorted(oddities.items()):
         log.info("av_deepfake1m: %d clips %s", count, oddity)
     hidden = data_root / "test_files.txt"
@@ -72,7 +71,7 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
     return select_clips("av_deepfake1m", data_root, list(clips.values()), config)
 
 
-def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter[str]) -> Clip:
+def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], oddities: Counter[str]) -> Clip:
     name = _clip_name(entry["file"], part, where)
     kind = str(entry["modify_type"]).replace("-", "_")
     if kind not in MODIFY_TYPES:
@@ -87,10 +86,10 @@ def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter
     for modality, label, spans in zip(("picture", "sound"), labels, segments, strict=True):
         if spans and not label:  # a known fault of the release: the other stream's segment was copied here
             if kind == "real":
-                raise DatasetError(f"{where}: modify_type is real, but its {modality} has forged segments")
-            oddities[f"have forged segments of the {modality}, which their modify_type says is genuine"] += 1
+                raise DatasetError(f"{where}: modify_type is real, but the {modality} has forged segments")
+            oddities[f"have forged segments of the {modality}, although modify_type says it is genuine"] += 1
         elif label and not spans:
-            oddities[f"have no segments of their forged {modality}: the whole clip counts as forged"] += 1
+            oddities[f"have no segments for their forged {modality}: the whole clip counts as forged"] += 1
     video_segments, audio_segments = (
         (spans or None) if label else None for label, spans in zip(labels, segments, strict=True)
     )
@@ -121,7 +120,7 @@ def _make_clip(root: Path, part: str, where: str, entry: dict, oddities: Counter
 
 
 def _clip_name(text: Any, part: str, where: str) -> str:
-    """<part>/<speaker>/<video>/<clip>/<kind>, whether or not the metadata says the part."""
+    """<part>/<speaker>/<video>/<clip>/<kind>, whether or not the metadata names the part."""
     path = inside(text, where)
     if path.parts[0] != part:
         path = part / path

@@ -11,8 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.clip_walk import walk_clips
-from loaders.datasets.metadata import inside, nfc, read_text, require_file, require_folder
+from loaders.datasets.metadata import inside, nfc, read_text, require_file, require_folder, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -37,8 +36,9 @@ KNOWN_OVERLAP = (
 
 
 def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared Celeb-DF tree, v1 or v2. Raises DatasetError where root, test list or names are
-    not as expected.
+    """All clips of a prepared Celeb-DF tree, v1 or v2.
+
+    Raises DatasetError where root, test list or names are not as expected.
     """
     require_folder(data_root)
     tested = _read_test_list(require_file(data_root / TEST_LIST, "Celeb-DF's official test part"))
@@ -46,7 +46,7 @@ def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
     for path, folder in walk_clips(data_root).items():
         key = _key(path, folder)
         if key in walked:
-            raise DatasetError(f"{folder} and {walked[key]} are the same clip; keep one of them")
+            raise DatasetError(f"{folder} and {walked[key]} are the same clip; remove one of them")
         walked[key] = folder
     counts = Counter(name for name, _ in walked)
     for name in ("Celeb-real", "Celeb-synthesis"):
@@ -55,14 +55,12 @@ def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
                 f"{data_root}: no clip in {name}; found {dict(sorted(counts.items())) or 'none'}"
             )
     release = next((name for name, published in PUBLISHED_COUNTS.items() if published == counts), None)
-    log.info(
-        "celebdf: %s: %s", f"release {release}, complete" if release else "neither release in full",
-        ", ".join(f"{name} {count}" for name, count in sorted(counts.items())),
-    )  # fmt: skip
-    # a test clip that is not prepared is missing; of the others, nobody says which there should be
+    state = f"release {release}, complete" if release else "not a complete release"
+    log.info("celebdf: %s: %s", state, ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    # a test clip that is not prepared is missing; the other clips are listed nowhere
     walked |= {key: data_root / key[0] / key[1] for key in tested if key not in walked}
     clips = [_make_clip(*key, folder, tested) for key, folder in sorted(walked.items())]
-    # celebrities lend each other their faces all around: without the fakes between parts, few would be left
+    # nearly all celebrities are linked by swaps: without the fakes between parts, few would be left
     return select_clips("celebdf", data_root, clips, config, donor_rule="keep", known_overlap=KNOWN_OVERLAP)
 
 
@@ -85,20 +83,22 @@ def _read_test_list(path: Path) -> set[tuple[str, str]]:
 
 
 def _key(path: PurePosixPath, origin: Path | str) -> tuple[str, str]:
-    """(folder, name) of a clip; copies differ in the case of YouTube and in folders between the two."""
+    """(folder, name) of a clip; mirrors spell YouTube differently and add folders between the two."""
     folder = FOLDERS.get(path.parts[0].lower())
     if folder is None or len(path.parts) < 2:
         raise DatasetError(f"{origin}: expected a clip in {', '.join(FOLDERS.values())}, found {path}")
     name = nfc(path.name)
     if NAMES[folder].fullmatch(name) is None:
-        raise DatasetError(f"{origin}: {name!r} is no name of a clip in {folder}")
+        raise DatasetError(f"{origin}: {name!r} is not the name of a clip in {folder}")
     return folder, name
 
 
 def _make_clip(category: str, name: str, folder: Path, tested: set[tuple[str, str]]) -> Clip:
-    fields = NAMES[category].fullmatch(name).groupdict()
+    match = NAMES[category].fullmatch(name)
+    assert match is not None  # see _key
+    fields = match.groupdict()
     fake = int(category == "Celeb-synthesis")
-    # nobody says who the persons of the YouTube videos are: each counts as one of its own
+    # the persons of the YouTube videos are unknown: each video counts as a person of its own
     person = f"celebdf/{fields.get('person') or f'youtube{name}'}"
     original = f"Celeb-real/{fields['person']}_{fields['recording']}" if fake else f"{category}/{name}"
     return Clip(

@@ -1,11 +1,11 @@
-"""DeepfakeTIMIT, with reals from VidTIMIT: no metadata, everything stands in folder and file names.
+"""DeepfakeTIMIT, with real clips from VidTIMIT: no metadata, folder and file names say everything.
 
     real/<subject>/<sentence>                                     (made by preprocess.vidtimit)
     higher_quality/<subject>/<sentence>-video-<donor>             body and voice of <subject>, face of <donor>
     lower_quality/<subject>/<sentence>-video-<donor>              (`low_quality` in the published code)
 
-16 pairs of look-alikes lend each other their faces. Both directions and both qualities of a pair stay
-together. The sound is genuine throughout.
+16 pairs of look-alikes exchange faces. Both directions and both qualities of a pair stay together. The sound
+is always genuine.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.clip_walk import walk_clips
-from loaders.datasets.metadata import require_folder
+from loaders.datasets.metadata import require_folder, walk_clips
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
@@ -40,7 +39,7 @@ FAKE = re.compile(r"(?P<sentence>.+)-video-(?P<donor>[a-z0-9]+)")
 def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
     """All clips of a prepared DeepfakeTIMIT tree; `config.variant` leaves out the fakes of one quality.
 
-    Raises DatasetError where the root or names are not as expected, or there are no reals or no fakes.
+    Raises DatasetError where the root or names are not as expected, or if there is no real or no fake clip.
     """
     variant = config.variant_of("deepfaketimit", VARIANTS)
     require_folder(data_root)
@@ -55,7 +54,7 @@ def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
             )
         key = category, PurePosixPath(*path.parts[1:])
         if key in walked:
-            raise DatasetError(f"{folder} and {walked[key]} are the same clip; keep one of the two folders")
+            raise DatasetError(f"{folder} and {walked[key]} are the same clip; remove one of them")
         walked[key] = folder
     donors = {key: _donor(key[1], folder) for key, folder in walked.items() if key[0] != "real"}
     counts = Counter(category for category, _ in walked)
@@ -68,7 +67,7 @@ def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
             f"{root}: no clips of {' and '.join(missing)}{hint}; found "
             + (", ".join(f"{count} of {name}" for name, count in sorted(counts.items())) or "nothing")
         )
-    # of all fakes, whichever are wanted: the pairs are the same for every variant
+    # from all fakes, so that the pairs are the same for every variant
     group_of = joined((key[1].parts[0], donor) for key, donor in donors.items())
     clips = [
         _make_clip(category, path, folder, donors.get((category, path), ""), group_of)
@@ -76,14 +75,14 @@ def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
         if variant in ("both", category) or category == "real"
     ]
     if unpaired := sum(clip.category == "real" and not clip.split_group for clip in clips):
-        log.info("deepfaketimit: %d real clips are of subjects without fakes", unpaired)
+        log.info("deepfaketimit: %d real clips show subjects without fakes", unpaired)
     return select_clips("deepfaketimit", data_root, clips, config, variants=VARIANTS)
 
 
 def _donor(path: PurePosixPath, folder: Path) -> str:
     match = FAKE.fullmatch(path.name)
     if match is None:
-        raise DatasetError(f"{folder}: a fake is called <sentence>-video-<donor>, found {path.name!r}")
+        raise DatasetError(f"{folder}: expected a fake named <sentence>-video-<donor>, found {path.name!r}")
     return match["donor"]
 
 
@@ -91,7 +90,7 @@ def _make_clip(
     category: str, path: PurePosixPath, folder: Path, donor: str, group_of: dict[str, str]
 ) -> Clip:
     subject = path.parts[0]
-    sentence = FAKE.fullmatch(path.name)["sentence"] if donor else path.name
+    sentence = path.name.removesuffix(f"-video-{donor}") if donor else path.name
     fake = int(category != "real")
     group = group_of.get(subject, "")
     return Clip(

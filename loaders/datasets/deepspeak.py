@@ -1,16 +1,17 @@
 """DeepSpeak v1, v1.1 and v2: annotations to clips.
 
 `annotations-real.csv` and `annotations-fake.csv` name files without folders, `annotations-split-def.csv` the
-part of each person. Videos lie in folders of various names, as their zip parts were unpacked, or, prepared by
-the published code, in `features/features_mtcnn`: a clip folder is found by its name alone.
+part of each person. The zip parts are unpacked into folders of any name (`features/features_mtcnn` in the
+published code): a clip folder is found by its name alone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from loaders.datasets.metadata import (
     as_id,
@@ -35,34 +36,47 @@ CLONED_VOICES = ("elevenlabs", "playht", "speechify")
 GENUINE_VOICES = ("real", "original", "genuine")
 
 
+class _Row(NamedTuple):
+    """What the annotations say about a clip."""
+
+    category: str
+    method: str
+    identity: str
+    sources: tuple[str, ...]
+    pair: str
+    video_label: int
+    audio_label: int | None
+    voice: str  # where it comes from, for the log
+
+
 def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared DeepSpeak tree. Raises DatasetError where root, annotations or clips are not as
-    expected, and where a clip folder's name is there twice.
+    """All clips of a prepared DeepSpeak tree.
+
+    Raises DatasetError where root, annotations or clips are not as expected, or two clip folders have the
+    same name.
     """
     require_folder(data_root)
     for name in (REAL_CSV, FAKE_CSV, SPLIT_CSV):
         require_file(data_root / name, "of DeepSpeak; all three annotation files are needed")
     split_of = _read_split(data_root / SPLIT_CSV)
-    rows = {}
+    rows: dict[str, _Row] = {}
     num_duplicates = 0
-    for where, name, values in (*_read_real(data_root / REAL_CSV), *_read_fake(data_root / FAKE_CSV)):
-        if values["identity"] not in split_of:
-            raise DatasetError(f"{where}: {SPLIT_CSV} says nothing about identity {values['identity']}")
-        if rows.setdefault(name, values) != values:
-            raise DatasetError(f"{where}: {name} is listed before with other values")
-        num_duplicates += rows[name] is not values
+    for where, name, row in (*_read_real(data_root / REAL_CSV), *_read_fake(data_root / FAKE_CSV)):
+        if row.identity not in split_of:
+            raise DatasetError(f"{where}: identity {row.identity} is not listed in {SPLIT_CSV}")
+        if rows.setdefault(name, row) != row:
+            raise DatasetError(f"{where}: {name} is already listed with other values")
+        num_duplicates += rows[name] is not row
     if num_duplicates:
         log.info("deepspeak: %d rows list a file again with the same values", num_duplicates)
-    unknown = Counter(values["voice"] for values in rows.values() if values["audio_label"] is None)
-    if unknown:
+    if unknown := Counter(row.voice for row in rows.values() if row.audio_label is None):
+        voices = ", ".join(f"{voice}: {count}" for voice, count in sorted(unknown.items()))
         log.info(
-            "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)",
-            unknown.total(), ", ".join(f"{voice}: {count}" for voice, count in sorted(unknown.items())),
-        )  # fmt: skip
+            "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)", unknown.total(), voices
+        )
     folders = _find_folders(data_root, rows)
     clips = [
-        _make_clip(name, folders.get(name, data_root / name), values, split_of)
-        for name, values in rows.items()
+        _make_clip(name, folders.get(name, data_root / name), row, split_of) for name, row in rows.items()
     ]
     return select_clips("deepspeak", data_root, clips, config)
 
@@ -83,19 +97,17 @@ def _read_split(path: Path) -> dict[str, str]:
     return split_of
 
 
-def _read_real(path: Path) -> Iterator[tuple[str, str, dict]]:
+def _read_real(path: Path) -> Iterator[tuple[str, str, _Row]]:
+    """(file and line, name of the clip, values) of each row."""
     for line, row in read_rows(path, ("video-file", "identity")):
         where = f"{path}, line {line}"
         name, identity = _file_name(row["video-file"], where), as_id(row["identity"])
         if not identity:
             raise DatasetError(f"{where}: the row has no identity")
-        yield where, name, {
-            "category": "real", "method": "real", "identity": identity, "sources": (), "pair": name,
-            "video_label": 0, "audio_label": 0, "voice": "",
-        }  # fmt: skip
+        yield where, name, _Row("real", "real", identity, (), name, 0, 0, "")
 
 
-def _read_fake(path: Path) -> Iterator[tuple[str, str, dict]]:
+def _read_fake(path: Path) -> Iterator[tuple[str, str, _Row]]:
     for line, row in read_rows(path, FAKE_COLUMNS):
         where = f"{path}, line {line}"
         kind = row["kind"].lower().replace("_", "-").replace(" ", "-")
@@ -105,13 +117,20 @@ def _read_fake(path: Path) -> Iterator[tuple[str, str, dict]]:
         if not target:
             raise DatasetError(f"{where}: the row has no identity-target")
         recording, voice = as_id(row.get("recording-target", "")), row.get("audio-config", "")
-        yield where, _file_name(row["video-file"], where), {
-            "category": kind, "method": row["engine"] or "unknown", "identity": target,
-            "sources": (source,) if source else (),
-            "pair": f"{target}-{recording}" if recording else target,
-            "video_label": 1, "audio_label": _audio_label(kind, voice),
-            "voice": f"{kind} with audio-config {voice!r}",
-        }  # fmt: skip
+        yield (
+            where,
+            _file_name(row["video-file"], where),
+            _Row(
+                category=kind,
+                method=row["engine"] or "unknown",
+                identity=target,
+                sources=(source,) if source else (),
+                pair=f"{target}-{recording}" if recording else target,
+                video_label=1,
+                audio_label=_audio_label(kind, voice),
+                voice=f"{kind} with audio-config {voice!r}",
+            ),
+        )
 
 
 def _file_name(text: str, where: str) -> str:
@@ -128,9 +147,9 @@ def _audio_label(kind: str, voice: str) -> int | None:
     return None
 
 
-def _find_folders(root: Path, names: Iterable[str]) -> dict[str, Path]:
-    """name -> the folder of that name, at any depth."""
-    wanted, found = set(names), {}
+def _find_folders(root: Path, wanted: Container[str]) -> dict[str, Path]:
+    """Name -> the folder of that name, at any depth."""
+    found: dict[str, Path] = {}
     for place, subfolders, _ in walk(root):
         for name in sorted([*subfolders, *packed_clips(place)]):
             key = nfc(name)
@@ -139,28 +158,28 @@ def _find_folders(root: Path, names: Iterable[str]) -> dict[str, Path]:
             folder = place / name
             if key in found:
                 raise DatasetError(
-                    f"{folder} and {found[key]}: two clip folders of one name; DeepSpeak's annotations do "
-                    "not say which is meant"
+                    f"{folder} and {found[key]}: two clip folders of one name; the annotations do not say "
+                    "which is meant; remove one of them"
                 )
             found[key] = folder
         subfolders[:] = sorted(n for n in subfolders if nfc(n) not in wanted and not n.startswith("."))
     return found
 
 
-def _make_clip(name: str, folder: Path, values: dict, split_of: dict[str, str]) -> Clip:
+def _make_clip(name: str, folder: Path, row: _Row, split_of: dict[str, str]) -> Clip:
     return Clip(
         clip_id=f"deepspeak/{name}",
         folder=folder,
-        label=values["video_label"],  # each fake's picture is
-        video_label=values["video_label"],
-        audio_label=values["audio_label"],
-        category=values["category"],
-        method=values["method"],
-        identity=f"deepspeak/{values['identity']}",
-        source_ids=tuple(f"deepspeak/{source}" for source in values["sources"]),
-        target_id=f"deepspeak/{values['identity']}",
-        pair_key=f"deepspeak/{values['pair']}",
+        label=row.video_label,  # the picture of every fake is forged
+        video_label=row.video_label,
+        audio_label=row.audio_label,
+        category=row.category,
+        method=row.method,
+        identity=f"deepspeak/{row.identity}",
+        source_ids=tuple(f"deepspeak/{source}" for source in row.sources),
+        target_id=f"deepspeak/{row.identity}",
+        pair_key=f"deepspeak/{row.pair}",
         stratum="",
         dataset="deepspeak",
-        split=split_of[values["identity"]],
+        split=split_of[row.identity],
     )

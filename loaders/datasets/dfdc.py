@@ -1,8 +1,7 @@
-"""DFDC, the full Deepfake Detection Challenge: train parts with a metadata.json each, validation and test
-folders with a labels.csv.
+"""DFDC, the full Deepfake Detection Challenge: each train part has a metadata.json, the others a labels.csv.
 
-Neither the persons nor, of a fake, whether its picture or its sound is forged is published. Train parts group
-actors, so a drawn split keeps each part whole; within it, a fake and its original count as one person.
+Not published: who is seen, and whether the picture or the sound of a fake is forged. Train parts group
+actors, so a drawn split keeps each part whole; in a part, a fake and its original count as one person.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import (
     FolderIndex,
-    as_id,
+    contents,
     inside,
     nfc,
+    parse_label,
     read_json,
     read_rows,
     require_file,
@@ -34,9 +34,7 @@ PUBLISHED_COUNTS = {  # split -> real, fake
     "val": (2_000, 2_000),
     "test": (2_500, 2_500),
 }
-LABELS = {"real": 0, "0": 0, "fake": 1, "1": 1}
-# where a part's metadata may lie below the data root: archives are unpacked with and without folders of
-# their own
+# where a part's metadata may lie below the data root: archives are unpacked with and without a folder
 TRAIN_METADATA = (
     "dfdc_train_part_*/metadata.json",
     "*/dfdc_train_part_*/metadata.json",
@@ -46,7 +44,7 @@ LABELLED_FOLDERS = {"validation": "val", "test": "test"}
 
 
 def list_dfdc(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared DFDC tree, or of those of its parts and folders that are there.
+    """All clips of a prepared DFDC tree; parts and folders that are not there are left out.
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
@@ -59,25 +57,15 @@ def list_dfdc(data_root: Path, config: ListingConfig) -> Listing:
     if not clips:
         raise DatasetError(
             f"{data_root}: holds neither a dfdc_train_part_*/metadata.json (also below train/) nor a "
-            f"{' or '.join(f'{name}/labels.csv' for name in LABELLED_FOLDERS)}; is this the data root?"
+            f"{' or '.join(f'{name}/labels.csv' for name in LABELLED_FOLDERS)}, only {contents(data_root)}; "
+            "--data_root is the folder that preprocess.prepare wrote"
         )
     return select_clips("dfdc", data_root, clips, config)
 
 
-def parse_label(value: object, origin: str) -> int:
-    """0 for a real and 1 for a fake clip, as a word in any case or as a number.
-
-    Raises DatasetError for anything else; `origin` says where it stands.
-    """
-    label = LABELS.get(as_id(str(value)).lower())
-    if label is None:
-        raise DatasetError(f"{origin}: label is {brief(value)}, expected REAL or FAKE, or 0 or 1")
-    return label
-
-
 def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[Clip]:
     files = sorted({path for pattern in TRAIN_METADATA for path in data_root.glob(pattern)})
-    rows = []  # (path, label, name of the original)
+    rows: list[tuple[PurePosixPath, int, str]] = []  # path, label, name of the original
     for file in files:
         part = PurePosixPath(nfc(file.parent.relative_to(data_root).as_posix()))
         for name, fields in sorted(read_json(file, dict).items()):
@@ -89,18 +77,18 @@ def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[Clip]:
                     f"{origin}: split is {brief(fields['split'])}, expected 'train' in a train part"
                 )
             label = parse_label(fields["label"], origin)
-            original = fields.get("original")
-            if label == 1 and not isinstance(original, str):
+            original = fields.get("original") if label == 1 else name
+            if not isinstance(original, str):
                 raise DatasetError(
                     f"{origin}: a fake needs the name of its original, found {brief(original)}"
                 )
-            rows.append((part / inside(name, file), label, original if label == 1 else name))
+            rows.append((part / inside(name, file), label, original))
     part_of = {path.name: path.parent.as_posix() for path, _, _ in rows}
-    # parts hold their fakes' originals; where a mirror has moved one, its two parts become one
+    # a part holds the originals of its fakes; where a mirror has moved one, the two parts stay together
     links = [(path.parent.as_posix(), part_of.get(original, "")) for path, _, original in rows]
     group_of = joined((part, other or part) for part, other in links)
     if moved := sum(bool(other) and part != other for part, other in links):
-        log.warning("dfdc: %d fakes lie in another part than their original; such parts stay together", moved)
+        log.warning("dfdc: %d fakes lie in another part than their original; both parts stay together", moved)
     for path, label, original in rows:
         yield _make_clip(folders, path, label, "train", original, group_of[path.parent.as_posix()])
 
@@ -121,7 +109,7 @@ def _make_clip(
     folders: FolderIndex, path: PurePosixPath, label: int, split: str, original: str, group: str
 ) -> Clip:
     path = path.with_suffix("")
-    person = f"dfdc/{PurePosixPath(original).stem}"  # unknown: the original clip stands for whoever is in it
+    person = f"dfdc/{PurePosixPath(original).stem}"  # unknown: the original clip stands for the person
     unknown = None if label == 1 else 0
     return Clip(
         clip_id=f"dfdc/{path}",

@@ -1,18 +1,25 @@
-"""DFDC preview: one dataset.json says everything; swapped faces, genuine voices.
+"""DFDC preview: one dataset.json lists all clips; swapped faces, genuine voices.
 
-It has an official train and test part, no validation: that is carved from train. The published Beyond-Masking
-code's layout (`dfdc_preview_set/dataset.json` beside `dfdc_preview_set_features/`) is read, too.
+It has an official train and test part; validation is carved from train. The layout of the published
+Beyond-Masking code (`dfdc_preview_set/dataset.json` next to `dfdc_preview_set_features/`) is read, too.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from loaders.datasets.dfdc import parse_label
-from loaders.datasets.metadata import FolderIndex, as_id, inside, read_json, require_folder
+from loaders.datasets.metadata import (
+    FolderIndex,
+    as_id,
+    inside,
+    no_metadata,
+    parse_label,
+    read_json,
+    require_folder,
+)
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
@@ -31,17 +38,25 @@ LAYOUTS = (
 REALS = "original_videos"
 
 
+class _Row(NamedTuple):
+    """An entry of dataset.json."""
+
+    path: PurePosixPath
+    label: int
+    part: str  # train or test
+    target: str
+    donor: str  # "" of a real clip
+
+
 def list_dfdc_preview(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared DFDC preview tree. Raises DatasetError where root, metadata or clips are not as
-    expected.
+    """All clips of a prepared DFDC preview tree.
+
+    Raises DatasetError where root, metadata or clips are not as expected.
     """
     require_folder(data_root)
     found = [(data_root / file, data_root / clips) for file, clips in LAYOUTS if (data_root / file).is_file()]
     if not found:
-        raise DatasetError(
-            f"{data_root}: neither {METADATA} nor dfdc_preview_set/{METADATA} is there; is this the data "
-            "root?"
-        )
+        raise no_metadata(data_root, METADATA, f"dfdc_preview_set/{METADATA}")
     file, clip_root = next((pair for pair in found if pair[1].is_dir()), found[0])
     rows = [_read_row(file, key, fields) for key, fields in sorted(read_json(file, dict).items())]
     group_of, donor_rule = _groups(rows)
@@ -50,11 +65,10 @@ def list_dfdc_preview(data_root: Path, config: ListingConfig) -> Listing:
     return select_clips("dfdc_preview", data_root, clips, config, donor_rule=donor_rule)
 
 
-def _read_row(file: Path, key: str, fields: Any) -> dict[str, Any]:
-    """path, label, set, target and donor ("" of a real clip) of an entry of dataset.json."""
+def _read_row(file: Path, key: str, fields: Any) -> _Row:
     origin = f"{file}, {brief(key)}"
     needed = ("label", "set", "target_id", "swapped_id")
-    if not isinstance(fields, dict) or (missing := [name for name in needed[:2] if name not in fields]):
+    if not isinstance(fields, dict) or not fields.keys() >= {"label", "set"}:
         raise DatasetError(f"{origin}: expected an object with {', '.join(needed)}, found {brief(fields)}")
     path = inside(key, file)
     if len(path.parts) < 2:
@@ -75,22 +89,22 @@ def _read_row(file: Path, key: str, fields: Any) -> dict[str, Any]:
         name for name, value in zip(needed[2:], (target, donor or not label), strict=True) if not value
     ]:
         raise DatasetError(f"{origin}: has no {' and no '.join(missing)}")
-    return {"path": path, "label": label, "set": part, "target": target, "donor": donor}
+    return _Row(path, label, part, target, donor)
 
 
 def _person(value: Any) -> str:
     return "" if value is None else as_id(str(value))
 
 
-def _groups(rows: list[dict[str, Any]]) -> tuple[dict[tuple[str, str], str], str]:
+def _groups(rows: list[_Row]) -> tuple[dict[tuple[str, str], str], str]:
     """(set, person) -> group of persons swapped with each other within the set, and the donor rule.
 
-    Where most persons are connected, such a group cannot be split: then nobody is grouped and fakes with a
-    donor in another part are kept (results on donor-disjoint clips are reported apart).
+    Where most persons are connected, such a group cannot be split: then nobody is grouped, and fakes with a
+    donor in another part are kept (results on donor-disjoint clips are reported separately).
     """
-    links = defaultdict(list)
+    links: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
-        links[row["set"]].append((row["target"], row["donor"] or row["target"]))
+        links[row.part].append((row.target, row.donor or row.target))
     groups: dict[tuple[str, str], str] = {}
     for part, pairs in links.items():
         group_of = joined(pairs)
@@ -98,20 +112,20 @@ def _groups(rows: list[dict[str, Any]]) -> tuple[dict[tuple[str, str], str], str
         if 2 < len(group_of) < 2 * largest:
             log.warning(
                 "dfdc_preview: %d of the %d persons of its %s set are linked by swaps: validation is carved "
-                "by the person on screen alone", largest, len(group_of), part,
-            )  # fmt: skip
+                "by the person on screen alone",
+                *(largest, len(group_of), part),
+            )
             return {}, "keep"
         groups |= {(part, person): group for person, group in group_of.items()}
     return groups, "drop"
 
 
-def _make_clip(folders: FolderIndex, row: dict[str, Any], group_of: dict[tuple[str, str], str]) -> Clip:
-    path = row["path"].with_suffix("")
-    fake = row["label"]
-    person = f"dfdc_preview/{row['target']}"
-    group = group_of.get((row["set"], row["target"]), "")
+def _make_clip(folders: FolderIndex, row: _Row, group_of: dict[tuple[str, str], str]) -> Clip:
+    path, fake = row.path.with_suffix(""), row.label
+    person = f"dfdc_preview/{row.target}"
+    group = group_of.get((row.part, row.target), "")
     # <donor>_<target>_<scene>_<n> and <target>_<scene>_<n> show the same person in the same scene
-    name = path.name.removeprefix(f"{row['donor']}_") if fake else path.name
+    name = path.name.removeprefix(f"{row.donor}_") if fake else path.name
     return Clip(
         clip_id=f"dfdc_preview/{path}",
         folder=folders.clip_folder(path),
@@ -121,11 +135,11 @@ def _make_clip(folders: FolderIndex, row: dict[str, Any], group_of: dict[tuple[s
         category="fake" if fake else "real",
         method=path.parts[0] if fake else "real",
         identity=person,
-        source_ids=(f"dfdc_preview/{row['donor']}",) if fake else (),
+        source_ids=(f"dfdc_preview/{row.donor}",) if fake else (),
         target_id=person,
         pair_key=f"dfdc_preview/{name.rpartition('_')[0] or name}",
         stratum="",
         dataset="dfdc_preview",
-        split=row["set"],
+        split=row.part,
         split_group=f"dfdc_preview/{group}" if group else "",
     )

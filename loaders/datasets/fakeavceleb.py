@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import FolderIndex, inside, read_rows, require_folder
+from loaders.datasets.metadata import FolderIndex, inside, no_metadata, read_rows, require_folder
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 ORIGINAL_METADATA = "meta_data.csv"
 CORRECTED_METADATA = "FakeAVCeleb_metadata_corrected.csv"
-# type -> (letter in the column `category`, picture is fake, sound is fake); counts are those of release 1.2
+# type -> (letter in the column `category`, picture is fake, sound is fake)
 CATEGORIES = {
     "RealVideo-RealAudio": ("A", 0, 0),
     "RealVideo-FakeAudio": ("B", 0, 1),
     "FakeVideo-RealAudio": ("C", 1, 0),
     "FakeVideo-FakeAudio": ("D", 1, 1),
 }
-PUBLISHED_COUNTS = {
+PUBLISHED_COUNTS = {  # of release 1.2
     "RealVideo-RealAudio": 500,
     "RealVideo-FakeAudio": 500,
     "FakeVideo-RealAudio": 9_709,
@@ -42,8 +42,9 @@ IDENTITY = re.compile(r"id\d{5}")
 
 
 def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared FakeAVCeleb tree. Raises DatasetError where root, metadata or clips are not as
-    expected.
+    """All clips of a prepared FakeAVCeleb tree.
+
+    Raises DatasetError where root, metadata or clips are not as expected.
     """
     require_folder(data_root)
     corrected, original = data_root / CORRECTED_METADATA, data_root / ORIGINAL_METADATA
@@ -52,10 +53,7 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
     elif original.is_file():
         records = _read_original(original)
     else:
-        raise DatasetError(
-            f"{data_root}: neither {ORIGINAL_METADATA} nor {CORRECTED_METADATA} is there; is this the "
-            "data root?"
-        )
+        raise no_metadata(data_root, ORIGINAL_METADATA, CORRECTED_METADATA)
     folders = FolderIndex(
         next((data_root / part for part in reversed(CLIP_ROOTS) if (data_root / part).is_dir()), data_root)
     )
@@ -66,65 +64,49 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
         num_duplicates += clip.clip_id in clips
         clips.setdefault(clip.clip_id, clip)
     if num_duplicates:
-        log.info(
-            "fakeavceleb: %d rows list a file again (another method name); the first row counts",
-            num_duplicates,
-        )
-    # the graph of donors is dense: without its edges between the parts, half of the fakes would be gone
+        log.info("fakeavceleb: %d rows list a file again; its first row counts", num_duplicates)
+    # the graph of donors is dense: without its edges between the parts, half of the fakes would be lost
     return select_clips("fakeavceleb", data_root, list(clips.values()), config, donor_rule="keep")
 
 
 def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
-    for line, row in read_rows(
-        path, ("source", "target1", "method", "category", "type", "race", "gender", "path")
-    ):
-        unnamed = row.get("", row.get("Unnamed: 9", ""))
+    columns = ("source", "target1", "method", "category", "type", "race", "gender", "path")
+    for line, row in read_rows(path, columns):
+        where, kind = f"{path}, line {line}", row["type"]
         name = row.get("filename") or row.get("vid") or row["path"]
-        folder = unnamed or row["path"]
+        folder = row.get("", row.get("Unnamed: 9", "")) or row["path"]
         if not name.endswith(".mp4") or folder == name:
-            raise DatasetError(
-                f"{path}, line {line}: expected a file name and a folder, got {name!r} and {folder!r}"
-            )
-        if row["type"] not in CATEGORIES:
-            raise DatasetError(
-                f"{path}, line {line}: unknown type {row['type']!r}, expected one of {', '.join(CATEGORIES)}"
-            )
-        if row["category"] != CATEGORIES[row["type"]][0]:
-            raise DatasetError(
-                f"{path}, line {line}: category {row['category']!r} does not fit type {row['type']!r}"
-            )
+            raise DatasetError(f"{where}: expected a file name and a folder, got {name!r} and {folder!r}")
+        if kind not in CATEGORIES:
+            raise DatasetError(f"{where}: unknown type {kind!r}, expected one of {', '.join(CATEGORIES)}")
+        if row["category"] != CATEGORIES[kind][0]:
+            raise DatasetError(f"{where}: category {row['category']!r} does not fit type {kind!r}")
         if row["method"] not in METHODS:
-            raise DatasetError(
-                f"{path}, line {line}: unknown method {row['method']!r}, expected one of "
-                f"{', '.join(sorted(METHODS))}"
-            )
+            known = ", ".join(sorted(METHODS))
+            raise DatasetError(f"{where}: unknown method {row['method']!r}, expected one of {known}")
         parts = PurePosixPath(folder, name).parts
-        if row["type"] not in parts:
-            raise DatasetError(f"{path}, line {line}: folder {folder!r} does not contain {row['type']}")
-        yield PurePosixPath(*parts[parts.index(row["type"]) :]), row | {"split": ""}
+        if kind not in parts:
+            raise DatasetError(f"{where}: folder {folder!r} does not contain {kind}")
+        yield PurePosixPath(*parts[parts.index(kind) :]), row | {"split": ""}
 
 
 def _read_corrected(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
     for line, row in read_rows(path, ("type", "file_path", "video_label")):
-        clip_path = PurePosixPath(row["file_path"])
+        where, clip_path = f"{path}, line {line}", PurePosixPath(row["file_path"])
         category = next((part for part in clip_path.parts if part in CATEGORIES), None)
         if category is None or clip_path.suffix != ".mp4":
             raise DatasetError(
-                f"{path}, line {line}: {row['file_path']!r} is not <category>/<race>/<gender>/<id>/<name>.mp4"
+                f"{where}: {row['file_path']!r} is not <category>/<race>/<gender>/<id>/<name>.mp4"
             )
         if row["type"] not in {"train", "val", "test"}:
-            raise DatasetError(
-                f"{path}, line {line}: type is {row['type']!r}, expected train, val or test in this file"
-            )
+            raise DatasetError(f"{where}: type is {row['type']!r}, expected train, val or test in this file")
         if row["video_label"] not in {"0", "1"} or int(row["video_label"]) != CATEGORIES[category][1]:
-            raise DatasetError(
-                f"{path}, line {line}: video_label {row['video_label']!r} does not fit {category}"
-            )
+            raise DatasetError(f"{where}: video_label {row['video_label']!r} does not fit {category}")
         clip_path = PurePosixPath(*clip_path.parts[clip_path.parts.index(category) :])
         race, gender, source = (*clip_path.parts[1:-1], "", "", "")[:3]
         donor = next((match for match in IDENTITY.findall(clip_path.stem) if match != source), "")
-        known = {"source": source, "race": race, "gender": gender, "target1": donor,
-                 "method": "real" if category == "RealVideo-RealAudio" else "unknown"}  # fmt: skip
+        method = "real" if category == "RealVideo-RealAudio" else "unknown"
+        known = {"source": source, "race": race, "gender": gender, "target1": donor, "method": method}
         yield clip_path, known | row | {"type": category, "split": row["type"]}
 
 
@@ -137,7 +119,7 @@ def _make_clip(folders: FolderIndex, path: PurePosixPath, fields: dict[str, str]
     spellings = (name, name.replace(" (", "-").replace(")", ""))
     found = (folders.find(PurePosixPath(spelling)) for spelling in spellings)
     folder = next(filter(None, found), folders.root / name)
-    # target1 and target2 hold donor ids, but also "-" and bare indices
+    # target1 and target2 hold donors' ids, but also "-" and bare indices
     donors = {fields[name] for name in ("target1", "target2") if IDENTITY.fullmatch(fields.get(name, ""))}
     return Clip(
         clip_id=f"fakeavceleb/{name}",

@@ -1,22 +1,20 @@
 """FaceForensics++ with FaceShifter and DeepFakeDetection: split files and file names to clips.
 
-`--variant` chooses the compression: c23 (default), c40, or c0, whose folder the download script calls `raw`.
-Original and fakes are always of the same one. The split is the official one: splits/train.json, val.json and
-test.json list pairs of sequences, each pair gives two fakes per method, `<target>_<source>` and the reverse.
-They are not part of the download and must be there: without them train, validation and test would be the
-same.
+`--variant` chooses the compression of originals and fakes: c23 (default), c40, or c0, whose folder the
+download script calls `raw`. The split is the official one: splits/train.json, val.json and test.json list
+pairs of sequences; each pair gives two fakes per method, `<target>_<source>` and the reverse. These files are
+required, although they are not part of the download.
 
 DeepFakeDetection (28 actors) has no split; it counts as test. Its real clips are used with its fakes only:
 `--methods` without DeepFakeDetection leaves out the actors, `--methods DeepFakeDetection` the sequences of
 YouTube.
 
-The releases have no sound. preprocess.ffpp_audio cuts that of the sequences out of their sources, and a fake
-has its target's: all of it is genuine, so that `audio_label` is 0. It is 0 as well for clips that were
-prepared without sound (--allow_silent, the only way for DeepFakeDetection): their sound track is empty, not
-forged; clip.json says `silent`.
+The releases have no sound. preprocess.ffpp_audio cuts the sound of the sequences out of their sources, and a
+fake has the sound of its target: `audio_label` is 0, genuine. It is 0 for clips prepared without sound, too
+(--allow_silent, the only way for DeepFakeDetection): their sound track is empty, not forged; clip.json says
+`silent`.
 
-The layout that the published Beyond-Masking code prepared (`FaceForensics++/video_data/c40_features`) is read
-too.
+The layout of the published Beyond-Masking code (`FaceForensics++/video_data/c40_features`) is read, too.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import FolderIndex, read_json, require_folder
+from loaders.datasets.metadata import FolderIndex, no_metadata, read_json, require_folder
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.names import brief
@@ -48,8 +46,10 @@ RELEASED_CLIPS = "video_data/c40_features"  # of the published code, which has c
 
 
 def list_ffpp(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared FaceForensics++ tree in one compression. Raises DatasetError where root, split
-    files or names are not as expected, or where there is no original or no fake.
+    """All clips of a prepared FaceForensics++ tree in one compression.
+
+    Raises DatasetError where root, split files or names are not as expected, or if there is no original or
+    no fake.
     """
     require_folder(data_root)
     tree = _find_tree(data_root, config.variant_of("ffpp", tuple(VARIANTS)))
@@ -85,7 +85,7 @@ class _Tree:
         return next((place for place in places if self.folders.find(place)), places[0])
 
     def names(self, family: str) -> list[str]:
-        """What is prepared of a family, sorted; the published code leaves .mp4 files beside the folders."""
+        """The prepared clips of a family, sorted; the published code leaves .mp4 files next to folders."""
         entries = self.folders.entries(str(self.folders.clip_folder(self.place(family))))
         return sorted({name.removesuffix(".mp4") for name in entries})
 
@@ -102,8 +102,8 @@ def _find_tree(data_root: Path, variant: str) -> _Tree:
         if (root / RELEASED_CLIPS).is_dir():
             if variant != "c40":
                 raise DatasetError(
-                    f"{root / RELEASED_CLIPS}: holds c40 only, as the published code prepares it; choose "
-                    f"--variant c40 (asked for: {variant})"
+                    f"{root / RELEASED_CLIPS}: the published code's layout has c40 only, not {variant}; use "
+                    "--variant c40"
                 )
             return _Tree(root, FolderIndex(root / RELEASED_CLIPS), variant, released=True)
     for root in (data_root, data_root / "FaceForensics++"):
@@ -123,15 +123,15 @@ def _find_tree(data_root: Path, variant: str) -> _Tree:
                 "--variant"
             )
         return tree
-    raise DatasetError(
-        f"{data_root}: neither original_sequences nor manipulated_sequences nor "
-        f"FaceForensics++/{RELEASED_CLIPS} is there; is this the data root?"
+    raise no_metadata(
+        data_root, "original_sequences", "manipulated_sequences", f"FaceForensics++/{RELEASED_CLIPS}"
     )
 
 
 def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
-    """(sequence, sequence) -> split. Raises DatasetError if a file is missing or no list of pairs, or if a
-    sequence is in two of them.
+    """(sequence, sequence) -> split.
+
+    Raises DatasetError if a file is missing or is not a list of pairs, or if a sequence is listed twice.
     """
     pairs: dict[tuple[str, str], str] = {}
     split_of: dict[str, str] = {}
@@ -139,9 +139,8 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
         path = root / "splits" / f"{split}.json"
         if not path.is_file():
             raise DatasetError(
-                f"{path}: no such file; the official split is needed (train.json, val.json and test.json "
-                "from dataset/splits of the FaceForensics++ repository, "
-                "https://github.com/ondyari/FaceForensics)"
+                f"{path}: no such file; copy train.json, val.json and test.json of the official split from "
+                "dataset/splits of https://github.com/ondyari/FaceForensics"
             )
         for pair in read_json(path, list):
             if not (
@@ -154,12 +153,21 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
                 if name in split_of:
                     raise DatasetError(f"{path}: sequence {name} is also in {split_of[name]}.json, or twice")
                 split_of[name] = split
-            pairs[tuple(pair)] = split
+            pairs[pair[0], pair[1]] = split
     return pairs
 
 
 def _clip(
-    tree: _Tree, family: str, name: str, *, method: str, target: str, source: str, **fields: str
+    tree: _Tree,
+    family: str,
+    name: str,
+    *,
+    method: str,
+    target: str,
+    source: str,
+    pair_key: str,
+    split: str,
+    split_group: str = "",
 ) -> Clip:
     fake = int(method != "real")
     return Clip(
@@ -173,21 +181,23 @@ def _clip(
         identity=f"ffpp/{target}",
         source_ids=(f"ffpp/{source}",) if source and source != target else (),
         target_id=f"ffpp/{target}",
+        pair_key=pair_key,
         stratum="actors" if target.startswith("actor") else "youtube",
         dataset="ffpp",
-        **fields,
+        split=split,
+        split_group=split_group,
     )
 
 
 def _list_sequences(tree: _Tree, pairs: dict[tuple[str, str], str]) -> Iterator[Clip]:
-    """Every original and fake that the pairs name, of the families that are there."""
+    """Every original and fake that the pairs name, in the families that are there."""
     original = "original_sequences/youtube"
     methods = [name for name in METHODS if tree.names(f"manipulated_sequences/{name}")]
     has_originals = bool(tree.names(original))
     if methods and not has_originals:
         raise DatasetError(
-            f"{tree.folders.root / tree.place(original)}: no original is prepared, but fakes are "
-            f"({', '.join(methods)})"
+            f"{tree.folders.root / tree.place(original)}: no original is prepared, although fakes of "
+            f"{', '.join(methods)} are; prepare the originals, too"
         )
     for pair, split in sorted(pairs.items()):
         group = f"ffpp/{'+'.join(sorted(pair))}"
@@ -201,7 +211,7 @@ def _list_sequences(tree: _Tree, pairs: dict[tuple[str, str], str]) -> Iterator[
 
 
 def _list_actors(tree: _Tree) -> Iterator[Clip]:
-    """The clips of DeepFakeDetection: no file lists them, so that those prepared are all there are."""
+    """The clips of DeepFakeDetection: no file lists them, so those that are prepared count as all."""
     original = "original_sequences/actors"
     for family, method, pattern, example in (
         (original, "real", ACTOR_REAL, "01__walking_outside"),
@@ -228,13 +238,12 @@ def _list_actors(tree: _Tree) -> Iterator[Clip]:
 
 
 def _without_other_reals(listing: Listing, methods: tuple[str, ...]) -> Listing:
-    """Count as excluded the actors, or the sequences of YouTube, none of whose fakes were asked for."""
+    """Exclude the real clips of actors, or of YouTube, where `methods` names none of their fakes."""
     if not methods:
         kinds = {clip.stratum for clip in listing.clips if clip.label == 0}
         if len(kinds) > 1:
             log.info(
-                "ffpp: the real clips of the test part are those of YouTube and of %s together; --methods %s "
-                "leaves out the actors",
+                "ffpp: the test part has real clips of YouTube and of %s; --methods %s leaves out the actors",
                 ACTORS,
                 " ".join(sorted({c.method for c in listing.clips} - {"real", ACTORS})),
             )
@@ -251,7 +260,7 @@ def _without_other_reals(listing: Listing, methods: tuple[str, ...]) -> Listing:
 
 
 def _count_unlisted(tree: _Tree, clips: list[Clip]) -> None:
-    """Say which prepared folders the split files do not name: they are not used."""
+    """Log how many prepared folders the split files do not name: they are not used."""
     listed = {clip.clip_id for clip in clips}
     unlisted: Counter[str] = Counter()
     families = ["original_sequences/youtube"]
@@ -271,8 +280,9 @@ def _count_unlisted(tree: _Tree, clips: list[Clip]) -> None:
 
 
 def _warn_of_shared_videos(tree: _Tree, pairs: dict[tuple[str, str], str]) -> None:
-    """1,000 sequences come from 977 videos: where conversion_dict.json is there, say whether the official
-    split tears the sequences of a video (and so perhaps a person) apart.
+    """Log how many videos the official split tears apart: the 1,000 sequences come from 977 videos.
+
+    Needs conversion_dict.json; does nothing without it.
     """
     path = tree.root / "conversion_dict.json"
     if not path.is_file():

@@ -1,20 +1,18 @@
 """KoDF: metadata or file names to clips.
 
-Three layouts are read: that of AI-Hub (Korean folders and tables, parts 1.Training and 2.Validation), that of
-the international distribution (`original_videos`, `synthesized_videos`, no table), and the one that the
-published Beyond-Masking code prepared (`validate_meta_data/real.csv` and `fake.csv`). Names are compared in
-NFC.
+Three layouts are read: AI-Hub's (Korean folders and tables, parts 1.Training and 2.Validation), that of the
+international distribution (`original_videos`, `synthesized_videos`, no table), and that of the published
+Beyond-Masking code (`validate_meta_data/real.csv` and `fake.csv`). Names are compared in NFC.
 
-AI-Hub's parts are its own split: Training is train, Validation is test (validation clips are drawn from
-train). Where only one part is there, or a person on screen is in both, the data set has no split of its own:
-it is drawn by person.
+AI-Hub's parts are the split: Training is train, Validation is test (validation clips are drawn from train).
+If only one part is there, or a person on screen is in both, the split is drawn by person instead.
 
-No voice in KoDF is forged, so `audio_label` is 0 everywhere: its lip-synchronised fakes (`audio-driven`) have
-a real voice, and many clips are silent. Most of all those of `fsgan`: preprocess.prepare lists videos without
-a sound track as failures unless it is called with --allow_silent, which gives them a silent wav.
+No voice in KoDF is forged, so `audio_label` is always 0: lip-synchronised fakes (`audio-driven`) have a real
+voice, and many clips are silent, above all those of `fsgan`. preprocess.prepare lists videos without a sound
+track as failures; with --allow_silent it gives them a silent wav.
 
 Perturbed clips (`train_탐지방해`, `validate_탐지방해`) are left out and counted in the log: no table says
-whom they show, so they could not be kept apart from their originals.
+whom they show, so they could not be kept in the part of their originals.
 """
 
 from __future__ import annotations
@@ -26,7 +24,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import FolderIndex, as_id, inside, read_rows, require_file, require_folder
+from loaders.datasets.metadata import (
+    FolderIndex,
+    as_id,
+    contents,
+    inside,
+    read_rows,
+    require_file,
+    require_folder,
+)
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -46,8 +52,10 @@ REAL_NAME = re.compile(rf"({PERSON})_(\w+)", re.IGNORECASE)
 
 
 def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared KoDF tree. Raises DatasetError where root, metadata or names are not as
-    expected, or where there is no real or no fake clip.
+    """All clips of a prepared KoDF tree.
+
+    Raises DatasetError where root, metadata or names are not as expected, or if there is no real or no fake
+    clip.
     """
     require_folder(data_root)
     released = [root for root in (data_root, data_root / "features_mtcnn") if _is_released(root)]
@@ -60,18 +68,25 @@ def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
         clips = _list_aihub(folders)
     unique = {clip.clip_id: clip for clip in reversed(clips)}
     if len(unique) < len(clips):
-        log.info("kodf: %d rows list a clip again; the first row counts", len(clips) - len(unique))
+        log.info("kodf: %d rows list a clip again; its first row counts", len(clips) - len(unique))
     for label, kind in ((0, "real"), (1, "fake")):
         if not any(clip.label == label for clip in clips):
-            raise DatasetError(f"{data_root}: kodf lists {len(clips)} clips, but none of them is {kind}")
+            raise DatasetError(f"{data_root}: {len(clips)} clips are listed, but none of them is {kind}")
     return select_clips("kodf", data_root, list(reversed(unique.values())), config)
 
 
 def _clip(
-    name: str, folder: Path, *, method: str, person: str, source: str = "", pair: str = "", sex: str = "",
+    name: str,
+    folder: Path,
+    *,
+    method: str,
+    person: str,
+    source: str = "",
+    pair: str = "",
+    sex: str = "",
     split: str | None = None,
-) -> Clip:  # fmt: skip
-    """A clip; `name` is its id, `pair` that of the real clip it was made from, both without "kodf/"."""
+) -> Clip:
+    """A clip; `name` is its id, `pair` the id of the real clip it was made from, both without "kodf/"."""
     fake = int(method != "real")
     identity, donor = f"kodf/{person.lower()}", f"kodf/{source.lower()}"
     return Clip(
@@ -93,7 +108,7 @@ def _clip(
 
 
 def _donor(stem: str, person: str) -> str:
-    """Who drove a fake or lent the face, from its name; "" where the name does not say."""
+    """Who drove a fake or lent the face, according to its name; "" where the name does not say."""
     match = FAKE_NAME.fullmatch(stem)
     return match[2] if match and match[1].lower() == person.lower() else ""
 
@@ -103,11 +118,6 @@ def _method(text: str, origin: str) -> str:
     if method not in METHODS:
         raise DatasetError(f"{origin}: unknown method {text!r}, expected one of {', '.join(METHODS)}")
     return method
-
-
-def _method_of_folder(name: str, origin: str) -> str:
-    """AI-Hub numbers the folders of a method: fsgan1, fsgan2, ..."""
-    return _method(name.rstrip("0123456789"), origin)
 
 
 # ---------------------------------------------------------------------------------------------------- AI-Hub
@@ -126,8 +136,9 @@ def _list_aihub(folders: FolderIndex) -> list[Clip]:
     parts = _find_parts(folders)
     if not parts:
         raise DatasetError(
-            f"{folders.root}: no KoDF in it; expected train_meta_data or validate_meta_data (AI-Hub) up to "
-            "three folders deep, original_videos and synthesized_videos, or validate_meta_data/real.csv"
+            f"{folders.root}: expected train_meta_data or validate_meta_data (AI-Hub) up to three folders "
+            "deep, original_videos and synthesized_videos, or validate_meta_data/real.csv, found "
+            f"{contents(folders.root)}; --data_root is the folder that preprocess.prepare wrote"
         )
     clips = [clip for part in parts for clip in _list_part(folders, part)]
     in_both = set.intersection(
@@ -136,12 +147,12 @@ def _list_aihub(folders: FolderIndex) -> list[Clip]:
     if len(parts) == 1 or in_both:
         why = f"{len(in_both)} persons are in Training and in Validation"
         if len(parts) == 1:
-            why = f"of its parts only {parts[0].name} is there"
-        log.warning("kodf: %s, so that it has no split of its own: persons are drawn", why)
+            why = f"only the part {parts[0].name} is there"
+        log.warning("kodf: %s: the official split cannot be used, a split is drawn by person", why)
         clips = [replace(clip, split=None) for clip in clips]
     nameless = sum(clip.label == 1 and not FAKE_NAME.fullmatch(_stem(clip.clip_id)) for clip in clips)
     if nameless:
-        log.warning("kodf: the names of %d fakes do not say whose face was put in", nameless)
+        log.warning("kodf: the names of %d fakes do not say who lent the face", nameless)
     return clips
 
 
@@ -164,21 +175,21 @@ def _find_parts(folders: FolderIndex) -> list[_Part]:
     _count_perturbed(folders, perturbed)
     parts = []
     for name in PARTS:
-        place = found.get(f"{name}_meta_data")
-        if place is not None:
-            tables = {kind: _table(folders, place, kind) for kind in ("원본", "변조")}
-            clips = {kind: found.get(f"{name}_{kind}", place.with_name(f"{name}_{kind}")) for kind in tables}
+        if tables_at := found.get(f"{name}_meta_data"):
+            tables = {kind: _table(folders, tables_at, kind) for kind in ("원본", "변조")}
+            clips = {k: found.get(f"{name}_{k}", tables_at.with_name(f"{name}_{k}")) for k in tables}
             parts.append(_Part(name, tables, clips))
     return parts
 
 
 def _table(folders: FolderIndex, place: PurePosixPath, kind: str) -> Path:
-    folder = folders.find(place)
-    names = sorted(n for n in folders.entries(str(folder)) if n.startswith(kind) and n.endswith(".csv"))
+    folder = folders.clip_folder(place)
+    entries = folders.entries(str(folder))
+    names = sorted(name for name in entries if name.startswith(kind) and name.endswith(".csv"))
     if len(names) != 1:
-        found = ", ".join(names or sorted(folders.entries(str(folder)))) or "nothing"
+        found = ", ".join(names or sorted(entries)) or "nothing"
         raise DatasetError(f"{folder}: expected one {kind}영상_..._메타데이터.csv, found {found}")
-    return folders.find(place / names[0])
+    return folder / entries[names[0]]
 
 
 def _list_part(folders: FolderIndex, part: _Part) -> Iterator[Clip]:
@@ -215,7 +226,7 @@ def _list_part(folders: FolderIndex, part: _Part) -> Iterator[Clip]:
 
 
 def _clip_folders(folders: FolderIndex, top: PurePosixPath) -> dict[str, list[PurePosixPath]]:
-    """Name of a clip -> where it is: the tables do not say in which numbered folder (원본1, fsgan2, ...)."""
+    """Name of a clip -> its folders: the tables do not say in which it is (원본1, fsgan2, ...)."""
     places: dict[str, list[PurePosixPath]] = defaultdict(list)
     for numbered in sorted(folders.entries(str(folders.clip_folder(top)))):
         for person in sorted(folders.entries(str(folders.clip_folder(top / numbered)))):
@@ -226,7 +237,7 @@ def _clip_folders(folders: FolderIndex, top: PurePosixPath) -> dict[str, list[Pu
 
 
 def _choose(places: list[PurePosixPath], person: str, method: str) -> PurePosixPath | None:
-    """The best of the folders that have a clip's name: its method's, then its person's."""
+    """The best of the folders with a clip's name: one of its method, if possible of its person, too."""
     own = [place for place in places if place.parts[-3].lower().replace("_", "-").startswith(method)]
     return min(own, key=lambda place: place.parts[-2] != person, default=None)
 
@@ -259,7 +270,8 @@ def _require(value: str, column: str, origin: str) -> str:
 
 def _list_international(folders: FolderIndex) -> list[Clip]:
     """`original_videos/<person>/<clip>` and `synthesized_videos/<method>/<date>/<target>/<clip>`."""
-    clips, other_code = [], Counter()
+    clips: list[Clip] = []
+    other_code: Counter[str] = Counter()
     for place in _walk(folders, "original_videos", 2):
         person, stem = place.parts[-2:]
         match = REAL_NAME.fullmatch(stem)
@@ -280,8 +292,7 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
         clips.append(_clip(name, folders.clip_folder(place), method=method, person=person, source=match[2]))
     if other_code.total():
         log.warning(
-            "kodf: %d clips have another method code in their name than their folder's (%s); the folder "
-            "counts",
+            "kodf: the names of %d clips have another method code than their folder (%s); the folder counts",
             other_code.total(),
             ", ".join(f"{method} {count}" for method, count in sorted(other_code.items()) if count),
         )
@@ -289,7 +300,7 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
 
 
 def _walk(folders: FolderIndex, top: str, depth: int) -> list[PurePosixPath]:
-    """Everything that lies exactly `depth` folders below `top`, sorted."""
+    """All folders exactly `depth` levels below `top`, sorted."""
     level = [PurePosixPath(top)]
     for _ in range(depth):
         level = [
@@ -308,7 +319,7 @@ def _is_released(root: Path) -> bool:
 
 
 def _list_released(root: Path) -> list[Clip]:
-    """The published code's layout: it has the Validation part only, and no split by person."""
+    """The published code's layout, which has the Validation part only and no split by person."""
     folders = FolderIndex(root)
     clips = []
     path = require_file(root / "validate_meta_data" / "real.csv", "the published code's list of real clips")
@@ -329,7 +340,8 @@ def _list_released(root: Path) -> list[Clip]:
         place = inside(f"{row['folder']}/{int(number)}/{stem}", origin)
         if len(place.parts) != 3:
             raise DatasetError(f"{origin}: folder is {row['folder']!r}, expected the name of a folder")
-        method, person = _method_of_folder(place.parts[0], origin), stem.partition("_")[0]
+        method = _method(place.parts[0].rstrip("0123456789"), origin)  # folders are fsgan1, fsgan2, ...
+        person = stem.partition("_")[0]
         name = f"validate/{method}/{person}/{stem}"
         clip = _clip(
             name, folders.clip_folder(place), method=method, person=person, source=_donor(stem, person)

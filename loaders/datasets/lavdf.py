@@ -1,15 +1,23 @@
-"""LAV-DF: metadata to clips. Fakes are forged in places: one or more words, seen or heard or both.
+"""LAV-DF: metadata to clips. Fakes are forged in parts: one or more words, seen or heard or both.
 
 `metadata.min.json` or the longer `metadata.json`: a list of entries with `file` ("train/000001.mp4"),
 `n_fakes`, `fake_periods` in seconds, `original`, `modify_video`, `modify_audio` and `split` (train, dev,
-test). Who speaks is not said: the family of clips made from one original stands for the person.
+test). The speaker is not named: the family of clips made from one original stands for the person.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from loaders.datasets.metadata import as_segments, inside, read_json_entries, require_folder, without_suffix
+from loaders.datasets.metadata import (
+    as_segments,
+    inside,
+    no_metadata,
+    read_json_entries,
+    require_folder,
+    without_suffix,
+)
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.names import brief
@@ -28,22 +36,23 @@ CATEGORIES = {
 
 
 def list_lavdf(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared LAV-DF tree. Raises DatasetError where root, metadata or clips are not as
-    expected.
+    """All clips of a prepared LAV-DF tree.
+
+    Raises DatasetError where root, metadata or clips are not as expected.
     """
     require_folder(data_root)
     path = next((data_root / name for name in METADATA if (data_root / name).is_file()), None)
     if path is None:
-        raise DatasetError(f"{data_root}: neither {' nor '.join(METADATA)} is there; is this the data root?")
+        raise no_metadata(data_root, *METADATA)
     clips: dict[str, Clip] = {}
     for where, entry in read_json_entries(path, KEYS):
         clip = _make_clip(data_root, where, entry)
         if clips.setdefault(clip.clip_id, clip) is not clip:
-            raise DatasetError(f"{where}: {entry['file']} is listed before")
+            raise DatasetError(f"{where}: {entry['file']} is already listed in an earlier entry")
     return select_clips("lavdf", data_root, list(clips.values()), config)
 
 
-def _make_clip(root: Path, where: str, entry: dict) -> Clip:
+def _make_clip(root: Path, where: str, entry: dict[str, Any]) -> Clip:
     name = without_suffix(inside(entry["file"], where)).as_posix()
     if str(entry["split"]) not in PARTS:
         raise DatasetError(f"{where}: split is {brief(entry['split'])}, expected train, dev or test")
@@ -56,12 +65,12 @@ def _make_clip(root: Path, where: str, entry: dict) -> Clip:
     periods = as_segments(entry["fake_periods"], where)
     if bool(entry["n_fakes"]) != (video or audio) or bool(periods) != (video or audio):
         raise DatasetError(
-            f"{where}: {brief(entry['n_fakes'])} fakes in {len(periods)} periods do not fit modify_video "
-            f"{video} and modify_audio {audio}"
+            f"{where}: n_fakes {brief(entry['n_fakes'])} and {len(periods)} fake_periods do not fit "
+            f"modify_video {video} and modify_audio {audio}"
         )
     original = entry["original"]
     if original is None and (video or audio):
-        raise DatasetError(f"{where}: a fake without an original")
+        raise DatasetError(f"{where}: original is null, but a fake needs one")
     family = name if original is None else without_suffix(inside(original, where)).as_posix()
     family, category = f"lavdf/{family}", CATEGORIES[video, audio]
     return Clip(
@@ -71,7 +80,7 @@ def _make_clip(root: Path, where: str, entry: dict) -> Clip:
         video_label=int(video),
         audio_label=int(audio),
         category=category,
-        method=category,  # the tools are not named clip by clip
+        method=category,  # the tool of each clip is not published
         identity=family,
         source_ids=(),
         target_id=family,

@@ -1,4 +1,4 @@
-"""Data of one's own: a table, two folders, or text lists.
+"""Your own data: a table, two folders, or text lists.
 
 manifest.csv    columns path and label, and any of OPTIONAL; one row per video, paths relative to the root
 train.txt, val.txt, test.txt, or train_real.txt, train_fake.txt and so on (the lists of "Exposing the
@@ -6,8 +6,8 @@ train.txt, val.txt, test.txt, or train_real.txt, train_fake.txt and so on (the l
                 dropped
 real/, fake/    without a table: each clip folder in them is a clip
 
-Labels are 1 or fake, 0 or real. Whatever is not said stays unknown, except what follows from the rest: a real
-clip has a real picture and a real sound, and a fake whose picture is real has a fake sound.
+Labels are 1 or fake, 0 or real. Empty cells are unknown, except what follows from the rest: a real clip has a
+real picture and real sound, and a fake with a real picture has fake sound.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import (
+    LABELS,
     FolderIndex,
     as_id,
     as_segments,
+    contents,
     inside,
     nfc,
+    parse_label,
     read_rows,
     read_text,
     require_folder,
@@ -38,24 +41,30 @@ log = logging.getLogger(__name__)
 
 TABLE = "manifest.csv"
 REQUIRED = ("path", "label")
-OPTIONAL = ("video_label", "audio_label", "identity", "source_id", "target_id", "method", "category", "split",
-            "video_fake_segments", "audio_fake_segments")  # fmt: skip
+OPTIONAL = (
+    *("video_label", "audio_label", "identity", "source_id", "target_id", "method", "category", "split"),
+    *("video_fake_segments", "audio_fake_segments"),
+)
 PARTS = ("train", "val", "test")
-LABELS = {"0": 0, "real": 0, "1": 1, "fake": 1}
-CATEGORIES = {(1, 0): "fake-video", (0, 1): "fake-audio", (1, 1): "fake-video-audio"}
+# (video_label, audio_label) -> category
+CATEGORIES: dict[tuple[int | None, int | None], str] = {
+    (1, 0): "fake-video",
+    (0, 1): "fake-audio",
+    (1, 1): "fake-video-audio",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
     where: str  # file and line
     path: PurePosixPath  # of the clip folder, relative to the root
-    values: dict[str, str]  # column -> text, "" if it is not said
+    values: dict[str, str]  # column -> text, "" for an empty cell
 
 
 def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
     """All clips that a table, text lists or two folders in `data_root` name.
 
-    Raises DatasetError that names file, line, what was expected and what was found.
+    Raises DatasetError that says file, line, what was expected and what was found.
     """
     require_folder(data_root)
     lists = [
@@ -76,21 +85,21 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
     for entry in entries:
         clip = _make_clip(folders, entry)
         if clip.clip_id in clips:
-            raise DatasetError(f"{entry.where}: {entry.path} is named before, in {places[clip.clip_id]}")
+            raise DatasetError(f"{entry.where}: {entry.path} is already named in {places[clip.clip_id]}")
         clips[clip.clip_id], places[clip.clip_id] = clip, entry.where
     has_split = [bool(entry.values.get("split")) for entry in entries]
     if any(has_split) and not all(has_split):
         raise DatasetError(
-            f"{entries[has_split.index(False)].where}: no split, although other clips have one; give it for "
-            "all clips or for none"
+            f"{entries[has_split.index(False)].where}: no split, although other clips have one; fill in the "
+            "column for all clips or for none"
         )
     nameless = sum(not (entry.values.get("identity") or entry.values.get("target_id")) for entry in entries)
     if nameless:
         log.warning(
-            "manifest: %d of %d clips have no identity: each counts as a person of its own, and nothing "
-            "keeps one person's clips out of two splits",
-            nameless, len(entries),
-        )  # fmt: skip
+            "manifest: %d of %d clips have no identity: each counts as a person of its own, so clips of one "
+            "person may be in several splits",
+            *(nameless, len(entries)),
+        )
     return select_clips("manifest", data_root, list(clips.values()), config)
 
 
@@ -108,7 +117,7 @@ def _read_table(path: Path) -> Iterator[_Entry]:
 
 
 def _read_list(path: Path, folders: FolderIndex) -> Iterator[_Entry]:
-    """Lines `label,path[,frames]`, as the part and, where it says so, the class of the file's name."""
+    """Lines `label,path[,frames]`; the file's name says the part and perhaps the class."""
     part, _, kind = path.stem.partition("_")
     lines: list[tuple[str, str, PurePosixPath]] = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -118,8 +127,7 @@ def _read_list(path: Path, folders: FolderIndex) -> Iterator[_Entry]:
             continue
         if len(fields) not in (2, 3) or not fields[1]:
             raise DatasetError(f"{where}: expected label,path or label,path,frames, got {line.strip()!r}")
-        label = _label(fields[0], "label", where)
-        if kind and label != LABELS[kind]:
+        if kind and parse_label(fields[0], where) != LABELS[kind]:
             raise DatasetError(f"{where}: label {fields[0]} in a list of {kind} videos")
         # a path may come from another machine, with its root
         name = without_suffix(PurePosixPath(nfc(fields[1]).replace("\\", "/").lstrip("/")))
@@ -133,8 +141,9 @@ def _read_list(path: Path, folders: FolderIndex) -> Iterator[_Entry]:
 
 
 def _foreign_prefix(names: list[PurePosixPath], folders: FolderIndex) -> tuple[str, ...]:
-    """The folders to drop from the front of a list's paths so that they are found below the root: one prefix
-    for the whole list, as few of them as possible. () if none leads anywhere.
+    """The leading folders to drop from all paths of a list so that one of them is found below the root.
+
+    As few as possible; () if no prefix helps.
     """
     for length in range(max((len(name.parts) for name in names), default=0)):
         for name in names:
@@ -146,10 +155,9 @@ def _foreign_prefix(names: list[PurePosixPath], folders: FolderIndex) -> tuple[s
 def _read_folders(root: Path) -> list[_Entry]:
     missing = [name for name in ("real", "fake") if not (root / name).is_dir()]
     if missing:
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8])
         raise DatasetError(
             f"{root}: no {TABLE}, no {PARTS[0]}.txt, {PARTS[1]}.txt or {PARTS[2]}.txt, and no folder "
-            f"{' and no folder '.join(missing)}; it holds {found or 'nothing'}"
+            f"{' and no folder '.join(missing)}; it holds {contents(root)}"
         )
     entries: list[_Entry] = []
     for label in ("real", "fake"):
@@ -161,18 +169,12 @@ def _read_folders(root: Path) -> list[_Entry]:
                 entries.append(_Entry(where=str(place), path=path, values={"label": label}))
                 subfolders.clear()
         if len(entries) == num_before:
-            raise DatasetError(f"{root / label}: no clip folder in it; make some with preprocess.prepare")
+            raise DatasetError(f"{root / label}: no clip folder in it; make them with preprocess.prepare")
     return entries
 
 
-def _label(text: str, column: str, where: str) -> int:
-    if text.lower() not in LABELS:
-        raise DatasetError(f"{where}: {column} is {text!r}, expected 0, 1, real or fake")
-    return LABELS[text.lower()]
-
-
 def _read_segments(entry: _Entry, column: str) -> tuple[tuple[float, float], ...] | None:
-    """ "0.5-1.2;3-4" -> seconds; None for an empty cell."""
+    """((0.5, 1.2), (3, 4)) in seconds for "0.5-1.2;3-4", None for an empty cell."""
     text = entry.values.get(column, "")
     if not text:
         return None
@@ -184,14 +186,16 @@ def _read_segments(entry: _Entry, column: str) -> tuple[tuple[float, float], ...
 
 
 def _part_labels(entry: _Entry, label: int) -> tuple[int | None, int | None]:
-    """(video_label, audio_label): what the row says and what follows from it."""
+    """(video_label, audio_label) as the row says or implies."""
     parts: list[int | None] = []
     for modality in ("video", "audio"):
         text, column = entry.values.get(f"{modality}_label", ""), f"{modality}_fake_segments"
-        part = _label(text, f"{modality}_label", entry.where) if text else None
+        part = parse_label(text, entry.where, f"{modality}_label") if text else None
         if entry.values.get(column):
             if part == 0 or label == 0:
-                raise DatasetError(f"{entry.where}: {column} of a clip whose {modality} is labelled real")
+                raise DatasetError(
+                    f"{entry.where}: {column} is filled in, but the {modality} is labelled real"
+                )
             part = 1
         parts.append(part)
     if (label == 0 and 1 in parts) or (label == 1 and parts == [0, 0]):
@@ -208,13 +212,11 @@ def _part_labels(entry: _Entry, label: int) -> tuple[int | None, int | None]:
 
 def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
     values, name = entry.values, entry.path.as_posix()
-    label = _label(values["label"], "label", entry.where)
+    label = parse_label(values["label"], entry.where)
     video_label, audio_label = _part_labels(entry, label)
     method = values.get("method") or ("unknown" if label else "real")
     if label == 0 and method != "real":
-        raise DatasetError(
-            f"{entry.where}: method {method!r} of a clip that is labelled real; leave it empty"
-        )
+        raise DatasetError(f"{entry.where}: a real clip has the method {method!r}; leave it empty")
     default = CATEGORIES.get((video_label, audio_label), "fake") if label else "real"
     identity = as_id(values.get("identity", "")) or as_id(values.get("target_id", "")) or f"clip {name}"
     target = as_id(values.get("target_id", "")) or identity

@@ -1,7 +1,6 @@
-"""Reading what data sets ship: tables in any of their encodings, JSON, paths, folders under changed
-spellings.
+"""Reading what data sets ship: tables, JSON, paths, and the prepared clip folders they name.
 
-All names are compared in Unicode form NFC: Korean folder names arrive decomposed (NFD) from some archives.
+Names are compared in Unicode form NFC: Korean folder names arrive decomposed (NFD) from some archives.
 """
 
 from __future__ import annotations
@@ -16,17 +15,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.clip.files import VIDEO_SUFFIXES
-from utils.clip.packed import clip_names, packed_clips
+from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME, VIDEO_SUFFIXES
+from utils.clip.packed import clip_names, packed_clips, walk
 from utils.errors import DatasetError
 from utils.names import brief, fits_file_system, is_plain, one_line, parse_json
 
 ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
+LABELS = {"real": 0, "0": 0, "fake": 1, "1": 1}
+_CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
 
 
 def nfc(text: str) -> str:
-    """Unicode form NFC, in which names are compared."""
+    """The text in Unicode form NFC, in which names are compared."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -35,9 +36,7 @@ def require_file(path: Path, what: str) -> Path:
     if path.is_file():
         return path
     folder = next((parent for parent in path.parents if parent.is_dir()), Path())
-    found = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-    raise DatasetError(f"{path}: no such file ({what}); {folder} holds {shown or 'nothing'}")
+    raise DatasetError(f"{path}: no such file ({what}); {folder} holds {contents(folder)}")
 
 
 def require_folder(path: Path) -> Path:
@@ -47,8 +46,23 @@ def require_folder(path: Path) -> Path:
     return path
 
 
+def contents(folder: Path) -> str:
+    """The first names in a folder, for an error message."""
+    found = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return shown or "nothing"
+
+
+def no_metadata(root: Path, *expected: str) -> DatasetError:
+    """The error for a data root that holds none of the `expected` files and folders."""
+    return DatasetError(
+        f"{root}: neither {' nor '.join(expected)} is there; it holds {contents(root)}; --data_root is the "
+        "folder that preprocess.prepare wrote"
+    )
+
+
 def read_text(path: Path) -> str:
-    """A text file in UTF-8 or cp949. Raises DatasetError if it is neither, or cannot be read."""
+    """The content of a text file in UTF-8 or cp949. Raises DatasetError if it cannot be read as either."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -85,7 +99,7 @@ def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[s
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """A JSON file whose outermost value is a `kind` (dict or list), else DatasetError."""
+    """The content of a JSON file whose outermost value is a `kind` (dict or list), else DatasetError."""
     try:
         content = parse_json(read_text(path))
     except ValueError as error:
@@ -98,14 +112,14 @@ def read_json(path: Path, kind: type) -> Any:
 def read_json_entries(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """("<file>, entry 17", entry) of a JSON list of objects that must have the keys `required`.
 
-    One entry is decoded at a time: a million of them as a whole would take gigabytes. Raises DatasetError
-    that names file, entry and what was found.
+    One entry is decoded at a time: a million at once would take gigabytes. Raises DatasetError that names
+    file, entry and what was found.
     """
     text, decoder = read_text(path), json.JSONDecoder()
-    position, number = _BETWEEN.match(text).end(), 0
+    position, number = _skip(text, 0), 0
     if text[position : position + 1] != "[":
         raise DatasetError(f"{path}: expected a JSON list, found {text[position : position + 20]!r}")
-    position = _BETWEEN.match(text, position + 1).end()
+    position = _skip(text, position + 1)
     while text[position : position + 1] != "]":
         where, number = f"{path}, entry {number}", number + 1
         try:
@@ -118,10 +132,25 @@ def read_json_entries(path: Path, required: Sequence[str]) -> Iterator[tuple[str
             keys = one_line(", ".join(entry), 400)
             raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {keys}")
         yield where, entry
-        position = _BETWEEN.match(text, position).end()
+        position = _skip(text, position)
 
 
-def as_segments(values: object, where: str) -> tuple[tuple[float, float], ...]:
+def _skip(text: str, position: int) -> int:
+    """Where the next entry of a JSON list begins."""
+    match = _BETWEEN.match(text, position)
+    assert match is not None  # it matches nothing at all, too
+    return match.end()
+
+
+def parse_label(value: object, where: str, name: str = "label") -> int:
+    """0 for real and 1 for fake, given as a word in any case or as a number, else DatasetError."""
+    label = LABELS.get(as_id(str(value)).lower())
+    if label is None:
+        raise DatasetError(f"{where}: {name} is {brief(value)}, expected 0, 1, real or fake")
+    return label
+
+
+def as_segments(values: Any, where: str) -> tuple[tuple[float, float], ...]:
     """[[start, end], ...] in seconds, sorted. Raises DatasetError unless 0 <= start <= end for each.
 
     A segment of length 0 is where something was cut out.
@@ -139,23 +168,22 @@ def as_segments(values: object, where: str) -> tuple[tuple[float, float], ...]:
 
 
 def without_suffix(path: PurePosixPath) -> PurePosixPath:
-    """A raw video's path -> its clip folder's; other paths, which may have dots too, stay."""
+    """The clip folder of a raw video's path; other paths, which may have dots too, stay."""
     return path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
 
 
 def inside(text: Any, origin: Path | str) -> PurePosixPath:
-    """A path from metadata, in NFC. Raises DatasetError if it is empty, leads out of the data root, or is
-    none that a file could have.
+    """A path from metadata, in NFC.
+
+    Raises DatasetError if it is empty, leads out of the data root, or is not a path that a file could have.
     """
     if not isinstance(text, str):
         raise DatasetError(f"{origin}: expected a path, found {brief(text)}")
     path = PurePosixPath(nfc(text).replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise DatasetError(f"{origin}: names a path outside the data root, or none: {brief(text)}")
+        raise DatasetError(f"{origin}: the path is empty or leads outside the data root: {brief(text)}")
     if not is_plain(text) or not fits_file_system(path.as_posix()):
-        raise DatasetError(
-            f"{origin}: names a path that is too long or has control characters: {brief(text)}"
-        )
+        raise DatasetError(f"{origin}: the path is too long or has control characters: {brief(text)}")
     return path
 
 
@@ -181,7 +209,7 @@ class FolderIndex:
         return self._entries[folder]
 
     def find(self, path: PurePosixPath) -> Path | None:
-        """The folder or file that `path` (NFC, relative to the root) names, None if there is none."""
+        """The folder or file at `path` (NFC, relative to the root); None if it is not there."""
         place = os.fspath(self.root)
         for part in path.parts:
             name = self.entries(place).get(part)
@@ -193,3 +221,24 @@ class FolderIndex:
     def clip_folder(self, path: PurePosixPath) -> Path:
         """Where the clip folder `path` lies, or would lie if it were there."""
         return self.find(path) or self.root / path
+
+
+def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
+    """Path below `root` (NFC) -> clip folder, sorted by path: the clips of a data set without metadata.
+
+    A folder counts if it holds any file of a clip. Videos that preprocess.prepare lists in
+    `root`/failures*.csv count too: their folders are not there, so that the listing reports them as missing.
+    """
+    require_folder(root)
+    found: dict[PurePosixPath, Path] = {}
+    for folder, subfolders, files in walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        if not _CLIP_FILES.isdisjoint(files):
+            if folder == root:
+                raise DatasetError(f"{root}: holds a clip's files; move each clip into a folder of its own")
+            found[PurePosixPath(nfc(folder.relative_to(root).as_posix()))] = folder
+    for failures in root.glob("failures*.csv"):
+        for line, row in read_rows(failures, ("path", "reason")):
+            path = without_suffix(inside(row["path"], f"{failures}, line {line}"))
+            found.setdefault(path, root / path)
+    return dict(sorted(found.items()))

@@ -1,7 +1,7 @@
-"""RAVDESS: 24 actors speak and sing two sentences. Real clips only: more reals for a training on another set.
+"""RAVDESS: 24 actors speak and sing two sentences. Real clips only: more reals for training on another set.
 
-Names say everything: <modality>-<channel>-<emotion>-<intensity>-<statement>-<repetition>-<actor>; modality 01
-has picture and sound. 2D3MF's copies end with -0 (real) or -1 (fake) after the actor.
+Names are <modality>-<channel>-<emotion>-<intensity>-<statement>-<repetition>-<actor>; modality 01 has picture
+and sound. 2D3MF's copies end with -0 (real) or -1 (fake) after the actor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import re
 from pathlib import Path
 
-from loaders.datasets.clip_walk import walk_clips
+from loaders.datasets.metadata import walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -23,7 +23,7 @@ NAME = re.compile(
 )
 CHANNELS = {"01": "speech", "02": "song"}
 PUBLISHED_COUNTS = {"speech": 1_440, "song": 1_012}  # clips with picture and sound; actor 18 does not sing
-# the data set has no split of its own: this is 2D3MF's, as many women as men in each part
+# the data set has no split of its own: this is 2D3MF's, with as many women as men in each part
 ACTORS = {
     "test": {"05", "10", "16", "19"},
     "val": {"11", "13", "18", "22"},
@@ -31,8 +31,9 @@ ACTORS = {
 
 
 def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared RAVDESS tree with picture and sound. Raises DatasetError if there is none, or a
-    name is not as expected.
+    """All clips of a prepared RAVDESS tree with picture and sound.
+
+    Raises DatasetError if there is none, or if a name is not as expected.
     """
     clips: dict[str, Clip] = {}
     skipped = 0
@@ -41,7 +42,7 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
         if match is None or not 1 <= int(match["actor"]) <= 24:
             raise DatasetError(
                 f"{folder}: {path.name!r} is not <modality>-<channel>-<emotion>-<intensity>-<statement>-"
-                "<repetition>-<actor>, with -0 or -1 behind it in 2D3MF's copies"
+                "<repetition>-<actor>, followed by -0 or -1 in 2D3MF's copies"
             )
         if match["modality"] != "01":
             skipped += 1
@@ -49,7 +50,7 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
         clip = _make_clip(match, folder)
         if clip.clip_id in clips:
             raise DatasetError(
-                f"{folder} and {clips[clip.clip_id].folder} are the same clip; keep one of them"
+                f"{folder} and {clips[clip.clip_id].folder} are the same clip; remove one of them"
             )
         clips[clip.clip_id] = clip
     if skipped:
@@ -57,7 +58,7 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
             "ravdess: %d clips without picture or without sound (modality 02 and 03) are left out", skipped
         )
     if not clips:
-        raise DatasetError(f"{data_root}: no clip 01-*-<actor> with picture and sound in it")
+        raise DatasetError(f"{data_root}: no clip 01-*-<actor>, which has picture and sound, is there")
     return select_clips("ravdess", data_root, list(clips.values()), config)
 
 
@@ -65,7 +66,7 @@ def _make_clip(match: re.Match[str], folder: Path) -> Clip:
     actor = match["actor"]
     person = f"ravdess/Actor_{actor}"
     fake = match["suffix"] == "1"
-    label = None if fake else 0  # of a fake, 2D3MF's name does not say what is forged
+    label = None if fake else 0  # 2D3MF's name of a fake does not say what is forged
     name = match.string if fake else match.string[: match.end("actor")]  # one clip, with -0 and without
     return Clip(
         clip_id=f"ravdess/Actor_{actor}/{name}",

@@ -1,1 +1,1 @@
-"""Which clip is trained on, validated on, tested on: drawn splits, split files, protocols."""
+"""Train, validation and test parts: drawn splits, split files, published protocols."""

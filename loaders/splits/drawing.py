@@ -1,8 +1,8 @@
-"""Who is in train, validation and test: official splits, identity-disjoint ones, folds, held-out methods.
+"""Train, validation and test parts: official splits, identity-disjoint ones, folds, held-out methods.
 
-Whatever the source, nobody stands in two parts: neither the person on screen, nor a pair that belongs
-together, nor (unless the data set's donors are too entangled, see `Listing.donor_rule`) the donor of a face
-or voice. Fakes that would break this are dropped, counted, and listed with their reason in the split file.
+Nobody is in two parts: neither the person on screen, nor a pair that belongs together, nor (unless the data
+set's donors are too entangled, see `Listing.donor_rule`) the donor of a face or voice. Fakes that would break
+this are dropped, counted, and listed with the reason in the split file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -36,43 +36,41 @@ class SplitConfig:
     )
     split_source: str = opt(
         "auto",
-        "identity = draw identity-disjoint splits; metadata = the data set's own (validation carved from its "
-        "train part if it has none); auto = its own where every clip has one",
+        "identity = draw identity-disjoint parts; metadata = the data set's own (validation is carved from "
+        "train if it has none); auto = its own if every clip has one, else identity",
         choices=("auto", "identity", "metadata"),
     )
-    fold: str = opt(
-        "", "k/n, e.g. 2/5: n folds of identities; the k-th is the test part, the one after it validation"
-    )
+    fold: str = opt("", "k/n, e.g. 2/5: n folds of identities; test on the k-th, validate on the next one")
     protocol: str = opt(
         "none",
-        "mrdf5 = FakeAVCeleb's 2,000 clips of MRDF, 1:1:1:1 over the categories, fold --fold 1..5 for "
-        "testing; validation is carved from the other four",
+        "mrdf5 = MRDF's 2,000 clips of FakeAVCeleb, 1:1:1:1 over the categories; test on --fold 1..5; "
+        "validation is carved from the other four folds",
         choices=("none", *PROTOCOLS),
     )
     protocol_files: Path | None = opt(
-        None, "folder with the protocol's own train_1.txt ... train_5.txt; default: folds from --split_seed"
+        None, "folder with the protocol's train_1.txt ... train_5.txt; default: folds drawn by --split_seed"
     )
     hold_out_method: tuple[str, ...] = opt(
-        (), "train and validate without fakes of these methods, test on them and the test part's real clips"
+        (), "train and validate without the fakes of these methods; test on them and the real test clips"
     )
     donors: str = opt(
         "auto",
-        "a fake whose donor is in another part: drop = left out and counted, keep = used, and results on the "
-        "donor-disjoint subset are reported apart; auto = as the data set allows",
+        "fakes whose donor is in another part: drop = leave them out; keep = use them, and report results on "
+        "the donor-disjoint clips separately; auto = as the data set allows",
         choices=("auto", "drop", "keep"),
     )
     split_seed: int = opt(
-        42, "seed of drawn splits, apart from the training seed so that seeds share test sets"
+        42, "seed of drawn splits, separate from --seed so that runs with several seeds share a test set"
     )
-    val_fraction: float = opt(0.1, "share of the identities for validation")
-    test_fraction: float = opt(0.2, "share of the identities for testing")
+    val_fraction: float = opt(0.1, "share of identities for validation")
+    test_fraction: float = opt(0.2, "share of identities for testing")
 
     def __post_init__(self) -> None:
         if self.split_seed < 0:
             raise ValueError(f"split_seed must be >= 0, got {self.split_seed}")
         if min(self.val_fraction, self.test_fraction) <= 0 or self.val_fraction + self.test_fraction >= 1:
             raise ValueError(
-                "val_fraction and test_fraction must be > 0 and leave some for training, got "
+                "val_fraction and test_fraction must be > 0 and sum to less than 1, got "
                 f"{self.val_fraction} and {self.test_fraction}"
             )
         if self.fold:
@@ -80,10 +78,10 @@ class SplitConfig:
         if self.protocol != "none" and not self.fold:
             raise ValueError(f"protocol {self.protocol} needs --fold 1/5 (to 5/5)")
         if self.protocol_files is not None and self.protocol == "none":
-            raise ValueError("protocol_files belongs to --protocol")
+            raise ValueError("protocol_files needs --protocol")
 
     def fold_numbers(self) -> tuple[int, int]:
-        """(k, n) of `fold`, 1 <= k <= n; a bare k is one of five."""
+        """(k, n) of `fold`, 1 <= k <= n; a bare k means k/5."""
         k, slash, n = self.fold.partition("/")
         n = n if slash else "5"
         if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n) and int(n) >= 3):
@@ -93,33 +91,31 @@ class SplitConfig:
         return int(k), int(n)
 
     def unused(self) -> dict[str, str]:
-        """Fields without effect in this configuration and why: giving such a flag is an error."""
-        fields = ("split_source", "fold", "protocol", "protocol_files", "hold_out_method", "donors",
-                  "split_seed", "val_fraction", "test_fraction")  # fmt: skip
+        """Field -> why it has no effect in this configuration: giving such a flag is an error."""
         if self.split_file:
-            return dict.fromkeys(fields, "split_file says it all")
+            others = (field.name for field in fields(self) if field.name != "split_file")
+            return dict.fromkeys(others, "split_file decides it")
         if self.protocol != "none":
             return dict.fromkeys(("split_source", "test_fraction"), f"protocol {self.protocol} decides it")
         if self.fold:
-            names = ("split_source", "val_fraction", "test_fraction")
-            return dict.fromkeys(names, "fold decides it")
+            return dict.fromkeys(("split_source", "val_fraction", "test_fraction"), "fold decides it")
         return {}
 
 
 @dataclass(frozen=True)
 class Split:
-    """The part of every listed clip of one data set, used or not."""
+    """The part of every listed clip of one data set, whether the clip is used or not."""
 
     dataset: str
     split_of: dict[str, str]  # clip_id -> train, val or test
     identity_of: dict[str, str]
-    donor_disjoint: set[str]  # val and test clips whose donor does not appear in training either
+    donor_disjoint: set[str]  # val and test clips whose donor is not in training either
     sources_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     group_of: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)  # clip_id -> why it is in no part
     donor_rule: str = "drop"
     known_overlap: str = ""
-    # of a published protocol: name -> text, written beside the split file
+    # name -> text of a published protocol's own files, written next to the split file
     protocol_texts: dict[str, str] = field(default_factory=dict)
 
     def select(self, clips: Sequence[Clip], split: str) -> list[Clip]:
@@ -137,8 +133,7 @@ class Split:
 def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> Split:
     """The split that `config` asks for, over all listed clips, prepared or not.
 
-    Raises DatasetError where persons would overlap (unless the caller does that `check`) or a part would be
-    empty.
+    Raises DatasetError if a part is empty or (with `check`) if parts share a person.
     """
     clips = listing.all_clips
     rule = listing.donor_rule if config.donors == "auto" else config.donors
@@ -176,7 +171,7 @@ def _is_official(listing: Listing, config: SplitConfig) -> bool:
 def _parts(
     listing: Listing, config: SplitConfig, donor_rule: str
 ) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """clip_id -> part, clip_id -> why it has none, and the protocol's files."""
+    """clip_id -> part; clip_id -> why it is in no part; and the protocol's files."""
     clips = listing.all_clips
     if config.protocol != "none":
         k, _ = config.fold_numbers()
@@ -192,7 +187,7 @@ def _parts(
     without = [clip for clip in clips if clip.split is None]
     if config.split_source == "metadata" and without:
         raise DatasetError(
-            f"{listing.dataset}: its metadata gives no split of {len(without)} clips, e.g. "
+            f"{listing.dataset}: its metadata names no split for {len(without)} clips, e.g. "
             f"{without[0].clip_id}; use --split_source identity"
         )
     if not _is_official(listing, config):
@@ -203,7 +198,7 @@ def _parts(
 
 
 def _own_parts(listing: Listing, config: SplitConfig, donor_rule: str) -> dict[str, str]:
-    """The data set's own parts; validation is carved from its train part where it has none."""
+    """The data set's own parts; validation is carved from the train part if there is none."""
     split_of = {clip.clip_id: str(clip.split) for clip in listing.all_clips}
     found = set(split_of.values())
     if wrong := found - set(SPLITS):
@@ -212,16 +207,19 @@ def _own_parts(listing: Listing, config: SplitConfig, donor_rule: str) -> dict[s
         train = [clip for clip in listing.all_clips if clip.split == "train"]
         carved = _carve(_units(train, config, donor_rule), config)
         split_of |= carved
+        num_val = Counter(carved.values())["val"]
         log.info(
             "%s has no validation part: %d of its %d training clips become one",
-            listing.dataset, Counter(carved.values())["val"], len(train),
-        )  # fmt: skip
+            *(listing.dataset, num_val, len(train)),
+        )
     return split_of
 
 
 def _units(clips: Sequence[Clip], config: SplitConfig, donor_rule: str) -> dict[str, str]:
-    """clip_id -> what is drawn as one: a person, a pair, or all who lend each other their faces, where fakes
-    with a donor in another part would be dropped and those circles are small enough to be drawn as one.
+    """clip_id -> unit that is drawn as a whole: a person, a pair, or all who lend each other their faces.
+
+    The last only where fakes with a donor in another part would be dropped, and these circles are small
+    enough.
     """
     unit_of = {clip.clip_id: clip.unit for clip in clips}
     if donor_rule != "drop":
@@ -241,16 +239,16 @@ def _units(clips: Sequence[Clip], config: SplitConfig, donor_rule: str) -> dict[
 
 
 def _carve(unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:
-    """clip_id -> "train", or "val" for `val_fraction` of the units."""
+    """clip_id -> "val" for `val_fraction` of the units, else "train"."""
     units = np.random.default_rng(config.split_seed).permutation(sorted(set(unit_of.values()))).tolist()
     val = set(units[: max(1, round(config.val_fraction * len(units)))])
     return {clip_id: "val" if unit in val else "train" for clip_id, unit in unit_of.items()}
 
 
 def _strata(clips: Sequence[Clip], unit_of: dict[str, str]) -> dict[str, set[str]]:
-    """stratum -> units."""
+    """Stratum -> units; a unit of several strata, such as a pair of persons, belongs to the first by name."""
     stratum_of: dict[str, str] = {}
-    for clip in clips:  # a unit of several strata, such as a pair of persons, belongs to the first by name
+    for clip in clips:
         unit = unit_of[clip.clip_id]
         stratum_of[unit] = min(stratum_of.get(unit, clip.stratum), clip.stratum)
     strata: dict[str, set[str]] = defaultdict(set)
@@ -260,8 +258,10 @@ def _strata(clips: Sequence[Clip], unit_of: dict[str, str]) -> dict[str, set[str
 
 
 def _draw_units(clips: Sequence[Clip], unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:
-    """unit -> part: shuffled by seed within each stratum; what a stratum cannot give in whole units is
-    carried over to the next one, so that the totals hold."""
+    """Unit -> part, shuffled by seed within each stratum.
+
+    What a stratum cannot give in whole units is carried over to the next one, so that the totals hold.
+    """
     rng = np.random.default_rng(config.split_seed)
     of_unit: dict[str, str] = {}
     due = {"val": 0.0, "test": 0.0}
@@ -280,32 +280,32 @@ def _draw_units(clips: Sequence[Clip], unit_of: dict[str, str], config: SplitCon
                 f"{len(of_unit)} identities are too few for a {split} split: use a larger "
                 f"--{split}_fraction or more data"
                 if split != "train"
-                else "the fractions leave no identity for training"
+                else "no identity is left for training: use smaller --val_fraction and --test_fraction"
             )
     return of_unit
 
 
 def _fold_units(clips: Sequence[Clip], unit_of: dict[str, str], config: SplitConfig) -> dict[str, str]:
-    """unit -> part for one of n folds: the k-th is tested, the one after it validates."""
+    """Unit -> part for one of n folds: the k-th is for testing, the next one for validation."""
     k, n = config.fold_numbers()
     rng = np.random.default_rng(config.split_seed)
     strata = sorted(_strata(clips, unit_of).items())
     order = [str(unit) for _, units in strata for unit in rng.permutation(sorted(units))]
     if len(order) < n:
-        raise DatasetError(f"{len(order)} identities are too few for {n} folds")
+        raise DatasetError(f"{len(order)} identities are too few for {n} folds: use fewer folds or more data")
     parts = {(k - 1) % n: "test", k % n: "val"}
     return {unit: parts.get(index % n, "train") for index, unit in enumerate(order)}
 
 
 def _torn_apart(clips: Sequence[Clip], split_of: dict[str, str]) -> list[str]:
-    """Fakes with a donor who stands, on screen or as donor of an earlier fake, in another part."""
+    """Ids of fakes with a donor who is in another part, on screen or as the donor of most other fakes."""
     part_of = {clip.identity: split_of[clip.clip_id] for clip in clips if clip.clip_id in split_of}
     unseen: dict[str, Counter[str]] = defaultdict(Counter)
     for clip in clips:
         for donor in clip.source_ids:
             if donor not in part_of and clip.clip_id in split_of:
                 unseen[donor][split_of[clip.clip_id]] += 1
-    # a donor who is never on screen goes where most of the fakes are, ties by name
+    # a donor who is never on screen belongs to the part with most of the fakes, ties by name
     part_of |= {donor: max(sorted(parts), key=parts.__getitem__) for donor, parts in unseen.items()}
     return [
         clip.clip_id
@@ -339,6 +339,7 @@ def _hold_out(
 
 
 def _donor_disjoint(clips: Sequence[Clip], split_of: dict[str, str]) -> set[str]:
+    """Ids of val and test clips whose donors are not in training."""
     trained_on = {
         person for clip in clips if split_of.get(clip.clip_id) == "train" for person in clip.persons
     }
@@ -347,9 +348,9 @@ def _donor_disjoint(clips: Sequence[Clip], split_of: dict[str, str]) -> set[str]
 
 
 def require_disjoint(split: Split) -> None:
-    """Raise DatasetError if a person or a group stands in two parts (a warning if the data set is like that).
+    """Raise DatasetError if a person or a group is in two parts; only warn if that is a `known_overlap`.
 
-    Donors count where the split drops the fakes that they would join.
+    Donors count where the split drops fakes with a donor in another part.
     """
     seen: dict[str, tuple[str, str]] = {}
     for clip_id, name in split.split_of.items():
@@ -362,6 +363,6 @@ def require_disjoint(split: Split) -> None:
                 continue
             message = f"{split.dataset}: {unit} is in {other} ({example}) and in {name} ({clip_id})"
             if not split.known_overlap:
-                raise DatasetError(f"{message}; --split_source identity draws splits that share nobody")
+                raise DatasetError(f"{message}; use --split_source identity to draw parts that share nobody")
             log.warning("%s: %s", message, split.known_overlap)
             return

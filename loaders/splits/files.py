@@ -1,6 +1,4 @@
-"""The files that keep a split: a CSV with the columns of `SPLIT_COLUMNS`, after a first line "# sha256=..."
-over the rest of the file.
-"""
+"""Split files: a CSV with the columns of `SPLIT_COLUMNS`, after a line "# sha256=..." over the rest."""
 
 from __future__ import annotations
 
@@ -31,10 +29,10 @@ SPLIT_COLUMNS = (
 
 
 def make_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> Split:
-    """The split of a data set: from its split file where one is given, else as the other flags ask.
+    """The split of a data set: from its split file if one is given, else as the other flags ask.
 
-    Raises DatasetError where persons would overlap (unless the caller does that `check`: the audit reports
-    all of them), or where the file does not know a clip.
+    Raises DatasetError if parts share a person (unless `check` is False: the audit reports all of them), or
+    if the file does not list a clip.
     """
     if not config.split_file:
         return draw_split(listing, config, check=check)
@@ -42,7 +40,8 @@ def make_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
     path, split = _file_of(config.split_file, listing.dataset)
     if unknown := [c.clip_id for c in clips if c.clip_id not in split.split_of | split.dropped]:
         raise DatasetError(
-            f"{path}: says nothing about {len(unknown)} clips of {listing.dataset}, e.g. {unknown[0]}"
+            f"{path}: does not list {len(unknown)} clips of {listing.dataset}, e.g. {unknown[0]}; use the "
+            "split file of this version of the data set"
         )
     if check:
         require_disjoint(split)
@@ -54,7 +53,7 @@ def _file_of(paths: Sequence[Path], dataset: str) -> tuple[Path, Split]:
     of_dataset = [(path, split) for path, split in splits if split.dataset == dataset]
     if len(of_dataset) != 1:
         about = ", ".join(f"{path} is about {split.dataset}" for path, split in splits)
-        raise UsageError(f"--split_file needs one file for {dataset}: {about}")
+        raise UsageError(f"--split_file: {dataset} needs exactly one file, but {about}")
     return of_dataset[0]
 
 
@@ -81,12 +80,12 @@ def _split_text(split: Split) -> str:
 
 
 def split_checksum(split: Split) -> str:
-    """The checksum that stands in the split's file."""
+    """The checksum in the first line of the split's file."""
     return hashlib.sha256(_split_text(split).encode()).hexdigest()
 
 
 def write_split(folder: Path, split: Split) -> None:
-    """Write FOLDER/<dataset>.csv atomically, and a protocol's own files into FOLDER/<dataset>/."""
+    """Write FOLDER/<dataset>.csv atomically, and the protocol's own files to FOLDER/<dataset>/."""
     text = f"# sha256={split_checksum(split)}\n{_split_text(split)}"
     write_text(folder / f"{split.dataset}.csv", text)
     for name, content in split.protocol_texts.items():
@@ -94,7 +93,7 @@ def write_split(folder: Path, split: Split) -> None:
 
 
 def read_split(path: Path) -> Split:
-    """Read a split file. Raises DatasetError if it is missing or was changed."""
+    """The split in a split file. Raises DatasetError if it is missing or was changed."""
     if not path.is_file():
         raise DatasetError(f"{path}: no such split file")
     try:
@@ -103,7 +102,8 @@ def read_split(path: Path) -> Split:
         raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
     if head != f"# sha256={hashlib.sha256(text.encode()).hexdigest()}":
         raise DatasetError(
-            f"{path}: the checksum in its first line does not fit its content; it was changed by hand"
+            f"{path}: the checksum in its first line does not fit its content: it was changed by hand; use "
+            "the original file, or draw a new split"
         )
     rules, _, table = text.partition("\n")
     reader = csv.DictReader(io.StringIO(table))
@@ -115,7 +115,7 @@ def read_split(path: Path) -> Split:
     if not rows or tuple(rows[0]) != SPLIT_COLUMNS or not whole or not rules.startswith("# donor_rule="):
         raise DatasetError(f"{path}: expected the columns {', '.join(SPLIT_COLUMNS)} and at least one row")
     if len(datasets := {row["dataset"] for row in rows}) != 1:
-        raise DatasetError(f"{path}: is about several data sets: {', '.join(sorted(datasets))}")
+        raise DatasetError(f"{path}: lists several data sets: {', '.join(sorted(datasets))}")
     if wrong := {row["split"] for row in rows} - {*SPLITS, ""}:
         raise DatasetError(f"{path}: unknown split {', '.join(sorted(wrong))}")
     rule, _, overlap = rules.removeprefix("# donor_rule=").partition(" known_overlap=")

@@ -1,4 +1,4 @@
-"""Published evaluation protocols that choose clips and folds of their own."""
+"""Published evaluation protocols with their own choice of clips and folds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ def mrdf5(
     """MRDF's FakeAVCeleb protocol: one clip per person and category, five folds of persons.
 
     500 persons give 2,000 clips, 1,600 to train and 400 to test in each fold. A person's clip of a category
-    is the first in the metadata's order. The persons to train on are those of `files`/train_<fold>.txt (one
-    header line; then lines that begin with an id, others are passed over), or drawn by `seed`. Returns the
-    clips to train on (with validation), those to test, clip_id -> why a clip is in neither, and the fold
-    files (name -> text).
+    is the first one that the metadata lists. The persons to train on are those in `files`/train_<fold>.txt
+    (a header line, then lines that begin with an id; other lines are skipped), or drawn by `seed`.
+
+    Returns the clips to train on (with validation), those to test, clip_id -> why a clip is in neither, and
+    the fold files (name -> text). Raises DatasetError for data or fold files that do not fit, UsageError for
+    another data set.
     """
     if dataset != "fakeavceleb":
-        raise UsageError(f"--protocol mrdf5 is one of fakeavceleb, not of {dataset}")
+        raise UsageError(f"--protocol mrdf5 is for fakeavceleb, not for {dataset}")
     chosen: dict[tuple[str, str], Clip] = {}
     for clip in clips:
         chosen.setdefault((clip.identity, clip.category), clip)
@@ -38,7 +40,9 @@ def mrdf5(
     ids = {person.rpartition("/")[2]: person for person in persons}
     folds = _read_folds(files, ids) if files else _draw_folds(sorted(ids), seed)
     train_ids = {ids[name] for name in folds[fold - 1]}
-    train, test, reasons = [], [], {}
+    train: list[Clip] = []
+    test: list[Clip] = []
+    reasons: dict[str, str] = {}
     for clip in clips:
         if clip.identity not in persons:
             reasons[clip.clip_id] = "protocol mrdf5: its person has not all four categories"
@@ -67,7 +71,7 @@ def _read_folds(folder: Path, known: dict[str, str]) -> list[list[str]]:
         path = folder / f"train_{number}.txt"
         if not path.is_file():
             raise DatasetError(
-                f"{path}: no such fold file; --protocol_files holds train_1.txt to train_5.txt"
+                f"{path}: no such fold file; --protocol_files is a folder with train_1.txt to train_5.txt"
             )
         try:
             lines = path.read_text(encoding="utf-8").splitlines()[1:]
@@ -81,6 +85,8 @@ def _read_folds(folder: Path, known: dict[str, str]) -> list[list[str]]:
                 f"{unknown[0]}"
             )
         if not names or len(names) == len(known):
-            raise DatasetError(f"{path}: names {len(names)} of {len(known)} persons: nobody to train or test")
+            raise DatasetError(
+                f"{path}: names {len(names)} of {len(known)} persons, which leaves nobody to train or to test"
+            )
         folds.append(names)
     return folds

@@ -79,9 +79,18 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
         ok(run_command(*evaluate, "--output_dir", tmp_path / "plain", "--report", "false")).stdout
     )
     robustness = (
-        *evaluate, "--output_dir", tmp_path / "robust", "--robustness", "--raw_root", raw,
-        "--robustness_kinds", "blur+resampling", "--cache_dir", tmp_path / "cache", "--shortcuts",
-    )  # fmt: skip
+        *evaluate,
+        "--output_dir",
+        tmp_path / "robust",
+        "--robustness",
+        "--raw_root",
+        raw,
+        "--robustness_kinds",
+        "blur+resampling",
+        "--cache_dir",
+        tmp_path / "cache",
+        "--shortcuts",
+    )
     first = ok(run_command(*robustness))
     result = json.loads((tmp_path / "robust" / "robustness.json").read_text())
     assert json.loads(first.stdout)["robustness"] == result
@@ -161,9 +170,14 @@ def one_clip(tmp_path_factory):
 def variants(one_clip, cache_dir, *perturbations):
     raw, prepared, clip = one_clip
     return make_variants(
-        [clip], [Perturbation(*p) for p in perturbations], dataset="test", data_root=prepared, raw_root=raw,
-        cache_dir=cache_dir, num_workers=1,
-    )  # fmt: skip
+        [clip],
+        [Perturbation(*p) for p in perturbations],
+        dataset="test",
+        data_root=prepared,
+        raw_root=raw,
+        cache_dir=cache_dir,
+        num_workers=1,
+    )
 
 
 def test_level_0_makes_the_same_bytes(one_clip, tmp_path):

@@ -15,7 +15,7 @@ class RawTree:
     source: Path  # what --source takes
     # (split as the data set says it, or "", category, method) -> clips
     counts: Counter[tuple[str, str, str]]
-    prepare_flags: tuple[str, ...] = ()  # what preprocess.prepare needs beside --dataset and --source
+    prepare_flags: tuple[str, ...] = ()  # what preprocess.prepare needs besides --dataset and --source
     listing_flags: tuple[str, ...] = ()  # what train.py and test.py need
     has_own_split: bool = False  # whether train and test parts are given
     real_only: bool = False  # no fakes: nothing can be trained on it alone

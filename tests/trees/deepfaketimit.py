@@ -1,4 +1,4 @@
-"""DeepfakeTIMIT and its reals: sound beside silent videos, under both names; low quality under both, too."""
+"""DeepfakeTIMIT and its reals: sound next to silent videos, under both names; also low quality, under both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FaceForensics++: silent videos with sound beside them, two compressions, masks, and the actors of
+"""FaceForensics++: silent videos with separate sound, two compressions, masks, and the actors of
 DeepFakeDetection, whose names are longer, who have no sound and no split.
 """
 

@@ -47,7 +47,7 @@ def write_lavdf(
                         "video_frames": round(DURATION_S * FPS),
                         "audio_channels": 1,
                         "audio_frames": round(DURATION_S * 16_000),
-                    }  # fmt: skip
+                    }
                 )
                 original = original or name
                 counts["val" if part == "dev" else part, category, category] += 1

@@ -1,4 +1,4 @@
-"""What preprocess.prepare would leave behind, with empty files: enough for tests that read names only."""
+"""What preprocess.prepare would write, with empty files: enough for tests that read names only."""
 
 from __future__ import annotations
 

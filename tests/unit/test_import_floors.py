@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+from loaders import DATASETS
 from losses import LOSSES
 from models import MODELS
 
@@ -117,6 +118,13 @@ def test_a_command_imports_no_other_command():
     assert "preprocess/prepare.py" in commands
     wrong = [f"{path}:{line} imports {target}" for path, line, target in IMPORTS
              if target in commands and path != target]  # fmt: skip
+    assert wrong == []
+
+
+def test_a_data_set_imports_no_other_data_set():
+    menu = {target for path, _, target in IMPORTS if path == "loaders/__init__.py"}
+    assert len(menu) == len(DATASETS)
+    wrong = [f"{p}:{line} imports {target}" for p, line, target in IMPORTS if {p, target} <= menu]
     assert wrong == []
 
 

@@ -11,8 +11,7 @@ import fsspec
 import pytest
 
 from loaders import DATASETS
-from loaders.datasets.clip_walk import walk_clips
-from loaders.datasets.metadata import inside
+from loaders.datasets.metadata import inside, walk_clips
 from loaders.listing import ListingConfig
 from preprocess.work.batch import BatchConfig, find_jobs
 from tests.clip_factory import write_clip_folder
@@ -37,7 +36,7 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def root(tmp_path, clip) -> Path:
-    """A data root with two clips, beside a clip that is not to be reached."""
+    """A data root with two clips, and a clip outside that must not be reached."""
     for name in ("root/real/a", "root/fake/b", "outside/clip"):
         shutil.copytree(clip, tmp_path / name)
     return tmp_path / "root"
@@ -59,16 +58,26 @@ def test_a_row_cannot_name_a_path_outside(root, path):
 
 
 def test_lists_of_every_kind_are_held_to_it(root):
-    entry = {"file": "../outside/clip.mp4", "n_fakes": 0, "fake_periods": [], "original": None,
-             "modify_video": False, "modify_audio": False, "split": "train"}  # fmt: skip
+    entry = {
+        "file": "../outside/clip.mp4",
+        "n_fakes": 0,
+        "fake_periods": [],
+        "original": None,
+        "modify_video": False,
+        "modify_audio": False,
+        "split": "train",
+    }
     (root / "metadata.min.json").write_text(json.dumps([entry]))
     with pytest.raises(DatasetError, match="outside the data root"):
         DATASETS["lavdf"](root, ListingConfig())
     (root / "List_of_testing_videos.txt").write_text("1 ../outside/clip.mp4\n")
     with pytest.raises(DatasetError, match="outside the data root"):
         DATASETS["celebdf"](root, ListingConfig())
-    (root / "dataset.json").write_text(json.dumps({"../outside/clip.mp4": {"label": "fake", "set": "train",
-                                                   "target_id": "a", "swapped_id": "b"}}))  # fmt: skip
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {"../outside/clip.mp4": {"label": "fake", "set": "train", "target_id": "a", "swapped_id": "b"}}
+        )
+    )
     with pytest.raises(DatasetError, match="outside the data root"):
         DATASETS["dfdc_preview"](root, ListingConfig())
     for path in ("../outside/clip.mp4", f"{root.parent}/outside/clip.mp4"):

@@ -61,7 +61,7 @@ def test_segments_of_the_genuine_modality_are_ignored_and_counted(prepared, capl
     assert (clip.video_label, clip.video_fake_segments, clip.audio_fake_segments) == (0, None, ((0.3, 0.7),))
     assert clip.pair_key == f"{FOLDER}/real"
     assert (
-        "1 clips have forged segments of the picture, which their modify_type says is genuine" in caplog.text
+        "1 clips have forged segments of the picture, although modify_type says it is genuine" in caplog.text
     )
 
 
@@ -70,7 +70,7 @@ def test_a_fake_without_segments_is_fake_as_a_whole_and_counted(prepared, caplog
     with caplog.at_level(logging.INFO):
         clip = list_av_deepfake1m(prepared, ListingConfig()).clips[1]
     assert (clip.video_label, clip.video_fake_segments) == (1, None)
-    assert "1 clips have no segments of their forged picture" in caplog.text
+    assert "1 clips have no segments for their forged picture" in caplog.text
 
 
 def test_paths_may_begin_with_the_part(prepared):
@@ -83,9 +83,9 @@ def test_paths_may_begin_with_the_part(prepared):
     ("index", "values", "message"),
     [
         (1, {"modify_type": "visual"}, "train_metadata.json, entry 1: unknown modify_type 'visual'"),
-        (0, {"visual_fake_segments": [[0, 1]]}, "modify_type is real, but its picture has forged segments"),
+        (0, {"visual_fake_segments": [[0, 1]]}, "modify_type is real, but the picture has forged segments"),
         (1, {"file": "real.mp4"}, "expected <speaker>/<video>/<clip>/<kind>.mp4, found 'real.mp4'"),
-        (1, {"file": "id00012/21Uxsk56VDQ/00001/real.mp4"}, "is listed before"),
+        (1, {"file": "id00012/21Uxsk56VDQ/00001/real.mp4"}, "is already listed in an earlier entry"),
         (1, {"visual_fake_segments": [["a", 1]]}, "expected segments"),
     ],
 )

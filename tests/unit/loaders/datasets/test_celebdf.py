@@ -116,7 +116,7 @@ def test_test_clips_that_are_not_prepared_are_missing(root):
     [
         ("2 Celeb-real/id0_0001.mp4", "line 1: expected '<0 or 1> <folder>/<name>.mp4'"),
         ("1 Celeb-true/id0_0001.mp4", "expected a clip in Celeb-real, YouTube-real, Celeb-synthesis"),
-        ("1 Celeb-real/id0_id1_0001.mp4", "'id0_id1_0001' is no name of a clip in Celeb-real"),
+        ("1 Celeb-real/id0_id1_0001.mp4", "'id0_id1_0001' is not the name of a clip in Celeb-real"),
         ("\n", "lists no video"),
     ],
 )

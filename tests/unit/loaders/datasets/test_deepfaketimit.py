@@ -80,8 +80,12 @@ def test_an_unknown_variant_is_refused(tmp_path):
 
 
 def test_the_released_codes_layout_is_read(tmp_path):
-    for name in ("real/faag0/sa1", "real/faas0/sa1", "higher_quality/faag0/sa1-video-faas0",
-                 "low_quality/faag0/sa1-video-faas0"):  # fmt: skip
+    for name in (
+        "real/faag0/sa1",
+        "real/faas0/sa1",
+        "higher_quality/faag0/sa1-video-faas0",
+        "low_quality/faag0/sa1-video-faas0",
+    ):
         touch_clip(tmp_path / "features_mtcnn" / name, audio_name="audio.wav")
     clips = list_deepfaketimit(tmp_path, ListingConfig()).clips
     assert [clip.clip_id for clip in clips] == [
@@ -143,7 +147,7 @@ def test_an_empty_class_is_named(tmp_path, folder, message):
     ("name", "message"),
     [
         ("medium_quality/faag0/sa1-video-faas0", "expected <one of real, higher_quality"),
-        ("higher_quality/faag0/sa1", "a fake is called <sentence>-video-<donor>, found 'sa1'"),
+        ("higher_quality/faag0/sa1", "expected a fake named <sentence>-video-<donor>, found 'sa1'"),
         ("low_quality/faag0/sa1-video-faas0", "are the same clip"),
     ],
 )
@@ -156,7 +160,11 @@ def test_an_unknown_name_is_never_skipped(tmp_path, name, message):
 
 def test_groups_are_joined_through_common_members():
     assert joined([("b", "a"), ("c", "d"), ("e", "e")]) == {
-        "a": "a+b", "b": "a+b", "c": "c+d", "d": "c+d", "e": "e",
-    }  # fmt: skip
+        "a": "a+b",
+        "b": "a+b",
+        "c": "c+d",
+        "d": "c+d",
+        "e": "e",
+    }
     chain = joined([("a", "b"), ("c", "d"), ("e", "f"), ("b", "c"), ("f", "d")])
     assert set(chain.values()) == {"a+5_more"}

@@ -78,9 +78,13 @@ def test_what_is_known_of_the_voice(prepared, caplog):
         return f"{name}.mp4,{kind},e,13,10,1,100,{voice},,none,scripted"
 
     rows = {
-        "a": ("face-swap", "", 0), "b": ("face-swap", "elevenlabs", 1), "c": ("lip-sync", "PlayHT", 1),
-        "d": ("lip-sync", "real", 0), "e": ("lip-sync", "", None), "f": ("avatar", "something new", None),
-    }  # fmt: skip
+        "a": ("face-swap", "", 0),
+        "b": ("face-swap", "elevenlabs", 1),
+        "c": ("lip-sync", "PlayHT", 1),
+        "d": ("lip-sync", "real", 0),
+        "e": ("lip-sync", "", None),
+        "f": ("avatar", "something new", None),
+    }
     lines = [FAKE_HEADER, *(fake(name, kind, voice) for name, (kind, voice, _) in rows.items())]
     (prepared / "annotations-fake.csv").write_text("\n".join(lines) + "\n")
     for name in rows:
@@ -122,7 +126,7 @@ def test_a_missing_split_file_is_an_error(prepared):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("split-def", "0,10.0,train\n", "", "says nothing about identity 10"),
+        ("split-def", "0,10.0,train\n", "", "identity 10 is not listed in"),
         ("split-def", "0,10.0,train\n", "0,10,train\n9,10.0,test\n", "identity 10 is in train and in test"),
         ("split-def", "identity,split", "person,split", "split-def.csv: no column identity; its columns are"),
         (
@@ -134,7 +138,7 @@ def test_a_missing_split_file_is_an_error(prepared):
         ("fake", "face-swap", "morph", r"fake.csv, line 2: unknown kind 'morph', expected one of face-swap"),
         ("fake", "identity-target", "target", "no column identity-target"),
         ("real", "10-100.mp4,10", "10-100.mp4,", "real.csv, line 2: the row has no identity"),
-        ("real", "13-101.mp4,13", "10-100.mp4,13", "10-100 is listed before with other values"),
+        ("real", "13-101.mp4,13", "10-100.mp4,13", "10-100 is already listed with other values"),
     ],
 )
 def test_bad_annotations_are_named(prepared, name, old, new, message):

@@ -139,7 +139,7 @@ def test_published_size_loads_in_seconds(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e[next(iter(e))].update(label="MAYBE"), "label is 'MAYBE', expected REAL or FAKE"),
+        (lambda e: e[next(iter(e))].update(label="MAYBE"), "label is 'MAYBE', expected 0, 1, real or fake"),
         (lambda e: e[next(iter(e))].pop("label"), "expected an object with a label"),
         (lambda e: e[next(iter(e))].update(split="test"), "split is 'test', expected 'train'"),
         (lambda e: [fields.pop("original", None) for fields in e.values()], "needs the name of its original"),
@@ -156,7 +156,7 @@ def test_a_bad_entry_of_a_part_is_named(dfdc, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("filename,label\na.mp4,2\n", "line 2: label is '2', expected REAL or FAKE, or 0 or 1"),
+        ("filename,label\na.mp4,2\n", "line 2: label is '2', expected 0, 1, real or fake"),
         ("filename,label\na.mp4,1\na.mp4,1\n", "line 3: a.mp4 is listed twice"),
         ("name,label\na.mp4,1\n", "no column filename; its columns are name, label"),
     ],
@@ -243,8 +243,13 @@ def test_preview_of_published_size(tmp_path):
         fake = index >= 1_131
         name = f"{actor}_A_{index:04d}.mp4"
         key = f"method_A/{actor}/{actor}_A/{donor}_{name}" if fake else f"original_videos/{actor}/{name}"
-        entries[key] = {"label": "fake" if fake else "real", "set": "test" if index % 66 > 50 else "train",
-                        "target_id": actor, "swapped_id": donor, "augmentations": []}  # fmt: skip
+        entries[key] = {
+            "label": "fake" if fake else "real",
+            "set": "test" if index % 66 > 50 else "train",
+            "target_id": actor,
+            "swapped_id": donor,
+            "augmentations": [],
+        }
         if not fake:
             entries[key]["swapped_id"] = None
     (tmp_path / "dataset.json").write_text(json.dumps(entries))

@@ -20,10 +20,17 @@ def one_clip_tree(tmp_path):
 
 def row(**changes):
     values = {
-        "source": "id00001", "target1": "-", "target2": "-", "method": "rtvc", "category": "B",
-        "type": "RealVideo-FakeAudio", "race": "Asian (East)", "gender": "women", "name": "00001_fake.mp4",
+        "source": "id00001",
+        "target1": "-",
+        "target2": "-",
+        "method": "rtvc",
+        "category": "B",
+        "type": "RealVideo-FakeAudio",
+        "race": "Asian (East)",
+        "gender": "women",
+        "name": "00001_fake.mp4",
         "folder": "FakeAVCeleb/RealVideo-FakeAudio/Asian (East)/women/id00001",
-    } | changes  # fmt: skip
+    } | changes
     return tuple(values.values())
 
 
@@ -163,4 +170,4 @@ def test_excluded_clips_are_counted_and_unknown_exclusions_refused(prepared_root
         list_fakeavceleb(prepared_root, ListingConfig(exclude_list=exclusions))
     exclusions.write_text("fakeavcelebb/typo\n")  # perhaps of another data set
     list_fakeavceleb(prepared_root, ListingConfig(exclude_list=exclusions))
-    assert "1 of its lines are no clips of fakeavceleb, such as 'fakeavcelebb/typo'" in caplog.text
+    assert "1 lines are not clips of fakeavceleb, such as 'fakeavcelebb/typo'" in caplog.text

@@ -106,7 +106,7 @@ def test_reals_come_with_their_own_fakes(prepared, caplog):
 def test_a_missing_split_file_is_an_error(prepared, name):
     (prepared / f"splits/{name}.json").unlink()
     with pytest.raises(
-        DatasetError, match=rf"splits/{name}.json: no such file; .* FaceForensics\+\+ repository"
+        DatasetError, match=rf"splits/{name}.json: no such file; copy train.json, .* from dataset/splits"
     ):
         list_ffpp(prepared, ListingConfig())
 
@@ -166,7 +166,7 @@ def test_the_released_codes_layout(tmp_path):
             ("test", "DeepFakeDetection", "DeepFakeDetection"): 1,
         }
         assert "ffpp/original_sequences/youtube/c40/videos/071" in {clip.clip_id for clip in listing.clips}
-    with pytest.raises(DatasetError, match="holds c40 only.*choose --variant c40"):
+    with pytest.raises(DatasetError, match="has c40 only, not c23; use --variant c40"):
         list_ffpp(tmp_path, ListingConfig())
 
 

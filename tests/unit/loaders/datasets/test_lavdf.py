@@ -61,14 +61,14 @@ def test_a_drawn_split_keeps_the_clips_of_one_original_together(prepared):
     ("index", "values", "message"),
     [
         (1, {"split": "valid"}, r"min.json, entry 1: split is 'valid', expected train, dev or test"),
-        (0, {"modify_audio": True}, "0 fakes in 0 periods do not fit"),
-        (1, {"n_fakes": 0}, "0 fakes in 1 periods do not fit"),
+        (0, {"modify_audio": True}, "n_fakes 0 and 0 fake_periods do not fit"),
+        (1, {"n_fakes": 0}, "n_fakes 0 and 1 fake_periods do not fit"),
         (1, {"modify_video": "no"}, "expected true or false"),
         (1, {"fake_periods": [[0.7, 0.3]]}, "segment 0.7-0.3 must have 0 <= start <= end"),
         (1, {"fake_periods": [0.3, 0.7]}, r"expected segments \[\[start, end\], ...\]"),
-        (1, {"original": None}, "a fake without an original"),
+        (1, {"original": None}, "original is null, but a fake needs one"),
         (1, {"file": "../train/000001.mp4"}, "outside the data root"),
-        (1, {"file": "train/000000.mp4"}, "entry 1: train/000000.mp4 is listed before"),
+        (1, {"file": "train/000000.mp4"}, "entry 1: train/000000.mp4 is already listed in an earlier entry"),
     ],
 )
 def test_a_bad_entry_is_named(prepared, index, values, message):

@@ -34,9 +34,10 @@ def test_each_form_from_raw_to_listing(tmp_path, form):
     assert Counter((clip.split or "", clip.category, clip.method) for clip in listing.clips) == tree.counts
     assert not listing.missing
     assert {clip.clip_id for clip in listing.clips if "person 0" in clip.clip_id} == {
-        "manifest/real/person "
-        "0/take.x", "manifest/fake/person 0/take.swap v2", "manifest/fake/person 0/take.tts",
-    }  # fmt: skip
+        "manifest/real/person 0/take.x",
+        "manifest/fake/person 0/take.swap v2",
+        "manifest/fake/person 0/take.tts",
+    }
 
 
 def test_all_columns(table):
@@ -48,11 +49,18 @@ def test_all_columns(table):
     )
     real, fake = clips["manifest/a"], clips["manifest/b"]
     assert (real.label, real.identity, real.category, real.method, real.split) == (
-        0, "manifest/7", "real", "real", "train",
-    )  # fmt: skip
+        0,
+        "manifest/7",
+        "real",
+        "real",
+        "train",
+    )
     assert (fake.video_label, fake.audio_label, fake.identity, fake.target_id) == (
-        1, 1, "manifest/7", "manifest/10",
-    )  # fmt: skip
+        1,
+        1,
+        "manifest/7",
+        "manifest/10",
+    )
     assert fake.source_ids == ("manifest/8", "manifest/9")
     assert (fake.method, fake.category, fake.split) == ("swap", "mine", "test")
     assert (fake.video_fake_segments, fake.audio_fake_segments) == (((0.5, 1.2), (3.0, 4.0)), None)
@@ -80,15 +88,15 @@ def test_labels_stay_unknown_unless_they_follow(table):
         ("path,label,video_label,audio_label\na.mp4,1,0,0\n", "line 2: label 1 contradicts video_label 0"),
         (
             "path,label,video_fake_segments\na.mp4,0,1-2\n",
-            "video_fake_segments of a clip whose video is labelled",
+            "video_fake_segments is filled in, but the video is labelled",
         ),
         ("path,label,video_fake_segments\na.mp4,1,2-1\n", "segment 2-1 must have 0 <= start <= end"),
         ("path,label,video_fake_segments\na.mp4,1,1:2\n", "write them as 0.5-1.2;3-4"),
         ("path,label,split\na.mp4,0,dev\n", "split is 'dev', expected train, val, test"),
         ("path,label,split\na.mp4,0,train\nb.mp4,1,\n", "line 3: no split, although other clips have one"),
-        ("path,label,method\na.mp4,0,swap\n", "method 'swap' of a clip that is labelled real"),
-        ("path,label\na.mp4,0\na.avi,0\n", "line 3: a is named before, in .*line 2"),
-        ("path,label\n/data/a.mp4,0\n", "line 2: names a path outside the data root"),
+        ("path,label,method\na.mp4,0,swap\n", "a real clip has the method 'swap'"),
+        ("path,label\na.mp4,0\na.avi,0\n", "line 3: a is already named in .*line 2"),
+        ("path,label\n/data/a.mp4,0\n", "line 2: the path is empty or leads outside the data root"),
         ("path,label\n", "manifest: its metadata lists no clip"),
     ],
 )
@@ -145,7 +153,7 @@ def test_a_clip_in_two_lists_is_an_error(tmp_path):
     touch_clip(tmp_path / "a")
     for part in ("train", "test"):
         (tmp_path / f"{part}.txt").write_text("0,a.mp4,30\n")
-    with pytest.raises(DatasetError, match=r"test.txt, line 1: a is named before, in .*train.txt, line 1"):
+    with pytest.raises(DatasetError, match=r"test.txt, line 1: a is already named in .*train.txt, line 1"):
         list_manifest(tmp_path, ListingConfig())
 
 

@@ -31,8 +31,9 @@ def test_published_size_and_actors(tmp_path):
     assert actors["val"] == {"11", "13", "18", "22"}
     assert len(actors["train"]) == 16
     assert Counter(clip.stratum for clip in clips if clip.identity.endswith(("05", "10"))) == {
-        "men": 104, "women": 104,
-    }  # fmt: skip
+        "men": 104,
+        "women": 104,
+    }
     assert not any(clip.category == "song" for clip in clips if clip.identity == "ravdess/Actor_18")
     split = draw_split(listing, SplitConfig())
     assert {clip.clip_id for clip in clips if clip.split == "val"} == {
@@ -91,7 +92,7 @@ def test_the_same_clip_under_both_names_is_refused(tmp_path):
 
 
 def test_wrong_roots_are_named(tmp_path):
-    with pytest.raises(DatasetError, match="no clip 01-.* with picture and sound"):
+    with pytest.raises(DatasetError, match="no clip 01-.*, which has picture and sound"):
         list_ravdess(tmp_path, ListingConfig())
     with pytest.raises(DatasetError, match="no such folder"):
         list_ravdess(tmp_path / "nowhere", ListingConfig())

@@ -84,7 +84,7 @@ def test_the_data_sets_own_split_is_used_unless_it_leaks():
     leaky = [*own, make_clip(Path("x"), clip_id="d/x", identity="d/id0", split="test")]
     with pytest.raises(DatasetError, match="d/id0 is in train .* and in test"):
         split_of(leaky)
-    with pytest.raises(DatasetError, match="gives no split"):
+    with pytest.raises(DatasetError, match="names no split"):
         split_of(clips_of(10), split_source="metadata")
 
 
@@ -96,10 +96,10 @@ def test_split_files_come_back_and_notice_changes(tmp_path):
     assert path.read_text().startswith(f"# sha256={split_checksum(split)}\n")
     again = split_of(clips, split_file=(path,))
     assert (again.split_of, again.dropped) == (split.split_of, split.dropped)
-    with pytest.raises(UsageError, match=r"one file for other: .* is about d"):
+    with pytest.raises(UsageError, match=r"other needs exactly one file, but .* is about d"):
         split_of(clips, "other", split_file=(path,))
     more = [*clips, make_clip(Path("x"), clip_id="d/x")]
-    with pytest.raises(DatasetError, match="says nothing about 1 clips of d, e.g. d/x"):
+    with pytest.raises(DatasetError, match="does not list 1 clips of d, e.g. d/x"):
         split_of(more, split_file=(path,))
     path.write_text(path.read_text().replace(",test,", ",train,", 1))
     with pytest.raises(DatasetError, match="checksum"):
@@ -130,10 +130,18 @@ def test_a_fake_whose_two_persons_fall_apart_is_dropped_and_counted():
 
 def test_persons_who_lend_each_other_their_faces_are_drawn_together():
     clips = [
-        make_clip(Path("x"), clip_id=f"d/{i}_{k}", identity=f"d/p{i:02d}", label=k, video_label=k,
-                  source_ids=(f"d/p{i ^ 1:02d}",) if k else (), dataset="d")
-        for i in range(40) for k in range(2)
-    ]  # fmt: skip
+        make_clip(
+            Path("x"),
+            clip_id=f"d/{i}_{k}",
+            identity=f"d/p{i:02d}",
+            label=k,
+            video_label=k,
+            source_ids=(f"d/p{i ^ 1:02d}",) if k else (),
+            dataset="d",
+        )
+        for i in range(40)
+        for k in range(2)
+    ]
     for flags in ({}, {"fold": "1/5"}):
         split = split_of(clips, donor_rule="drop", **flags)
         assert not split.dropped
@@ -146,10 +154,18 @@ def test_persons_who_lend_each_other_their_faces_are_drawn_together():
 
 def test_a_donor_who_is_never_on_screen_is_in_one_part_only():
     clips = [
-        make_clip(Path(f"{i}_{k}"), clip_id=f"d/{i}_{k}", identity=f"d/p{i}", label=k, video_label=k,
-                  source_ids=("d/stranger",) if k else (), dataset="d")
-        for i in range(10) for k in range(2)
-    ]  # fmt: skip
+        make_clip(
+            Path(f"{i}_{k}"),
+            clip_id=f"d/{i}_{k}",
+            identity=f"d/p{i}",
+            label=k,
+            video_label=k,
+            source_ids=("d/stranger",) if k else (),
+            dataset="d",
+        )
+        for i in range(10)
+        for k in range(2)
+    ]
     split = split_of(clips, donor_rule="drop")
     parts = {split.split_of[c.clip_id] for c in clips if c.source_ids and c.clip_id in split.split_of}
     assert parts == {"train"}
@@ -163,9 +179,17 @@ def test_pairs_stay_together():
         for a, b in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
             for k, donor in enumerate([(), (f"d/s{b}",)]):
                 clips.append(
-                    make_clip(Path("x"), clip_id=f"d/{a}_{k}", identity=f"d/s{a}", source_ids=donor,
-                              label=k, video_label=k, split_group=f"d/pair{pair}", dataset="d")
-                )  # fmt: skip
+                    make_clip(
+                        Path("x"),
+                        clip_id=f"d/{a}_{k}",
+                        identity=f"d/s{a}",
+                        source_ids=donor,
+                        label=k,
+                        video_label=k,
+                        split_group=f"d/pair{pair}",
+                        dataset="d",
+                    )
+                )
     split = split_of(clips, donor_rule="drop", val_fraction=0.125, test_fraction=0.25)
     assert not split.dropped
     groups = [{c.split_group for c in split.select(clips, part)} for part in SPLITS]
@@ -178,10 +202,15 @@ def test_pairs_stay_together():
 
 def test_validation_is_carved_from_training_where_the_data_set_has_none():
     own = [
-        make_clip(Path(str(i)), clip_id=f"d/{i}", identity=f"d/p{i // 2}", dataset="d",
-                  split="test" if i >= 40 else "train")
+        make_clip(
+            Path(str(i)),
+            clip_id=f"d/{i}",
+            identity=f"d/p{i // 2}",
+            dataset="d",
+            split="test" if i >= 40 else "train",
+        )
         for i in range(60)
-    ]  # fmt: skip
+    ]
     split = split_of(own, val_fraction=0.2)
     assert {c.clip_id for c in split.select(own, "test")} == {f"d/{i}" for i in range(40, 60)}
     assert len(split.select(own, "val")) == 8
@@ -219,10 +248,18 @@ def test_every_person_is_tested_in_exactly_one_fold():
 
 def with_methods(num_identities):
     return [
-        make_clip(Path("x"), clip_id=f"d/{i}_{method}", identity=f"d/p{i:03d}", method=method,
-                  label=int(method != "real"), video_label=int(method != "real"), dataset="d")
-        for i in range(num_identities) for method in ("real", "wav2lip", "faceswap", "fsgan")
-    ]  # fmt: skip
+        make_clip(
+            Path("x"),
+            clip_id=f"d/{i}_{method}",
+            identity=f"d/p{i:03d}",
+            method=method,
+            label=int(method != "real"),
+            video_label=int(method != "real"),
+            dataset="d",
+        )
+        for i in range(num_identities)
+        for method in ("real", "wav2lip", "faceswap", "fsgan")
+    ]
 
 
 def test_a_held_out_method_is_seen_in_testing_only():
@@ -242,13 +279,25 @@ def test_a_held_out_method_is_seen_in_testing_only():
 
 def mrdf_clips(num_identities, *, fakes_per_category=3):
     """FakeAVCeleb in small: one real clip and one fake voice a person, several of the other categories."""
-    counts = {"RealVideo-RealAudio": 1, "RealVideo-FakeAudio": 1, "FakeVideo-RealAudio": fakes_per_category,
-              "FakeVideo-FakeAudio": fakes_per_category}  # fmt: skip
+    counts = {
+        "RealVideo-RealAudio": 1,
+        "RealVideo-FakeAudio": 1,
+        "FakeVideo-RealAudio": fakes_per_category,
+        "FakeVideo-FakeAudio": fakes_per_category,
+    }
     return [
-        make_clip(Path("x"), clip_id=f"fakeavceleb/{category}/{i}_{k}", identity=f"fakeavceleb/id{i:05d}",
-                  category=category, label=int("Fake" in category), dataset="fakeavceleb")
-        for category, count in counts.items() for i in range(num_identities) for k in range(count)
-    ]  # fmt: skip
+        make_clip(
+            Path("x"),
+            clip_id=f"fakeavceleb/{category}/{i}_{k}",
+            identity=f"fakeavceleb/id{i:05d}",
+            category=category,
+            label=int("Fake" in category),
+            dataset="fakeavceleb",
+        )
+        for category, count in counts.items()
+        for i in range(num_identities)
+        for k in range(count)
+    ]
 
 
 def test_mrdfs_folds_have_1600_and_400_clips_and_their_files_come_back(tmp_path):
@@ -290,7 +339,7 @@ def test_mrdfs_fold_files_are_read_as_its_code_reads_them(tmp_path):
 
 def test_mrdfs_fold_files_that_do_not_fit_are_named(tmp_path):
     clips = mrdf_clips(10)
-    with pytest.raises(UsageError, match="is one of fakeavceleb, not of kodf"):
+    with pytest.raises(UsageError, match="is for fakeavceleb, not for kodf"):
         split_of(clips, "kodf", protocol="mrdf5", fold="1")
     with pytest.raises(DatasetError, match=r"train_1.txt: no such fold file"):
         split_of(clips, "fakeavceleb", protocol="mrdf5", fold="1", protocol_files=tmp_path)
