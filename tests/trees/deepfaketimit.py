@@ -1,4 +1,4 @@
-"""DeepfakeTIMIT and its reals: sound next to silent videos, under both names; also low quality, under both."""
+"""DeepfakeTIMIT and its reals: sound next to silent videos, and low quality, both under both names."""
 
 from __future__ import annotations
 
