@@ -1,4 +1,4 @@
-"""The command `python -m loaders.audit`."""
+"""The command `python -m loaders.audit`, see loaders/audit/audit.py."""
 
 from loaders.audit.audit import main
 from utils.errors import run_command

@@ -1,10 +1,10 @@
-"""Audit a prepared data set: leaks between its splits, and shortcuts that tell fakes without looking at them.
+"""Audit a prepared data set: leaks between its splits, and shortcuts that separate fakes from reals.
 
     python -m loaders.audit --dataset fakeavceleb --data_root PREPARED [--output_dir DIR]
 
-Splits are made as train.py makes them (same flags; --split_file for a run's own). Writes audit.json and
-audit.html to --output_dir, and prints what was found. Exit status: 0 if nothing was found, 1 if something
-was. Notes (what a data set does by design, what too few clips cannot decide) are no findings.
+Splits are made as in train.py, with the same flags; --split_file takes those of a run. Prints the findings,
+and writes audit.json and audit.html to --output_dir. Exit status: 0 if nothing was found, else 1. Notes (what
+a data set does by design, what too few clips cannot decide) are not findings.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from utils.run.log import configure_logging, logging_redirect_tqdm
 from utils.types import Clip
 
 log = logging.getLogger("audit")
-MIN_CLIPS_PER_WORKER = 100  # a process needs seconds to start
+MIN_CLIPS_PER_WORKER = 100  # starting a process takes seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """loaders/audit/audit.py: what is audited."""
+    """loaders/audit: what is audited."""
 
     dataset: str = opt(dataclasses.MISSING, "data set", choices=sorted(DATASETS))
-    data_root: Path = opt(dataclasses.MISSING, "the prepared data set (output of preprocess.prepare)")
+    data_root: Path = opt(dataclasses.MISSING, "prepared data set (output of preprocess.prepare)")
     output_dir: Path = opt(Path("audit"), "where audit.json and audit.html are written")
     num_workers: int = opt(0, "processes that measure clips; 0: one per CPU core")
 
@@ -64,17 +64,17 @@ class AuditConfig:
 
 @dataclass(frozen=True)
 class Audit:
-    """What came out."""
+    """The result of an audit."""
 
     findings: list[Finding]  # notes included
     rules: list[RuleResult]
-    counts: dict[str, dict[str, int]]  # split ("-": in none) -> "real" or category of fakes -> clips
+    counts: dict[str, dict[str, int]]  # split ("-": no split) -> "real" or category of fakes -> clips
     num_identities: int
     cost: dict[str, float]
 
     @property
     def found(self) -> list[Finding]:
-        """The findings that are no notes."""
+        """The findings that are not notes."""
         return [finding for finding in self.findings if not finding.is_note]
 
 
@@ -96,8 +96,8 @@ def audit(listing: Listing, split: Split, *, num_workers: int = 1) -> Audit:
         findings.append(
             Finding(
                 kind="note_one_class",
-                summary=f"all clips are {'fake' if clips[0].label else 'real'}: shortcuts need both classes",
-                remedy="audit it together with the data that it is trained with (data set manifest)",
+                summary=f"all clips are {'fake' if clips[0].label else 'real'}: shortcuts cannot be measured",
+                remedy="audit it together with the other training data (data set manifest)",
                 is_note=True,
             )
         )
@@ -110,11 +110,10 @@ def audit(listing: Listing, split: Split, *, num_workers: int = 1) -> Audit:
         "leaks_s": round(compared - measured, 2),
         "shortcuts_s": round(perf_counter() - compared, 2),
     }
-    order = [*(part for part in SPLITS if part in counts), *(["-"] if "-" in counts else [])]
     return Audit(
         findings=findings,
         rules=rules,
-        counts={part: dict(sorted(counts[part].items())) for part in order},
+        counts={part: dict(sorted(counts[part].items())) for part in (*SPLITS, "-") if part in counts},
         num_identities=len({clip.identity for clip in clips}),
         cost=cost,
     )
@@ -132,14 +131,14 @@ def _measure(clip: Clip) -> ClipFacts | FrameworkError:
 
 
 def measure_clips(clips: Sequence[Clip], num_workers: int) -> list[ClipFacts]:
-    """Facts of all clips, in their order, measured in `num_workers` processes."""
+    """Facts of all clips, in their order, measured in at most `num_workers` processes."""
     num_workers = min(num_workers, len(clips) // MIN_CLIPS_PER_WORKER)
     facts: list[ClipFacts] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(logging_redirect_tqdm())
         results: Iterable[ClipFacts | FrameworkError] = map(_measure, clips)
         if num_workers > 1:
-            # spawned: a fork would inherit the threads of the numerical libraries
+            # spawn: a fork would inherit the threads of the numerical libraries
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(num_workers, context, initializer=_one_thread)
             stack.callback(pool.shutdown, cancel_futures=True)
@@ -154,12 +153,11 @@ def measure_clips(clips: Sequence[Clip], num_workers: int) -> list[ClipFacts]:
 def find_near_identical(
     clips: Sequence[Clip], split: Split, facts: Sequence[ClipFacts]
 ) -> tuple[list[Finding], dict[str, float]]:
-    """Copies across splits by picture and by sound, without those that are the same file byte for byte; and
-    what looking for them cost.
-    """
-    findings, cost = [], {}
+    """(findings, cost): copies across splits by picture and by sound, except byte-identical files."""
+    findings: list[Finding] = []
+    cost: dict[str, float] = {}
     for kind, limit in (("picture", MAX_PICTURE_DISTANCE), ("sound", MAX_SOUND_DISTANCE)):
-        # silence is like silence: that is no sign of a common origin
+        # all silent clips sound alike: that is not a sign of a common origin
         rows = [
             index
             for index, clip in enumerate(clips)
@@ -178,12 +176,12 @@ def find_near_identical(
             if checksum is None or checksum != facts[other].checksums.get(kind):
                 pairs.append((distance, clips[one], clips[other]))
         if pairs:
-            concerned = {clip.clip_id for pair in pairs for clip in pair[1:]}
+            num_clips = len({clip.clip_id for _, *pair in pairs for clip in pair})
             findings.append(
                 Finding(
                     kind=f"leak_near_identical_{kind}",
                     summary=f"{len(pairs)} pairs of clips in different splits have nearly the same {kind} "
-                    f"({len(concerned)} clips)",
+                    f"({num_clips} clips)",
                     remedy=REMOVE,
                     examples=[
                         f"{a.clip_id} ({split.split_of[a.clip_id]}) and {b.clip_id} "
@@ -196,15 +194,15 @@ def find_near_identical(
 
 
 def open_rules(rules: Sequence[RuleResult]) -> list[Finding]:
-    """One note on the rules whose AUC lies beyond 0.4 to 0.6 without being sure."""
+    """One note on the rules whose AUC is outside [0.4, 0.6], but not significantly."""
     undecided = [rule for rule in rules if rule.state == "open"]
     if not undecided:
         return []
     return [
         Finding(
             kind="note_undecided",
-            summary=f"{len(undecided)} AUCs lie beyond 0.4 to 0.6, but too few clips say so to be sure",
-            remedy="audit more clips, or read the table below with care",
+            summary=f"{len(undecided)} AUCs are outside 0.4 to 0.6, but there are too few clips to be sure",
+            remedy="audit more clips, or read the table with care",
             examples=[f"{rule.rule} on {rule.group}: {rule.auc:.3f}" for rule in undecided],
             is_note=True,
         )
@@ -212,14 +210,15 @@ def open_rules(rules: Sequence[RuleResult]) -> list[Finding]:
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[AuditConfig, ListingConfig, SplitConfig]:
-    """Flags -> configurations. Raises UsageError for split flags without effect."""
+    """Flags -> configs. Raises UsageError for split flags without effect."""
     parser = Parser(__doc__ or "", AuditConfig, ListingConfig, SplitConfig)
+    parser.prog = "python -m loaders.audit"
     args = parser.parse_args(argv)
-    config, listing, split = (from_args(kind, args) for kind in (AuditConfig, ListingConfig, SplitConfig))
+    split = from_args(SplitConfig, args)
     for name, reason in split.unused().items():
         if name in vars(args):
             raise UsageError(f"--{name} has no effect here: {reason}")
-    return config, listing, split
+    return from_args(AuditConfig, args), from_args(ListingConfig, args), split
 
 
 def as_json(result: Audit, about: dict[str, Any]) -> str:
@@ -238,7 +237,7 @@ def as_json(result: Audit, about: dict[str, Any]) -> str:
 def main() -> int:
     config, listing_config, split_config = parse_args()
     configure_logging()
-    config.output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
+    config.output_dir.mkdir(parents=True, exist_ok=True)  # first: if this fails, the measuring is not lost
     listing = DATASETS[config.dataset](config.data_root, listing_config)
     split = make_split(listing, split_config, check=False)
     for line in split.describe_dropped():

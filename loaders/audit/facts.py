@@ -1,7 +1,7 @@
-"""What the audit measures in one prepared clip: trivial numbers, checksums, and a coarse picture and sound.
+"""What the audit measures in a prepared clip: numbers, checksums, coarse picture and sound descriptors.
 
-Numbers of the raw file come from clip.json; a folder that other tools prepared has none, and neither do older
-ones have all of them: what is not known is NaN (or "") and stays out of the rules.
+Numbers about the raw file come from clip.json. Folders prepared by other tools have no clip.json, and older
+ones lack some fields: unknown values are NaN (or "") and are left out of the rules.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
 from utils.clip.files import (
@@ -32,32 +33,32 @@ from utils.media.sound import read_waveform
 from utils.names import parse_json
 from utils.types import Clip
 
-NUM_FRAMES = 8  # of the crop, evenly spread, that stand for the picture
-PICTURE_SIDE = 8  # lowest frequencies of the cosine transform of a frame, in both directions
-SOUND_BANDS = 16  # of the mel scale, SOUND_RANGE_HZ: what a low bit rate leaves alone
+NUM_FRAMES = 8  # evenly spread frames of the crop that describe the picture
+PICTURE_SIDE = 8  # lowest frequencies of the cosine transform of a frame, per direction
+SOUND_BANDS = 16  # mel bands in SOUND_RANGE_HZ, which a low bit rate preserves
 SOUND_STEPS = 32  # evenly spread over the clip
 SOUND_RANGE_HZ = (150.0, 4000.0)
 SOUND_RATE_HZ = 16_000
-SOUND_DEPTH_DB = 50.0  # what lies deeper below the loudest part is codec noise
-SEEK_FROM_FRAMES = 200  # longer clips: seek to each frame instead of decoding all between
+SOUND_DEPTH_DB = 50.0  # further below the loudest part is codec noise
+SEEK_FROM_FRAMES = 200  # for longer clips, seek to each frame instead of decoding all in between
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFacts:
-    """One clip: numbers by rule name, checksums by kind of file, descriptors of picture and sound."""
+    """Measurements of a clip: numbers by rule, checksums by kind of file, picture and sound descriptors."""
 
     numbers: dict[str, float]  # NaN = unknown
     codec: str  # "" = unknown
     checksums: dict[str, str]  # "raw file", "raw sound", "picture", "sound" -> sha256
-    picture: np.ndarray  # (NUM_FRAMES * 63,) float32, in grey levels
-    sound: np.ndarray  # (SOUND_BANDS * SOUND_STEPS,) float32 in dB; zeros if the clip is silent
+    picture: npt.NDArray[np.float32]  # (NUM_FRAMES * 63,) in grey levels
+    sound: npt.NDArray[np.float32]  # (SOUND_BANDS * SOUND_STEPS,) in dB; zeros if the clip is silent
     silent: bool
 
 
 def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any]:
-    """clip.json of any layout version, {} if there is none. Raises ClipError if it is not JSON.
+    """The values of a clip.json of any layout version, {} if there is none. Raises ClipError.
 
-    Without the face boxes, which are most of it, cheap enough to be called for every clip of a run.
+    Without the face boxes, which are most of the file, this is cheap enough for every clip of a run.
     """
     path = folder / INFO_NAME
     try:
@@ -72,17 +73,17 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
         raise ClipError(path, f"cannot be read ({error.strerror}); prepare the clip again") from error
     start = text.find(b'"face_boxes": [')
     end = text.find(b"]],\n", start)
-    # written by us: one line per field
+    # our own layout: one line per field
     if not with_boxes and 0 <= start < end and b"\n" not in text[start:end]:
         text = text[:start] + text[end + 4 :]
     try:
         return check_info_values(parse_json(text))
     except ValueError as error:
-        raise ClipError(path, f"is no clip.json ({error}); prepare the clip again") from error
+        raise ClipError(path, f"is not a valid clip.json ({error}); prepare the clip again") from error
 
 
 def known_checksums(info: dict[str, Any]) -> dict[str, str]:
-    """Checksums that clip.json gives. A silent clip's sound is left out: all of one length are alike."""
+    """Checksums in clip.json. The sound of a silent clip is left out: all of equal length are identical."""
     files = info.get("files", {})
     sound = next((files[name] for name in AUDIO_NAMES if name in files), "")
     found = {
@@ -95,7 +96,7 @@ def known_checksums(info: dict[str, Any]) -> dict[str, str]:
 
 
 def measure_clip(clip: Clip) -> ClipFacts:
-    """Measure one clip. Raises ClipError if one of its files cannot be read."""
+    """Measure a clip. Raises ClipError if one of its files cannot be read."""
     folder = clip.folder
     info = read_info_values(folder, with_boxes=True)
     video_path, audio_path = folder / VIDEO_NAME, find_audio(folder)
@@ -133,7 +134,7 @@ def measure_clip(clip: Clip) -> ClipFacts:
 
 
 def _num_bytes(path: Path) -> float:
-    """Size of a file, packed or not; NaN if only its decoded frames are there."""
+    """Size of a file in bytes, packed or not; NaN if only its decoded frames are stored."""
     member = find_member(path)
     if member is None and not path.is_file():
         return math.nan
@@ -141,7 +142,7 @@ def _num_bytes(path: Path) -> float:
 
 
 def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> dict[str, float]:
-    """Rules about the raw file; frame rate falls back on the crop's, which preprocessing keeps."""
+    """Rules about the raw file; the frame rate defaults to that of the crop, which preprocessing keeps."""
     width, height = info.get("source_width", math.nan), info.get("source_height", math.nan)
     num_bytes = float(info.get("source_bytes", math.nan))
     padded_s = max(info.get("audio_start_s", math.nan), 0.0) + info.get("audio_padded_s", math.nan)
@@ -156,7 +157,7 @@ def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> d
 
 
 def _face_numbers(folder: Path, info: dict[str, Any]) -> dict[str, float]:
-    """Rules about the faces that preprocessing saw; frames without a face fall back on the landmarks."""
+    """Rules about the detected faces; no_face_share defaults to that of the landmarks."""
     sides = [box[2] for box in info.get("face_boxes", []) if box]
     no_face = np.isnan(open_landmarks(folder)[:, 0, 0]).mean()
     if {"frames_without_face", "num_frames"} <= info.keys():
@@ -168,17 +169,18 @@ def _face_numbers(folder: Path, info: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _spread_frames(path: Path, num_frames: int) -> np.ndarray:
-    """(NUM_FRAMES, H, W, 3) uint8 RGB, at the middles of as many equal parts of the clip."""
+def _spread_frames(path: Path, num_frames: int) -> npt.NDArray[np.uint8]:
+    """(NUM_FRAMES, H, W, 3) RGB, from the middles of NUM_FRAMES equal parts of the clip."""
     places = ((np.arange(NUM_FRAMES) + 0.5) / NUM_FRAMES * num_frames).astype(np.int64)
     if num_frames < SEEK_FROM_FRAMES:
         return read_frames(path, places)
     return np.concatenate([read_frames(path, places[index : index + 1]) for index in range(NUM_FRAMES)])
 
 
-def picture_descriptor(grey: np.ndarray) -> np.ndarray:
-    """(F, H, W) uint8 luma -> (F * 63,) float32: the 8x8 lowest cosine frequencies of each frame without the
-    mean, so that brightness, noise and block artefacts of an encoder hardly matter.
+def picture_descriptor(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(F, H, W) luma -> (F * 63,): the 8 x 8 lowest cosine frequencies of each frame, without the mean.
+
+    Brightness, noise and block artefacts of an encoder hardly affect it.
     """
     parts = []
     for image in grey:
@@ -187,8 +189,8 @@ def picture_descriptor(grey: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _mel_weights(num_bins: int) -> np.ndarray:
-    """(SOUND_BANDS, num_bins) triangles, evenly spread in mel."""
+def _mel_weights(num_bins: int) -> npt.NDArray[np.float32]:
+    """(SOUND_BANDS, num_bins) triangular filters, evenly spaced in mel."""
     low, high = (2595 * np.log10(1 + f / 700) for f in SOUND_RANGE_HZ)
     edges = 700 * (10 ** (np.linspace(low, high, SOUND_BANDS + 2) / 2595) - 1)
     bins = np.linspace(0, SOUND_RATE_HZ / 2, num_bins)
@@ -197,11 +199,11 @@ def _mel_weights(num_bins: int) -> np.ndarray:
     return np.clip(np.minimum(rising, falling), 0, None).astype(np.float32)
 
 
-def sound_descriptor(waveform: np.ndarray) -> np.ndarray:
-    """(N,) at SOUND_RATE_HZ -> (SOUND_BANDS * SOUND_STEPS,) float32: levels in dB of mel bands over time, at
-    most 50 dB below the loudest and without their mean, so that a gain does not matter.
+def sound_descriptor(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(N,) at SOUND_RATE_HZ -> (SOUND_BANDS * SOUND_STEPS,): levels of mel bands over time, in dB.
 
-    Zeros for a sound that is silent or shorter than a spectrum's frame.
+    Levels are cut 50 dB below the loudest, and their mean is removed, so that a gain has no effect. Zeros if
+    the sound is silent or shorter than one spectrum.
     """
     size, hop = 1024, 256
     num_spectra = (len(waveform) - size) // hop + 1
@@ -209,7 +211,7 @@ def sound_descriptor(waveform: np.ndarray) -> np.ndarray:
         return np.zeros(SOUND_BANDS * SOUND_STEPS, np.float32)
     window, weights = np.hanning(size).astype(np.float32), _mel_weights(size // 2 + 1)
     bands = np.empty((num_spectra, SOUND_BANDS), np.float32)
-    for start in range(0, num_spectra, 2048):  # in pieces: memory does not grow with a long clip
+    for start in range(0, num_spectra, 2048):  # in chunks: memory does not grow with the clip
         places = np.arange(start, min(start + 2048, num_spectra))[:, None] * hop + np.arange(size)
         bands[start : start + len(places)] = (np.abs(np.fft.rfft(waveform[places] * window)) ** 2) @ weights.T
     steps = np.linspace(0, num_spectra, SOUND_STEPS + 1)

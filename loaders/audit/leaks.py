@@ -1,7 +1,7 @@
-"""Leaks: persons, clip families and files that stand in more than one split.
+"""Leaks: persons, clip families and files that occur in more than one split.
 
-All comparisons here are look-ups by key, linear in the number of clips. Copies that were encoded anew are
-found by loaders/audit/duplicates.py.
+All comparisons here are look-ups by key, linear in the number of clips. For copies encoded again, see
+loaders/audit/duplicates.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from utils.types import Clip
 log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 5
-# names of checksums (loaders/audit/facts.py) that mean "the same recording", in words
+# checksums (loaders/audit/facts.py) that identify a recording -> in words
 FILE_KINDS = {
     "raw file": "raw video",
     "raw sound": "raw sound file",
@@ -33,7 +33,7 @@ FILE_KINDS = {
 def in_several_splits(
     clips: Sequence[Clip], split_of: Mapping[str, str], keys_of: Callable[[Clip], Iterable[str]]
 ) -> dict[str, dict[str, list[str]]]:
-    """key -> split -> its clip ids, for the keys that stand in more than one split. "" is no key."""
+    """{key: {split: clip ids}} for the keys that occur in more than one split. "" is not a key."""
     places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips:
         split = split_of.get(clip.clip_id)
@@ -44,10 +44,10 @@ def in_several_splits(
 
 
 def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
-    """Persons on screen, donors, and clip families (pair_key, split_group) that splits share.
+    """Persons on screen, donors, and clip families (pair_key, split_group) in more than one split.
 
-    A donor in another split is a note where the split keeps such fakes (`donor_rule`); everything is one
-    where the data set's own split shares persons by design (`known_overlap`).
+    Donors are a note if the split keeps such fakes (`donor_rule`); everything is a note if the data set's
+    own split shares persons by design (`known_overlap`).
     """
     clips, split_of = listing.clips, split.split_of
     reason = split.known_overlap
@@ -57,20 +57,20 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
     keeps_donors = split.donor_rule == "keep"
     families = (
         ("leak_identity", identities, "persons on screen", bool(reason)),
-        ("leak_donor", donors, "persons whose face or voice was put in", bool(reason) or keeps_donors),
+        ("leak_donor", donors, "persons whose face or voice was used", bool(reason) or keeps_donors),
         ("leak_pair", _pairs(clips, split_of), "clip families (pair_key)", bool(reason)),
         (
             "leak_split_group",
             in_several_splits(clips, split_of, lambda clip: (clip.split_group,)),
-            "groups that a split must keep together (split_group)",
+            "groups that must stay together (split_group)",
             bool(reason),
         ),
     )
-    why = reason or "the split keeps such fakes; look at the results on its donor-disjoint subset, too"
+    why = reason or "the split keeps such fakes; look at results on the donor-disjoint subset too"
     return [
         Finding(
             kind=kind,
-            summary=f"{len(found)} {what} stand in more than one split" + (f": {why}" if is_note else ""),
+            summary=f"{len(found)} {what} are in more than one split" + (f": {why}" if is_note else ""),
             remedy=DROP_DONORS if kind == "leak_donor" else REDRAW,
             examples=_examples(found),
             is_note=is_note,
@@ -83,7 +83,7 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
 def find_identical_files(
     clips: Sequence[Clip], split_of: Mapping[str, str], checksums: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
-    """Files with one checksum in several splits. `checksums`: clip_id -> kind of file -> sha256."""
+    """Files with the same checksum in several splits. checksums: {clip_id: {kind of file: sha256}}."""
     findings = []
     for kind, name in FILE_KINDS.items():
 
@@ -94,7 +94,7 @@ def find_identical_files(
             findings.append(
                 Finding(
                     kind=f"leak_identical_{kind.replace(' ', '_')}",
-                    summary=f"{len(found)} times the same {name}, byte for byte, in more than one split",
+                    summary=f"the same {name}, byte for byte, is in more than one split ({len(found)} times)",
                     remedy=REMOVE,
                     examples=_examples(found),
                 )
@@ -105,12 +105,12 @@ def find_identical_files(
 def require_no_leak(listing: Listing, split: Split) -> None:
     """Raise DatasetError, with examples, if splits share persons, clip families or identical files.
 
-    Cheap enough for every start of a training: look-ups, and one read of each clip.json that there is. Notes
-    (see `find_person_leaks`) are logged as warnings.
+    Cheap enough for every start of a training: look-ups, and one read of each existing clip.json. Notes (see
+    `find_person_leaks`) are logged as warnings.
     """
     findings = find_person_leaks(listing, split)
     used = [clip for clip in listing.clips if clip.clip_id in split.split_of]
-    with ThreadPoolExecutor(8) as pool:  # a network file system answers several at a time
+    with ThreadPoolExecutor(8) as pool:  # network file systems answer several requests at a time
         known = pool.map(lambda clip: known_checksums(read_info_values(clip.folder)), used, chunksize=256)
         checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
     findings += find_identical_files(used, split.split_of, checksums)
@@ -124,7 +124,7 @@ def require_no_leak(listing: Listing, split: Split) -> None:
 
 
 def _pairs(clips: Sequence[Clip], split_of: Mapping[str, str]) -> dict[str, dict[str, list[str]]]:
-    """Families in several splits, without those whose key is just a person: that is reported as such."""
+    """Families in several splits, except those whose key is a person, which are reported as persons."""
     persons = {person for clip in clips for person in clip.persons}
     found = in_several_splits(clips, split_of, lambda clip: (clip.pair_key,))
     return {key: places for key, places in found.items() if key not in persons}

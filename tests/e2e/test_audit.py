@@ -129,7 +129,7 @@ def test_a_person_in_two_splits_is_found(clean, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_clip_encoded_anew_under_another_name_is_found(clean, copy, tmp_path):
+def test_a_clip_encoded_again_under_another_name_is_found(clean, copy, tmp_path):
     raw = clean[0] / "FakeAVCeleb_v1.2"
     listing = list_fakeavceleb(copy, ListingConfig())
     split = make_split(listing, SPLIT)

@@ -259,7 +259,7 @@ def test_the_same_raw_file_in_two_splits_stops_a_training(tmp_path):
     require_no_leak(listing, split_of(listing, "train", "test", None))
 
 
-def test_silent_sounds_are_no_identical_files(tmp_path):
+def test_silent_sounds_are_not_identical_files(tmp_path):
     files = {VIDEO_NAME: "", AUDIO_NAME: "3" * 64}
     clips = [(name, {"identity": f"test/{name}", "pair_key": ""}) for name in "ab"]
     listing = listing_of(tmp_path, *clips)
@@ -278,7 +278,7 @@ def test_clip_json_is_read_without_its_boxes_and_says_what_is_wrong(tmp_path):
     assert read_info_values(tmp_path / "a") == {"num_frames": 50, "source_sha256": "4" * 64}
     assert read_info_values(tmp_path / "none") == {}
     (tmp_path / "a" / "clip.json").write_text('{"face_boxes": [[1,')
-    with pytest.raises(ClipError, match=r"clip.json: is no clip.json"):
+    with pytest.raises(ClipError, match=r"clip.json: is not a valid clip.json"):
         read_info_values(tmp_path / "a")
 
 
@@ -314,7 +314,7 @@ def write_crop(folder, frames, waveform, crf, bit_rate):
     return folder
 
 
-def test_a_copy_survives_encoding_anew_and_other_clips_do_not_match(tmp_path):
+def test_a_copy_is_found_after_encoding_again_and_other_clips_do_not_match(tmp_path):
     media, clips, parts = Media(seed=5), [], []
     for identity in range(6):
         for take in range(2):
@@ -335,7 +335,7 @@ def test_a_copy_survives_encoding_anew_and_other_clips_do_not_match(tmp_path):
     listing = Listing("test", clips)
     findings, _ = find_near_identical(clips, split_of(listing, *parts), facts)
     assert [f.kind for f in findings] == ["leak_near_identical_picture", "leak_near_identical_sound"]
-    # within one split a copy is no leak
+    # within one split a copy is not a leak
     assert find_near_identical(clips, split_of(listing, *["train"] * len(clips)), facts)[0] == []
 
 
