@@ -38,8 +38,8 @@ def prose_of(name):
 def commands_of(name):
     """Words of each command in a README's bash blocks, and in its inline code that begins with a program."""
     text = text_of(name)
-    lines = [line for kind, body in FENCE.findall(text) if kind == "bash"
-             for line in body.replace("\\\n", " ").splitlines()]  # fmt: skip
+    blocks = [body.replace("\\\n", " ") for kind, body in FENCE.findall(text) if kind == "bash"]
+    lines = [line for block in blocks for line in block.splitlines()]
     spans = re.findall(r"`([^`\n]+)`", prose_of(name))
     lines += [
         span

@@ -44,7 +44,7 @@ done
 _explain_data() {
     cat >&2 <<TEXT
 error: DATA_ROOT is not set: the launcher needs the prepared $DATASET data set.
-  1. Get the data set from its authors (README.md, "Data sets", says where and under which terms).
+  1. Get the data set from its authors (loaders/README.md says where and under which terms).
   2. Prepare it:  python -m preprocess.prepare --dataset $DATASET --source RAW_FOLDER --output PREPARED_FOLDER
   3. Train:       DATA_ROOT=PREPARED_FOLDER bash run_$DATASET.sh
 Without a data set:  bash run_$DATASET.sh --demo
