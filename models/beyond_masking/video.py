@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.beyond_masking.clip_by_clip import run_clip_by_clip
 from utils.errors import UsageError
 from utils.media import luma
 
@@ -224,6 +223,9 @@ class MaskedVideoEncoder(nn.Module):
             if not self.checkpoint_activations or not torch.is_grad_enabled():
                 video = self._run(block, video, padding)
             elif is_wide and self.training:
+                # imports torch's compiler: 2 s that only training should cost
+                from models.beyond_masking.clip_by_clip import run_clip_by_clip
+
                 video = run_clip_by_clip(block, video, padding)
             else:
                 video = checkpoint(
