@@ -42,7 +42,7 @@ from utils.checkpoint.files import newest_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import decision_of_scores
-from utils.evaluation.metrics import Best, detection_metrics
+from utils.evaluation.metrics import detection_metrics
 from utils.evaluation.scoring import evaluate, validation_row
 from utils.files import locked_folder, write_text
 from utils.run.bad_clips import BadClips
@@ -50,7 +50,7 @@ from utils.run.config_file import read_run_config, require_known, require_same
 from utils.run.device import PRECISIONS, require_compiler, resolve_device, resolve_precision, set_float32_math
 from utils.run.distributed import is_main, process_group, rank, same_buffers, world_size
 from utils.run.log import RunLog, configure_logging, describe_environment, logging_redirect_tqdm
-from utils.run.resume import StopRequest, TrainingState, require_state, stop_request
+from utils.run.resume import Best, StopRequest, TrainingState, require_state, stop_request
 from utils.run.seed import seed_everything
 from utils.run.training import TrainingStep, compile_model, learning_rate_factor, parallel, train_epoch
 from utils.types import Clip

@@ -44,9 +44,8 @@ from utils.clip.files import AUDIO_NAME
 from utils.config import from_args, opt
 from utils.errors import CheckpointError
 from utils.evaluation.decision import Decision, HeadDecision
-from utils.evaluation.scoring import autocast
 from utils.media.sound import read_waveform
-from utils.run.device import resolve_device, resolve_precision
+from utils.run.device import autocast, resolve_device, resolve_precision
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

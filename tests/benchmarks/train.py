@@ -30,7 +30,7 @@ from models.beyond_masking.detector import BeyondMaskingConfig, BeyondMaskingDet
 from tests.benchmarks.loader import write_clip
 from tests.benchmarks.processes import peak_mb
 from tests.clip_factory import make_batch, make_clip
-from utils.evaluation.scoring import autocast
+from utils.run.device import autocast
 from utils.run.training import StepReader, TrainingStep, WaitingTime, compile_model
 from utils.types import ClipBatch
 

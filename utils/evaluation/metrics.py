@@ -109,20 +109,3 @@ def detection_metrics(labels: Labels, logits: Floats, what: str) -> DetectionMet
         tpr_at_fpr_1=true_positive_rate_at(labels, logits, 0.01),
         tpr_at_fpr_5=true_positive_rate_at(labels, logits, 0.05),
     )
-
-
-class Best:
-    """The one place that decides whether an epoch is better, and how long ago the last better one was."""
-
-    def __init__(self, *, higher_is_better: bool) -> None:
-        self.higher_is_better = higher_is_better
-        self.value: float | None = None
-        self.epochs_since = 0
-
-    def update(self, value: float) -> bool:
-        """Take an epoch's value; True if it is the best so far (a tie is not)."""
-        if self.value is None or (value > self.value if self.higher_is_better else value < self.value):
-            self.value, self.epochs_since = value, 0
-            return True
-        self.epochs_since += 1
-        return False

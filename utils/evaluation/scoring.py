@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,10 +13,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.errors import FrameworkError
 from utils.evaluation.metrics import DetectionMetrics, Floats
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
+from utils.run.device import autocast
+from utils.run.training import NotFiniteError
 from utils.types import ClipBatch
 
 Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, video and audio head
@@ -44,27 +43,6 @@ class ClipScores:
     num_windows: npt.NDArray[np.int64]  # (n,)
     window_logits: list[Floats]  # n arrays (num_windows,): the pooled logits, in order of time
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
-
-
-class NotFiniteError(FrameworkError):
-    """A loss or a score is NaN or infinite."""
-
-
-def require_finite(values: Mapping[str, float], clip_ids: Iterable[str]) -> None:
-    """Raise NotFiniteError that names the term and the clips if a value is NaN or infinite."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
-                "preprocess.verify, or lower --learning_rate"
-            )
-
-
-@contextlib.contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """bf16 autocast on `device` where `precision` is "bf16", plain float32 where it is "fp32"."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield
 
 
 @torch.no_grad()

@@ -18,13 +18,29 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from utils.errors import CheckpointError, UsageError
-from utils.evaluation.metrics import Best
 from utils.names import brief
 from utils.run import distributed
 from utils.run.config_file import Sections, require_same
 
 STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler",
          "best_value", "epochs_since_best", "progress", "random"}  # fmt: skip
+
+
+class Best:
+    """The one place that decides whether an epoch is better, and how long ago the last better one was."""
+
+    def __init__(self, *, higher_is_better: bool) -> None:
+        self.higher_is_better = higher_is_better
+        self.value: float | None = None
+        self.epochs_since = 0
+
+    def update(self, value: float) -> bool:
+        """Take an epoch's value; True if it is the best so far (a tie is not)."""
+        if self.value is None or (value > self.value if self.higher_is_better else value < self.value):
+            self.value, self.epochs_since = value, 0
+            return True
+        self.epochs_since += 1
+        return False
 
 
 @dataclass

@@ -7,20 +7,35 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.evaluation.scoring import autocast, require_finite
+from utils.errors import FrameworkError
 from utils.run import distributed
+from utils.run.device import autocast
 from utils.run.log import RunLog
 from utils.run.resume import TrainingState
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
+
+
+class NotFiniteError(FrameworkError):
+    """A loss or a score is NaN or infinite."""
+
+
+def require_finite(values: Mapping[str, float], clip_ids: Iterable[str]) -> None:
+    """Raise NotFiniteError that names the term and the clips if a value is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
+                "preprocess.verify, or lower --learning_rate"
+            )
 
 
 class TrainingStep(nn.Module):

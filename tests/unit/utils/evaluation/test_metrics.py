@@ -6,8 +6,9 @@ import torch
 
 from tests.clip_factory import make_batch
 from utils.errors import DatasetError
-from utils.evaluation.metrics import Best, detection_metrics, equal_error_rate, true_positive_rate_at
+from utils.evaluation.metrics import detection_metrics, equal_error_rate, true_positive_rate_at
 from utils.evaluation.scoring import evaluate
+from utils.run.resume import Best
 from utils.types import DetectorOutput
 
 # worked by hand: reals 0.1, 0.4, 0.6, fakes 0.35, 0.7, 0.8 -> 8 of 9 pairs in order
