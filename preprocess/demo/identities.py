@@ -27,7 +27,7 @@ from preprocess.demo.geometry import (
     spline_map,
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field
-from preprocess.faces.image_graph import import_mediapipe, quiet_native_code
+from preprocess.faces.solutions import import_mediapipe, quiet_native_code
 from utils.clip.face_regions import FACE_OVAL, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 from utils.errors import UsageError
 

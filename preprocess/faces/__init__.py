@@ -1,1 +1,1 @@
-"""Faces: found on the whole frame, followed over time, their landmarks read from the crop."""
+"""Faces: find them in the whole frame, follow them over time, read their landmarks from the crop."""

@@ -1,9 +1,7 @@
-"""Where faces are in a frame: MediaPipe's full-range detector on the whole frame, on tiles, or around a
-place.
+"""Where faces are: MediaPipe's full-range detector on the whole frame, on tiles, or around a place.
 
-The detector sees 192x192 pixels whatever it is given. It finds a face from about 9 of those on, so a face of
-5 % of a portrait frame's height is at its limit, and tiles of half and of a quarter of the frame give the
-second look.
+The detector shrinks its input to 192x192 pixels and finds faces of about 9 of these and more. A face of 5 %
+of a portrait frame's height is at its limit; tiles of half and of a quarter of the frame show smaller ones.
 """
 
 from __future__ import annotations
@@ -11,23 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
+import cv2
 
-from preprocess.faces.image_graph import ImageGraph, import_mediapipe
+from preprocess.faces.fast_graphs import FastDetection
+from preprocess.faces.solutions import Image, SolutionDetection, use_solutions
 from utils.media.picture import Picture
 
 DETECTOR_SIDE = 384  # what the detector is given: twice its own input, shrunk by area averaging
-# What mediapipe.solutions.face_detection.FaceDetection(model_selection=1) builds. It gives out faces from a
-# score of 0.6 on; the threshold that the solution takes does not reach the graph.
-_GRAPH = """
-input_stream: "image"
-output_stream: "found"
-node {
-  calculator: "FaceDetectionFullRangeCpu"
-  input_stream: "IMAGE:image"
-  output_stream: "DETECTIONS:found"
-}
-"""
 
 
 class Face(NamedTuple):
@@ -40,27 +28,25 @@ class Face(NamedTuple):
 
 
 class FaceDetector:
-    """MediaPipe Face Detection, full-range model. It remembers nothing from one image to the next."""
+    """MediaPipe Face Detection, full-range model, which keeps no state between images.
+
+    It reports faces with a score of 0.6 or more: the threshold of MediaPipe's solution has no effect.
+    """
 
     def __init__(self) -> None:
-        import cv2
+        self._detections = SolutionDetection() if use_solutions() else FastDetection()
 
-        self._resize, self._area = cv2.resize, cv2.INTER_AREA
-        self._graph = ImageGraph.shared(_GRAPH, ["found"])
-        self._messages = import_mediapipe().packet_getter.get_proto_list
-
-    def _detect(self, image: np.ndarray) -> list[tuple[float, float, float, float, float]]:
-        """(centre x, centre y, width, height, score) per face, the first four as a share of the image's."""
-        packets = self._graph(image)
+    def _detect(self, image: Image) -> list[tuple[float, float, float, float, float]]:
+        """(centre x, centre y, width, height, score) per face, the first four as shares of the image."""
         found = []
-        for detection in self._messages(packets["found"]) if packets else []:
+        for detection in self._detections(image):
             box = detection.location_data.relative_bounding_box
             centre = box.xmin + box.width / 2, box.ymin + box.height / 2
             found.append((*centre, box.width, box.height, detection.score[0]))
         return found
 
     def in_frame(self, picture: Picture) -> list[Face]:
-        """Faces in the whole frame, the largest first."""
+        """Faces in the whole frame, largest first."""
         found = self._detect(picture.thumbnail(DETECTOR_SIDE))
         return _distinct(
             Face(x * picture.width, y * picture.height, max(w * picture.width, h * picture.height), score)
@@ -68,9 +54,10 @@ class FaceDetector:
         )
 
     def in_tiles(self, picture: Picture, parts: int) -> list[Face]:
-        """Faces in squares of 1 / `parts` of the longer side that overlap by half, the largest first: finds
-        faces `parts` times smaller than `in_frame` does. In a portrait frame, 2 parts are 8 squares and 4 are
-        28.
+        """Faces in squares of 1 / `parts` of the longer side that overlap by half, largest first.
+
+        Finds faces `parts` times smaller than `in_frame` does. A portrait frame has 8 squares for 2 parts, 28
+        for 4.
         """
         side = max(16, max(picture.width, picture.height) // parts)
         found: list[Face] = []
@@ -80,7 +67,7 @@ class FaceDetector:
         return _distinct(found)
 
     def around(self, picture: Picture, x: float, y: float, side: float) -> list[Face]:
-        """Faces in a square of `side` around (x, y), the largest first."""
+        """Faces in a square of `side` around (x, y), largest first."""
         return _distinct(
             self._in_square(picture, round(x - side / 2), round(y - side / 2), max(16, round(side)))
         )
@@ -95,7 +82,7 @@ class FaceDetector:
         scale = DETECTOR_SIDE / max(width, height)
         if scale < 1:
             size = max(1, round(width * scale)), max(1, round(height * scale))
-            image = self._resize(image, size, interpolation=self._area)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return [
             Face(left + x * width, top + y * height, max(w * width, h * height), score)
             for x, y, w, h, score in self._detect(image)
@@ -103,14 +90,14 @@ class FaceDetector:
 
 
 def _tile_starts(length: int, side: int) -> list[int]:
-    """Starts of the tiles that cover `length`, half a tile apart, the last one flush with the end."""
+    """Starts of tiles that cover `length`, half a tile apart; the last tile ends at `length`."""
     if length <= side:
         return [0]
     return [*range(0, length - side, max(1, side // 2)), length - side]
 
 
 def _distinct(faces: Iterable[Face]) -> list[Face]:
-    """Each face once (the best score of those at one place), the largest first."""
+    """Each face once (the best score of those at one place), largest first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
         if all(max(abs(face.x - k.x), abs(face.y - k.y)) > 0.5 * max(face.size, k.size) for k in kept):

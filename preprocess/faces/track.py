@@ -1,8 +1,7 @@
-"""One continuous face: its place in every frame, the steady box around it, and the files that it streams
-into.
+"""One continuous face: its place in every frame, the smoothed box around it, and the files it streams into.
 
 Positions are in pixels of the displayed source frame. A frame is written about a second after it was seen,
-when the box can be smoothed over what came before and after it.
+because its box is smoothed over earlier and later frames.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 
 from preprocess.faces.finder import Face
 from preprocess.faces.mesh import FaceMesh
+from preprocess.faces.solutions import Landmarks
 from utils.clip.files import CROP_SIZE, NUM_LANDMARKS
 from utils.config import opt
 from utils.media.picture import Picture
@@ -27,16 +27,16 @@ from utils.media.video import VideoWriter
 
 FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 _POSE_LANDMARKS = np.array([FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK])
-# Shares of the height from hairline to chin, means over three talking people: of the line hairline to nose,
-# and of the width between the cheeks. Both stay the same when the mouth opens.
+# Distance from hairline to nose, and width between the cheeks, as shares of the height from hairline to chin:
+# means over three talking people. Both stay the same when the mouth opens.
 UPPER_FACE, FACE_WIDTH = 0.56, 0.82
 MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face, not its neighbour
-# against "superfast", 1 dB less: 0.7 of the time to encode, half of the time to decode, which training waits
-# for, and 1.6 to 1.8 times the size (1.1 times that of a whole clip folder)
+# compared with "superfast": 1 dB less, 0.7 of the encoding time, half of the decoding time (which training
+# waits for), and 1.6 to 1.8 times the size (1.1 times that of a whole clip folder)
 ENCODER_PRESET = "ultrafast"
-MAX_LAG = 0.2  # how far the smoothed box may be from the face, in face heights
+MAX_LAG = 0.2  # largest distance between smoothed box and face, in face heights
 BURST = 32  # frames written in a row: code and tables then stay in the caches (see utils/media/video.py)
-KEPT_SIDE = 2.2  # side of what waits for the smoothed box, in face heights: the box and how far it may lag
+KEPT_SIDE = 2.2  # side of the surroundings that wait for the smoothed box, in face heights: box and lag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class CropConfig:
     crop_margin: float = opt(1.5, "side of the crop in face heights (hairline to chin)")
     smoothing_s: float = opt(0.35, "standard deviation, in s, of the Gaussian that smooths the crop box")
     detect_every_s: float = opt(
-        1.0, "look for further faces every so many seconds; half as often after two searches in vain"
+        1.0, "search for further faces every N seconds; half as often after two searches without a new face"
     )
-    max_gap_s: float = opt(1.5, "a face that is lost for longer ends its track; until then the box is held")
-    max_faces: int = opt(4, "faces followed at a time, the largest ones")
+    max_gap_s: float = opt(1.5, "end a face's track if it is lost for longer; until then the box is held")
+    max_faces: int = opt(4, "follow at most this number of faces at a time, the largest ones")
     min_detection_score: float = opt(
-        0.6, "score of the face detector from which a new face is believed; it reports none below 0.6"
+        0.6, "accept a new face from this score of the detector on; it reports no face below 0.6"
     )
 
     def __post_init__(self) -> None:
@@ -76,8 +76,8 @@ class Pose(NamedTuple):
     height: float
 
 
-def pose_of(landmarks: np.ndarray) -> Pose:
-    """Place and size of a face from (478, 2) landmarks in pixels, whether its mouth is open or shut."""
+def pose_of(landmarks: Landmarks) -> Pose:
+    """Place and size of a face from (478, 2) landmarks in pixels; the same for an open or a shut mouth."""
     (top_x, top_y), (nose_x, nose_y), right, left = landmarks[_POSE_LANDMARKS].tolist()
     down_x, down_y = nose_x - top_x, nose_y - top_y
     # a turned face is narrower and a bowed one shorter: the larger estimate is the undistorted one
@@ -87,7 +87,7 @@ def pose_of(landmarks: np.ndarray) -> Pose:
 
 
 def pose_of_detection(face: Face) -> Pose:
-    """The same from a detection, whose box is about 7 % smaller."""
+    """Place and size of a face from a detection, whose box is about 7 % smaller."""
     return Pose(face.x, face.y, face.size * 1.07)
 
 
@@ -98,13 +98,35 @@ class _Kept(NamedTuple):
     left: float
     top: float
     shrink: float  # source pixels per pixel of `planes`
-    landmarks: np.ndarray | None  # (478, 2) float32, source pixels
+    landmarks: Landmarks | None  # source pixels
+
+
+class _Output:
+    """The two files of a track, and the frame into which its crops are drawn."""
+
+    def __init__(self, video: Path, landmarks: Path, fps: Fraction) -> None:
+        self.video = VideoWriter(video, fps=fps, width=CROP_SIZE, height=CROP_SIZE, preset=ENCODER_PRESET)
+        self.landmarks = landmarks.open("wb")
+        self.crop = new_frame(CROP_SIZE, CROP_SIZE)  # the same for all: the encoder copies it
+        self.planes = Planes.of_frame(self.crop)
+
+    def write_black(self, count: int) -> None:
+        """Write frames without a face."""
+        black = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        nothing = np.full((NUM_LANDMARKS, 2), np.nan, np.float32).tobytes()
+        for _ in range(count):
+            self.video.write(black)
+            self.landmarks.write(nothing)
+
+    def close(self) -> None:
+        self.landmarks.close()
+        self.video.close()
 
 
 class FaceTrack:
     """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.landmarks`.
 
-    With `pad` these are as long as the video, black where the track does not reach.
+    With `pad` these are as long as the video, black before the face appears and after it has gone.
     """
 
     def __init__(
@@ -128,13 +150,12 @@ class FaceTrack:
         self.boxes: list[list[float]] = []  # x, y, side per frame from first_frame on, smoothed
         self.without_face: list[int] = []
         self._num_frames, self._fps, self._pad = num_frames, fps, pad
-        self._writer: VideoWriter | None = None
-        self._landmarks_file = None
+        self._output: _Output | None = None
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
-        # Poses of the frames around those that are written next: `radius` before the first of them, itself,
-        # and what was seen after it; weight 0 where the face was lost or the track does not reach.
+        # Poses of the frames around those that are written next: `radius` before the first of them, then that
+        # one and all later ones; weight 0 where the face was lost, and before and after the track.
         self._poses = np.zeros((2 * self._radius + BURST, 3))
         self._known = np.zeros(2 * self._radius + BURST)
         offsets = np.arange(2 * self._radius + BURST) - self._radius - np.arange(BURST)[:, None]
@@ -149,16 +170,16 @@ class FaceTrack:
         return self._look is not None and self._look.landmarks is not None
 
     def look(self, picture: Picture, near: Pose | None = None) -> bool:
-        """Find the face in the current frame, where it was or `near` where the detector sees it.
+        """Whether Face Mesh sees the face in this frame, where it was or `near` where the detector sees it.
 
-        Returns whether Face Mesh sees it there, too. `keep` then takes the frame over.
+        Call `keep` next.
         """
         self._detected = near is not None
         if near is not None:
             self.pose = self._window = near
         pose = self._follow()
         planes, left, top = self._cut(picture, pose)
-        # what Face Mesh sees: even at its edges, like the planes, and of a width that needs no padding
+        # what Face Mesh sees: with even edges, like the planes, and of a width that needs no padding
         side = max(16, 16 * round(MESH_SIDE * pose.height / self._shrink / 16))
         x0, y0 = (
             min(max(0, 2 * round(((centre - origin) / self._shrink - side / 2) / 2)), length - 2)
@@ -171,7 +192,7 @@ class FaceTrack:
         landmarks = self._mesh(seen)
         if landmarks is not None:
             landmarks *= np.float32(side * self._shrink)
-            landmarks += np.float32([x0 * self._shrink + left, y0 * self._shrink + top])
+            landmarks += np.array([x0 * self._shrink + left, y0 * self._shrink + top], np.float32)
             found = pose_of(landmarks)
             moved = max(abs(found.x - self.pose.x), abs(found.y - self.pose.y))
             if moved > 0.6 * self.pose.height or not 0.5 < found.height / self.pose.height < 2:
@@ -183,8 +204,10 @@ class FaceTrack:
         return landmarks is not None
 
     def _follow(self) -> Pose:
-        """Where to look: after the face, but not at its every move. Face Mesh expects the face where it was
-        in the image before, and its landmarks tremble (by a half more, measured) when the image itself moves.
+        """Where to look next: it follows the face, but not every small move.
+
+        Face Mesh expects the face where it was in the image before; its landmarks tremble half as much again
+        (measured) when the image itself moves.
         """
         pose, window = self.pose, self._window
         away = max(abs(pose.x - window.x), abs(pose.y - window.y)) / pose.height
@@ -196,9 +219,9 @@ class FaceTrack:
         return self._window
 
     def _cut(self, picture: Picture, pose: Pose) -> tuple[Planes, int, int]:
-        """The face's surroundings, shrunk by a whole factor so that the box is about as large as the crop."""
+        """The face's surroundings, shrunk by an integer so that the box is about as large as the crop."""
         wanted = self.config.crop_margin * pose.height / CROP_SIZE
-        if not 0.65 < wanted / self._shrink < 1.6:  # with some slack: the factor should not flicker
+        if not 0.65 < wanted / self._shrink < 1.6:  # with some slack, so that the factor does not flicker
             self._shrink = max(1, round(wanted))
         half = max(KEPT_SIDE * pose.height / 2, 12)
         (x0, x1), (y0, y1) = (
@@ -208,8 +231,9 @@ class FaceTrack:
         return picture.cut(x0, y0, x1, y1, self._shrink), x0, y0
 
     def keep(self) -> None:
-        """Take over what the last `look` saw and write the frame whose surroundings in time are now known."""
+        """Keep what the last `look` saw, and write the frames whose later neighbours are now known."""
         look = self._look
+        assert look is not None  # `look` comes first
         if look.landmarks is not None:
             self.num_seen += 1
             self.area += self.pose.height**2
@@ -223,8 +247,9 @@ class FaceTrack:
 
     def _write_burst(self) -> None:
         """Write the next BURST of the kept frames, or all that are left."""
-        if self._writer is None:
-            self._start_files()
+        if self._output is None:
+            self._output = _Output(self.video_path, self.landmarks_path, self._fps)
+            self._output.write_black(self.first_frame if self._pad else 0)
         kept = [self._kept.popleft() for _ in range(min(BURST, len(self._kept)))]
         boxes = self._smoothed_boxes(len(kept))
         landmarks = np.full((len(kept), NUM_LANDMARKS, 2), np.nan, np.float32)
@@ -233,9 +258,9 @@ class FaceTrack:
                 (x - look.left) / look.shrink,
                 (y - look.top) / look.shrink,
                 side / look.shrink,
-                self._crop_planes,
+                self._output.planes,
             )
-            self._writer.write_frame(self._crop)
+            self._output.video.write_frame(self._output.crop)
             if look.landmarks is None:
                 self.without_face.append(self.first_frame + len(self.boxes) + number)
             else:
@@ -243,7 +268,7 @@ class FaceTrack:
         corners_and_sides = np.array(boxes, np.float32)[:, None]
         landmarks -= corners_and_sides[..., :2]
         landmarks /= corners_and_sides[..., 2:]
-        self._landmarks_file.write(landmarks.tobytes())
+        self._output.landmarks.write(landmarks.tobytes())
         self.boxes += boxes
 
     def _smoothed_boxes(self, count: int) -> list[list[float]]:
@@ -260,31 +285,12 @@ class FaceTrack:
         smooth = np.where(known, np.minimum(np.maximum(smooth, low), high), smooth)
         sides = self.config.crop_margin * smooth[:, 2:]
         boxes = np.concatenate([smooth[:, :2] - sides / 2, sides], axis=1).tolist()
-        for number in np.flatnonzero(totals < 1e-6):  # lost for longer than the Gaussian reaches: held
+        for number in np.flatnonzero(totals < 1e-6):  # lost for longer than the Gaussian is wide: held
             boxes[number] = boxes[number - 1] if number else self.boxes[-1]
         for row in self._poses, self._known:
             row[:-count] = row[count:]
         self._known[-count:] = 0
         return boxes
-
-    def _start_files(self) -> None:
-        self._writer = VideoWriter(
-            self.video_path, fps=self._fps, width=CROP_SIZE, height=CROP_SIZE, preset=ENCODER_PRESET
-        )
-        self._crop = new_frame(CROP_SIZE, CROP_SIZE)  # the same for all: the encoder copies it
-        self._crop_planes = Planes.of_frame(self._crop)
-        self._landmarks_file = self.landmarks_path.open("wb")
-        self._write_black(self.first_frame)
-
-    def _write_black(self, count: int) -> None:
-        """Frames before the face appears and after it has gone."""
-        if not self._pad:
-            return
-        black = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-        nothing = np.full((NUM_LANDMARKS, 2), np.nan, np.float32).tobytes()
-        for _ in range(count):
-            self._writer.write(black)
-            self._landmarks_file.write(nothing)
 
     def end(self) -> None:
         """Write the frames that still wait; no further `look`. The files stay open for `finish`."""
@@ -292,22 +298,22 @@ class FaceTrack:
             self._write_burst()
 
     def finish(self) -> None:
-        """Fill up with black to the length of the video (if it pads) and close the files."""
-        self._write_black(self._num_frames - self.first_frame - len(self.boxes))
-        self._landmarks_file.close()
-        self._writer.close()
+        """Fill up with black to the length of the video (with `pad`) and close the files."""
+        assert self._output is not None  # a track has a frame at least, and has ended
+        if self._pad:
+            self._output.write_black(self._num_frames - self.first_frame - len(self.boxes))
+        self._output.close()
 
     def discard(self) -> None:
-        """Throw an ended track away, with its files."""
+        """Delete the files of an ended track."""
         self._kept.clear()
-        if self._writer is not None:
-            self._landmarks_file.close()
-            self._writer.close()
+        if self._output is not None:
+            self._output.close()
             self.video_path.unlink()
             self.landmarks_path.unlink()
 
 
 def _even_span(start: float, end: float, length: int) -> tuple[int, int]:
-    """Even ends of about this span inside 0 to `length`, two apart at least."""
+    """Even ends of about this span inside 0 to `length`, at least two apart."""
     low = min(max(2 * round(start / 2), 0), length // 2 * 2 - 2)
     return low, min(max(2 * round(end / 2), low + 2), length // 2 * 2)

@@ -1,4 +1,4 @@
-"""All faces of a video in one pass: when to detect, which face belongs to which track, when a track ends."""
+"""All faces of a video in one pass: when to detect, which face belongs to which track, when tracks end."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from preprocess.faces.finder import Face, FaceDetector
 from preprocess.faces.track import CropConfig, FaceTrack, Pose, pose_of_detection
 from utils.media.picture import Picture
 
-# how often the frame is searched in tiles of a half and of a quarter while no face is in sight: at 25 frames
-# per second together about as much work as Face Mesh on every frame
+# parts of a tile -> how often the frame is searched in such tiles while no face is in sight: at 25 frames per
+# second, both together take about as long as Face Mesh on every frame
 TILES_EVERY_S = {2: 0.2, 4: 1.0}
-IDLE_AFTER_S = 2.0  # without a face for so long, only one frame in RETRY_FRAMES is searched
-RETRY_FRAMES = 3  # a lost face is looked for in each of the first frames, then in one of so many
-# Beside a face in sight, further ones are searched for half as often after so many searches in vain, where
-# only the largest is kept: a search takes as long as Face Mesh on three frames.
+IDLE_AFTER_S = 2.0  # after this time without a face, only one frame in RETRY_FRAMES is searched
+RETRY_FRAMES = 3  # a lost face is searched for in each of the first RETRY_FRAMES frames, then in every third
+# Searches for further faces while one is in sight become half as frequent after this number of searches
+# without a new face, if only the largest face is kept: a search takes as long as Face Mesh on three frames.
 SEARCHES_IN_VAIN = 2
-COUNTED_FROM_S = 0.2  # a face seen for a shorter time is not counted
+COUNTED_FROM_S = 0.2  # a face that is seen for a shorter time is not counted
 
 
 class FaceTracker:
     """Follows the faces of one video, frame by frame, in bounded memory.
 
-    It keeps the largest track, as long as the video; or the `max_tracks` largest ones, each as long as its
-    face is there.
+    It keeps the largest track, padded to the length of the video; or, with `max_tracks`, that number of the
+    largest tracks, each as long as its face is there.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FaceTracker:
         max_tracks: int | None = None,
     ) -> None:
         self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
-        self._rate = float(fps)  # a Fraction's arithmetic takes microseconds, several times per frame
+        self._rate = float(fps)  # a Fraction would take microseconds, several times per frame
         self._idle_after, self._detect_every, self._max_gap = map(
             self._frames, (IDLE_AFTER_S, config.detect_every_s, config.max_gap_s)
         )
@@ -97,9 +97,7 @@ class FaceTracker:
         return self._ended
 
     def _look_around(self, track: FaceTrack, picture: Picture) -> None:
-        """Zoom in on the place where a face was lost; a face that only the detector sees keeps the track
-        alive.
-        """
+        """Zoom in where a face was lost; a face that only the detector sees keeps the track alive."""
         lost_at = track.pose
         faces = [
             pose_of_detection(face)
@@ -117,7 +115,7 @@ class FaceTracker:
             track.look(picture, near=min(faces, key=lambda pose: _distance(pose, lost_at)))
 
     def _look_for_new_faces(self, picture: Picture) -> None:
-        """Search the whole frame; if no track sees its face even then, in tiles, when their time has come."""
+        """Search the whole frame, and if no track sees its face then, in tiles when these are due."""
         self._start_where_new(self._detector.in_frame(picture), picture)
         for parts, every_s in TILES_EVERY_S.items():
             if any(track.sees for track in self._live):
@@ -135,9 +133,7 @@ class FaceTracker:
                 self._start(pose, picture)
 
     def _start(self, pose: Pose, picture: Picture) -> None:
-        """Begin a track if Face Mesh agrees that there is a face, at the cost of the smallest if there are
-        many.
-        """
+        """Begin a track if Face Mesh sees the face, too; of `max_faces` tracks, the smallest makes room."""
         if len(self._live) >= self._config.max_faces:
             smallest = min(self._live, key=lambda track: track.pose.height)
             if pose.height**2 < 2 * smallest.pose.height**2:

@@ -40,7 +40,7 @@ import cv2
 import numpy as np
 
 from preprocess.clip.make import Change, ClipConfig, prepare_clip
-from preprocess.faces.image_graph import import_mediapipe, quiet_native_code
+from preprocess.faces.solutions import import_mediapipe, quiet_native_code
 from preprocess.work.workers import huge_pages
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.moving_face import clicks, moving_face, write_video

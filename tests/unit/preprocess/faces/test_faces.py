@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from preprocess.faces.fast_graphs import FastDetection, FastMesh
 from preprocess.faces.finder import Face, FaceDetector, _distinct, _tile_starts
-from preprocess.faces.image_graph import import_mediapipe
 from preprocess.faces.mesh import FaceMesh
+from preprocess.faces.solutions import SolutionDetection, SolutionMesh, import_mediapipe
 from preprocess.faces.track import CropConfig, pose_of
 from preprocess.faces.tracker import FaceTracker
 from tests.moving_face import moving_face, portrait
@@ -26,6 +27,7 @@ def stored(image: np.ndarray) -> Picture:
 def track(folder, frames, fps=25, **flags):
     """(tracker, best track) after all frames."""
     frames = list(frames)
+    folder.mkdir(exist_ok=True)
     tracker = FaceTracker(folder, num_frames=len(frames), fps=Fraction(fps), config=CropConfig(**flags))
     for image in frames:
         tracker.step(stored(image))
@@ -42,7 +44,7 @@ def face_landmarks() -> np.ndarray:
 def test_opening_the_mouth_moves_neither_centre_nor_size(face_landmarks):
     # everything below the nose drops by a tenth of the face's height, as the jaw does
     lower = face_landmarks[:, 1] > face_landmarks[2, 1] + 2
-    lower[[234, 454]] = False  # cheeks lie beside the nose, whatever the pose of the head
+    lower[[234, 454]] = False  # cheeks lie next to the nose, whatever the pose of the head
     opened = face_landmarks.copy()
     opened[lower, 1] += 20
     assert lower[[13, 14, 17, 152]].all()
@@ -57,36 +59,55 @@ def test_pose_scales_and_moves_with_the_face(face_landmarks):
     assert small.height == pytest.approx(chin_to_hairline, rel=0.1)
 
 
-def test_landmarks_are_those_of_mediapipes_own_solution_to_the_last_bit():
-    """While the face moves and tilts, is gone, and comes back elsewhere; on two sizes of image."""
+def test_fast_landmarks_are_those_of_mediapipes_own_solution_to_the_last_bit():
+    """While the face moves and tilts, is gone, and comes back elsewhere; on two sizes of image; forgotten."""
     path = [(190 + 3 * i, 200) for i in range(6)] + [None] * 3 + [(150, 180 + i) for i in range(4)]
     frames = list(moving_face(len(path), size=(384, 384), face_height=150, path=lambda i: path[i]))
     for index, frame in enumerate(frames):
         tilt = cv2.getRotationMatrix2D((192, 192), 4 * index, 1)
         frames[index] = cv2.warpAffine(frame, tilt, (384, 384), borderMode=cv2.BORDER_REPLICATE)
     frames += [cv2.resize(frame, (256, 256)) for frame in frames[-3:]]
-    mesh, num_faces = FaceMesh(), 0
-    with import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True) as reference:
-        for frame in frames:
-            faces, landmarks = reference.process(frame).multi_face_landmarks, mesh(frame)
-            assert (faces is None) == (landmarks is None)
-            if faces:
-                num_faces += 1
-                expected = np.array([(point.x, point.y) for point in faces[0].landmark], np.float32)
-                assert expected.shape == (478, 2)
-                np.testing.assert_array_equal(landmarks, expected)
+    fast, plain, num_faces = FastMesh(), SolutionMesh(), 0
+    for index, frame in enumerate(frames):
+        landmarks, expected = fast(frame), plain(frame)
+        assert (landmarks is None) == (expected is None)
+        if landmarks is not None:
+            num_faces += 1
+            assert landmarks.shape == expected.shape == (478, 2)
+            assert landmarks.dtype == expected.dtype == np.float32
+            np.testing.assert_array_equal(landmarks, expected)
+        if index == 4:
+            fast.forget()
+            plain.forget()
     assert num_faces >= 11
 
 
-def test_detections_are_those_of_mediapipes_own_solution():
-    (frame,) = moving_face(1, size=(384, 384), face_height=150, path=lambda i: (190, 200))
-    with import_mediapipe().solutions.face_detection.FaceDetection(model_selection=1) as reference:
-        (found,) = reference.process(frame).detections
-    box = found.location_data.relative_bounding_box
+def test_fast_detections_are_those_of_mediapipes_own_solution():
+    frames = moving_face(3, size=(384, 384), face_height=150, path=lambda i: (190 + i, 200) if i else None)
+    fast, plain = FastDetection(), SolutionDetection()
+    found = []
+    for frame in frames:
+        assert fast(frame) == plain(frame)
+        found.append(len(fast(frame)))
+    assert found == [0, 1, 1]
+    box = plain(frame)[0].location_data.relative_bounding_box
     (face,) = FaceDetector().around(stored(frame), 192, 192, 384)
-    assert face.score == found.score[0]
+    assert face.score == plain(frame)[0].score[0]
     assert face.size == pytest.approx(384 * max(box.width, box.height))
     assert face.x == pytest.approx(384 * (box.xmin + box.width / 2))
+
+
+def test_one_variable_of_the_environment_chooses_mediapipes_own_solutions(tmp_path, monkeypatch):
+    """They write the same files, and the fast graphs are not used."""
+    frames = list(moving_face(40, face_height=100, path=lambda i: (200 + 2 * i, 150)))
+    _, fast = track(tmp_path / "fast", frames)
+    monkeypatch.setenv("PLAIN_MEDIAPIPE", "1")
+    for name in ("FastMesh", "FastDetection"):
+        monkeypatch.setattr(f"preprocess.faces.fast_graphs.{name}.__init__", None)
+    _, plain = track(tmp_path / "plain", frames)
+    assert plain.num_seen == fast.num_seen == 40
+    for path in ("video_path", "landmarks_path"):
+        assert getattr(plain, path).read_bytes() == getattr(fast, path).read_bytes()
 
 
 def test_meshes_that_take_turns_do_not_see_each_others_past():
@@ -106,11 +127,11 @@ def test_meshes_that_take_turns_do_not_see_each_others_past():
 
 def test_a_graph_that_failed_is_not_used_again():
     (frame,) = moving_face(1, size=(300, 300), face_height=120)
-    mesh = FaceMesh()
+    mesh = FastMesh()
     landmarks = mesh(frame)
     with pytest.raises((RuntimeError, ValueError)):
         mesh._mesh(frame, place=import_mediapipe().packet_creator.create_string("no place"))
-    np.testing.assert_array_equal(FaceMesh()(frame), landmarks)
+    np.testing.assert_array_equal(FastMesh()(frame), landmarks)
 
 
 @pytest.mark.parametrize(("length", "side"), [(1080, 960), (1920, 960), (100, 960), (961, 960)])

@@ -1,0 +1,76 @@
+"""MediaPipe's face models through its own solutions, and the switch to the faster graphs.
+
+By default faces are found by preprocess/faces/fast_graphs.py, which uses private names of MediaPipe. With
+PLAIN_MEDIAPIPE=1 in the environment they are found by the solutions in this file: the same values (tested bit
+by bit), but a third more time for Face Mesh. Use it if another version of MediaPipe breaks the fast graphs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from utils.errors import require_packages
+
+Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Landmarks = npt.NDArray[np.float32]  # (478, 2) x, y
+
+
+def use_solutions() -> bool:
+    """Whether PLAIN_MEDIAPIPE asks for MediaPipe's own solutions."""
+    return os.environ.get("PLAIN_MEDIAPIPE", "0") not in ("", "0")
+
+
+@contextlib.contextmanager
+def quiet_native_code() -> Iterator[None]:
+    """Discard what C++ libraries write to stderr: MediaPipe announces each graph it builds there."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def import_mediapipe() -> Any:
+    """The package mediapipe, imported late and without its log output."""
+    require_packages(["mediapipe"], "preprocessing")
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import mediapipe
+
+    return mediapipe
+
+
+class SolutionMesh:
+    """Face Mesh with the irises, following one face: the plain twin of FastMesh."""
+
+    def __init__(self) -> None:
+        with quiet_native_code():
+            self._solution = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)
+
+    def __call__(self, image: Image) -> Landmarks | None:
+        faces = self._solution.process(np.ascontiguousarray(image)).multi_face_landmarks
+        return np.array([(p.x, p.y) for p in faces[0].landmark], np.float32) if faces else None
+
+    def forget(self) -> None:
+        with quiet_native_code():
+            self._solution.reset()
+
+
+class SolutionDetection:
+    """Full-range face detection in single images: the plain twin of FastDetection."""
+
+    def __init__(self) -> None:
+        with quiet_native_code():
+            self._solution = import_mediapipe().solutions.face_detection.FaceDetection(model_selection=1)
+
+    def __call__(self, image: Image) -> list[Any]:
+        return self._solution.process(np.ascontiguousarray(image)).detections or []
