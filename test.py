@@ -44,6 +44,7 @@ from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
 from models import MODELS
 from models.judging import command as judging
+from models.method import check_config
 from models.restore import (
     model_type_of,
     read_checkpoint,
@@ -152,7 +153,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     if saved and chosen.preset:
         raise UsageError(f"--preset is for bare state_dicts: {chosen.checkpoint} holds its own configuration")
 
-    groups = {
+    groups: dict[str, type[Any]] = {
         "test": TestConfig,
         "workers": WorkerConfig,
         "data": DataConfig,
@@ -161,22 +162,25 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         "robustness": RobustnessConfig,
     }
     if not saved:
-        groups["model_config"] = model_type.config_type
+        groups["model"] = model_type.config_type
     parser = Parser(__doc__, *groups.values())
     args = parser.parse_args(argv)
-    preset = {} if saved else model_type.presets[preset_name]
-    preset = preset | released_fields(model_type, content, chosen.checkpoint)
+    preset = dict({} if saved else model_type.presets[preset_name])
+    preset["model"] = preset.get("model", {}) | released_fields(model_type, content, chosen.checkpoint)
     configs = {
         name: from_args(
-            group, args, ("the checkpoint", saved.get(name, {})), (f"preset {preset_name}", preset)
+            group,
+            args,
+            ("the checkpoint", saved.get(name, {})),
+            (f"preset {preset_name}", preset.get(name, {})),
         )
         for name, group in groups.items()
         if name != "test"
     }
     test = from_args(TestConfig, args)
-    model = restore_model(
-        content, test.checkpoint, None if saved else model_type(configs.pop("model_config"))
-    )
+    model = restore_model(content, test.checkpoint, None if saved else model_type(configs.pop("model")))
+    assert isinstance(model, nn.Module)  # every method is one
+    check_config(model_type, {"data": to_plain(configs["data"]), "model": to_plain(model.config)})
     for name, reason in configs["split"].unused().items():
         if name in vars(args):
             raise UsageError(f"--{name} has no effect here: {reason}")

@@ -38,6 +38,7 @@ from loaders.splits.files import split_checksum, write_split
 from losses import LOSSES
 from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
+from models.method import check_config
 from utils.checkpoint.files import newest_checkpoint, save_checkpoint
 from utils.config import Parser, from_args, opt, to_plain
 from utils.errors import UsageError, run_command
@@ -192,7 +193,7 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
             f"unknown --preset {preset_name} of {model_name}; there are {', '.join(model_type.presets)}"
         )
 
-    groups = {
+    groups: dict[str, type[Any]] = {
         "train": TrainConfig,
         "workers": WorkerConfig,
         "data": DataConfig,
@@ -204,13 +205,15 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     parser = Parser(__doc__, *groups.values())
     args = parser.parse_args(argv)
     require_known(saved, groups, file)
-    preset = (f"preset {preset_name}", model_type.presets[preset_name])
+    preset = model_type.presets[preset_name]
+    origin = f"preset {preset_name}"
     config = RunConfig(
         **{
-            name: from_args(kind, args, (str(file), saved.get(name, {})), preset)
+            name: from_args(kind, args, (str(file), saved.get(name, {})), (origin, preset.get(name, {})))
             for name, kind in groups.items()
         }
     )
+    check_config(model_type, config.as_plain())
     for group in (config.model, config.split):
         for name, reason in group.unused().items():
             # a launcher names all of its variables: the default's own value is no contradiction
@@ -219,7 +222,9 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     if config.train.resume:
         # a flag that the run is older than had its default then
         before = {
-            name: from_args(kind, argparse.Namespace(), (str(file), saved.get(name, {})), preset)
+            name: from_args(
+                kind, argparse.Namespace(), (str(file), saved.get(name, {})), (origin, preset.get(name, {}))
+            )
             for name, kind in groups.items()
         }
         require_same(RunConfig(**before).as_plain(), config.as_plain(), RESUMABLE)
@@ -314,20 +319,23 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tupl
     train = config.train
     set_float32_math(device)
     seed_everything(train.seed)
-    model = MODELS[train.model](config.model).to(device)
+    model = MODELS[train.model](config.model)
+    assert isinstance(model, nn.Module)  # every method is one
+    model.to(device)
     criterion = LOSSES[train.model](config.loss).to(device)
-    parameters = [p for module in (model, criterion) for p in module.parameters() if p.requires_grad]
+    groups = model.parameter_groups()
+    if own := [p for p in criterion.parameters() if p.requires_grad]:
+        groups.append({"params": own})
     num_parameters = sum(p.numel() for p in model.parameters())
-    log.info("%s: %d parameters, %d trained", train.model, num_parameters, sum(p.numel() for p in parameters))
+    num_trained = sum(p.numel() for group in groups for p in group["params"])
+    log.info("%s: %d parameters, %d trained", train.model, num_parameters, num_trained)
     if world_size() > 1 and train.sync_batch_norm:
         synchronize_batch_norm(model, device)
     if train.compile:
         compile_model(model)
     step = parallel(TrainingStep(model, criterion))
     optimizer_type = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[train.optimizer]
-    optimizer = optimizer_type(
-        parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
+    optimizer = optimizer_type(groups, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     factor = learning_rate_factor(
         train.schedule, train.warmup_epochs * steps_per_epoch, train.epochs * steps_per_epoch
     )

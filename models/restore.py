@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models import MODELS
+from models.menu import MODELS
+from models.method import Method
 from utils.checkpoint.files import load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.config import from_args
@@ -24,7 +25,7 @@ SMALL_TENSOR = 1 << 24  # numbers: tables that a model makes for itself are smal
 SMALL_MODEL = 10_000  # calls of torch
 
 
-def model_type_of(name: str) -> Any:
+def model_type_of(name: str) -> type[Method]:
     """The class of a method. Raises UsageError if there is none of that name."""
     if not isinstance(name, str) or name not in MODELS:
         raise UsageError(f"unknown model {name}; there are {', '.join(sorted(MODELS))}")
@@ -42,7 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise error from None
 
 
-def released_fields(model_type: Any, content: dict[str, Any], path: Path | str) -> dict[str, Any]:
+def released_fields(model_type: type[Method], content: dict[str, Any], path: Path | str) -> dict[str, Any]:
     """Fields of the model's configuration that the published checkpoint `content` tells; {} for a run's own.
 
     Raises CheckpointError if it is not one of that method.
@@ -55,7 +56,7 @@ def released_fields(model_type: Any, content: dict[str, Any], path: Path | str) 
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = None) -> nn.Module:
+def restore_model(content: dict[str, Any], path: Path, bare: Method | None = None) -> Method:
     """The model of a run's checkpoint, configured as it says; `bare` with the weights of a bare state_dict.
 
     `content` is what load_checkpoint read from `path`. Raises CheckpointError if weights and model do not go
@@ -76,6 +77,7 @@ def restore_model(content: dict[str, Any], path: Path, bare: nn.Module | None = 
             ("the checkpoint", saved["model"]),
         )
         model = _build(model_type, config, content["model"], path)
+    assert isinstance(model, nn.Module)  # every method is one
     try:
         if "released" in content:
             model.load_released(content["released"])
@@ -111,7 +113,7 @@ class _WithinWeights(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _build(model_type: Any, config: Any, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+def _build(model_type: type[Method], config: Any, weights: Mapping[str, Tensor], path: Path) -> Method:
     """The model that a checkpoint describes. Raises CheckpointError if it is out of proportion, or none."""
     try:
         with _WithinWeights(weights):

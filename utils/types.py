@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+INPUTS = frozenset({"video", "sound", "landmarks"})  # the signals of a clip
+MODALITIES = frozenset({"video", "audio"})  # what can be forged, and judged
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:

@@ -28,6 +28,7 @@ from models.beyond_masking.video import VIDEO_ENCODERS, MaskedVideoEncoder, Vide
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
 from models.blocks.position import sinusoidal_positions
+from models.method import Method
 from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.config import opt
 from utils.errors import CheckpointError
@@ -35,34 +36,35 @@ from utils.types import ClipBatch, DetectorOutput
 
 STUDENTS = ("both", "video", "audio", "none")
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {},  # the defaults of every config
     "released": {
-        # models/beyond_masking/detector.py
-        "landmark_teacher": "random",
-        "positions_first": False,
-        "use_padding_masks": False,
-        "modality_heads": False,
-        "fusion_residual": False,
-        "feature_norm": False,
-        "mfcc_columns": 600,
-        # losses/beyond_masking.py
-        "lbd_reduction": "sum",
-        "contrastive_pairs": "all",
-        # loaders/batches/windows.py
-        "window": "released",
-        "landmark_normalization": "clip_zscore",
-        "label_rule": "video",
-        "windows_per_clip": 1,
-        # train.py
-        "optimizer": "adam",
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "warmup_epochs": 0.0,
-        "max_grad_norm": 0.0,
-        "precision": "fp32",
-        "balance": "none",
-        "select_by": "val_loss",
+        "model": {
+            "landmark_teacher": "random",
+            "positions_first": False,
+            "use_padding_masks": False,
+            "modality_heads": False,
+            "fusion_residual": False,
+            "feature_norm": False,
+            "mfcc_columns": 600,
+        },
+        "loss": {"lbd_reduction": "sum", "contrastive_pairs": "all"},
+        "data": {
+            "window": "released",
+            "landmark_normalization": "clip_zscore",
+            "label_rule": "video",
+            "windows_per_clip": 1,
+        },
+        "train": {
+            "optimizer": "adam",
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "warmup_epochs": 0.0,
+            "max_grad_norm": 0.0,
+            "precision": "fp32",
+            "balance": "none",
+            "select_by": "val_loss",
+        },
     },
 }
 
@@ -209,12 +211,13 @@ class BeyondMaskingOutput(DetectorOutput):
     reconstruction: LandmarkReconstruction | None
 
 
-class BeyondMaskingDetector(nn.Module):
+class BeyondMaskingDetector(nn.Module, Method):
     """model(ClipBatch) -> BeyondMaskingOutput."""
 
     config_type = BeyondMaskingConfig
     presets = PRESETS
     weight_sources = ("video_pretrained",)
+    min_window_s = 0.1  # with less sound the audio encoder has no step
 
     def __init__(self, config: BeyondMaskingConfig) -> None:
         super().__init__()
@@ -344,11 +347,6 @@ class BeyondMaskingDetector(nn.Module):
         columns_per_step = self.audio_encoder.columns_per_step
         middle_column = step * columns_per_step + (columns_per_step - 1) / 2
         return (frame + 0.5) / video_fps, middle_column * HOP_SAMPLES / SAMPLE_RATE_HZ
-
-    @staticmethod
-    def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-        """Nothing: the sizes of a published checkpoint are flags."""
-        return {}
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the published code (bare state_dict, its own key names), every key strictly.

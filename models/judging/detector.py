@@ -91,8 +91,10 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
             f"{path}: a bare state_dict does not say how its clips are cut; judge with a run's best.pt"
         )
     resolved = resolve_device(device)
+    model = restore_model(content, path)
+    assert isinstance(model, nn.Module)  # every method is one
     return LoadedDetector(
-        restore_model(content, path),
+        model,
         from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"])),
         restore_decision(content, path),
         device=resolved,

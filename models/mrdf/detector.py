@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
+from models.method import Method
 from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
 from models.mrdf.published_weights import fields_of_released, take_av_hubert, translate_released
 from models.mrdf.stem_resnet import STAGES, StemResNet
@@ -45,67 +46,54 @@ from utils.types import ClipBatch, DetectorOutput
 VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")
 BRANCHED = ("ce", "margin", "avdf_ensemble")  # have a branch for each modality
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {},  # the defaults of every config
     "paper": {
-        # models/mrdf/detector.py
-        "feature_norm": False,
-        "norm_first": False,
-        "readout": "first",
-        # loaders: no clip of FakeAVCeleb is much shorter
-        "window_s": 4.0,
-        "windows_per_clip": 1,
-        "batch_size": 64,
-        # train.py
-        "optimizer": "adam",
-        "weight_decay": 1e-4,
-        "balance": "none",
-        "patience": 0,
+        "model": {"feature_norm": False, "norm_first": False, "readout": "first"},
+        # no clip of FakeAVCeleb is much shorter
+        "data": {"window_s": 4.0, "windows_per_clip": 1},
+        "workers": {"batch_size": 64},
+        "train": {"optimizer": "adam", "weight_decay": 1e-4, "balance": "none", "patience": 0},
     },
     "released": {
-        # models/mrdf/detector.py
-        "feature_norm": False,
-        "encoder_layers": 0,
-        "norm_first": False,
-        "freeze_stem": True,
-        "readout": "first",
-        "cut_to_shortest": True,
-        # loaders: up to 500 frames; such a batch takes up to 5 GB
-        "window_s": 20.0,
-        "windows_per_clip": 1,
-        "batch_size": 64,
-        "prefetch_factor": 1,
-        # train.py
-        "optimizer": "adam",
-        "learning_rate": 1e-3,
-        "weight_decay": 1e-4,
-        "schedule": "constant",
-        "warmup_epochs": 0.0,
-        "max_grad_norm": 0.0,
-        "balance": "none",
-        "patience": 0,
+        "model": {
+            "feature_norm": False,
+            "encoder_layers": 0,
+            "norm_first": False,
+            "freeze_stem": True,
+            "readout": "first",
+            "cut_to_shortest": True,
+        },
+        # up to 500 frames; such a batch takes up to 5 GB
+        "data": {"window_s": 20.0, "windows_per_clip": 1},
+        "workers": {"batch_size": 64, "prefetch_factor": 1},
+        "train": {
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "schedule": "constant",
+            "warmup_epochs": 0.0,
+            "max_grad_norm": 0.0,
+            "balance": "none",
+            "patience": 0,
+        },
     },
     "demo": {
-        # models/mrdf/detector.py
-        "feature_dim": 64,
-        "video_channels": (16, 32, 64, 64),
-        "filterbank_stack": 16,
-        "encoder_layers": 2,
-        "transformer_nhead": 4,
-        "feedforward_dim": 128,
-        "position_kernel": 8,
-        "position_groups": 4,
-        # loaders: few frames, so that there are many steps
-        "window_s": 0.96,
-        "video_fps": 6.25,
-        "windows_per_clip": 2,
-        "batch_size": 8,
-        "val_fraction": 0.2,
-        "test_fraction": 0.25,
-        # train.py
-        "epochs": 60,
-        "learning_rate": 1e-3,
-        "patience": 0,
+        "model": {
+            "feature_dim": 64,
+            "video_channels": (16, 32, 64, 64),
+            "filterbank_stack": 16,
+            "encoder_layers": 2,
+            "transformer_nhead": 4,
+            "feedforward_dim": 128,
+            "position_kernel": 8,
+            "position_groups": 4,
+        },
+        # few frames, so that there are many steps
+        "data": {"window_s": 0.96, "video_fps": 6.25, "windows_per_clip": 2},
+        "workers": {"batch_size": 8},
+        "split": {"val_fraction": 0.2, "test_fraction": 0.25},
+        "train": {"epochs": 60, "learning_rate": 1e-3, "patience": 0},
     },
 }
 
@@ -213,7 +201,7 @@ def fake_logit(class_logits: Tensor | None) -> Tensor | None:
     return None if class_logits is None else class_logits[:, 0] - class_logits[:, 1]
 
 
-class MrdfDetector(nn.Module):
+class MrdfDetector(nn.Module, Method):
     """model(ClipBatch) -> MrdfOutput."""
 
     config_type = MrdfConfig
@@ -252,6 +240,15 @@ class MrdfDetector(nn.Module):
         if c.init_from:
             take_av_hubert(self, read_foreign_weights(c.init_from), c.init_from)
 
+    @staticmethod
+    def check(config: Mapping[str, Mapping[str, Any]]) -> None:
+        stack, fps = config["model"]["filterbank_stack"], config["data"]["video_fps"]
+        if abs(fps * stack - ROWS_PER_SECOND) > 1e-6:
+            raise UsageError(
+                f"--filterbank_stack {stack} with --video_fps {fps:g}: their product must be "
+                f"{ROWS_PER_SECOND}, the number of filterbank rows per second"
+            )
+
     def _branch(self) -> nn.Sequential:
         width = self.config.feature_dim
         return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Dropout(self.config.dropout))
@@ -260,11 +257,6 @@ class MrdfDetector(nn.Module):
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
             raise ValueError(
                 f"the batch has {batch.sample_rate_hz} Hz sound, the model takes {SAMPLE_RATE_HZ}"
-            )
-        if abs(batch.video_fps * self.config.filterbank_stack - ROWS_PER_SECOND) > 1e-6:
-            raise UsageError(
-                f"--filterbank_stack {self.config.filterbank_stack} with --video_fps {batch.video_fps:g}: "
-                f"their product must be {ROWS_PER_SECOND}, the filterbank rows of a second"
             )
         video, padding_mask = batch.video, batch.video_padding_mask
         if self.config.cut_to_shortest:

@@ -56,16 +56,8 @@ def build(metadata: dict[str, object]) -> tuple[BeyondMaskingDetector, BeyondMas
         "contrastive_temperature": metadata["contrastive_temperature"],
     }
     released = PRESETS["released"]
-    model_fields, loss_fields = (
-        BeyondMaskingConfig.__dataclass_fields__,
-        BeyondMaskingLossConfig.__dataclass_fields__,
-    )
-    model = BeyondMaskingDetector(
-        BeyondMaskingConfig(**{k: v for k, v in released.items() if k in model_fields} | sizes)
-    )
-    criterion = BeyondMaskingLoss(
-        BeyondMaskingLossConfig(**{k: v for k, v in released.items() if k in loss_fields} | weights)
-    )
+    model = BeyondMaskingDetector(BeyondMaskingConfig(**released["model"] | sizes))
+    criterion = BeyondMaskingLoss(BeyondMaskingLossConfig(**released["loss"] | weights))
     return model, criterion
 
 

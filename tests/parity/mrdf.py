@@ -96,10 +96,12 @@ class Weights:
 def build(variant: str, encoder_layers: int, weights: Weights, **changes: object) -> MrdfDetector:
     """The released preset of a variant with an encoder of so many layers, and the rule's weights, loaded as a
     checkpoint of the published code."""
-    fields = {
-        key: value for key, value in PRESETS["released"].items() if key in MrdfConfig.__dataclass_fields__
+    fields = PRESETS["released"]["model"] | {
+        "mrdf_variant": variant,
+        "encoder_layers": encoder_layers,
+        "dropout": 0.0,
     }
-    fields |= {"mrdf_variant": variant, "encoder_layers": encoder_layers, "dropout": 0.0} | changes
+    fields |= changes
     model = MrdfDetector(MrdfConfig(**fields))
     shapes = {key: tuple(value.shape) for key, value in model.named_parameters()}
     state = {released_name(key): weights[released_name(key), shape] for key, shape in shapes.items()}

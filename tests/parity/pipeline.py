@@ -35,14 +35,11 @@ IMAGE_SIZE = 224
 
 def clip_tensors(folder: Path) -> dict[str, np.ndarray]:
     """The published code's three tensors of a clip folder, made by our loader and front ends."""
-    released = {
-        key: value for key, value in PRESETS["released"].items() if key in DataConfig.__dataclass_fields__
-    }
     clip = Clip(
         clip_id=folder.name, folder=folder, label=0, video_label=0, audio_label=0, category="", method="real",
         identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",
     )  # fmt: skip
-    dataset = ClipDataset([clip], DataConfig(**released), training=False)
+    dataset = ClipDataset([clip], DataConfig(**PRESETS["released"]["data"]), training=False)
     batch = Collate(video_fps=25.0)([dataset[dataset.evaluation_keys()[0]]])
     video = VideoFrontEnd(IMAGE_SIZE, equalize=True, kinetics_normalization=False)(batch.video)
     mfcc = centre_columns(*Mfcc(40, batch.sample_rate_hz)(batch.waveform, batch.audio_padding_mask), 600)

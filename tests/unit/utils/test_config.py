@@ -76,12 +76,20 @@ def test_a_flag_without_effect_is_an_error():
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_presets_name_fields_that_exist_and_no_two_groups_share_one(name):
-    groups = [train.TrainConfig, train.WorkerConfig, train.DataConfig, train.ListingConfig, train.SplitConfig]
-    groups += [MODELS[name].config_type, LOSSES[name].config_type]
-    names = [field.name for group in groups for field in fields(group)]
+    groups = {
+        "train": train.TrainConfig,
+        "workers": train.WorkerConfig,
+        "data": train.DataConfig,
+        "listing": train.ListingConfig,
+        "split": train.SplitConfig,
+        "model": MODELS[name].config_type,
+        "loss": LOSSES[name].config_type,
+    }
+    names = [field.name for group in groups.values() for field in fields(group)]
     assert len(names) == len(set(names))
     for preset in MODELS[name].presets.values():
-        assert set(preset) <= set(names)
+        for group, values in preset.items():
+            assert values.keys() <= {field.name for field in fields(groups[group])}
 
 
 def test_the_released_preset_reaches_every_group():

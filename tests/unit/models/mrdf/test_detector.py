@@ -29,9 +29,7 @@ SMALL = {
     "position_groups": 4,
     "dropout": 0.0,
 }
-RELEASED = {
-    key: value for key, value in PRESETS["released"].items() if key in MrdfConfig.__dataclass_fields__
-}
+RELEASED = PRESETS["released"]["model"]
 
 
 def small(**changes) -> MrdfDetector:
@@ -130,7 +128,7 @@ def test_a_batch_is_cut_to_its_shortest_clip_only_if_asked():
 
 def test_sound_and_picture_must_be_on_one_clock():
     with pytest.raises(UsageError, match="--filterbank_stack 4 with --video_fps 12.5"):
-        small()(make_batch(2, 10, seconds=0.8))
+        parse_args(["--model", "mrdf", "--video_fps", "12.5"])
     assert small(filterbank_stack=8).eval()(make_batch(2, 10, seconds=0.8)).logits.shape == (2,)
 
 
@@ -374,9 +372,9 @@ def test_a_restored_model_does_not_ask_for_the_weights_that_it_started_from(tmp_
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_value_of_a_preset_reaches_the_configuration(preset):
     config = parse_args(["--model", "mrdf", "--preset", preset]).as_plain()
-    values = {name: value for section in config.values() for name, value in section.items()}
-    for name, value in PRESETS[preset].items():
-        assert values[name] == (list(value) if isinstance(value, tuple) else value), name
+    for group, values in PRESETS[preset].items():
+        for name, value in values.items():
+            assert config[group][name] == (list(value) if isinstance(value, tuple) else value), name
     assert LOSSES["mrdf"].config_type is MrdfLossConfig
 
 

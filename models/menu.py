@@ -1,0 +1,12 @@
+"""The methods that train.py and test.py offer: name -> detector. One line adds a method."""
+
+from __future__ import annotations
+
+from models.beyond_masking import BeyondMaskingDetector
+from models.method import Method
+from models.mrdf import MrdfDetector
+
+MODELS: dict[str, type[Method]] = {
+    "beyond_masking": BeyondMaskingDetector,
+    "mrdf": MrdfDetector,
+}

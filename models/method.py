@@ -1,0 +1,99 @@
+"""The contract of a method: what train.py, test.py and models/judging ask of every detector.
+
+To add a method, write a package `models/<name>/` with a config dataclass (see utils/config.py) and a detector
+
+    class MyDetector(nn.Module, Method): ...
+
+and an objective `losses/<name>.py`, then add a line to MODELS (models/menu.py) and to LOSSES
+(losses/__init__.py). `Method` holds the defaults; members without one must be given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError, UsageError
+from utils.types import INPUTS, MODALITIES, ClipBatch, DetectorOutput
+
+Values = Mapping[str, Any]  # name of a flag -> value
+
+
+class Method(Protocol):
+    """A detector of forged clips, also an nn.Module: Method(config) builds it, method(batch) scores clips."""
+
+    # dataclass of the method's own flags, with unused() -> {flag without effect here: reason}
+    config_type: ClassVar[type[Any]]
+    # name -> {flag group (train, data, model, loss, ...): {flag: value}}; "corrected" is the default preset
+    presets: ClassVar[dict[str, dict[str, dict[str, Any]]]]
+    # what is loaded: of "video", "sound", "landmarks", and "features/NAME" for each cached feature NAME
+    inputs: ClassVar[frozenset[str]] = INPUTS
+    # what is judged: of "video" and "audio". A clip without sound is undecided for a method that judges audio
+    modalities: ClassVar[frozenset[str]] = MODALITIES
+    # shortest window in seconds that forward() takes; 0 = a single frame
+    min_window_s: ClassVar[float] = 0.0
+    # flags that name weights to start from: ignored when a checkpoint is restored
+    weight_sources: ClassVar[tuple[str, ...]] = ()
+
+    config: Any  # of `config_type`
+
+    def __init__(self, config: Any) -> None: ...
+
+    def forward(self, batch: ClipBatch) -> DetectorOutput:
+        """(B,) logits, > 0 = fake. Optional: logits per modality (B,), embedding (B, E), frame_logits (B, T).
+
+        A subclass of DetectorOutput carries what only the method's own loss reads. Padding is masked: a
+        clip's score must not depend on the other clips of the batch.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def check(config: Mapping[str, Values]) -> None:
+        """Raise UsageError if flags of different groups contradict each other: {group: {flag: value}}.
+
+        Called before clips are listed. Contradictions within a group belong to its dataclass.
+        """
+        return
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser; learning rate and weight decay are the flags' unless set here.
+
+        One group with all trained parameters by default. `without_decay_of_vectors` makes two of it.
+        """
+        assert isinstance(self, nn.Module)
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    @staticmethod
+    def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+        """Fields of the config that a published checkpoint `state` (file `name`) tells; none by default.
+
+        Raises CheckpointError if it is not a checkpoint of this method.
+        """
+        return {}
+
+    def load_released(self, state: Mapping[str, Tensor]) -> None:
+        """Load a published checkpoint, every key strictly. Raises CheckpointError if it does not fit."""
+        raise CheckpointError("no published weights of this method are known")
+
+
+def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same parameters with biases and norms (1-d tensors) in groups of their own, without weight decay.
+
+    For a method's parameter_groups(). Optimiser states of runs with other groups cannot be resumed.
+    """
+    split = []
+    for group in groups:
+        params = group["params"]
+        split.append(group | {"params": [p for p in params if p.ndim > 1]})
+        split.append(group | {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0})
+    return [group for group in split if group["params"]]
+
+
+def check_config(method: type[Method], config: Mapping[str, Values]) -> None:
+    """Raise UsageError if the flags do not suit the method; `config` has at least "data" and "model"."""
+    window_s = config["data"]["window_s"]
+    if window_s < method.min_window_s:
+        raise UsageError(f"window_s must be >= {method.min_window_s}, got {window_s}")
+    method.check(config)
