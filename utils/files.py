@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and folders that one process writes to at a time."""
+"""The file system: files that are either whole or not there, folders with one writer, trees with links."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from utils.errors import FrameworkError, UsageError
+from utils.errors import DatasetError, FrameworkError, UsageError
 
 log = logging.getLogger(__name__)
+Links = Literal["follow", "inside", "skip"]
 PARTIAL_SUFFIX = ".partial"
 LOCK_NAME = ".lock"
 
@@ -104,3 +105,99 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 partial.unlink()
         yield
         file.truncate(0)
+
+
+def walk_tree(root: Path | str, *, links: Links) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (folder, names of its subfolders, names of its files) for `root` and each folder below it.
+
+    The only way in which the project walks a tree: links may loop, or lead to what is not the data set's.
+
+    - Order: as os.walk from the top down, names sorted. Subfolders that the caller deletes from the list are
+      not entered.
+    - Files are all entries that are not folders, broken links too: they must be reported, not overlooked.
+    - links="follow": links to folders are entered, wherever they lead. "inside": the same, but a link out of
+      `root`, to a folder or a file, is an error. "skip": links to folders are neither listed nor entered.
+
+    Raises DatasetError for a link to a folder above it and for a second link to one folder (few such links
+    make a tree without an end), and for a folder that cannot be read. A folder that is removed while the
+    walk is on is passed over.
+    """
+    top = os.fspath(root)
+    real_top = os.path.realpath(top)
+    linked: dict[tuple[int, int], str] = {}  # (device, inode) of a folder -> the link to it
+    waiting: list[_Place] = [(top, None)]
+    while waiting:
+        here = place, above = waiting.pop()
+        try:
+            subfolders, files, folder_links, file_links = _list_folder(place, links)
+        except OSError as error:
+            if above is not None and isinstance(error, FileNotFoundError):
+                continue
+            raise DatasetError(f"{place}: this folder cannot be read ({error.strerror})") from error
+        prefix = f"{place.rstrip(os.sep)}{os.sep}"
+        for name in file_links if links == "inside" else ():
+            _require_inside(f"{prefix}{name}", top, real_top)
+        yield place, subfolders, files
+        for name in reversed(subfolders):
+            path = f"{prefix}{name}"
+            if name in folder_links:
+                if links == "inside":
+                    _require_inside(path, top, real_top)
+                _require_new(path, here, linked)
+            waiting.append((path, here))
+
+
+_Place = tuple[str, "_Place | None"]  # a folder, and the one above it in the walk
+
+
+def _list_folder(place: str, links: Links) -> tuple[list[str], list[str], set[str], list[str]]:
+    """Sorted names in a folder: its subfolders, its files, links among the subfolders, among the files."""
+    subfolders: list[str] = []
+    files: list[str] = []
+    folder_links: set[str] = set()
+    file_links: list[str] = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
+            if not is_folder:
+                files.append(entry.name)
+                if entry.is_symlink():
+                    file_links.append(entry.name)
+            elif not entry.is_symlink():
+                subfolders.append(entry.name)
+            elif links != "skip":
+                subfolders.append(entry.name)
+                folder_links.add(entry.name)
+    subfolders.sort()
+    files.sort()
+    return subfolders, files, folder_links, file_links
+
+
+def _require_inside(path: str, top: str, real_top: str) -> None:
+    """Raise DatasetError if a link leads out of the tree."""
+    real = os.path.realpath(path)
+    if real != real_top and not real.startswith(f"{real_top.rstrip(os.sep)}{os.sep}"):
+        raise DatasetError(f"{path}: this link leads out of {top}, to {real}")
+
+
+def _require_new(path: str, folder: _Place, linked: dict[tuple[int, int], str]) -> None:
+    """Note a link in `folder` to a folder. Raise DatasetError if it leads to one above it, or is the second
+    link to it.
+    """
+    key = _identity(path)
+    above: _Place | None = folder
+    while above is not None:
+        if key == _identity(above[0]):
+            raise DatasetError(f"{path}: this link leads back to {above[0]}, which holds it; remove the link")
+        above = above[1]
+    other = linked.setdefault(key, path)
+    if other is not path:
+        raise DatasetError(f"{path} and {other} are links to the same folder; keep one of them")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116 (100,000 links: no Path for each)
+    return status.st_dev, status.st_ino

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from utils.errors import ClipError, DatasetError
+from utils.files import Links, walk_tree
 from utils.names import brief, is_plain
 
 INDEX_NAME = "pack.sqlite"
@@ -278,46 +279,30 @@ def clip_names(folder: Path) -> list[str]:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise
         found = find_clip(folder)
-    if found is None:
-        return []
-    return ["cropped_video.mp4" if name == FRAMES_NAME else name for name in found[0].members(found[1])]
+    return [] if found is None else _file_names(*found)
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As os.walk from the top, links followed. Raises DatasetError for a second link to one folder: a few
-    that lead back and forth would make a tree without an end.
-    """
-    waiting = [os.fspath(root)]
-    linked: dict[tuple[int, int], str] = {}
-    while waiting:
-        place = waiting.pop()
-        subfolders, files, links = [], [], set()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                try:
-                    is_folder = entry.is_dir()
-                except OSError:  # a link that leads in a circle
-                    is_folder = False
-                (subfolders if is_folder else files).append(entry.name)
-                if entry.is_symlink():
-                    links.add(entry.name)
-        yield Path(place), subfolders, files
-        for name in reversed(subfolders):
-            path = f"{place}{os.sep}{name}"
-            if name in links:
-                status = Path(path).stat()
-                other = linked.setdefault((status.st_dev, status.st_ino), path)
-                if other is not path:
-                    raise DatasetError(f"{path} and {other} are links to the same folder; keep one of them")
-            waiting.append(path)
+def _file_names(pack: Pack, folder: str) -> list[str]:
+    return ["cropped_video.mp4" if name == FRAMES_NAME else name for name in pack.members(folder)]
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As os.walk from the top, links followed, with packed clip folders as if they were there. Raises
-    DatasetError for a second link to one folder.
-    """
-    for folder, subfolders, files in _folders(root):
-        packed = packed_clips(folder)
+def walk(root: Path, *, links: Links = "follow") -> Iterator[tuple[Path, list[str], list[str]]]:
+    """walk_tree, with packed clip folders as if they were there; a real folder hides a packed one."""
+    outside = _pack_root(root)
+    packs: list[Path] = []  # those met on the way from the root to the folder, asked for once each
+    for place, subfolders, files in walk_tree(root, links=links):
+        folder = Path(place)
+        while packs and not folder.is_relative_to(packs[-1]):
+            packs.pop()
+        if INDEX_NAME in files and (folder / INDEX_NAME).is_file():
+            packs.append(folder)
+        holder = packs[-1] if packs else outside
+        if holder is None:
+            yield folder, subfolders, files
+            continue
+        pack = open_pack(holder, os.getpid())
+        name = folder.relative_to(holder).as_posix()
+        packed = sorted(set(pack.clips_in("" if name == "." else name)).difference(subfolders))
         yield folder, subfolders, files
-        for name in sorted(packed):
-            yield folder / name, [], clip_names(folder / name)
+        for clip in packed:
+            yield folder / clip, [], _file_names(pack, clip if name == "." else f"{name}/{clip}")
