@@ -97,6 +97,7 @@ def _plot_lag(path: Path, face: FaceVerdict) -> Markup | None:
     axes.plot(face.lag_curve["delay_s"], face.lag_curve["logit"], color=INK, marker=".", lw=1.4)
     axes.axvline(0, color=SOFT, lw=1, ls="--")
     axes.grid(color=LINE)
+    axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="delay of the sound (seconds)", ylabel="logit (higher: more fake)", title="sound shifted")
     return save_plot(figure, path, "Logit against the delay of the sound")
 

@@ -269,7 +269,7 @@ def test_pages_can_be_made_without_faces(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_judged_video_leaves_no_face_behind(tmp_path):
+def test_a_judged_video_shows_no_face_without_thumbnails(tmp_path):
     write_checkpoint(tmp_path / "best.pt")
     Media(seed=5).video(tmp_path / "clip.mp4", 0)
     result = run_command(

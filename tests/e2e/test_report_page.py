@@ -115,7 +115,7 @@ def test_plots_follow_light_and_dark(browser, pages):
 
 
 @pytest.mark.slow
-def test_the_report_says_what_the_files_beside_it_say(pages):
+def test_the_report_says_what_the_files_next_to_it_say(pages):
     run_dir, text = pages["report"].parent, pages["report"].read_text()
     result = json.loads((run_dir / "test_metrics.json").read_text())
     assert f"{result['overall']['auc']:.3f}" in text
