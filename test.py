@@ -19,7 +19,6 @@ method's published code (*.pth, *.ckpt) needs --model and --preset released; its
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -54,7 +53,7 @@ from models.restore import (
 )
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
-from utils.config import Parser, from_args, opt, to_plain
+from utils.config import first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
 from utils.evaluation.metrics import detection_metrics, require_both_classes
@@ -134,25 +133,19 @@ class Evaluation:
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:
     """Flags and checkpoint -> Evaluation. The clip pipeline is the checkpoint's unless a flag differs."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in (("checkpoint", None), ("model", None), ("preset", None)):
-        first.add_argument(f"--{name}", default=default)
-    chosen, _ = first.parse_known_args(argv)
-    wants_help = chosen.checkpoint is None
-    content = {} if wants_help else read_checkpoint(Path(chosen.checkpoint))
+    chosen = first_look(argv, "checkpoint", "model", "preset")
+    path = Path(chosen["checkpoint"] or "")
+    content = read_checkpoint(path) if chosen["checkpoint"] else {}  # without one, --help is wanted
     saved: dict[str, dict[str, Any]] = content.get("config", {})
-    run = {} if wants_help else matrix.describe_run(Path(chosen.checkpoint), saved)
-    # how a run was split is no matter of flags: its split files lie beside the checkpoint
-    saved.pop("split", None)
-    model_type = model_type_of(saved.get("train", {}).get("model", chosen.model or TestConfig.model))
-    preset_name = chosen.preset or TestConfig.preset
+    run = matrix.describe_run(path, saved) if chosen["checkpoint"] else {}
+    saved.pop("split", None)  # a run's split files lie next to its checkpoint
+    for name in ("model", "preset"):
+        if saved and chosen[name]:
+            raise UsageError(f"--{name} is for bare state_dicts: {path} holds its own configuration")
+    model_type = model_type_of(saved.get("train", {}).get("model", chosen["model"] or TestConfig.model))
+    preset_name = chosen["preset"] or TestConfig.preset
     if preset_name not in model_type.presets:
         raise UsageError(f"unknown --preset {preset_name}; there are {', '.join(model_type.presets)}")
-    if saved and chosen.model:
-        raise UsageError(f"--model is for bare state_dicts: {chosen.checkpoint} knows its own")
-    if saved and chosen.preset:
-        raise UsageError(f"--preset is for bare state_dicts: {chosen.checkpoint} holds its own configuration")
-
     groups: dict[str, type[Any]] = {
         "test": TestConfig,
         "workers": WorkerConfig,
@@ -161,33 +154,22 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         "split": SplitConfig,
         "robustness": RobustnessConfig,
     }
+    preset: dict[str, dict[str, Any]] = {}
     if not saved:
         groups["model"] = model_type.config_type
-    parser = Parser(__doc__, *groups.values())
-    args = parser.parse_args(argv)
-    preset = dict({} if saved else model_type.presets[preset_name])
-    preset["model"] = preset.get("model", {}) | released_fields(model_type, content, chosen.checkpoint)
-    configs = {
-        name: from_args(
-            group,
-            args,
-            ("the checkpoint", saved.get(name, {})),
-            (f"preset {preset_name}", preset.get(name, {})),
-        )
-        for name, group in groups.items()
-        if name != "test"
-    }
-    test = from_args(TestConfig, args)
-    model = restore_model(content, test.checkpoint, None if saved else model_type(configs.pop("model")))
+        preset = dict(model_type.presets[preset_name])
+        preset["model"] = preset.get("model", {}) | released_fields(model_type, content, path)
+    configs = parse_sections(
+        __doc__, groups, ("the checkpoint", saved), (f"preset {preset_name}", preset), argv=argv
+    )
+    test = configs["test"]
+    bare = None if saved else model_type(configs.pop("model"))
+    model = restore_model(content, test.checkpoint, bare)
     assert isinstance(model, nn.Module)  # every method is one
     check_config(model_type, {"data": to_plain(configs["data"]), "model": to_plain(model.config)})
-    for name, reason in configs["split"].unused().items():
-        if name in vars(args):
-            raise UsageError(f"--{name} has no effect here: {reason}")
     if configs["robustness"].raw_root and len(configs["robustness"].raw_root) != len(test.dataset):
         raise UsageError(f"{len(configs['robustness'].raw_root)} raw_root for {len(test.dataset)} dataset")
     return Evaluation(
-        test=test,
         model=model,
         decision=restore_decision(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),

@@ -40,7 +40,7 @@ from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
 from models.method import check_config
 from utils.checkpoint.files import newest_checkpoint, save_checkpoint
-from utils.config import Parser, from_args, opt, to_plain
+from utils.config import first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import decision_of_scores
 from utils.evaluation.metrics import detection_metrics
@@ -172,10 +172,7 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     """The run's configuration. Raises UsageError for contradictions; argparse exits with 2 on an unknown
     flag.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("model", "preset", "config", "run_dir", "resume"):
-        first.add_argument(f"--{name}", nargs="?", const="true")
-    chosen, _ = first.parse_known_args(argv)
+    chosen = argparse.Namespace(**first_look(argv, "model", "preset", "config", "run_dir", "resume"))
     file = Path(chosen.config) if chosen.config else None
     if chosen.resume and chosen.resume.lower() not in {"false", "0", "no", "off"}:
         file = file or Path(chosen.run_dir or TrainConfig.run_dir) / "config.json"
@@ -202,32 +199,14 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
         "model": model_type.config_type,
         "loss": loss_type.config_type,
     }
-    parser = Parser(__doc__, *groups.values())
-    args = parser.parse_args(argv)
     require_known(saved, groups, file)
-    preset = model_type.presets[preset_name]
-    origin = f"preset {preset_name}"
-    config = RunConfig(
-        **{
-            name: from_args(kind, args, (str(file), saved.get(name, {})), (origin, preset.get(name, {})))
-            for name, kind in groups.items()
-        }
-    )
+    layers = ((str(file), saved), (f"preset {preset_name}", model_type.presets[preset_name]))
+    config = RunConfig(**parse_sections(__doc__, groups, *layers, argv=argv))
     check_config(model_type, config.as_plain())
-    for group in (config.model, config.split):
-        for name, reason in group.unused().items():
-            # a launcher names all of its variables: the default's own value is no contradiction
-            if name in vars(args) and getattr(args, name) != getattr(type(group), name):
-                raise UsageError(f"--{name} has no effect here: {reason}")
     if config.train.resume:
         # a flag that the run is older than had its default then
-        before = {
-            name: from_args(
-                kind, argparse.Namespace(), (str(file), saved.get(name, {})), (origin, preset.get(name, {}))
-            )
-            for name, kind in groups.items()
-        }
-        require_same(RunConfig(**before).as_plain(), config.as_plain(), RESUMABLE)
+        before = RunConfig(**parse_sections(__doc__, groups, *layers, argv=[]))
+        require_same(before.as_plain(), config.as_plain(), RESUMABLE)
     return config
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from utils.errors import UsageError
 from utils.names import brief, is_plain
 
 Config = TypeVar("Config")
+Sections = Mapping[str, Mapping[str, Any]]  # group -> field -> plain value
 LARGEST_INT = 2**63 - 1  # of what NumPy and torch take
 
 
@@ -33,7 +35,7 @@ def opt(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
-def _field_type(config_type: type, name: str) -> tuple[type, bool, bool]:
+def _field_type(config_type: type[Any], name: str) -> tuple[type, bool, bool]:
     """(element type, is a tuple, may be None) of a field."""
     hint = typing.get_type_hints(config_type)[name]
     optional = False
@@ -54,18 +56,66 @@ def _parse_bool(text: str) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser without abbreviations whose errors are one line; `--debug` is read by
-    utils.errors.run_command.
+    """A parser of flag groups: no abbreviations, errors of one line, `--help` for all groups or for one.
+
+    `groups`: name -> dataclass, the main one first. `--debug` is read by utils.errors.run_command.
     """
 
-    def __init__(self, description: str, *configs: type) -> None:
-        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-        for config in configs:
-            add_config(self, config)
+    def __init__(self, description: str | None, groups: Mapping[str, type[Any]]) -> None:
+        super().__init__(
+            prog=_program(),
+            description=description,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        required = [
+            f"--{f.name} {f.name.upper()}"
+            for kind in groups.values()
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING
+        ]
+        self.usage = " ".join(["%(prog)s", *required, "[flags]"])
+        self.groups = {name: add_config(self, kind, name) for name, kind in groups.items()}
+        self.add_argument(
+            "-h",
+            "--help",
+            nargs="?",
+            action=_Help,
+            metavar="GROUP",
+            help=f"show all flags, or those of one group: {', '.join(groups)}",
+        )
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def format_help(self, group: str | None = None) -> str:
+        """Usage, then description and all groups, or the one group that is asked for."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        if group is None:
+            formatter.add_text(self.description)
+        for section in [self.groups[group]] if group else [*self.groups.values(), self._optionals]:
+            formatter.start_section(section.title)
+            formatter.add_text(section.description)
+            formatter.add_arguments(section._group_actions)
+            formatter.end_section()
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see --help\n")
+
+
+class _Help(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if values is not None and values not in parser.groups:
+            parser.error(f"--help {values}: there are the groups {', '.join(parser.groups)}")
+        sys.stdout.write(parser.format_help(values))
+        parser.exit()
+
+
+def _program() -> str:
+    """How this process was called: `python train.py`, `python -m preprocess.prepare`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python {sys.argv[0]}" if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -75,13 +125,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help or ""
 
 
-def add_config(parser: argparse.ArgumentParser, config_type: type) -> None:
-    """Add one flag per field. A flag that was not given leaves no trace in the namespace, so that presets can
-    fill it.
+def add_config(parser: argparse.ArgumentParser, config_type: type[Any], name: str) -> argparse._ArgumentGroup:
+    """Add a group with one flag per field. A flag that is not given is missing from the namespace, so that
+    presets can fill it.
     """
-    group = parser.add_argument_group(
-        config_type.__name__, (config_type.__doc__ or "").strip().splitlines()[0]
-    )
+    group = parser.add_argument_group(name, (config_type.__doc__ or "").strip().splitlines()[0])
     for field in dataclasses.fields(config_type):
         element, is_tuple, _ = _field_type(config_type, field.name)
         required = field.default is dataclasses.MISSING
@@ -99,9 +147,10 @@ def add_config(parser: argparse.ArgumentParser, config_type: type) -> None:
         if is_tuple:
             options["nargs"] = "+"
         group.add_argument(f"--{field.name}", **options)
+    return group
 
 
-def _coerce(config_type: type, name: str, value: Any, origin: str) -> Any:
+def _coerce(config_type: type[Any], name: str, value: Any, origin: str) -> Any:
     """`value` as the field's type, or an error that says where the wrong one came from."""
     element, is_tuple, optional = _field_type(config_type, name)
 
@@ -146,15 +195,12 @@ def from_args(
     `__post_init__` that refuses the combination.
     """
     values: dict[str, Any] = {}
+    fields = dataclasses.fields(config_type)  # type: ignore[arg-type]  # a dataclass by contract
     for origin, layer in reversed([("the command line", vars(args)), *layers]):
-        for field in dataclasses.fields(config_type):
+        for field in fields:
             if field.name in layer:
                 values[field.name] = _coerce(config_type, field.name, layer[field.name], origin)
-    missing = [
-        f.name
-        for f in dataclasses.fields(config_type)
-        if f.default is dataclasses.MISSING and f.name not in values
-    ]
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
     if missing:
         raise UsageError("missing " + ", ".join(f"--{name}" for name in missing) + "; see --help")
     try:
@@ -163,7 +209,7 @@ def from_args(
         raise UsageError(str(error)) from error
 
 
-def to_plain(config: object) -> dict[str, Any]:
+def to_plain(config: Any) -> dict[str, Any]:
     """The config as JSON-ready values: paths as strings, tuples as lists."""
 
     def plain(value: Any) -> Any:
@@ -174,9 +220,49 @@ def to_plain(config: object) -> dict[str, Any]:
     return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def parse_command(config_type: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
-    """Parse a command whose flags are the fields of one config (plus `--debug`)."""
-    parser = Parser(description, config_type)
-    args = parser.parse_args(argv)
-    del args.debug
-    return from_args(config_type, args)
+def first_look(argv: Sequence[str] | None, *names: str) -> dict[str, str | None]:
+    """Values of the flags on which it depends which flags there are; "true" for one without a value."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", nargs="?", const="true")
+    return vars(parser.parse_known_args(argv)[0])
+
+
+def parse_sections(
+    description: str | None,
+    groups: Mapping[str, type[Any]],
+    *layers: tuple[str, Sections],
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Group name -> config, from the flags and `layers` of (origin, sections), the strongest first.
+
+    Raises UsageError as `from_args` does, and for a flag without effect: a config may have `unused()`, which
+    gives the fields that do nothing in this configuration, and why.
+    """
+    args = Parser(description, groups).parse_args(argv)
+    configs: dict[str, Any] = {
+        name: from_args(kind, args, *((origin, sections.get(name, {})) for origin, sections in layers))
+        for name, kind in groups.items()
+    }
+    for config in configs.values():
+        unused: Mapping[str, str] = config.unused() if hasattr(config, "unused") else {}
+        for name, reason in unused.items():
+            if name in vars(args) and getattr(args, name) != getattr(type(config), name):
+                raise UsageError(f"--{name} has no effect here: {reason}")
+    return configs
+
+
+def parse_groups(
+    description: str | None, *config_types: type[Any], argv: Sequence[str] | None = None
+) -> list[Any]:
+    """Parse a command whose flags are the fields of several configs, the main one first."""
+    groups = {kind.__name__.removesuffix("Config").lower(): kind for kind in config_types}
+    return list(parse_sections(description, groups, argv=argv).values())
+
+
+def parse_command(
+    config_type: type[Config], description: str | None, argv: Sequence[str] | None = None
+) -> Config:
+    """Parse a command whose flags are the fields of one config."""
+    config: Config = parse_groups(description, config_type, argv=argv)[0]
+    return config

@@ -38,8 +38,8 @@ from loaders.audit.shortcuts import RuleResult, find_shortcuts, shortcut_finding
 from loaders.listing import Listing, ListingConfig
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
-from utils.config import Parser, from_args, opt, to_plain
-from utils.errors import FrameworkError, UsageError
+from utils.config import opt, parse_groups, to_plain
+from utils.errors import FrameworkError
 from utils.files import write_text
 from utils.run.log import configure_logging, logging_redirect_tqdm
 from utils.types import Clip
@@ -211,14 +211,8 @@ def open_rules(rules: Sequence[RuleResult]) -> list[Finding]:
 
 def parse_args(argv: list[str] | None = None) -> tuple[AuditConfig, ListingConfig, SplitConfig]:
     """Flags -> configs. Raises UsageError for split flags without effect."""
-    parser = Parser(__doc__ or "", AuditConfig, ListingConfig, SplitConfig)
-    parser.prog = "python -m loaders.audit"
-    args = parser.parse_args(argv)
-    split = from_args(SplitConfig, args)
-    for name, reason in split.unused().items():
-        if name in vars(args):
-            raise UsageError(f"--{name} has no effect here: {reason}")
-    return from_args(AuditConfig, args), from_args(ListingConfig, args), split
+    config, listing, split = parse_groups(__doc__, AuditConfig, ListingConfig, SplitConfig, argv=argv)
+    return config, listing, split
 
 
 def as_json(result: Audit, about: dict[str, Any]) -> str:

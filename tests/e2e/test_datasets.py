@@ -38,7 +38,9 @@ def test_raw_prepare_train_test(name, tmp_path):
     command = ["-m", "preprocess.prepare", "--dataset", name, "--source", tree.source, "--output", prepared]
     run(*command, "--num_workers", 2, *tree.prepare_flags)
 
-    config = from_args(ListingConfig, Parser("", ListingConfig).parse_args(list(tree.listing_flags)))
+    config = from_args(
+        ListingConfig, Parser("", {"listing": ListingConfig}).parse_args(list(tree.listing_flags))
+    )
     listing = DATASETS[name](prepared, config)
     found = Counter((clip.split or "", clip.category, clip.method) for clip in listing.clips)
     assert found == tree.counts

@@ -176,7 +176,9 @@ def test_every_data_set_is_found_in_its_pack(tmp_path, name):
     records = {shard.number: pack.write_shard(shard, config) for shard in shards}
     pack.copy_metadata(root, config.output, shards)
     pack.write_index(config, shards, records)
-    listing_config = from_args(ListingConfig, Parser("", ListingConfig).parse_args(list(tree.listing_flags)))
+    listing_config = from_args(
+        ListingConfig, Parser("", {"listing": ListingConfig}).parse_args(list(tree.listing_flags))
+    )
     plain, ours = (DATASETS[name](place, listing_config).clips for place in (root, tmp_path / "pack"))
     assert [relative(clip, tmp_path / "pack") for clip in ours] == [relative(clip, root) for clip in plain]
     assert ClipDataset(ours, DataConfig(window_s=0.4), training=False)[len(ours) - 1, 0].video.shape[0] == 10

@@ -1,5 +1,5 @@
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -7,7 +7,7 @@ import pytest
 import train
 from losses import LOSSES
 from models import MODELS
-from utils.config import add_config, from_args, opt, parse_command, to_plain
+from utils.config import add_config, from_args, opt, parse_command, parse_groups, to_plain
 from utils.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def test_flags_are_the_fields():
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset():
     parser = argparse.ArgumentParser()
-    add_config(parser, Example)
+    add_config(parser, Example, "example")
     args = parser.parse_args(["--rate", "3"])
     config = from_args(
         Example, args, ("file", {"rate": 1.0, "kind": "b"}), ("preset", {"kind": "a", "flag": True})
@@ -109,3 +109,42 @@ def test_the_released_preset_reaches_every_group():
 
 def test_an_explicit_flag_wins_over_the_preset():
     assert train.parse_args(["--preset", "released", "--optimizer", "adamw"]).train.optimizer == "adamw"
+
+
+def test_several_groups_become_several_configs():
+    example, plan = parse_groups("", Example, Other, argv=["--rate", "2", "--size", "3"])
+    assert (example, plan) == (Example(rate=2.0), Other(size=3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """test_config.py: another group."""
+
+    size: int = opt(MISSING, "a size")
+
+
+def test_help_begins_with_one_line_of_usage_and_the_main_group(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_groups("What it does.", Other, Example, argv=["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    usage, blank, about = text.split("\n")[:3]
+    assert usage.endswith("--size SIZE [flags]")
+    assert (blank, about) == ("", "What it does.")
+    assert text.index("other:") < text.index("example:") < text.index("--debug")
+
+
+def test_help_of_one_group_shows_its_flags_alone(capsys):
+    with pytest.raises(SystemExit):
+        parse_groups("What it does.", Other, Example, argv=["--help", "example"])
+    text = capsys.readouterr().out
+    assert "--rate" in text
+    assert "--size INT" not in text
+    assert "What it does" not in text
+
+
+def test_help_of_an_unknown_group_names_the_groups(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_groups("", Other, Example, argv=["--help", "others"])
+    assert end.value.code == 2
+    assert "there are the groups other, example" in capsys.readouterr().err
