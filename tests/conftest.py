@@ -20,9 +20,9 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference fixtures and real clips beside the project."""
+    """The folder of reference fixtures and real clips next to the project."""
     if not SHARED.is_dir():
-        pytest.skip("no ../shared beside the project: its fixtures and real clips are not part of it")
+        pytest.skip("no ../shared next to the project: its fixtures and real clips are not part of it")
     return SHARED
 
 

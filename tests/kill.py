@@ -1,12 +1,12 @@
-"""Kill runs at random moments, let them go on, and compare with a run that was left alone: every bit.
+"""Kill runs at random moments, resume them, and compare every bit with an uninterrupted run.
 
     python -m tests.kill --runs 20 --seed 0
     python -m tests.kill --runs 20 --what train
 
 `train`: each run is killed once or twice, at a random time or while it writes a checkpoint, and resumed.
-Weights, optimiser, metrics.csv and TensorBoard curves must be those of the unbroken run. `prepare`: an
-output folder is filled by runs that are killed, one after the other, until one ends; the same files with the
-same bytes must be there. The exit status is 1 if anything differs.
+Weights, optimiser, metrics.csv and TensorBoard curves must equal those of the uninterrupted run. `prepare`:
+runs fill one output folder and are killed until one of them finishes; it must hold the same files with the
+same bytes. The exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def differences(one: Path, two: Path) -> list[str]:
-    """In what two runs differ: names of files, and of parts of checkpoints."""
+    """What differs between two runs: names of files, and of parts of checkpoints."""
     found = []
     if (one / "metrics.csv").read_bytes() != (two / "metrics.csv").read_bytes():
         found.append("metrics.csv")
@@ -79,7 +79,7 @@ def tree(root: Path) -> dict[str, str]:
 
 
 def count_clips(root: Path) -> int:
-    """How many clip.json there are; folders that go away meanwhile do not matter."""
+    """Number of clip.json files; folders that disappear meanwhile are ignored."""
     return sum("clip.json" in files for _, _, files in os.walk(root))
 
 
@@ -94,7 +94,7 @@ def kill_at(process: StartedCommand, moment: Callable[[], bool], *, group: bool)
 
 
 def kill_training(folder: Path, runs: int, seed: int) -> tuple[list[str], Counter[str]]:
-    """(what differed, how many kills of which kind) of `runs` trainings of the cases in turn."""
+    """Return (what differed, kills by kind) of `runs` trainings, taking the cases in turn."""
     root = write_fakeavceleb_tree(folder / "fakeavceleb", num_identities=12)
     unbroken: dict[str, tuple[Path, float]] = {}
     problems, counts = [], Counter()
@@ -153,7 +153,7 @@ def kill_training(folder: Path, runs: int, seed: int) -> tuple[list[str], Counte
 
 
 def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counter[str]]:
-    """(what differed, how many kills of which kind) of one output folder filled by runs that were killed."""
+    """Return (what differed, kills by kind) of one output folder filled by runs that were killed."""
     raw, output, expected = folder / "raw", folder / "killed", folder / "unbroken"
     raw.mkdir(parents=True)
     num_videos = 3 + kills // 2
@@ -193,7 +193,7 @@ def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counte
             shutil.rmtree(output)
     progress.close()
     result = start(output).wait()
-    if result.returncode != 1:  # one of the videos is none
+    if result.returncode != 1:  # one of the videos is a text file
         problems.append(f"the last run ended with {result.returncode}: {result.stderr[-300:]}")
     problems += compare_trees(expected, output, 4 * num_videos + 1)
     counts["trees that are identical"] += not problems
@@ -201,7 +201,7 @@ def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counte
 
 
 def compare_trees(expected: Path, output: Path, num_files: int) -> list[str]:
-    """In which files two trees differ."""
+    """The files in which two trees differ."""
     wanted, made = tree(expected), tree(output)
     problems = [] if len(wanted) == num_files else [f"the unbroken run made {len(wanted)} files"]
     names = sorted(wanted.keys() | made.keys())
@@ -217,9 +217,13 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=int, default=20, help="trainings, and kills of prepare (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT), help="(default: both)")
+    parser.add_argument(
+        "--runs", type=int, default=20, help="number of trainings, and of kills of prepare (default: 20)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
+    parser.add_argument(
+        "--what", nargs="+", choices=WHAT, default=list(WHAT), help="what to kill (default: both)"
+    )
     args = parser.parse_args()
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     all_problems = []

@@ -8,9 +8,9 @@
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
 
-Every ratio is of two figures of one run on one machine, each section in a process of its own. Use a machine
-that has nothing else to do. --quick: smaller sizes, a minute or two. The JSON has an object per section, and
-the main figures once more under their full names, e.g. "loader.cold_ratio_10s".
+Both figures of a ratio come from one run on one machine; each section runs in its own process. Use an idle
+machine. --quick takes a minute or two, with smaller sizes. The JSON has an object per section, and repeats
+the main figures under their full names, e.g. "loader.cold_ratio_10s".
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def measure_section(name: str, quick: bool) -> dict[str, Any]:
 
 
 def print_figure(name: str, value: Any) -> None:
-    """A line of the table; of a list of rows, a line for each."""
+    """Write a line of the table, or a line for each row of a list."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         for row in value:
             print_figure(name, row)
@@ -114,9 +114,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog="python -m tests.benchmarks",
     )
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; none = all")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     if unknown := set(args.sections) - SECTIONS.keys():
         parser.error(f"unknown section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")

@@ -1,9 +1,7 @@
-"""What the published Beyond-Masking code does to load one clip, as far as it is known to us.
+"""Load one clip as the published Beyond-Masking code does: the baseline of the loader's benchmark.
 
-It decodes every frame, equalises every frame, makes all of them float32, and then keeps 60; it takes the MFCC
-of the whole sound and standardises the landmarks over the whole clip.
-
-It is the yardstick of the loader's benchmark, written after the description of that code.
+It decodes and equalises every frame, converts all of them to float32, and then keeps 60; it takes the MFCC of
+the whole sound and standardises the landmarks over the whole clip.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ def load_clip(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def load_video(path: Path) -> torch.Tensor:
-    """Every frame, equalised and in float32, of which the middle 60 are kept."""
+    """Equalise every frame in float32, then keep the middle 60."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     frames = []
     while True:
@@ -48,7 +46,7 @@ def load_video(path: Path) -> torch.Tensor:
 
 
 def load_mfcc(path: Path) -> torch.Tensor:
-    """MFCC of the whole sound, of which the middle 600 columns are kept."""
+    """MFCC of the whole sound; keeps the middle 600 columns."""
     waveform, rate = librosa.load(path, sr=48_000)
     mfcc = librosa.feature.mfcc(y=waveform, sr=rate, n_mfcc=40, n_fft=2048, hop_length=512)
     start = max(0, (mfcc.shape[1] - NUM_COLUMNS) // 2)
@@ -57,7 +55,7 @@ def load_mfcc(path: Path) -> torch.Tensor:
 
 
 def load_landmarks(folder: Path) -> torch.Tensor:
-    """All landmarks, standardised over the clip, of which the middle 60 frames are kept."""
+    """Landmarks standardised over the clip; keeps the middle 60 frames."""
     landmarks = torch.from_numpy(np.load(folder / LANDMARKS_NAME)).flatten(1).float()
     landmarks = (landmarks - landmarks.mean(0)) / landmarks.std(0, unbiased=False).clamp_min(1e-6)
     start = max(0, (len(landmarks) - NUM_FRAMES) // 2)

@@ -1,11 +1,11 @@
-"""What a data set of any size takes, worked out from measured figures: time, storage, the slowest part.
+"""Time, storage, price and slowest part for a data set of any size, computed from measured figures.
 
     python -m tests.benchmarks --json figures.json
     python -m tests.benchmarks.plan --figures figures.json --cores 64 --gpus 8
 
-Rates are those of the benchmarks, per core or per device, times the cores or devices; that work spreads
-evenly is what preprocessing's workers and the two-process ratio were measured for. A training epoch takes as
-long as its slower side, loading or computing. Storage is what lies on disk afterwards.
+Rates are the measured ones per core or device, times the number of cores or devices; CPU rates are scaled by
+the measured two-process ratio. A training epoch takes as long as its slower side, loading or computing.
+Storage is what lies on disk afterwards.
 """
 
 from __future__ import annotations

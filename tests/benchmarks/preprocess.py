@@ -2,22 +2,22 @@
 
     python -m tests.benchmarks.preprocess [--video clip.mp4] [--repeats 3]
 
-The generated videos are as a camera's: a face that sways before a still room, sensor noise, and an encoder's
-usual settings (x264 medium at CRF 23, with B-frames), since a clean drawing is decoded at three times the
-rate of a recording. `mbit_per_s` and `decode_ms` tell how hard they are to decode.
+The generated videos resemble camera recordings: a face that sways in a still room, sensor noise, and usual
+encoder settings (x264 medium at CRF 23, with B-frames). A clean drawing would decode three times faster.
+`mbit_per_s` and `decode_ms` tell how hard the videos are to decode.
 
-Speed is CPU time on one core. The limit is what no preprocessing can do without: plain PyAV decoding of every
-frame to RGB on one thread, and MediaPipe's own Face Mesh on every finished crop, one after the other.
+Speed is CPU time on one core. The limit is the least that any preprocessing needs: plain PyAV decoding of
+every frame to RGB on one thread, and MediaPipe's own Face Mesh on every finished crop.
 `share_of_limit` is the rate of `prepare_clip` (with detection, tracking, crop, encoding, sound, checksums)
 relative to that. `two_process_ratio` is the rate of two processes on two cores relative to one, by the clock;
-`two_process_ratio_of_limit` is that of the two bare loops: what the cores take from each other. They
-may be two halves of one core. Memory is the peak of a process that has prepared 10 s, and 60 s, of the same
+`two_process_ratio_of_limit` is the same for the two bare loops: how much the cores slow each other down (they
+may be two halves of one core). Memory is the peak of a process that has prepared 10 s, and 60 s, of the same
 content.
 
-Prints JSON. Every frame counts with the best of its times over the repeats: what other load on the machine
-costs then hits a frame in one of them, not all of them in each. It costs `prepare_clip` more than the two
-bare loops, since it uses more of the caches. The repeats are spread over a few processes, since where in
-memory one happens to lie moves its times by 3 %.
+Prints JSON. Each frame counts with its best time over the repeats, which removes most of the noise from other
+load on the machine. Such load slows `prepare_clip` more than the two bare loops, since it uses more of the
+caches. The repeats are spread over a few processes, since the memory layout of a process moves its times by
+3 %.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class BenchmarkConfig:
     """tests/benchmarks/preprocess.py"""
 
     video: Path | None = opt(None, "a video of a face; default: 240 frames of each of four sizes, made here")
-    repeats: int = opt(12, "the best of so many runs counts, for every frame")
+    repeats: int = opt(12, "runs; of each frame the best time counts")
 
 
 def make_video(path: Path, size: str, num_frames: int) -> Path:
-    """A talking head's size and sway before a still room, as a camera sees it, at 25 frames per second."""
+    """Write a video of a face that sways in a still room, with camera noise, at 25 frames per second."""
     width, height = map(int, size.split("x"))
     rng = np.random.default_rng(0)
     noise = rng.normal(0, NOISE, (2 * height, 2 * width, 3)).astype(np.int8)
@@ -86,7 +86,7 @@ def make_video(path: Path, size: str, num_frames: int) -> Path:
 
 
 def decode_plainly(path: Path) -> Iterator[None]:
-    """What anybody would write to decode a video on one thread, frame by frame."""
+    """Decode a video frame by frame on one thread, in the plainest way."""
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         for frame in container.decode(video=0):
@@ -108,34 +108,32 @@ def prepared_crops(video: Path) -> list[np.ndarray]:
 
 
 class FrameTimes:
-    """CPU time of each frame, of what comes before the first and of what comes after the last: the best of
-    several runs.
-    """
+    """Best CPU time over several runs: of each frame, and of the work before the first and after the last."""
 
     def __init__(self) -> None:
         self.best_s: np.ndarray | None = None  # (frames + 1,)
         self._marks_s: list[float] = []
 
     def mark(self, frames: Iterable[Any]) -> Iterator[Any]:
-        """The same, while the clock is read at each."""
+        """The same frames; the clock is read at each."""
         for frame in frames:
             self._marks_s.append(time.process_time())
             yield frame
 
     def run(self, work: Callable[[], object]) -> None:
-        """Once more."""
+        """Time one run."""
         self._marks_s = [time.process_time()]
         work()
         spans_s = np.diff([*self._marks_s, time.process_time()])
         self.best_s = spans_s if self.best_s is None else np.minimum(self.best_s, spans_s)
 
     def run_loop(self, frames: Iterable[Any]) -> None:
-        """Once more, where the work is to go through the frames."""
+        """Time one run whose work is to go through the frames."""
         self.run(lambda: collections.deque(self.mark(frames), maxlen=0))
 
 
 def bare_mesh(crop: np.ndarray) -> Any:
-    """MediaPipe's own Face Mesh, after a first image, at which it says much on stderr."""
+    """MediaPipe's own Face Mesh, after a first image: its messages on stderr are over by then."""
     with quiet_native_code():
         mesh = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)
         mesh.process(crop)
@@ -159,7 +157,7 @@ def measure_times(video: Path, repeats: int, core: int) -> dict[str, np.ndarray]
             for face in mesh.process(crop).multi_face_landmarks or []:
                 np.array([(point.x, point.y) for point in face.landmark], np.float32)
 
-        for _ in range(repeats):  # taking turns, so that other load meets all alike
+        for _ in range(repeats):  # in turn, so that other load hits all alike
             times["decode"].run_loop(decode_plainly(video))
             times["mesh"].run_loop(map(mesh.process, crops))
             times["mesh_and_reading"].run_loop(map(read, crops))
@@ -223,9 +221,7 @@ def _race(
 
 
 def race(video: Path, rounds: int, cores: list[int], *, plainly: bool) -> float:
-    """The rate of two processes, each on its own core, relative to that of one, by the clock: of the best
-    rounds, in which one and two take turns.
-    """
+    """The rate of two processes, each on its own core, relative to one; by the clock, from the best rounds."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     racers = [

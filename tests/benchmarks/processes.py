@@ -12,13 +12,13 @@ from unittest.mock import patch
 
 
 def in_new_process(function: Callable[..., Any], *arguments: object, **environment: str) -> Any:
-    """The function's result, from a process that has done nothing else; its error if it raises one."""
+    """Return the function's result from a fresh process; raise its error if it raises one."""
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     with patch.dict(os.environ, environment), pool:
         return pool.submit(function, *arguments).result()
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held; not ru_maxrss, which begins with its parent's."""
+    """Peak memory of this process; not ru_maxrss, which starts from the parent's."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

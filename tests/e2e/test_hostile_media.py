@@ -92,7 +92,7 @@ def raw(tmp_path_factory, server) -> tuple[Path, dict[str, str]]:
     ):
         damaged[place] ^= 1 << rng.integers(8)
     (root / "damaged.mp4").write_bytes(damaged)
-    os.mkfifo(root / "pipe.mp4")  # reading it would wait for ever
+    os.mkfifo(root / "pipe.mp4")  # reading it would hang
     (root / "loop.mp4").symlink_to("loop.mp4")
     (root / "device.mp4").symlink_to("/dev/zero")
     (root / "link.mp4").symlink_to(outside)

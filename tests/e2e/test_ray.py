@@ -105,7 +105,7 @@ def test_nodes_prepare_from_and_to_urls(cluster, raw, local, tmp_path):
     output, name = tmp_path / "out", "FakeVideo-RealAudio"
     workspace = open_store(f"file://{output}").workspace()
     (workspace / "task_0").mkdir(parents=True)
-    (workspace / "task_0" / "half.mp4").write_text("left behind")
+    (workspace / "task_0" / "half.mp4").write_text("left over")
     (workspace / "task_0.lock").touch()
     flags = ("--only", f"{name}/**/*.mp4", "--executor", "ray", "--ray_address", cluster.address)
     process = prepare(f"file://{raw}", f"file://{output}", *flags)
@@ -129,7 +129,7 @@ def some_work(job: Job, attempts: Path) -> str:
         raise ZeroDivisionError
     if job.name == "bad":
         raise ClipError(job.source, "is no good")
-    (job.scratch / "half").write_text("left behind")
+    (job.scratch / "half").write_text("left over")
     return "done"
 
 

@@ -1,6 +1,6 @@
 """Raw video -> forgeries -> prepare -> verify -> train -> resume -> test, on real talking faces.
 
-The raw set is built from the real clips beside the project; where they are absent, from the demo generator,
+The raw set is built from the real clips next to the project; where they are absent, from the demo generator,
 and the test says so. It proves that the software runs on real video: three people are no basis for a number.
 """
 

@@ -214,7 +214,7 @@ def test_the_command_writes_verdict_video_plot_and_page(checkpoint, talk, tmp_pa
 
 @pytest.mark.slow
 def test_real_clips_alone_and_side_by_side(checkpoint, shared, tmp_path):
-    """The three real videos beside the project: every frame scored, and two of them in one picture."""
+    """The three real videos next to the project: every frame scored, and two of them in one picture."""
     clips = shared / "data/real_clips"
     sources = [clips / "video01.mp4", clips / "video03.mp4"]
     output = tmp_path / "out"

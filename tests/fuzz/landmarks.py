@@ -202,7 +202,7 @@ NPY: dict[str, Callable[[], bytes]] = {
     "a type of 10^9 bytes": lambda: _npy(_described((20, 478, 2), "|V1000000000"), bytes(64)),
     "a type of subarrays": lambda: _npy(_described((20,), ("<f4", (478, 2))), bytes(20 * 478 * 8)),
     "nested types": lambda: _npy(_described((1,), [("a", [("b", [("c", "<f4")])])]), bytes(64)),
-    "a type that is none": lambda: _npy(_described((20, 478, 2), "spam"), bytes(64)),
+    "an unknown type": lambda: _npy(_described((20, 478, 2), "spam"), bytes(64)),
     "a type that is a number": lambda: _npy(_described((20, 478, 2), 5), bytes(64)),
     "all NaN": lambda: _with(np.nan),
     "a frame of NaN": lambda: _with(np.nan, 3),
@@ -262,7 +262,7 @@ INFO: dict[str, dict[str, Any]] = {
     "boxes of text": {"face_boxes": [["a", "b", "c"]] * NUM_FRAMES},
     "size 10^400": {"source_width": 10**400, "source_bytes": 10**400},
     "sound of another length": {"audio_start_s": -1e300, "audio_padded_s": float("nan")},
-    "frames without a face that are none": {"frames_without_face": ["x"] * 10**5},
+    "frames without a face that are text": {"frames_without_face": ["x"] * 10**5},
     "missing as a number": {"frames_without_face": 7},
     "an unknown field": {"surprise": 1},
 }

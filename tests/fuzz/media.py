@@ -24,7 +24,7 @@ CONTAINERS = {
     ".mov": ("libx264", "pcm_s16le"),
 }
 HUGE, LARGE = 16_384, 16_000  # FFmpeg itself refuses the former, and takes the latter
-CANARY = "canary"  # a folder beside the raw videos: nobody may read from it or write to it
+CANARY = "canary"  # a folder next to the raw videos: nobody may read from it or write to it
 SECRET = "secret.mp4"
 
 
@@ -393,7 +393,7 @@ PLAYLISTS = {
     "HLS of concat": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nconcat:{secret}|{secret}\n"
     "#EXT-X-ENDLIST\n",
     "ffconcat": "ffconcat version 1.0\nfile '{secret}'\n",
-    "ffconcat beside": "ffconcat version 1.0\nfile 'beside.mp4'\n",
+    "ffconcat of a neighbour": "ffconcat version 1.0\nfile 'neighbour.mp4'\n",
     "ffconcat of the network": "ffconcat version 1.0\nfile 'http://127.0.0.1:{port}/a.mp4'\n",
     "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
     "a=rtpmap:96 H264/90000\n",
@@ -472,8 +472,8 @@ def playlist(text: str) -> Callable[..., str]:
         suffix = pick(rng, (".mp4", ".m4v", ".avi", ".mkv"))
         secret, port = os.environ.get("FUZZ_SECRET", "/nowhere.mp4"), os.environ.get("FUZZ_PORT", "9")
         _name(folder, suffix).write_text(text.format(secret=secret, port=port))
-        if "beside" in text:
-            (folder / "beside.mp4.txt").write_bytes(_valid(base, ".mp4"))
+        if "neighbour" in text:
+            (folder / "neighbour.mp4.txt").write_bytes(_valid(base, ".mp4"))
         return suffix
 
     return make

@@ -174,7 +174,7 @@ def damage(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
     if how == 7:
         noise = rng.integers(0, 256, last - first, dtype=np.uint8).tobytes()
         return data[:first] + noise + data[last:], f"noise in {first}..{last}"
-    return data + rng.integers(0, 256, 4096, dtype=np.uint8).tobytes(), "noise behind its end"
+    return data + rng.integers(0, 256, 4096, dtype=np.uint8).tobytes(), "noise after its end"
 
 
 def nasty_text(rng: np.random.Generator) -> str:
@@ -211,7 +211,7 @@ def _places(value: Any, limit: int = 500) -> list[list[tuple[Any, Any]]]:
 
 
 def mutate_json(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
-    """Valid JSON with something wrong in it, or JSON that is none."""
+    """Valid JSON with something wrong in it, or something that is not JSON."""
     how = int(rng.integers(14))
     text = data.decode("utf-8-sig")
     if how == 0:

@@ -232,7 +232,7 @@ class MediaRuns:
         text = (folder / "stderr.txt").read_text(errors="replace")
         if not problems:
             if left := _left_behind(f"FUZZ_LOG={log}"):
-                problems.append(f"leaves {len(left)} processes behind")
+                problems.append(f"leaves {len(left)} processes running")
                 for pid in left:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

@@ -69,7 +69,7 @@ def _run(
         return {"error": "".join(traceback.format_exception(error))}
     violations: list[str] = []
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
     before = _megabytes("VmRSS")
     if limits is not None:
         _limit(limits)
@@ -87,7 +87,7 @@ def _run(
         status, reason = (REFUSED, "usage") if error.code == 2 else (BROKEN, f"exit {error.code}")
     except BrokenPromiseError as error:
         status, reason = BROKEN, str(error)
-    except BaseException as error:  # noqa: BLE001 (that there is none is what is tested)
+    except BaseException as error:  # noqa: BLE001 (any error at all breaks a promise)
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {str(error)[:300]} ({Path(where.filename).name}:{where.lineno})"
         status = BROKEN

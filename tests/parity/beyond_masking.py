@@ -84,7 +84,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 def run(
     model: BeyondMaskingDetector, criterion: BeyondMaskingLoss, inputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Logits and loss terms of the fixture's inputs, which lie behind the front ends."""
+    """Logits and loss terms of the fixture's inputs, which the front ends have already processed."""
     video, mfcc = inputs["video"], inputs["mfcc"]
     num_clips, num_frames = video.shape[0], video.shape[2]
     labels = inputs["labels"].flatten().to(video.dtype)

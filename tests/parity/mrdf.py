@@ -94,8 +94,7 @@ class Weights:
 
 
 def build(variant: str, encoder_layers: int, weights: Weights, **changes: object) -> MrdfDetector:
-    """The released preset of a variant with an encoder of so many layers, and the rule's weights, loaded as a
-    checkpoint of the published code."""
+    """The released preset of a variant, with the rule's weights loaded as a published checkpoint."""
     fields = PRESETS["released"]["model"] | {
         "mrdf_variant": variant,
         "encoder_layers": encoder_layers,

@@ -1,4 +1,4 @@
-"""The parity command of MRDF on the fixture beside the project, and the numbers of its specification."""
+"""The parity command of MRDF on the fixture next to the project, and the numbers of its specification."""
 
 import json
 

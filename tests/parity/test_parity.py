@@ -1,4 +1,4 @@
-"""The parity commands on the fixtures beside the project, and the published sizes."""
+"""The parity commands on the fixtures next to the project, and the published sizes."""
 
 import json
 import re

@@ -30,7 +30,7 @@ def outcome_of(work, folder, **limits):
 
 
 def refuse():
-    raise DatasetError("metadata.csv: is none")
+    raise DatasetError("metadata.csv: no such file")
 
 
 def raise_another():
@@ -76,7 +76,7 @@ def start_a_program():
     [
         (lambda: "", (PROCESSED, "")),
         (lambda: "too small", (REFUSED, "too small")),
-        (refuse, (REFUSED, "DatasetError: metadata.csv: is none")),
+        (refuse, (REFUSED, "DatasetError: metadata.csv: no such file")),
         (raise_another, (BROKEN, "KeyError")),
         (kill_itself, (BROKEN, "crashes: its process ended with signal SIGKILL")),
         (lambda: os._exit(3), (BROKEN, "crashes: its process ended with status 3")),

@@ -135,20 +135,20 @@ def test_a_second_run_keeps_what_is_there_and_completes_the_rest(tmp_path):
     assert make(tmp_path, downloads=tmp_path / "elsewhere") == 0
     assert made.stat().st_mtime_ns == stamp
     assert not missing_of(tmp_path)
-    # --overwrite cuts anew, and leaves no old file where the source is gone
+    # --overwrite cuts again, and leaves no old file where the source is gone
     assert make(tmp_path, overwrite=True) == 1
     assert list(missing_of(tmp_path)) == ["001"]
     assert made.stat().st_mtime_ns > stamp
     assert not (tmp_path / "sound/001.wav").exists()
 
 
-def test_a_silent_download_does_not_hide_the_sound_beside_it(tmp_path):
+def test_a_silent_download_does_not_hide_the_sound_next_to_it(tmp_path):
     """Videos and sounds often come apart: the silent video must not end the search."""
     write_sequence(tmp_path, "000", fps=25.0, frames=range(5, 15))
     Media(seed=1).video(tmp_path / f"downloaded_videos/{VIDEO}.mp4", 0, silent=True)
-    beside = tmp_path / f"downloaded_videos/{VIDEO}.wav"
-    write_source(beside)
-    beside.rename(beside.with_suffix(".mkv"))  # read by its content; looked at after the .mp4
+    neighbour = tmp_path / f"downloaded_videos/{VIDEO}.wav"
+    write_source(neighbour)
+    neighbour.rename(neighbour.with_suffix(".mkv"))  # read by its content; looked at after the .mp4
     assert make(tmp_path) == 0
 
 

@@ -35,7 +35,7 @@ def build(**changes) -> BeyondMaskingDetector:
 
 
 def pad_time(batch, extra_frames: int, extra_samples: int):
-    """The same clips in a longer batch: garbage behind their ends, masked."""
+    """The same clips in a longer batch: garbage after their ends, masked."""
 
     def longer(tensor, dim, extra, value):
         shape = list(tensor.shape)

@@ -1,4 +1,4 @@
-"""MRDF beside the parity command: padding, variants, published and borrowed weights, structure."""
+"""MRDF, apart from the parity command: padding, variants, published and borrowed weights, structure."""
 
 import dataclasses
 import logging

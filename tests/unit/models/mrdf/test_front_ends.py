@@ -66,7 +66,7 @@ def test_stacked_rows_are_normalised_together(sine):
 
 
 def test_a_clips_rows_do_not_depend_on_how_far_it_is_padded(sine):
-    """Nor does the pre-emphasis of its last sample reach the first one behind it."""
+    """Nor does the pre-emphasis of its last sample reach the first one after it."""
     for length in (399, 4_321, 15_999):
         alone, _ = rows_of(sine[:length])
         rows, num_rows = rows_of(sine, length)

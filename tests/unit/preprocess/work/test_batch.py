@@ -233,7 +233,7 @@ def some_work(job: Job, config: object) -> str:
         raise ZeroDivisionError
     if job.name == "bad":
         raise ClipError(job.source, "is no good")
-    (job.scratch / "half").write_text("left behind")
+    (job.scratch / "half").write_text("left over")
     return "done"
 
 
