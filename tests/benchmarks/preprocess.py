@@ -221,7 +221,7 @@ def _race(
 
 
 def race(video: Path, rounds: int, cores: list[int], *, plainly: bool) -> float:
-    """The rate of two processes, each on its own core, relative to one; by the clock, from the best rounds."""
+    """The rate of two processes, each on its own core, relative to one, by the clock, in the best rounds."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     racers = [
