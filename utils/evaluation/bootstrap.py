@@ -99,8 +99,11 @@ class PersonResamples:
         return Interval(float(low), float(high))
 
 
-class _WeightedRoc:
-    """Metrics of one set of scores under clip weights. Ties are exact: one ROC point per distinct score."""
+class WeightedRoc:
+    """Metrics of (n,) labels and scores under clip weights. Ties are exact: one ROC point per distinct score.
+
+    `threshold` is for the balanced accuracy.
+    """
 
     def __init__(self, labels: Labels, scores: Floats, threshold: float) -> None:
         self.order = np.argsort(scores, kind="stable")
@@ -112,7 +115,7 @@ class _WeightedRoc:
         self.num_called_real = int((ordered[last_of_tie] <= threshold).sum())
 
     def metrics(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]:
-        """weights: (b, n) of the clips in `self.order`. Returns each metric as (b,)."""
+        """Each metric as (b,). weights: (b, n) of the clips in `self.order`, above 0 for both classes."""
         below = np.cumsum(weights, axis=1)
         fake_below = np.cumsum(weights * self.fake, axis=1)
         if self.tie_ends is not None:
@@ -155,22 +158,6 @@ class _WeightedRoc:
         return (real[:, at] / num_real[:, 0] + 1 - fake[:, at] / num_fake[:, 0]) / 2
 
 
-def weighted_metrics(
-    labels: Labels,
-    scores: Floats,
-    weights: Floats,
-    *,
-    names: Sequence[str] = METRICS,
-    threshold: float = 0.0,
-) -> dict[str, Floats]:
-    """Metrics of (n,) labels and scores under each row of (b, n) clip weights; each metric is (b,).
-
-    `threshold` is for the balanced accuracy. Every row must give both classes some weight.
-    """
-    roc = _WeightedRoc(labels, scores, threshold)
-    return roc.metrics(weights[:, roc.order], names)
-
-
 def bootstrap_metrics(
     labels: Labels,
     scores: Floats,
@@ -181,7 +168,7 @@ def bootstrap_metrics(
 ) -> dict[str, Floats]:
     """Metrics on every resample, each (num_resamples,). Raises DatasetError if a score is not finite."""
     require_finite_scores(scores, resamples.what)
-    roc = _WeightedRoc(labels, scores, threshold)
+    roc = WeightedRoc(labels, scores, threshold)
     person_of = resamples.person_of[roc.order]
     parts = [roc.metrics(np.take(counts, person_of, axis=1), names) for counts in resamples.blocks()]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -215,7 +202,7 @@ def macro_auc_interval(
     All groups see the same persons of a resample, so what they share (the reals) varies together. Resamples
     in which a group does not occur are left out; raises NoStatisticError if these are more than 5 %.
     """
-    rocs = [_WeightedRoc(labels[rows], scores[rows], 0.0) for rows in groups]
+    rocs = [WeightedRoc(labels[rows], scores[rows], 0.0) for rows in groups]
     person_of = [resamples.person_of[rows[roc.order]] for rows, roc in zip(groups, rocs, strict=True)]
     parts = []
     for counts in resamples.blocks():

@@ -95,12 +95,6 @@ class HeadDecision:
         probs: Floats = expit(np.asarray(logits, float) / self.temperature)
         return probs
 
-    @property
-    def undecided_band(self) -> tuple[float, float]:
-        """The logits between which a clip is undecided."""
-        low, high = sorted((self.acquittal_threshold, self.threshold))
-        return low, high
-
     def verdicts(self, logits: Floats) -> npt.NDArray[np.str_]:
         """ "real", "fake" or "undecided" for each of (n,) logits. Raises ValueError for NaN."""
         logits = np.asarray(logits, float)
@@ -167,11 +161,6 @@ class Decision:
             for name, (head, logit) in heads.items()
             if head is not None and logit is not None
         }
-
-    def fake_modalities(self, video_logit: float | None, audio_logit: float | None) -> tuple[str, ...]:
-        """Which of "video" and "audio" are fake."""
-        verdicts = self.modality_verdicts(video_logit, audio_logit)
-        return tuple(name for name, verdict in verdicts.items() if verdict == FAKE)
 
     def as_plain(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or JSON."""

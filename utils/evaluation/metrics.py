@@ -36,7 +36,7 @@ def require_finite_scores(scores: Floats, what: str) -> None:
 def area_under_roc(labels: Labels, scores: Floats) -> float:
     """AUC: share of (fake, real) pairs in which the fake has the higher score; a tie counts one half.
 
-    labels, scores: (n,), both classes, finite. For AUCs of many weightings see bootstrap.weighted_metrics.
+    labels, scores: (n,), both classes, finite. For the AUC under clip weights see bootstrap.WeightedRoc.
     """
     return float(roc_auc_score(labels, scores))
 

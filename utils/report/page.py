@@ -202,7 +202,6 @@ def _confusion(result: Mapping[str, Any], scores: ClipScores) -> dict[str, Any]:
             for name, rows in (("real", ~fake), ("fake", fake))
         },
         "verdicts": decision.get("verdicts"),
-        "undecided_share": decision.get("undecided_share"),
     }
 
 

@@ -104,7 +104,7 @@ def test_verdicts_keep_both_rates_on_validation_whether_classes_overlap_or_lie_a
     fake = labels == 1
     assert (verdicts[~fake] == "fake").mean() <= 0.02
     assert (verdicts[fake] == "real").mean() <= 0.02
-    low, high = head.undecided_band
+    low, high = sorted((head.acquittal_threshold, head.threshold))
     assert (verdicts[(logits > low) & (logits < high)] == "undecided").all()
     assert (verdicts[logits > high] == "fake").all()
     assert (verdicts[logits < low] == "real").all()
@@ -169,10 +169,10 @@ def scored_clips(tmp_path, *, audio_known=True):
 def test_each_modality_is_judged_by_its_own_temperature_and_thresholds(tmp_path):
     clips, scores = scored_clips(tmp_path)
     decision = decision_of_scores(clips, scores, 0.01, "validation")
-    assert decision.fake_modalities(10, 90) == ("video", "audio")
-    assert decision.fake_modalities(-10, 90) == ("audio",)
-    assert decision.fake_modalities(10, 30) == ("video",)  # 30 is far above 0, and real for this head
-    assert decision.fake_modalities(-10, 30) == ()
+    assert decision.modality_verdicts(10, 90) == {"video": "fake", "audio": "fake"}
+    assert decision.modality_verdicts(-10, 90) == {"video": "real", "audio": "fake"}
+    # 30 is far above 0, and real for this head
+    assert decision.modality_verdicts(10, 30) == {"video": "fake", "audio": "real"}
     assert decision.modality_verdicts(0, 30) == {"video": "undecided", "audio": "real"}
     assert decision.audio.temperature > decision.video.temperature
 

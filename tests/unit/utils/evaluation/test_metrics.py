@@ -64,10 +64,15 @@ def test_patience_counts_from_the_best_epoch_of_a_falling_and_a_flat_curve():
 
 
 class Scripted(torch.nn.Module):
-    """Gives each window the logit that stands in its waveform."""
+    """Gives each window the logit in its waveform, and twice that to the heads named."""
+
+    def __init__(self, *heads):
+        super().__init__()
+        self.heads = heads
 
     def forward(self, batch):
-        return DetectorOutput(logits=batch.waveform[:, 0])
+        logits = batch.waveform[:, 0]
+        return DetectorOutput(logits=logits, **{f"{head}_logits": 2 * logits for head in self.heads})
 
 
 def test_a_clips_score_is_the_mean_or_the_maximum_of_its_windows():
@@ -81,3 +86,14 @@ def test_a_clips_score_is_the_mean_or_the_maximum_of_its_windows():
         assert scores.clip_ids == ["a", "b"]
         assert scores.logits.tolist() == expected
         assert scores.num_windows.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("heads", [(), ("video",), ("audio",), ("video", "audio")])
+def test_a_method_with_one_head_keeps_it(heads):
+    batches = [make_batch(num_clips=2, num_frames=5, size=16, seed=0)]
+    scores = evaluate(Scripted(*heads), batches, torch.device("cpu"), show_progress=False)
+    for head, logits in (("video", scores.video_logits), ("audio", scores.audio_logits)):
+        if head in heads:
+            assert logits.tolist() == (2 * scores.logits).tolist()
+        else:
+            assert logits is None

@@ -10,13 +10,14 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from utils.errors import DatasetError
 from utils.evaluation.bootstrap import (
+    METRICS,
     NoStatisticError,
     PersonResamples,
+    WeightedRoc,
     bootstrap_metrics,
     interval_results,
     macro_auc_interval,
     metric_intervals,
-    weighted_metrics,
 )
 from utils.evaluation.metrics import equal_error_rate, expected_calibration_error
 from utils.evaluation.significance import delong_test, holm, mcnemar_test, over_runs, placements
@@ -66,7 +67,8 @@ def test_weighted_metrics_equal_scikit_learns_and_the_definition(seed, num_level
     labels, scores, _ = random_clips(seed, num_levels=num_levels)
     weights = np.random.default_rng(seed).integers(4, size=(5, len(labels))).astype(float)
     weights[:, :2] = 1  # both classes are there
-    result = weighted_metrics(labels, scores, weights, threshold=0.25)
+    roc = WeightedRoc(labels, scores, threshold=0.25)
+    result = roc.metrics(weights[:, roc.order], METRICS)
     for row, weight in enumerate(weights):
         times = weight.astype(int)
         repeated, repeated_scores = np.repeat(labels, times), np.repeat(scores, times)
