@@ -1,7 +1,5 @@
-"""What every floor above uses."""
+"""What every other room uses."""
 
-import os
+from utils.run.memory import use_huge_pages
 
-# Linux is to give torch memory in pages of 2 MB: on a CPU, a training step takes its activations from the
-# system and returns them. Set here: torch reads it when it makes its first tensor, and some imports make one.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+use_huge_pages()  # before torch makes its first tensor

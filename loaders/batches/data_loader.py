@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import signal
@@ -29,10 +28,10 @@ from utils.config import opt
 from utils.errors import FrameworkError
 from utils.run.bad_clips import BadClips
 from utils.run.distributed import deal_out, local_processes
+from utils.run.memory import keep_freed_memory
 from utils.types import Clip, ClipBatch
 
 TYPICAL_WINDOW_BYTES = 60 * 224 * 224 * 3 * 1.1  # picture, and a tenth for the rest
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 class LoaderError(FrameworkError):
@@ -295,18 +294,6 @@ def _kill_workers_left(iterator: weakref.ref) -> None:
     """At the end of Python: an error's traceback may have kept a loader that nobody has ended."""
     if iterator() is not None:
         _kill_workers(iterator())
-
-
-def keep_freed_memory() -> None:
-    """Let the GNU C library keep up to 64 MB that this process has freed, instead of returning it at once.
-
-    A window of 60 frames is some arrays of 9 MB, which come and go with every clip: a worker spent a fifth of
-    its time on getting their pages anew. Elsewhere than on Linux nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger ones are mapped, and returned when they are freed
 
 
 def _set_up_worker(worker_id: int) -> None:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.work.stores import LocalStore, StoredJob
-from preprocess.work.workers import HUGE_PAGES, JOBS_PER_PROCESS, PACKAGES, lock_partial, run_job, run_workers
+from preprocess.work.workers import JOBS_PER_PROCESS, PACKAGES, lock_partial, run_job, run_workers
 from utils.config import opt
 from utils.errors import UsageError, require_packages
+from utils.run.memory import huge_page_variables
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def _connect(address: str) -> Any:
             runtime_env={
                 "py_modules": [str(CODE / name) for name in ("preprocess", "utils")],
                 "excludes": ["**/__pycache__"],
-                "env_vars": {"GLIBC_TUNABLES": HUGE_PAGES},
+                "env_vars": huge_page_variables(),
             },
             log_to_driver=False,
             logging_level=logging.WARNING,

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from preprocess.work.limits import LimitConfig, describe_death, describe_error, limited
 from utils.errors import ClipError, FrameworkError, UsageError
+from utils.run.memory import huge_pages_for_children
 
 LOCK_PATIENCE_S = 10.0  # how long the workers of a run that was killed may take to notice
-HUGE_PAGES = "glibc.malloc.hugetlb=1"  # as GLIBC_TUNABLES; the GNU C library knows it from 2.35 on
 PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")  # what a job may need
 JOBS_PER_PROCESS = 500  # then a fresh one takes over, so that what native libraries leak does not add up
 
@@ -83,23 +83,6 @@ def _share_lock(descriptor: int) -> None:
 
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-
-
-@contextlib.contextmanager
-def huge_pages() -> Iterator[None]:
-    """Processes that are started meanwhile take their memory in pages of 2 MB, where Linux gives them to
-    those who ask (its default): of the small ones a clip touches so many that looking them up takes time.
-    """
-    before = os.environ.get("GLIBC_TUNABLES")
-    if "hugetlb" not in (before or ""):
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [before, HUGE_PAGES]))
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("GLIBC_TUNABLES", None)
-        else:
-            os.environ["GLIBC_TUNABLES"] = before
 
 
 def _serve(connection: Connection, do: Callable[[Any, Connection], Any], lock: Path | None) -> None:
@@ -167,7 +150,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, other_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(other_end, do, lock), daemon=True)
-        with huge_pages():
+        with huge_pages_for_children():
             self.process.start()
         other_end.close()  # so that the worker's death is seen as the end of the connection
         self.job: Any = None

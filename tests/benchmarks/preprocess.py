@@ -41,13 +41,13 @@ import numpy as np
 
 from preprocess.clip.make import Change, ClipConfig, prepare_clip
 from preprocess.faces.solutions import import_mediapipe, quiet_native_code
-from preprocess.work.workers import huge_pages
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.moving_face import clicks, moving_face, write_video
 from utils.clip.files import VIDEO_NAME
 from utils.config import opt, parse_command
 from utils.errors import run_command
 from utils.media.video import iterate_frames
+from utils.run.memory import huge_pages_for_children
 
 SIZES = {"640x480": 150, "1280x720": 220, "1920x1080": 330, "1080x1920": 300}  # height of the face
 MAIN_SIZE = "1280x720"
@@ -244,7 +244,10 @@ def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:
     The ratios of two processes are left out on a machine of one core.
     """
     cores = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as scratch, huge_pages():  # processes like those of prepare
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        huge_pages_for_children(),
+    ):  # processes like those of prepare
         root = Path(scratch)
         if video is None:
             videos = {size: make_video(root / f"{size}.mp4", size, 240) for size in SIZES}

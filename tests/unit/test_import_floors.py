@@ -14,6 +14,7 @@ GROUND = tuple(f"utils/{name}" for name in ("types", "errors", "names", "config"
 # Third-party packages are free.
 MAY_IMPORT = {
     "utils": GROUND,
+    "utils/__init__.py": ("utils/run/memory.py",),
     "utils/media": GROUND,
     "utils/clip": (*GROUND, "utils/media"),
     "utils/run": GROUND,
