@@ -44,7 +44,6 @@ from utils.clip.files import (
     INFO_NAME,
     LANDMARKS_NAME,
     VIDEO_NAME,
-    file_sha256,
     find_audio,
     open_landmarks,
     read_clip_info,
@@ -53,7 +52,7 @@ from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, UsageError, run_command
-from utils.files import write_atomically
+from utils.files import file_sha256, write_atomically
 from utils.media.allowed import report_length
 from utils.media.luma import equalize_luma
 

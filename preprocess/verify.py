@@ -28,14 +28,14 @@ from utils.clip.files import (
     AUDIO_NAMES,
     LANDMARKS_NAME,
     VIDEO_NAME,
-    file_sha256,
     find_audio,
     open_landmarks,
     read_clip_info,
 )
+from utils.clip.sound import open_sound
 from utils.config import opt, parse_command
 from utils.errors import ClipError, UsageError, run_command
-from utils.media.sound import open_sound
+from utils.files import file_sha256
 from utils.media.video import iterate_pictures, read_video_times
 
 log = logging.getLogger(__name__)

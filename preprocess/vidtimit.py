@@ -30,7 +30,7 @@ from preprocess.work.stores import LocalStore
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.media.allowed import media_limits, report_length
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from utils.clip.files import (
     SAMPLE_RATE_HZ,
     VIDEO_NAME,
 )
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 from utils.types import Clip, ClipBatch
 
 NUM_BITS = 8  # the upper half of frame i of a synthetic video shows i in binary, dark and bright columns

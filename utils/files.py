@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from utils.errors import DatasetError, FrameworkError, UsageError
 
@@ -76,6 +77,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def file_sha256(source: Path | BinaryIO) -> str:
+    """Hex sha256 of a file, or of what is left of an open one, read in pieces."""
+    digest = hashlib.sha256()
+    with source.open("rb") if isinstance(source, Path) else source as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

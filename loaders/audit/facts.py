@@ -17,20 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
-from utils.clip.files import (
-    AUDIO_NAMES,
-    INFO_NAME,
-    VIDEO_NAME,
-    check_info_values,
-    file_sha256,
-    find_audio,
-    open_landmarks,
-)
+from utils.clip.files import AUDIO_NAMES, VIDEO_NAME, find_audio, open_landmarks, read_info_values
 from utils.clip.frames import read_frames, read_video_header
-from utils.clip.packed import find_member
-from utils.errors import ClipError
-from utils.media.sound import read_waveform
-from utils.names import parse_json
+from utils.clip.packed import find_member, open_member
+from utils.clip.sound import read_waveform
+from utils.files import file_sha256
 from utils.types import Clip
 
 NUM_FRAMES = 8  # evenly spread frames of the crop that describe the picture
@@ -53,33 +44,6 @@ class ClipFacts:
     picture: npt.NDArray[np.float32]  # (NUM_FRAMES * 63,) in grey levels
     sound: npt.NDArray[np.float32]  # (SOUND_BANDS * SOUND_STEPS,) in dB; zeros if the clip is silent
     silent: bool
-
-
-def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any]:
-    """The values of a clip.json of any layout version, {} if there is none. Raises ClipError.
-
-    Without the face boxes, which are most of the file, this is cheap enough for every clip of a run.
-    """
-    path = folder / INFO_NAME
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        member = find_member(path)
-        if member is None:
-            return {}
-        with member.open() as file:
-            text = file.read()
-    except OSError as error:
-        raise ClipError(path, f"cannot be read ({error.strerror}); prepare the clip again") from error
-    start = text.find(b'"face_boxes": [')
-    end = text.find(b"]],\n", start)
-    # our own layout: one line per field
-    if not with_boxes and 0 <= start < end and b"\n" not in text[start:end]:
-        text = text[:start] + text[end + 4 :]
-    try:
-        return check_info_values(parse_json(text))
-    except ValueError as error:
-        raise ClipError(path, f"is not a valid clip.json ({error}); prepare the clip again") from error
 
 
 def known_checksums(info: dict[str, Any]) -> dict[str, str]:
@@ -112,7 +76,7 @@ def measure_clip(clip: Clip) -> ClipFacts:
     for kind, path in (("picture", video_path), ("sound", audio_path)):
         if kind not in checksums and not (kind == "sound" and silent):
             if not math.isnan(_num_bytes(path)):
-                checksums[kind] = file_sha256(path)
+                checksums[kind] = file_sha256(open_member(path) or path)
     return ClipFacts(
         numbers={
             "leading_silence": leading_silence_s(levels_db),

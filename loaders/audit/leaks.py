@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from loaders.audit.facts import known_checksums, read_info_values
+from loaders.audit.facts import known_checksums
 from loaders.audit.findings import DROP_DONORS, REDRAW, REMOVE, Finding
 from loaders.listing import Listing
 from loaders.splits.drawing import Split
+from utils.clip.files import read_info_values
 from utils.errors import DatasetError
 from utils.types import Clip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.media.sound import read_waveform
+from utils.clip.sound import read_waveform
 
 BLOCK_S = 0.01  # the level is measured in blocks of this length
 LOUD_PERCENTILE = 95  # the level that is reached in this share of the blocks is the sound's loud part

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from loaders.batches.silence import clip_leading_silence_s
 from utils.clip.files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
 from utils.clip.frames import open_crop, read_video_header
+from utils.clip.sound import SoundReader, open_sound, read_waveform
 from utils.config import opt
 from utils.errors import ClipError, UsageError
-from utils.media.sound import SoundReader, open_sound, read_waveform
 from utils.types import Clip
 
 MIN_WINDOW_S = 0.1  # less sound than that leaves the audio encoder without a step

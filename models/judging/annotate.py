@@ -12,9 +12,10 @@ import numpy as np
 from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from preprocess.clip.schedule import iterate_schedule
 from utils.clip.files import SAMPLE_RATE_HZ, open_landmarks
+from utils.clip.sound import read_waveform
 from utils.media.picture import Picture
-from utils.media.sound import read_waveform
-from utils.media.video import VideoWriter, read_video_times
+from utils.media.video import read_video_times
+from utils.media.writer import VideoWriter
 
 # RGB; the words carry the meaning, too
 COLORS = {"real": (42, 157, 143), "fake": (214, 69, 65), "undecided": (233, 196, 106)}

@@ -41,10 +41,10 @@ from preprocess.work.limits import LimitConfig
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.files import AUDIO_NAME
+from utils.clip.sound import read_waveform
 from utils.config import from_args, opt
 from utils.errors import CheckpointError
 from utils.evaluation.decision import Decision, HeadDecision
-from utils.media.sound import read_waveform
 from utils.run.device import autocast, resolve_device, resolve_precision
 from utils.types import Clip
 

@@ -12,8 +12,8 @@ from models.judging.verdict import FaceVerdict, Verdict
 from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
+from utils.clip.sound import read_waveform
 from utils.evaluation.metrics import Floats
-from utils.media.sound import read_waveform
 from utils.report.pages import (
     FAKE_COLOR,
     INK,

@@ -18,12 +18,12 @@ from utils.clip.files import (
     LAYOUT_VERSION,
     VIDEO_NAME,
     ClipInfo,
-    file_sha256,
     read_clip_info,
     write_clip_info,
 )
 from utils.config import opt, to_plain
 from utils.errors import ClipError
+from utils.files import file_sha256
 from utils.media.video import read_video_times
 
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.clip.files import SAMPLE_RATE_HZ
+from utils.clip.sound import read_waveform
 from utils.config import opt
 from utils.errors import ClipError
-from utils.media.sound import iterate_audio, read_waveform
+from utils.media.sound import iterate_audio
 from utils.media.video import VideoTimes
 
 # ((N,) float32 mono, samples per second) -> as many samples, changed

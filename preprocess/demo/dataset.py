@@ -43,10 +43,10 @@ from preprocess.demo.speech import (
     revoice,
     speak,
 )
-from utils.clip.files import file_sha256
 from utils.config import to_plain
 from utils.errors import DatasetError
-from utils.media.video import VideoWriter
+from utils.files import file_sha256
+from utils.media.writer import VideoWriter
 
 log = logging.getLogger(__name__)
 

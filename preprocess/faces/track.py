@@ -23,7 +23,7 @@ from utils.clip.files import CROP_SIZE, NUM_LANDMARKS
 from utils.config import opt
 from utils.media.picture import Picture
 from utils.media.planes import Planes, new_frame
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK = 10, 2, 234, 454
 _POSE_LANDMARKS = np.array([FOREHEAD, UNDER_NOSE, RIGHT_CHEEK, LEFT_CHEEK])

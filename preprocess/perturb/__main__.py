@@ -21,11 +21,12 @@ from preprocess.perturb.kinds import PICTURE, Perturbation
 from preprocess.perturb.variants import X264_KEYFRAMES, X264_PRESET, change_of
 from preprocess.work.limits import PERTURBED, LimitConfig
 from preprocess.work.workers import call_limited
+from utils.clip.sound import read_waveform
 from utils.config import opt, parse_command
 from utils.errors import UsageError, run_command
 from utils.files import write_atomically
-from utils.media.sound import read_waveform
-from utils.media.video import VideoWriter, read_video_times
+from utils.media.video import read_video_times
+from utils.media.writer import VideoWriter
 
 LOOK_CRF = 12  # far below what an eye sees
 

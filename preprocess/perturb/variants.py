@@ -24,12 +24,13 @@ from preprocess.work.jobs import Job
 from preprocess.work.limits import PERTURBED
 from preprocess.work.raw_layouts import SOURCES, read_raw_dataset
 from preprocess.work.stores import LocalStore
-from utils.clip.files import INFO_NAME, LAYOUT_VERSION, ClipInfo, file_sha256, read_clip_info
+from utils.clip.files import INFO_NAME, LAYOUT_VERSION, ClipInfo, read_clip_info
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
-from utils.files import write_text
+from utils.files import file_sha256, write_text
 from utils.media.picture import Picture, PictureConverter
-from utils.media.video import VideoWriter, iterate_pictures
+from utils.media.video import iterate_pictures
+from utils.media.writer import VideoWriter
 from utils.types import Clip
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.clip_factory import make_clip
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.media.luma import equalize_luma
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 FPS = 25
 LENGTHS_S = (10, 60, 600)

@@ -24,7 +24,8 @@ from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.frames import read_frames
 from utils.errors import DatasetError
 from utils.media.sound import iterate_audio
-from utils.media.video import VideoWriter, iterate_frames
+from utils.media.video import iterate_frames
+from utils.media.writer import VideoWriter
 
 NUM_PERSONS = 32
 FRACTIONS = ("--val_fraction", "0.25", "--test_fraction", "0.25")

@@ -18,8 +18,8 @@ from tests.commands import run_command
 from tests.conftest import SHARED
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.clip.frames import read_frames, read_video_header
-from utils.media.sound import read_waveform
-from utils.media.video import VideoWriter
+from utils.clip.sound import read_waveform
+from utils.media.writer import VideoWriter
 
 WINDOW_S = 1.6
 SMALL = (

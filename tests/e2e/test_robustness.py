@@ -18,7 +18,7 @@ from tests.moving_face import moving_face
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_clip_info
 from utils.clip.frames import read_frames
 from utils.errors import DatasetError
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 SIZES = (
     "--image_size 16 --video_channels 4 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
@@ -234,7 +234,8 @@ def test_lost_faces_are_counted_and_remembered(one_clip, tmp_path, monkeypatch):
         for _ in range(25):
             writer.write(np.full((288, 320, 3), 90, np.uint8))
         writer.write_audio(np.full(48_000, 0.1, np.float32))
-    from utils.clip.files import file_sha256, write_clip_info
+    from utils.clip.files import write_clip_info
+    from utils.files import file_sha256
 
     folder = tmp_path / "prepared" / "a" / "clip"
     shutil.copytree(clip.folder, folder)  # as if the face were there before the perturbation

@@ -23,7 +23,7 @@ from utils.checkpoint.files import save_checkpoint
 from utils.errors import CheckpointError, ClipError
 from utils.evaluation.decision import Decision, HeadDecision
 from utils.media.sound import iterate_audio
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "

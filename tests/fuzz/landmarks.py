@@ -43,9 +43,9 @@ def build(base: Path) -> None:
         LAYOUT_VERSION,
         VIDEO_NAME,
         ClipInfo,
-        file_sha256,
         write_clip_info,
     )
+    from utils.files import file_sha256
 
     for folder in (base / CLIP, base / "tree" / "a" / CLIP, base / "tree" / "b" / CLIP):
         write_clip_folder(folder, num_frames=NUM_FRAMES, size=SIZE)

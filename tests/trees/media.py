@@ -20,7 +20,7 @@ from preprocess.demo.speech import (
     revoice,
     speak,
 )
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 SIZE = 160
 FPS = 25

@@ -26,12 +26,12 @@ from tests.fuzz.cases import REFUSED
 from tests.trees.prepared import touch_clip
 from utils.clip.files import open_landmarks, read_clip_info
 from utils.clip.frames import read_frames
+from utils.clip.sound import read_waveform
 from utils.config import opt
 from utils.errors import CheckpointError, ClipError, DatasetError, FrameworkError, UsageError, run_command
 from utils.evaluation.decision import Decision, HeadDecision
 from utils.evaluation.results import write_predictions
 from utils.evaluation.scoring import ClipScores
-from utils.media.sound import read_waveform
 from utils.media.video import iterate_pictures, read_video_times
 from utils.names import one_line, readable
 from utils.report.compare import read_predictions

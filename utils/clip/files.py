@@ -8,7 +8,6 @@ clip.json           ClipInfo; absent in folders that other tools prepared
 
 from __future__ import annotations
 
-import hashlib
 import json
 import typing
 from dataclasses import dataclass
@@ -112,16 +111,6 @@ def _fits(value: object, hint: Any) -> bool:
     return all(_fits(member, inner[-1]) for member in members)
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, packed or not, read in pieces."""
-    digest = hashlib.sha256()
-    member = find_member(path)
-    with member.open() if member else path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def write_clip_info(folder: Path, info: ClipInfo) -> None:
     """Write clip.json into a folder that is not yet under its final name."""
     # one line per field: the boxes of a long clip would otherwise be most of its lines
@@ -131,16 +120,50 @@ def write_clip_info(folder: Path, info: ClipInfo) -> None:
 
 
 def read_clip_info(folder: Path) -> ClipInfo | None:
-    """clip.json of a folder, None if it has none. Raises ClipError if it cannot be understood."""
-    path = folder / INFO_NAME
-    if not path.is_file():
-        return None
+    """clip.json of a clip folder, packed or not; None if it has none. Raises ClipError if it is not valid."""
+    values = _read_info(folder, with_boxes=True)
     try:
-        return ClipInfo(**check_info_values(parse_json(path.read_bytes())))
-    except (ValueError, TypeError) as error:
-        raise ClipError(
-            path, f"not a clip.json of layout {LAYOUT_VERSION} ({error}); prepare the clip again"
-        ) from error
+        return None if values is None else ClipInfo(**values)
+    except TypeError as error:
+        raise _invalid(folder, error) from error
+
+
+def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any]:
+    """The values of a clip.json of any layout version, packed or not; {} if there is none. Raises ClipError.
+
+    Without the face boxes, which are most of the file, this is cheap enough for every clip of a run.
+    """
+    return _read_info(folder, with_boxes=with_boxes) or {}
+
+
+def _read_info(folder: Path, *, with_boxes: bool) -> dict[str, Any] | None:
+    path = folder / INFO_NAME
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        member = find_member(path)
+        if member is None:
+            return None
+        with member.open() as file:
+            text = file.read()
+    except OSError as error:
+        raise ClipError(path, f"cannot be read ({error.strerror}); prepare the clip again") from error
+    start = text.find(b'"face_boxes": [')
+    end = text.find(b"]],\n", start)
+    # our own layout: one line per field
+    if not with_boxes and 0 <= start < end and b"\n" not in text[start:end]:
+        text = text[:start] + text[end + 4 :]
+    try:
+        return check_info_values(parse_json(text))
+    except ValueError as error:
+        raise _invalid(folder, error) from error
+
+
+def _invalid(folder: Path, why: object) -> ClipError:
+    return ClipError(
+        folder / INFO_NAME,
+        f"is not a valid clip.json of layout {LAYOUT_VERSION} ({why}); prepare the clip again",
+    )
 
 
 def find_audio(folder: Path) -> Path:

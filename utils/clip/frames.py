@@ -41,13 +41,15 @@ class Crop(Protocol):
 def open_crop(path: Path) -> Iterator[Crop]:
     """Open a crop. Raises ClipError if it is missing, damaged, or no video."""
     packed = find_clip(path.parent)
-    if packed is not None and (frames := packed[0].members(packed[1]).get(FRAMES_NAME)):
+    members = {} if packed is None else packed[0].members(packed[1])
+    if packed is not None and (frames := members.get(FRAMES_NAME)):
         yield _PackedCrop(frames, *packed)
         return
     if importlib.util.find_spec("av") is None:
         yield _Cv2Crop(path)
         return
-    with open_container(path, "video") as (container, stream):
+    member = members.get(path.name)
+    with open_container(path, "video", None if member is None else member.open()) as (container, stream):
         if stream is None or not stream.average_rate or stream.codec_context is None:
             raise ClipError(path, "has no video stream of a known codec and with a frame rate")
         require_codec(path, stream)

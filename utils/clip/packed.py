@@ -254,10 +254,10 @@ def find_member(path: Path) -> Member | None:
     return None if found is None else found[0].members(found[1]).get(path.name)
 
 
-def file_or_member(path: Path) -> Path | BinaryIO:
-    """What to open in the place of a clip's file: the path itself, or the packed file."""
+def open_member(path: Path) -> BinaryIO | None:
+    """A clip's packed file, open for reading; None if it is a file of its own, or not there at all."""
     member = find_member(path)
-    return path if member is None else member.open()
+    return None if member is None else member.open()
 
 
 def packed_clips(folder: Path) -> list[str]:

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.clip.files import file_sha256
 from utils.config import opt, parse_command
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.significance import over_runs
-from utils.files import write_text
+from utils.files import file_sha256, write_text
 from utils.names import brief, parse_json
 from utils.report.pages import TEMPLATES, write_page
 from utils.run.log import configure_logging

@@ -14,7 +14,7 @@ import torch
 import webdataset
 
 from loaders import DATASETS
-from loaders.audit.facts import measure_clip, read_info_values
+from loaders.audit.facts import measure_clip
 from loaders.audit.leaks import require_no_leak
 from loaders.batches.collate import Collate
 from loaders.batches.windows import ClipDataset, DataConfig
@@ -29,7 +29,7 @@ from tests.hostile_media import write_growing
 from tests.trees import TREES
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty
-from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio
+from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio, read_info_values
 from utils.clip.packed import Pack
 from utils.config import Parser, from_args
 from utils.errors import ClipError, DatasetError, UsageError

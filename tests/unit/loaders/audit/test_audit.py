@@ -12,7 +12,7 @@ import soundfile
 from loaders.audit import duplicates
 from loaders.audit.audit import Audit, find_near_identical
 from loaders.audit.duplicates import MAX_PICTURE_DISTANCE, MAX_SOUND_DISTANCE, find_copies
-from loaders.audit.facts import measure_clip, read_info_values
+from loaders.audit.facts import measure_clip
 from loaders.audit.leaks import find_identical_files, find_person_leaks, require_no_leak
 from loaders.audit.page import write_html
 from loaders.audit.shortcuts import (
@@ -30,11 +30,11 @@ from loaders.listing import Listing
 from loaders.splits.drawing import Split
 from tests.clip_factory import make_clip, write_clip_folder
 from tests.trees.media import Media
-from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_info_values
 from utils.errors import ClipError, DatasetError
 from utils.evaluation.metrics import area_under_roc
 from utils.media.sound import iterate_audio
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 
 RATE = 48_000
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 from tests.moving_face import moving_face
-from utils.media.video import VideoWriter
+from utils.media.writer import VideoWriter
 rng = np.random.default_rng(0)
 with VideoWriter(Path(sys.argv[1]), fps=Fraction(25), width=320, height=288, crf=28, preset=sys.argv[2],
                  keyframe_interval=250) as writer:
