@@ -1,6 +1,5 @@
-"""The generated demo set: raw talking-face videos in FakeAVCeleb's download layout, and the forgers behind
-its fakes.
+"""The generated demo set: raw videos of talking faces in a real data set's layout, and their forgers.
 
-python -m preprocess.demo --output DIR      speech.py + identities.py + animation.py -> genuine clips,
-                                            forgeries.py + speech.revoice -> fakes, dataset.py -> the plan
+speech.py, identities.py and animation.py make genuine clips, forgeries.py and speech.revoice fakes; plan.py
+and layouts.py say which, dataset.py writes them (python -m preprocess.demo --output DIR).
 """

@@ -1,8 +1,8 @@
 """An identity in motion: head, eyes and mouth follow given curves in front of a still background.
 
 The face moves on its canvas (lips, lids), the canvas is turned by a small three-dimensional rotation (depth
-from the landmarks), and one interpolation brings it into the frame. `render` also returns where the landmarks
-went, exactly.
+from the landmarks), and one interpolation brings it into the frame. `render` also returns the exact landmarks
+in each frame.
 """
 
 from __future__ import annotations
@@ -11,8 +11,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from preprocess.demo.geometry import CHIN, FOREHEAD, NOSE_BASE, enlarge, read_at, smoothstep
+from preprocess.demo.geometry import (
+    CHIN,
+    FOREHEAD,
+    NOSE_BASE,
+    Floats,
+    Floats32,
+    Pixels,
+    enlarge,
+    read_at,
+    smoothstep,
+)
 from preprocess.demo.identities import CANVAS, FACE_CENTRE, FACE_HEIGHT, Identity
 from preprocess.demo.mouth import MouthField, mouth_field, paint_interior
 from utils.clip.face_regions import (
@@ -32,17 +43,17 @@ MAX_OPENING = 0.14  # widest lip gap as a share of the face height
 class Motion:
     """What the head does in each of T frames. Angles in radians, shifts in pixels of the frame."""
 
-    opening: np.ndarray  # (T,) 0..1, share of MAX_OPENING
-    rounding: np.ndarray  # (T,) 0..1, how far the mouth corners come together
-    blink: np.ndarray  # (T,) 0..1, 1 = closed
-    yaw: np.ndarray
-    pitch: np.ndarray
-    roll: np.ndarray
-    centre: np.ndarray  # (T, 2) where the middle of the face lies
-    scale: np.ndarray  # (T,) size against the canvas
+    opening: Floats  # (T,) 0..1, share of MAX_OPENING
+    rounding: Floats  # (T,) 0..1, how far the mouth corners come together
+    blink: Floats  # (T,) 0..1, 1 = closed
+    yaw: Floats
+    pitch: Floats
+    roll: Floats
+    centre: Floats  # (T, 2) where the middle of the face lies
+    scale: Floats  # (T,) size against the canvas
 
 
-def smooth_noise(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, count: int, width: float) -> Floats:
     """Noise with unit spread that changes over about `width` samples: (count,)."""
     radius = int(4 * width)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
@@ -51,17 +62,17 @@ def smooth_noise(rng: np.random.Generator, count: int, width: float) -> np.ndarr
 
 
 def draw_motion(
-    opening: np.ndarray,
-    rounding: np.ndarray,
+    opening: Floats,
+    rounding: Floats,
     rng: np.random.Generator,
     *,
     size: int,
     fps: float,
     scale: float,
 ) -> Motion:
-    """Head and eye movements to go with a mouth track (T,), for frames of `size` pixels square.
+    """Head and eye movements for a mouth track (T,) in square frames of `size` pixels.
 
-    `scale` is the size of the head against its canvas where `size` is 320.
+    `scale` is the size of the head relative to its canvas if `size` is 320.
     """
     count = len(opening)
     middle = size / 2 + np.array([rng.uniform(-0.08, 0.08), rng.uniform(-0.03, 0.06)]) * size
@@ -87,14 +98,14 @@ def draw_motion(
 
 @dataclass(frozen=True)
 class _Lid:
-    columns: np.ndarray  # (w,) canvas columns of the eye
-    top: np.ndarray  # (w,) where the moving skin begins
-    upper: np.ndarray  # (w,)
-    lower: np.ndarray  # (w,)
+    columns: npt.NDArray[np.int64]  # (w,) canvas columns of the eye
+    top: Floats  # (w,) where the moving skin begins
+    upper: Floats  # (w,)
+    lower: Floats  # (w,)
 
 
 class Puppet:
-    """An identity prepared for rendering; making one takes some tens of milliseconds."""
+    """An identity prepared for rendering, which takes some tens of milliseconds."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -116,7 +127,7 @@ class Puppet:
         ).astype(np.float32)
         self.mouth_x = float(middle[0])
 
-    def expression(self, motion: Motion, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def expression(self, motion: Motion, index: int) -> tuple[Floats32, Floats32]:
         """Shift map (h, w, 2) of the face box; mouth interior (h, w, 4) with its share in channel 3."""
         width, height = self.box[2:]
         change = float(motion.opening[index]) * MAX_OPENING * FACE_HEIGHT
@@ -130,7 +141,7 @@ class Puppet:
             self._close_lid(shift, lid, float(motion.blink[index]))
         return shift, np.dstack([colours, share])
 
-    def _close_lid(self, shift: np.ndarray, lid: _Lid, closed: float) -> None:
+    def _close_lid(self, shift: Floats32, lid: _Lid, closed: float) -> None:
         """Stretch the skin between brow and lid over the eye."""
         if closed < 0.02:
             return
@@ -144,7 +155,7 @@ class Puppet:
         part = shift[first:last, columns[0] : columns[-1] + 1, 1]
         part[moved] = (stretched - rows)[moved]
 
-    def landmarks(self, motion: Motion, index: int) -> np.ndarray:
+    def landmarks(self, motion: Motion, index: int) -> Floats:
         """The landmarks in the frame: (478, 2) pixels."""
         identity = self.identity
         x0, y0 = self.box[:2]
@@ -163,7 +174,7 @@ class Puppet:
         points = points + depth[:, None] * [motion.yaw[index], motion.pitch[index]]
         return (points - FACE_CENTRE) @ _turn(motion, index).T + motion.centre[index]
 
-    def frame_map(self, motion: Motion, index: int, size: int) -> np.ndarray:
+    def frame_map(self, motion: Motion, index: int, size: int) -> Floats32:
         """Where on the canvas each pixel of the frame lies: (size, size, 2)."""
         nodes = size // GRID_STEP + 2
         grid = np.stack(np.meshgrid(np.arange(nodes), np.arange(nodes)), -1) * float(GRID_STEP)
@@ -172,7 +183,7 @@ class Puppet:
         body = (grid - motion.centre.mean(0) - 0.4 * (motion.centre[index] - motion.centre.mean(0))) / (
             motion.scale.mean()
         )
-        # the shoulders follow the head less than halfway, and the neck bends between
+        # the shoulders follow the head less than halfway, and the neck bends in between
         chin = self.identity.landmarks[CHIN, 1] - FACE_CENTRE[1]
         share = smoothstep(head[..., 1:], chin + 8, chin + 80)
         turned = (head + share * (body - head) + FACE_CENTRE).astype(np.float32)
@@ -183,10 +194,10 @@ class Puppet:
         return enlarge(canvas.astype(np.float32), GRID_STEP)[:size, :size]
 
 
-def render(puppet: Puppet, motion: Motion, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a clip: frames (T, S, S, 3) uint8 before any camera, and landmarks (T, 478, 2) float32 in pixels.
+def render(puppet: Puppet, motion: Motion, background: Pixels) -> tuple[Pixels, Floats32]:
+    """Frames (T, S, S, 3) of a clip before any camera, and landmarks (T, 478, 2) in pixels.
 
-    `background` (S, S, 3) uint8 stays where it is.
+    `background` (S, S, 3) does not move.
     """
     size, count = background.shape[0], len(motion.opening)
     frames = np.empty((count, size, size, 3), np.uint8)
@@ -201,7 +212,7 @@ def render(puppet: Puppet, motion: Motion, background: np.ndarray) -> tuple[np.n
         part = positions[inside]
         at_face = part - np.array([x0, y0], np.float32)
         part += read_at(shift, at_face, border=cv2.BORDER_CONSTANT)
-        picture = read_at(puppet.identity.texture, positions).astype(np.float32)
+        picture = read_at(puppet.identity.texture, positions)
         mouth = read_at(interior, at_face, border=cv2.BORDER_CONSTANT)
         face = picture[inside]
         face[..., :3] += mouth[..., 3:] * (mouth[..., :3] - face[..., :3])
@@ -210,21 +221,21 @@ def render(puppet: Puppet, motion: Motion, background: np.ndarray) -> tuple[np.n
     return frames, landmarks
 
 
-def _frame_box(landmarks: np.ndarray, size: int) -> tuple[slice, slice]:
-    """The part of the frame that lips, jaw and lids can change."""
+def _frame_box(landmarks: Floats, size: int) -> tuple[slice, slice]:
+    """The rows and columns of the frame that lips, jaw and lids can change."""
     tall = np.linalg.norm(landmarks[FOREHEAD] - landmarks[CHIN])
     low = np.clip(landmarks.min(0) - 0.1 * tall, 0, size - 1).astype(int)
     high = np.clip(landmarks.max(0) + [0.1 * tall, 0.4 * tall], 1, size).astype(int)
     return slice(low[1], high[1]), slice(low[0], high[0])
 
 
-def _turn(motion: Motion, index: int) -> np.ndarray:
+def _turn(motion: Motion, index: int) -> Floats:
     cosine, sine = np.cos(motion.roll[index]), np.sin(motion.roll[index])
     return motion.scale[index] * np.array([[cosine, -sine], [sine, cosine]])
 
 
-def _depth(landmarks: np.ndarray) -> np.ndarray:
-    """Smooth height towards the camera in pixels, (CANVAS, CANVAS) float32, from Face Mesh's z."""
+def _depth(landmarks: Floats) -> Floats32:
+    """Smooth height towards the camera in pixels, (CANVAS, CANVAS), from Face Mesh's z."""
     centre = landmarks[list(FACE_OVAL), :2].mean(0)
     step = 8
     nodes = CANVAS // step + 1
@@ -239,7 +250,7 @@ def _depth(landmarks: np.ndarray) -> np.ndarray:
     return enlarge(depth.astype(np.float32), step)[:CANVAS, :CANVAS]
 
 
-def _lid(points: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> _Lid:
+def _lid(points: Floats, upper: tuple[int, ...], lower: tuple[int, ...]) -> _Lid:
     first, last = points[upper[0], 0], points[upper[-1], 0]
     columns = np.arange(int(np.ceil(first)), int(np.floor(last)))
     top_line = np.interp(columns, *points[list(upper)].T)
@@ -248,8 +259,8 @@ def _lid(points: np.ndarray, upper: tuple[int, ...], lower: tuple[int, ...]) -> 
     return _Lid(columns, top_line - 1.2 * eye, top_line, bottom_line)
 
 
-def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A blurred room: gradient, boxes and lamps out of focus, wall grain. (size, size, 3) uint8."""
+def draw_background(rng: np.random.Generator, size: int) -> Pixels:
+    """A blurred room, (size, size, 3): gradient, boxes and lamps out of focus, wall grain."""
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32) / size
     base, lean = rng.uniform(50, 190) + rng.normal(0, 14, 3), rng.normal(0, 25, (2, 3))
     image = base + (rows[..., None] - 0.5) * lean[0] + (columns[..., None] - 0.5) * lean[1]

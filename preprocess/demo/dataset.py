@@ -1,4 +1,4 @@
-"""The demo set as files: render, forge, film, encode and write every planned clip, in parallel and resumably.
+"""Write the demo set: render, forge, film and encode every planned clip, in parallel and resumable.
 
 Genuine and forged frames pass through the same camera, and each is encoded once.
 """
@@ -6,6 +6,7 @@ Genuine and forged frames pass through the same camera, and each is encoded once
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import multiprocessing
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
 from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
+from preprocess.demo.geometry import Floats, Floats32, Pixels
 from preprocess.demo.identities import make_identity
 from preprocess.demo.layouts import LAYOUTS, LEAD_IN_FRAMES, plan_clips
 from preprocess.demo.plan import (
@@ -45,7 +48,7 @@ from preprocess.demo.speech import (
 )
 from utils.config import to_plain
 from utils.errors import DatasetError
-from utils.files import file_sha256
+from utils.files import file_sha256, write_atomically, write_text
 from utils.media.writer import VideoWriter
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ MANIFEST_NAME = "demo_manifest.json"
 
 
 def _utterance(config: DemoConfig, identity: int, scene: int, onset_s: float, *, voice: int) -> Utterance:
-    """What is said in a scene (voice 0), or what a forger lets another voice say (voice 1, 2, ...)."""
+    """What is said in a scene (voice 0), or what a forger makes another voice say (voice 1, 2, ...)."""
     female = gender_of(identity) == "women"
     speaker = draw_voice(generator(config, identity, 2, voice), female=female)
     return speak(
@@ -62,12 +65,13 @@ def _utterance(config: DemoConfig, identity: int, scene: int, onset_s: float, *,
     )
 
 
-def _per_frame(track: np.ndarray, num_frames: int) -> np.ndarray:
-    """A track at TRACK_HZ, read in the middle of each frame: (T,)."""
+def _per_frame(track: Floats, num_frames: int) -> Floats:
+    """The values of a track at TRACK_HZ in the middle of each frame: (T,)."""
     return np.interp((np.arange(num_frames) + 0.5) / FPS * TRACK_HZ, np.arange(len(track)), track)
 
 
-def _donor_pictures(config: DemoConfig, donor: int) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=4)
+def _donor_pictures(config: DemoConfig, donor: int) -> tuple[Pixels, Floats32]:
     """Frames (S, H, W, 3) and landmarks of a donor who opens the mouth step by step, then shuts the eyes."""
     rng = generator(config, donor, 4)
     puppet = Puppet(make_identity(generator(config, donor, 5)))
@@ -85,7 +89,6 @@ def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedCl
         return
     puppet = Puppet(make_identity(generator(config, identity, 5)))
     num_frames = round(config.duration_s * FPS)
-    donors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for index in sorted({clip.scene for clip in wanted}):
         scene = draw_scene(config, identity, index)
         said = _utterance(config, identity, index, scene.onset_s, voice=0)
@@ -100,13 +103,10 @@ def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedCl
         )
         frames, landmarks = render(puppet, motion, draw_background(rng, config.frame_size))
         for clip in wanted:
-            if clip.scene != index:
-                continue
-            if clip.forgery and clip.forgery.swaps_face and clip.donor not in donors:
-                donors[clip.donor] = _donor_pictures(config, clip.donor)
-            number = clips.index(clip)
-            forged, voice = _forge(config, clip, number, scene, said, frames, landmarks, donors)
-            _write_clip(config, clip, scene, forged, voice, generator(config, identity, 8, number))
+            if clip.scene == index:
+                number = clips.index(clip)
+                forged, voice = _forge(config, clip, number, scene, said, frames, landmarks)
+                _write_clip(config, clip, scene, forged, voice, generator(config, identity, 8, number))
 
 
 def _forge(
@@ -115,10 +115,9 @@ def _forge(
     number: int,
     scene: Scene,
     said: Utterance,
-    frames: np.ndarray,
-    landmarks: np.ndarray,
-    donors: dict[int, tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
+    frames: Pixels,
+    landmarks: Floats32,
+) -> tuple[Pixels, Floats32]:
     """Frames and voice of a clip, before camera and microphone; those of the scene where they are genuine."""
     rng = generator(config, clip.identity, 7, number)
     voice, heard, forgery = said.waveform, said, clip.forgery
@@ -128,10 +127,11 @@ def _forge(
         heard = _utterance(config, clip.identity, clip.scene, scene.onset_s, voice=number)
         voice = revoice(heard.waveform, SAMPLE_RATE_HZ, rng)
     if forgery.swaps_face:
-        frames = swap_faces(frames, landmarks, *donors[clip.donor], rng, config)
+        assert clip.donor is not None
+        frames = swap_faces(frames, landmarks, *_donor_pictures(config, clip.donor), rng, config)
     if forgery.drives_lips:
         if not forgery.changes_voice:
-            # the lips follow a track that is not the one to be heard
+            assert clip.donor is not None  # the lips follow a track that is not heard
             heard = _utterance(config, clip.donor, clip.scene, scene.onset_s, voice=number)
         openings = MAX_OPENING * _per_frame(heard.opening, len(frames))
         frames = resynthesise_mouth(frames, landmarks, openings, rng, config)
@@ -146,86 +146,87 @@ def _write_clip(
     config: DemoConfig,
     clip: PlannedClip,
     scene: Scene,
-    frames: np.ndarray,
-    voice: np.ndarray,
+    frames: Pixels,
+    voice: Floats32,
     rng: np.random.Generator,
 ) -> None:
-    """Film, record and encode; the file appears under its name only when it is complete."""
+    """Film, record and encode a clip; the file gets its name when it is complete."""
     path = _path(config, clip)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # the same room and microphone, whoever speaks: the room's generator belongs to the scene
     room = generator(config, clip.identity, 9, clip.scene)
     waveform = record(voice, scene.recording, room)
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    size = config.frame_size
-    with VideoWriter(partial, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
-        if not clip.silent:
-            writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # low enough to be used up by any voice
-        for frame in _film(frames, scene, rng):
-            writer.write(frame)
-        if not clip.silent:
-            writer.write_audio(waveform)
     if clip.sound is not None:
         _write_sound(config.output / clip.sound, waveform, room)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)
+
+    def encode(partial: Path) -> None:
+        size = config.frame_size
+        with VideoWriter(partial, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
+            if not clip.silent:
+                writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # so low that any voice uses it up
+            for frame in _film(frames, scene, rng):
+                writer.write(frame)
+            if not clip.silent:
+                writer.write_audio(waveform)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, encode)
 
 
-def _write_sound(path: Path, waveform: np.ndarray, rng: np.random.Generator) -> None:
-    """The sound of a whole downloaded video: before the sequence begins, there is noise."""
+def _write_sound(path: Path, waveform: Floats32, rng: np.random.Generator) -> None:
+    """Write the sound of a whole downloaded video: noise before the sequence begins."""
     import soundfile
 
     lead_in = round(LEAD_IN_FRAMES / FPS * SAMPLE_RATE_HZ)
     before = 0.3 * float(np.abs(waveform).max()) * rng.standard_normal(lead_in)
+    sound = np.concatenate([before, waveform])
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.wav")
-    soundfile.write(partial, np.concatenate([before, waveform]), SAMPLE_RATE_HZ, subtype="PCM_16")
-    partial.rename(path)
+    write = functools.partial(
+        soundfile.write, data=sound, samplerate=SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV"
+    )
+    write_atomically(path, write)
 
 
-def _film(frames: np.ndarray, scene: Scene, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Lens, exposure and sensor noise, alike for genuine and forged frames."""
+def _film(frames: Pixels, scene: Scene, rng: np.random.Generator) -> Iterator[Pixels]:
+    """The frames with lens, exposure and sensor noise, which genuine and forged ones share."""
     size = frames.shape[1]
     bank = rng.normal(0, scene.noise, (size + 64, size + 64, 3)).round().astype(np.int16)
-    exposure = (
-        np.outer(np.arange(256), scene.gain).round().clip(0, 255).astype(np.uint8)[:, None]
-    )  # (256, 1, 3)
+    exposure = np.outer(np.arange(256), scene.gain).round().clip(0, 255).astype(np.uint8)
     for frame in frames:
-        image = cv2.LUT(frame, exposure)
+        image = cv2.LUT(frame, exposure[:, None])  # (256, 1, 3)
         if scene.blur > 0.2:
             image = cv2.GaussianBlur(image, (0, 0), scene.blur)
         x, y = rng.integers(0, 64, 2)
-        yield cv2.add(image, bank[y : y + size, x : x + size], dtype=cv2.CV_8U)
+        noisy = cv2.add(image, bank[y : y + size, x : x + size], dtype=cv2.CV_8U)
+        yield noisy.astype(np.uint8, copy=False)
 
 
 def _settings(config: DemoConfig) -> dict[str, object]:
-    """What shapes the files: all fields but where they go and who makes them."""
+    """The settings that shape the files: all fields but `output` and `num_workers`."""
     plain = to_plain(config)
     return {"generator_version": GENERATOR_VERSION, "encoder_version": ENCODER_VERSION} | {
         name: value for name, value in plain.items() if name not in {"output", "num_workers"}
     }
 
 
-def _read_manifest(config: DemoConfig) -> dict | None:
-    """The manifest of an earlier call, None if there is none. Raises DatasetError if its settings differ."""
+def _read_manifest(config: DemoConfig) -> dict[str, Any] | None:
+    """The manifest of an earlier call, or None. Raises DatasetError if its settings differ."""
     path = config.output / MANIFEST_NAME
     if not path.is_file():
         if config.output.is_dir() and any(config.output.iterdir()):
-            raise DatasetError(f"{config.output}: not empty and not a demo set; name another --output")
+            raise DatasetError(f"{config.output}: not empty and not a demo set; choose another --output")
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         settings = manifest["settings"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not a manifest of a demo set ({error}); remove the folder") from error
+        raise DatasetError(f"{path}: not the manifest of a demo set ({error}); remove the folder") from error
     if settings != json.loads(json.dumps(_settings(config))):
-        raise DatasetError(f"{config.output}: holds a demo set with other settings; name another --output")
+        raise DatasetError(f"{config.output}: holds a demo set with other settings; choose another --output")
     return manifest
 
 
-def _is_complete(config: DemoConfig, manifest: dict) -> bool:
-    """Whether every file that the manifest lists is there with its checksum; a damaged one is removed."""
+def _is_complete(config: DemoConfig, manifest: dict[str, Any]) -> bool:
+    """Whether every file in the manifest is there with its checksum; damaged files are removed."""
     if not manifest["files"]:
         return False
     complete = True
@@ -240,20 +241,10 @@ def _is_complete(config: DemoConfig, manifest: dict) -> bool:
     return complete
 
 
-def _write_file(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-
-
 def make_demo_set(config: DemoConfig) -> Path:
-    """Write the whole set, or what an interrupted call left undone; return its root.
+    """Write the set, or the part of it that an interrupted call did not finish; return its root.
 
-    Raises DatasetError if `output` holds something else.
+    Raises DatasetError if `output` holds anything else.
     """
     manifest = _read_manifest(config)
     if manifest and _is_complete(config, manifest):
@@ -262,7 +253,7 @@ def make_demo_set(config: DemoConfig) -> Path:
     config.output.mkdir(parents=True, exist_ok=True)
     manifest_path = config.output / MANIFEST_NAME
     if manifest is None:
-        _write_file(manifest_path, json.dumps({"settings": _settings(config), "files": {}}, indent=1))
+        write_text(manifest_path, json.dumps({"settings": _settings(config), "files": {}}, indent=1))
     clips = plan_clips(config)
     by_identity: dict[int, list[PlannedClip]] = {}
     for clip in clips:
@@ -270,10 +261,11 @@ def make_demo_set(config: DemoConfig) -> Path:
     _run_workers(config, by_identity)
     metadata = LAYOUTS[config.layout].metadata(config, clips)
     for name, content in metadata.items():
-        _write_file(config.output / name, content)
+        (config.output / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(config.output / name, functools.partial(Path.write_bytes, data=content))
     names = [*metadata, *(name for clip in clips for name in (clip.path, clip.sound) if name)]
     files = {name: file_sha256(config.output / name) for name in names}
-    _write_file(manifest_path, json.dumps({"settings": _settings(config), "files": files}, indent=1))
+    write_text(manifest_path, json.dumps({"settings": _settings(config), "files": files}, indent=1))
     log.info("%s: %d clips of %d identities", config.output, len(clips), config.num_identities)
     return config.output
 
@@ -283,10 +275,10 @@ def _prepare_worker() -> None:
 
 
 def _run_workers(config: DemoConfig, by_identity: dict[int, list[PlannedClip]]) -> None:
-    """Make the identities in processes of their own.
+    """Make the identities in several processes.
 
-    They are started afresh, since MediaPipe's threads do not survive a fork, and with one thread for linear
-    algebra: with several, the last bit of a sum may depend on their number.
+    These are spawned, since MediaPipe's threads do not survive a fork, and use one thread for linear algebra:
+    with several, the last bit of a sum may depend on their number.
     """
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

@@ -1,9 +1,8 @@
-"""Picture forgeries with known ground truth, for any video with Face Mesh landmarks: face swap and lip
-re-synthesis.
+"""Face swap and lip re-synthesis with known ground truth, for any video with Face Mesh landmarks.
 
-Both take frames (T, H, W, 3) uint8 RGB and landmarks (T, 478, 2) in pixels of those frames (NaN where there
-is no face: such frames stay as they are), and return new frames. They imitate what real forgers leave behind:
-inner faces of low resolution, blending seams, colours that do not quite match, jitter against the head.
+Both take frames (T, H, W, 3) uint8 RGB and landmarks (T, 478, 2) in pixels (NaN where there is no face: such
+frames stay as they are), and return new frames. They imitate the traces of real forgers: inner faces of low
+resolution, blending seams, colours that do not quite match, jitter relative to the head.
 """
 
 from __future__ import annotations
@@ -18,6 +17,10 @@ from preprocess.demo.geometry import (
     CONTROL_POINTS,
     FOREHEAD,
     NOSE_BASE,
+    Box,
+    Floats,
+    Floats32,
+    Pixels,
     bounding_box,
     face_height,
     face_mask,
@@ -47,13 +50,13 @@ LIP_SMEAR = MouthInterior(cavity=(66, 30, 30), teeth=(186, 176, 168), tongue=(14
 class ForgeryConfig:
     """preprocess/demo/forgeries.py: how strong the traces of a forgery are."""
 
-    swap_resolution: int = opt(44, "pixels from forehead to chin that survive in a swapped face")
+    swap_resolution: int = opt(44, "resolution of a swapped face, in pixels from forehead to chin")
     swap_opacity: float = opt(
         0.92, "share of the donor in a swapped face; the rest shows the target's features twice"
     )
     swap_colour_error: float = opt(10.0, "colour mismatch left in a swapped face, in levels of 255")
-    swap_jitter: float = opt(0.005, "trembling of a swapped face against the head, share of the face height")
-    mouth_resolution: int = opt(36, "pixels from forehead to chin that survive in a re-synthesised mouth")
+    swap_jitter: float = opt(0.005, "jitter of a swapped face relative to the head, in face heights")
+    mouth_resolution: int = opt(36, "resolution of a re-synthesised mouth, in pixels from forehead to chin")
     mouth_colour_error: float = opt(8.0, "brightness step at a re-synthesised mouth, in levels of 255")
     mouth_flicker: float = opt(
         3.0, "brightness change of a re-synthesised mouth from frame to frame, in levels of 255"
@@ -67,19 +70,19 @@ class ForgeryConfig:
 
 
 def swap_faces(
-    frames: np.ndarray,
-    landmarks: np.ndarray,
-    donor_frames: np.ndarray,
-    donor_landmarks: np.ndarray,
+    frames: Pixels,
+    landmarks: Floats,
+    donor_frames: Pixels,
+    donor_landmarks: Floats,
     rng: np.random.Generator,
     config: ForgeryConfig | None = None,
-) -> np.ndarray:
-    """Put the donor's inner face on the target's head, expression by expression: (T, H, W, 3) uint8.
+) -> Pixels:
+    """Frames (T, H, W, 3) with the donor's inner face on the target's head, expression by expression.
 
-    donor_frames (S, h, w, 3) with donor_landmarks (S, 478, 2): any number of pictures of the donor; each
+    donor_frames (S, h, w, 3) with donor_landmarks (S, 478, 2): any number of pictures of the donor. Each
     target frame takes the one with the most similar mouth and eyes, warped by a spline through the landmarks,
-    with the target's mean colour and contrast, feathered inside the face oval. Pixels outside the oval stay
-    untouched.
+    with the target's mean colour and contrast, feathered inside the face oval. Pixels outside the oval do not
+    change. Raises ValueError if no donor frame has landmarks.
     """
     config = config or ForgeryConfig()
     usable = np.isfinite(donor_landmarks).all((1, 2))
@@ -107,7 +110,7 @@ def swap_faces(
         positions = spline_map(target, donor_landmarks[choice][control], box, step=8)
         x, y, width, tall = box
         place = (slice(y, y + tall), slice(x, x + width))
-        inner = read_at(blurred[choice], positions).astype(np.float32)
+        inner = read_at(blurred[choice], positions)
         original = frames[index][place].astype(np.float32)
         local = points - [x, y]
         core = face_mask(local, (tall, width), grow=0.75, feather=2, points=FACE_OVAL)
@@ -120,7 +123,7 @@ def swap_faces(
     return forged
 
 
-def _expression(landmarks: np.ndarray) -> np.ndarray:
+def _expression(landmarks: Floats) -> Floats:
     """Mouth and eye opening as shares of the face height: (T, 478, 2) -> (T, 2)."""
     lids = [
         np.linalg.norm(landmarks[:, upper[2:7]] - landmarks[:, lower[2:7]], axis=-1).mean(-1)
@@ -132,17 +135,18 @@ def _expression(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([lip_opening(landmarks), sum(lids) / 2 / face_height(landmarks)], -1)
 
 
-def _at_resolution(image: np.ndarray, points: np.ndarray, resolution: int) -> np.ndarray:
-    """Blur a picture as if the face had passed through `resolution` pixels of height."""
+def _at_resolution(image: Pixels, points: Floats, resolution: int) -> Pixels:
+    """The picture as if the face had once been `resolution` pixels tall."""
     factor = resolution / float(face_height(points))
     if factor >= 1:
         return image
     small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    back = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return back.astype(np.uint8, copy=False)
 
 
-def _match(inner: np.ndarray, original: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Give `inner` the mean and contrast of `original` under `weight`, channel by channel."""
+def _match(inner: Floats, original: Floats, weight: Floats) -> Floats:
+    """`inner` with the mean and contrast of `original` under `weight`, channel by channel."""
     total = weight.sum() + 1e-6
     means = [(image * weight[..., None]).sum((0, 1)) / total for image in (inner, original)]
     spreads = [
@@ -153,17 +157,18 @@ def _match(inner: np.ndarray, original: np.ndarray, weight: np.ndarray) -> np.nd
 
 
 def resynthesise_mouth(
-    frames: np.ndarray,
-    landmarks: np.ndarray,
-    openings: np.ndarray,
+    frames: Pixels,
+    landmarks: Floats,
+    openings: Floats,
     rng: np.random.Generator,
     config: ForgeryConfig | None = None,
-) -> np.ndarray:
-    """Make the mouth follow `openings` (T,), lip gaps as shares of the face height: (T, H, W, 3) uint8.
+) -> Pixels:
+    """Frames (T, H, W, 3) whose mouth follows `openings` (T,), lip gaps as shares of the face height.
 
     The lower face is brought upright at `mouth_resolution`, its lips are parted or closed, the inside of the
     mouth is painted as a smear, and the patch is pasted back, feathered, with a slight and flickering
-    brightness step. Pixels above the nose base or outside the jaw stay untouched.
+    brightness step. Pixels above the nose base or outside the jaw do not change. Raises ValueError if
+    `openings` is not as long as `frames`.
     """
     config = config or ForgeryConfig()
     if len(openings) != len(frames):
@@ -187,10 +192,8 @@ def resynthesise_mouth(
     return forged
 
 
-def _mouth_patch(
-    frame: np.ndarray, points: np.ndarray, opening: float, resolution: int, box: tuple[int, int, int, int]
-) -> np.ndarray:
-    """The forged lower face in the pixels of `box`: (height, width, 3) float32."""
+def _mouth_patch(frame: Pixels, points: Floats, opening: float, resolution: int, box: Box) -> Floats32:
+    """The forged lower face in the pixels of `box`: (height, width, 3)."""
     axis = points[CHIN] - points[FOREHEAD]
     factor = 2 * resolution / np.linalg.norm(axis)  # the lips move at twice the resolution that is kept
     angle = np.arctan2(axis[0], axis[1])
@@ -211,9 +214,10 @@ def _mouth_patch(
     colours = paint_interior(field, depth, new_gap, LIP_SMEAR, face_height=tall)
     moved += share[..., None] * (colours * (0.4 + 0.6 * upright.mean() / 128) - moved)
     small = cv2.resize(moved, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
-    moved = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+    soft = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
     x, y, width, height = box
     back = matrix.copy()
     back[:, 2] += matrix[:, :2] @ [x, y]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(moved, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    patch = cv2.warpAffine(soft, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return patch.astype(np.float32, copy=False)

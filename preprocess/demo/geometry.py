@@ -1,13 +1,16 @@
-"""Face Mesh landmark groups, and the smooth image warps that both the faces and the forgeries are made of.
+"""Face Mesh landmark groups, and the smooth image warps that make both the faces and the forgeries.
 
-A "map" is (H, W, 2) float32: for each output pixel, x and y of the pixel to be read (cv2.remap's convention).
+A "map" is (H, W, 2) float32: for each output pixel, x and y of the pixel to read (cv2.remap's convention).
 Landmarks are (478, 2) or (478, 3) in pixels.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from utils.clip.face_regions import (
     FACE_OVAL,
@@ -21,6 +24,11 @@ from utils.clip.face_regions import (
     UPPER_INNER_LIP,
 )
 
+Floats = npt.NDArray[np.floating[Any]]  # of either precision, as NumPy's arithmetic makes it
+Floats32 = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # x, y, width, height
+_NO_SECOND_MAP = np.empty(0, np.float32)  # for cv2.remap with a map of points
 CHEEKS = (50, 280, 205, 425, 101, 330, 187, 411, 118, 347)
 FOREHEAD, CHIN, NOSE_BASE = 10, 152, 2
 LIDS = LEFT_EYE + RIGHT_EYE
@@ -30,12 +38,12 @@ CONTROL_POINTS = tuple(
 )
 
 
-def face_height(landmarks: np.ndarray) -> np.ndarray:
+def face_height(landmarks: Floats) -> Floats:
     """Forehead to chin in pixels, of one face (L, 2) -> () or of many (T, L, 2) -> (T,)."""
     return np.linalg.norm(landmarks[..., FOREHEAD, :2] - landmarks[..., CHIN, :2], axis=-1)
 
 
-def lip_opening(landmarks: np.ndarray) -> np.ndarray:
+def lip_opening(landmarks: Floats) -> Floats:
     """Gap between the inner lips as a share of the face height: (T, L, 2) -> (T,), 0 = closed."""
     middle = slice(3, 8)  # the corners never part
     upper = landmarks[..., UPPER_INNER_LIP[middle], :2]
@@ -43,24 +51,22 @@ def lip_opening(landmarks: np.ndarray) -> np.ndarray:
     return np.linalg.norm(upper - lower, axis=-1).mean(-1) / face_height(landmarks)
 
 
-def smoothstep(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, with a smooth slope between them."""
+def smoothstep(values: npt.NDArray[np.integer[Any] | np.floating[Any]], low: float, high: float) -> Floats:
+    """0 below `low`, 1 above `high`, and a smooth slope in between."""
     share = np.clip((values - low) / (high - low), 0, 1)
     return share * share * (3 - 2 * share)
 
 
-def _spline_kernel(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _spline_kernel(points: Floats, centres: Floats) -> Floats:
     squared = ((points[:, None] - centres[None]) ** 2).sum(-1)  # (P, C)
     return squared * np.log(squared + 1e-6)
 
 
-def spline_map(
-    target: np.ndarray, source: np.ndarray, box: tuple[int, int, int, int], *, step: int = 6
-) -> np.ndarray:
+def spline_map(target: Floats, source: Floats, box: Box, *, step: int = 6) -> Floats32:
     """The thin-plate-spline map that shows, at the points `target` (C, 2), what lies at `source` (C, 2).
 
-    `box` is x, y, width, height of the output in the frame of `target`; the result is (height, width, 2). The
-    spline is solved on a grid of `step` pixels and interpolated between.
+    `box` is the output's place in the frame of `target`; the result is (height, width, 2). The spline is
+    evaluated on a grid of `step` pixels and interpolated in between.
     """
     x, y, width, height = box
     scale = 1.0 / max(width, height)
@@ -81,31 +87,32 @@ def spline_map(
     return identity_map(box) + enlarge(shift, step)[:height, :width]
 
 
-def identity_map(box: tuple[int, int, int, int]) -> np.ndarray:
-    """The map (height, width, 2) that shows a box x, y, width, height of a picture unchanged."""
+def identity_map(box: Box) -> Floats32:
+    """The map (height, width, 2) that shows a box of a picture unchanged."""
     x, y, width, height = box
     columns, rows = np.meshgrid(np.arange(x, x + width), np.arange(y, y + height))
     return np.stack([columns, rows], -1).astype(np.float32)
 
 
-def enlarge(coarse: np.ndarray, step: int) -> np.ndarray:
-    """Interpolate a grid (R, C, ...) whose nodes lie `step` pixels apart: ((R-1) step + 1, ...) pixels."""
+def enlarge(coarse: Floats32, step: int) -> Floats32:
+    """Pixels ((R-1) step + 1, ...) interpolated from a grid (R, C, ...) with nodes `step` pixels apart."""
     rows, columns = coarse.shape[0], coarse.shape[1]
     sample_x = np.arange((columns - 1) * step + 1, dtype=np.float32) / step
     sample_y = np.arange((rows - 1) * step + 1, dtype=np.float32) / step
     grid_x, grid_y = np.meshgrid(sample_x, sample_y)
-    return cv2.remap(coarse, grid_x, grid_y, cv2.INTER_LINEAR)
+    return cv2.remap(coarse, grid_x, grid_y, cv2.INTER_LINEAR).astype(np.float32, copy=False)
 
 
-def read_at(image: np.ndarray, positions: np.ndarray, *, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
-    """`image` (H, W[, C]) read at a map (h, w, 2), bilinear."""
-    return cv2.remap(image, positions, None, cv2.INTER_LINEAR, borderMode=border)
+def read_at(image: Pixels | Floats, positions: Floats32, *, border: int = cv2.BORDER_REPLICATE) -> Floats32:
+    """`image` (H, W[, C]) read at a map (h, w, 2), bilinear; rounded where `image` is uint8."""
+    pixels = cv2.remap(image, positions, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=border)
+    return pixels.astype(np.float32, copy=False)
 
 
 def face_mask(
-    landmarks: np.ndarray, size: tuple[int, int], *, grow: float, feather: float, points: tuple[int, ...]
-) -> np.ndarray:
-    """Soft mask (H, W) float32, 1 inside the convex hull of `points`.
+    landmarks: Floats, size: tuple[int, ...], *, grow: float, feather: float, points: tuple[int, ...]
+) -> Floats32:
+    """Soft mask (H, W), 1 inside the convex hull of `points`.
 
     The hull is scaled about its centre by `grow` and blurred by `feather` pixels. `size` is (H, W).
     """
@@ -113,13 +120,13 @@ def face_mask(
     centre = outline.mean(0)
     hull = cv2.convexHull(((outline - centre) * grow + centre).astype(np.float32))
     mask = np.zeros(size, np.uint8)
-    cv2.fillConvexPoly(mask, np.round(hull).astype(np.int32), 255)
+    cv2.fillConvexPoly(mask, np.round(hull).astype(np.int32), (255,))
     soft = cv2.GaussianBlur(mask, (0, 0), max(feather, 0.3))
     return soft.astype(np.float32) / 255
 
 
-def bounding_box(points: np.ndarray, size: tuple[int, int], *, margin: float) -> tuple[int, int, int, int]:
-    """x, y, width, height of the pixels around `points` (C, 2), `margin` wider, inside `size` (H, W)."""
+def bounding_box(points: Floats, size: tuple[int, ...], *, margin: float) -> Box:
+    """The box around `points` (C, 2), enlarged by `margin` pixels, inside `size` (H, W)."""
     low = np.maximum(np.floor(points.min(0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(points.max(0) + margin), [size[1], size[0]]).astype(int)
     return int(low[0]), int(low[1]), int(max(high[0] - low[0], 1)), int(max(high[1] - low[1], 1))

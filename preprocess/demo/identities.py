@@ -2,7 +2,7 @@
 
 Rear Admiral Grace Hopper (US Navy, in matplotlib's sample data) and astronaut Eileen Collins (NASA, in
 skimage.data) are aligned by their Face Mesh landmarks, morphed, reshaped, and given other skin, hair and
-clothes. The result says nothing about either person, and is good for testing software only.
+clothes. The faces show neither person and are for testing software only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from preprocess.demo.geometry import (
     CONTROL_POINTS,
     FOREHEAD,
     LIDS,
+    Floats,
+    Floats32,
+    Pixels,
     face_height,
     face_mask,
     identity_map,
@@ -49,24 +52,23 @@ SKIN_TONES = (
 class Portrait:
     """A closed-mouthed face on the canvas."""
 
-    image: np.ndarray  # (CANVAS, CANVAS, 3) float32 RGB 0..255
-    alpha: np.ndarray  # (CANVAS, CANVAS) float32, 1 = person
-    landmarks: np.ndarray  # (478, 3) float64 pixels
+    image: Floats32  # (CANVAS, CANVAS, 3) RGB 0..255
+    alpha: Floats32  # (CANVAS, CANVAS), 1 = person
+    landmarks: Floats  # (478, 3) float64 pixels
 
 
 @dataclass(frozen=True)
 class Identity:
     """A pseudo-identity at rest, looking ahead with closed lips."""
 
-    texture: np.ndarray  # (CANVAS, CANVAS, 4) uint8 RGB and person mask
-    landmarks: np.ndarray  # (478, 3) float64 pixels; z as Face Mesh gives it, negative towards the camera
+    texture: Pixels  # (CANVAS, CANVAS, 4) RGB and person mask
+    landmarks: Floats  # (478, 3) float64 pixels; z as Face Mesh gives it, negative towards the camera
     interior: MouthInterior
 
 
 @functools.cache
 def load_portraits() -> tuple[Portrait, ...]:
-    """Both portraits and their mirror images, cut out and aligned; Face Mesh finds the landmarks (once per
-    process).
+    """Both portraits and their mirror images, cut out and aligned by Face Mesh's landmarks.
 
     Raises UsageError if a package is missing.
     """
@@ -74,10 +76,9 @@ def load_portraits() -> tuple[Portrait, ...]:
         import matplotlib.cbook
         import skimage.data
     except ImportError as error:
-        raise UsageError(f"the demo set needs the package {error.name}; pip install {error.name}") from error
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        hopper = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    photos = [np.ascontiguousarray(hopper), np.ascontiguousarray(skimage.data.astronaut())]
+        raise UsageError(f"the demo set needs {error.name}: pip install matplotlib scikit-image") from error
+    hopper = cv2.imread(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))[..., ::-1]
+    photos = [np.ascontiguousarray(photo, np.uint8) for photo in (hopper, skimage.data.astronaut())]
     photos += [np.ascontiguousarray(photo[:, ::-1]) for photo in photos]
     solutions = import_mediapipe().solutions
     portraits = []
@@ -94,8 +95,8 @@ def load_portraits() -> tuple[Portrait, ...]:
     return tuple(portraits)
 
 
-def _align(photo: np.ndarray, person: np.ndarray, points: np.ndarray) -> Portrait:
-    """Turn and scale a photo so that forehead and chin lie at fixed places of the canvas; close its mouth."""
+def _align(photo: Pixels, person: Floats32, points: Floats) -> Portrait:
+    """Turn and scale a photo so that forehead and chin lie at fixed places of the canvas; close the mouth."""
     axis = points[CHIN, :2] - points[FOREHEAD, :2]
     scale = FACE_HEIGHT / np.linalg.norm(axis)
     angle = np.arctan2(axis[0], axis[1])
@@ -104,9 +105,9 @@ def _align(photo: np.ndarray, person: np.ndarray, points: np.ndarray) -> Portrai
     matrix = np.hstack([turn, (FACE_CENTRE - turn @ centre)[:, None]])
     size = (CANVAS, CANVAS)
     image = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    alpha = cv2.warpAffine(person, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    # the segmentation's soft rim carries the old background: keep its inner part
-    alpha = smoothstep(cv2.erode(alpha, np.ones((3, 3), np.uint8)), 0.35, 0.95).astype(np.float32)
+    mask = cv2.warpAffine(person, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # the segmentation's soft rim shows the old background: keep its inner part
+    alpha = smoothstep(cv2.erode(mask, np.ones((3, 3), np.uint8)), 0.35, 0.95).astype(np.float32)
     alpha[:8] = 0
     landmarks = np.hstack([points[:, :2] @ turn.T + matrix[:, 2], points[:, 2:] * scale])
     gap = float(lip_opening(landmarks) * face_height(landmarks))
@@ -132,7 +133,7 @@ def make_identity(rng: np.random.Generator) -> Identity:
     size = (CANVAS, CANVAS)
     core = face_mask(landmarks, size, grow=0.86, feather=2, points=FACE_OVAL)
     blend = face_mask(landmarks, size, grow=0.84, feather=7, points=FACE_OVAL) * share
-    # the forehead stays with the hair that falls on it
+    # the forehead keeps the hair that falls on it
     rows = np.arange(CANVAS)[:, None]
     brow_row = landmarks[list(LEFT_BROW + RIGHT_BROW), 1].min()
     blend = (blend * smoothstep(rows, brow_row - 22, brow_row - 4)).astype(np.float32)
@@ -147,7 +148,7 @@ def make_identity(rng: np.random.Generator) -> Identity:
     return Identity(np.ascontiguousarray(texture), landmarks, interior)
 
 
-def _reshape(landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _reshape(landmarks: Floats, rng: np.random.Generator) -> Floats:
     """Other proportions: jaw and cheek width, chin, eyes, brows, nose, mouth. (478, 3) -> (478, 3)."""
     points = landmarks.copy()
     centre_x = points[[FOREHEAD, CHIN], 0].mean()
@@ -179,7 +180,7 @@ def _reshape(landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return points
 
 
-def _fit(portrait: Portrait, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit(portrait: Portrait, landmarks: Floats) -> tuple[Floats32, Floats32]:
     """Warp a portrait to `landmarks`: image (H, W, 3) and person mask (H, W), float32."""
     points = list(CONTROL_POINTS)
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
@@ -190,21 +191,23 @@ def _fit(portrait: Portrait, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndar
     return read_at(portrait.image, positions), read_at(portrait.alpha, positions)
 
 
-def _to_lab(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor((image / 255).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2LAB)
+def _to_lab(image: Floats) -> Floats32:
+    lab = cv2.cvtColor((image / 255).clip(0, 1).astype(np.float32), cv2.COLOR_RGB2LAB)
+    return lab.astype(np.float32, copy=False)
 
 
-def _to_rgb(lab: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
+def _to_rgb(lab: Floats) -> Floats32:
+    image = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)
+    return image.astype(np.float32, copy=False) * np.float32(255)
 
 
-def _moments(lab: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(lab: Floats, weight: Floats) -> tuple[Floats32, Floats32]:
     mean = np.average(lab.reshape(-1, 3), axis=0, weights=weight.ravel())
     deviation = np.sqrt(np.average((lab.reshape(-1, 3) - mean) ** 2, axis=0, weights=weight.ravel()))
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _match_colours(lab: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _match_colours(lab: Floats, reference: Floats, weight: Floats) -> Floats:
     """Give `lab` the mean and spread that `reference` has under `weight`."""
     mean, deviation = _moments(lab, weight)
     wanted_mean, wanted_deviation = _moments(reference, weight)
@@ -212,8 +215,8 @@ def _match_colours(lab: np.ndarray, reference: np.ndarray, weight: np.ndarray) -
 
 
 def _recolour(
-    lab: np.ndarray, landmarks: np.ndarray, alpha: np.ndarray, core: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+    lab: Floats, landmarks: Floats, alpha: Floats, core: Floats, rng: np.random.Generator
+) -> Floats:
     """Another skin tone, hair and clothes colour, and light from one side."""
     mean, _ = _moments(lab, core)
     chroma = ((lab[..., 1:] - mean[1:]) ** 2).sum(-1) / (2 * 10.0**2)
@@ -241,10 +244,8 @@ def _recolour(
     return result
 
 
-def _add_skin_detail(
-    lab: np.ndarray, landmarks: np.ndarray, core: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Pores, moles, lips, beard: fine texture that genuine faces have and forgers lose."""
+def _add_skin_detail(lab: Floats, landmarks: Floats, core: Floats, rng: np.random.Generator) -> Floats:
+    """Add pores, moles, lips, beard: fine texture that genuine faces have and forgers lose."""
     lab = lab.copy()
     size = (CANVAS, CANVAS)
     strength = rng.uniform(1.8, 2.8)
@@ -254,7 +255,8 @@ def _add_skin_detail(
     for _ in range(int(rng.integers(0, 6))):
         oval, inner = landmarks[int(rng.choice(FACE_OVAL)), :2], landmarks[int(rng.integers(468)), :2]
         spot = np.zeros(size, np.float32)
-        cv2.circle(spot, tuple(int(v) for v in 0.45 * oval + 0.55 * inner), int(rng.integers(1, 3)), 1.0, -1)
+        centre = (0.45 * oval + 0.55 * inner).astype(int).tolist()
+        cv2.circle(spot, centre, int(rng.integers(1, 3)), (1.0,), -1)
         lab[..., 0] -= rng.uniform(8, 22) * cv2.GaussianBlur(spot, (0, 0), 0.9)
     lips = face_mask(landmarks, size, grow=1.0, feather=1.2, points=LIPS)
     lab += lips[..., None] * np.array(

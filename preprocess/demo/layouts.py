@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +18,18 @@ from preprocess.demo.plan import FPS, DemoConfig, Forgery, PlannedClip, gender_o
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set names things. `donor` draws whose face or speech an identity's fakes get."""
+    """How a data set names things; `donor` draws whose face or speech the fakes of an identity get."""
 
     genuine: str  # category of genuine clips
     forgeries: tuple[Forgery, ...]
     scenes_per_identity: int
     donor: Callable[[DemoConfig, int, np.random.Generator], int]
-    place: Callable[[PlannedClip, int], dict]  # clip, its number -> path, sound, silent
-    metadata: Callable[[DemoConfig, list[PlannedClip]], dict[str, str | bytes]]  # path -> content
+    place: Callable[[PlannedClip, int], dict[str, Any]]  # clip, its number -> path, sound, silent
+    metadata: Callable[[DemoConfig, list[PlannedClip]], dict[str, bytes]]  # path -> content
 
 
 def plan_clips(config: DemoConfig) -> list[PlannedClip]:
-    """All clips of the set, identity by identity. Which scene a fake comes from is drawn evenly."""
+    """All clips of the set, identity by identity; fakes are spread evenly over the scenes."""
     layout = LAYOUTS[config.layout]
     clips = []
     for identity in range(config.num_identities):
@@ -67,7 +68,7 @@ def _table(rows: Iterable[Iterable[str]]) -> str:
 
 FOLDER_PREFIX = "FakeAVCeleb"
 HEADER = "source,target1,target2,method,category,type,race,gender,path,"
-# FakeAVCeleb's own cells; here they are names of folders and say nothing about the faces in them
+# FakeAVCeleb's own values; here they are names of folders that do not describe the faces
 RACES = ("African", "Asian (East)", "Asian (South)", "Caucasian (American)", "Caucasian (European)")
 CATEGORY_LETTERS = {
     "RealVideo-RealAudio": "A",
@@ -89,7 +90,7 @@ def identity_name(index: int) -> str:
     return f"id{76 + 37 * index:05d}"
 
 
-def _fakeavceleb_place(clip: PlannedClip, number: int) -> dict:
+def _fakeavceleb_place(clip: PlannedClip, number: int) -> dict[str, Any]:
     race = RACES[(clip.identity * 7) % 5]
     name = f"{100 * (clip.identity + 1) + 9 * (clip.scene + 1):05d}"
     if clip.forgery:
@@ -99,7 +100,7 @@ def _fakeavceleb_place(clip: PlannedClip, number: int) -> dict:
     return {"path": f"{clip.category}/{race}/{gender}/{person}/{name}.mp4"}
 
 
-def _fakeavceleb_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, str | bytes]:
+def _fakeavceleb_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
     lines = [HEADER]
     for clip in clips:
         category, race, gender, person, name = clip.path.split("/")
@@ -107,7 +108,7 @@ def _fakeavceleb_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[
         folder = f"{FOLDER_PREFIX}/{clip.path.rpartition('/')[0]}"
         values = (person, donor, "-", clip.method, CATEGORY_LETTERS[category], category, race, gender, name)
         lines.append(",".join((*values, folder)))
-    return {"meta_data.csv": "\n".join(lines) + "\n"}
+    return {"meta_data.csv": ("\n".join(lines) + "\n").encode()}
 
 
 # --- KoDF as AI-Hub ships it: Training and Validation, Korean folders and columns, two encodings ---
@@ -115,7 +116,7 @@ def _fakeavceleb_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[
 KODF_ROOT = "003.딥페이크"
 KODF_PARTS = {"train": "1.Training", "validate": "2.Validation"}
 KODF_CODES = {"dfl": 1, "dffs": 2, "fsgan": 3, "fo": 4, "audio-driven": 5}
-VALIDATION_EVERY = 4  # every so manieth person belongs to the Validation part
+VALIDATION_EVERY = 4  # every fourth person belongs to the Validation part
 
 
 def _kodf_part(identity: int) -> str:
@@ -127,7 +128,7 @@ def _kodf_person(identity: int) -> str:
 
 
 def _kodf_donor(config: DemoConfig, identity: int, rng: np.random.Generator) -> int:
-    """The neighbour in the same part: in pairs, so that no split of persons tears many fakes apart."""
+    """The neighbour in the same part: in pairs, so that a split of persons drops few fakes."""
     same_part = [i for i in range(config.num_identities) if _kodf_part(i) == _kodf_part(identity)]
     place = same_part.index(identity)
     if len(same_part) < 2:
@@ -135,17 +136,18 @@ def _kodf_donor(config: DemoConfig, identity: int, rng: np.random.Generator) -> 
     return same_part[place ^ 1] if place ^ 1 < len(same_part) else same_part[place - 1]
 
 
-def _kodf_place(clip: PlannedClip, number: int) -> dict:
+def _kodf_place(clip: PlannedClip, number: int) -> dict[str, Any]:
     part, person = _kodf_part(clip.identity), _kodf_person(clip.identity)
     folder = f"{KODF_ROOT}/{KODF_PARTS[part]}/원천데이터/{part}_"
     if clip.forgery is None:
         return {"path": f"{folder}원본/원본1/{person}/{person}_{clip.scene + 1:03d}.mp4"}
+    assert clip.donor is not None  # see LAYOUTS
     name = f"{person}_{_kodf_person(clip.donor)}_{KODF_CODES[clip.method]}_{number:04d}"
     return {"path": f"{folder}변조/{clip.method}1/{person}/{name}.mp4"}
 
 
-def _kodf_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, str | bytes]:
-    files: dict[str, str | bytes] = {}
+def _kodf_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
     sexes = {"men": "남", "women": "여"}
     for part, folder in KODF_PARTS.items():
         real = [("영상ID", "UUID", "인물성별", "촬영일자")]
@@ -171,10 +173,10 @@ def _kodf_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, st
 
 FFPP_COMPRESSION = "c23"
 LEAD_IN_FRAMES = 7  # of the downloaded video before the sequence begins
-FFPP_SPLIT = {0: "train", 1: "train", 2: "train", 3: "val", 4: "test"}  # of every fifth pair
+FFPP_SPLIT = {0: "train", 1: "train", 2: "train", 3: "val", 4: "test"}  # of every five pairs
 
 
-def _ffpp_place(clip: PlannedClip, number: int) -> dict:
+def _ffpp_place(clip: PlannedClip, number: int) -> dict[str, Any]:
     if clip.forgery is None:
         path = f"original_sequences/youtube/{FFPP_COMPRESSION}/videos/{clip.identity:03d}.mp4"
         sound = f"downloaded_videos/{_youtube_id(clip.identity)}.wav"
@@ -190,14 +192,14 @@ def _youtube_id(identity: int) -> str:
 
 def _ffpp_partner(config: DemoConfig, identity: int, rng: np.random.Generator) -> int:
     if config.num_identities % 2:
-        raise ValueError(f"ffpp's sequences come in pairs: num_identities is {config.num_identities}")
+        raise ValueError(f"num_identities must be even for ffpp's pairs, got {config.num_identities}")
     return identity ^ 1
 
 
-def _ffpp_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, str | bytes]:
+def _ffpp_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
     pairs: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
     sequences: dict[str, str] = {}
-    files: dict[str, str | bytes] = {}
+    files: dict[str, bytes] = {}
     frames = list(range(LEAD_IN_FRAMES, LEAD_IN_FRAMES + round(config.duration_s * FPS)))
     for identity in range(config.num_identities):
         if identity % 2 == 0:
@@ -205,10 +207,10 @@ def _ffpp_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, st
         video = _youtube_id(identity)
         sequences[f"{identity:03d}"] = f"{video} 0"
         place = f"downloaded_videos_info/{video}"
-        files[f"{place}/{video}.json"] = json.dumps({"fps": float(FPS), "display_id": video})
-        files[f"{place}/extracted_sequences/0.json"] = json.dumps(frames)
-    files |= {f"splits/{part}.json": json.dumps(of_part) for part, of_part in pairs.items()}
-    return files | {"conversion_dict.json": json.dumps(sequences)}
+        files[f"{place}/{video}.json"] = json.dumps({"fps": float(FPS), "display_id": video}).encode()
+        files[f"{place}/extracted_sequences/0.json"] = json.dumps(frames).encode()
+    files |= {f"splits/{part}.json": json.dumps(of_part).encode() for part, of_part in pairs.items()}
+    return files | {"conversion_dict.json": json.dumps(sequences).encode()}
 
 
 LAYOUTS = {
@@ -222,11 +224,17 @@ LAYOUTS = {
                 "FakeVideo-FakeAudio", "wav2lip", drives_lips=True, changes_voice=True, needs_donor=False
             ),
             Forgery(
-                "FakeVideo-FakeAudio", "faceswap-wav2lip",
-                swaps_face=True, drives_lips=True, changes_voice=True,
+                "FakeVideo-FakeAudio",
+                "faceswap-wav2lip",
+                swaps_face=True,
+                drives_lips=True,
+                changes_voice=True,
             ),
         ),
-        3, _other_identity, _fakeavceleb_place, _fakeavceleb_metadata,
+        scenes_per_identity=3,
+        donor=_other_identity,
+        place=_fakeavceleb_place,
+        metadata=_fakeavceleb_metadata,
     ),
     "kodf": Layout(
         "real",
@@ -237,7 +245,10 @@ LAYOUTS = {
             Forgery("fo", "fo", drives_lips=True),
             Forgery("audio-driven", "audio-driven", drives_lips=True),
         ),
-        3, _kodf_donor, _kodf_place, _kodf_metadata,
+        scenes_per_identity=3,
+        donor=_kodf_donor,
+        place=_kodf_place,
+        metadata=_kodf_metadata,
     ),
     "ffpp": Layout(
         "original",
@@ -247,6 +258,9 @@ LAYOUTS = {
             Forgery("FaceSwap", "FaceSwap", swaps_face=True),
             Forgery("NeuralTextures", "NeuralTextures", drives_lips=True),
         ),
-        1, _ffpp_partner, _ffpp_place, _ffpp_metadata,
+        scenes_per_identity=1,
+        donor=_ffpp_partner,
+        place=_ffpp_place,
+        metadata=_ffpp_metadata,
     ),
-}  # fmt: skip
+}

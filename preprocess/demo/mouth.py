@@ -1,7 +1,7 @@
-"""Opening and closing a mouth in an upright picture: where skin and lips go, and what is seen between them.
+"""Open and close a mouth in an upright picture: where skin and lips go, and what is seen between them.
 
 The jaw swings down by `JAW_SHARE` of the gap and the upper lip rises by the rest; both movements fade towards
-chin, nose and cheeks. The picture is torn along the mouth line, and the tear shows `MouthInterior`.
+chin, nose and cheeks. The picture is split along the mouth line, and the gap shows `MouthInterior`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocess.demo.geometry import CHIN, NOSE_BASE, read_at, smoothstep
+from preprocess.demo.geometry import CHIN, NOSE_BASE, Box, Floats, Floats32, read_at, smoothstep
 from utils.clip.face_regions import FACE_OVAL, LOWER_INNER_LIP, UPPER_INNER_LIP
 
 JAW_SHARE = 0.82
@@ -31,15 +31,15 @@ class MouthInterior:
 class MouthField:
     """How far each pixel of a box (h, w) moves, in pixels, when the lips part by one pixel."""
 
-    upper_line: np.ndarray  # (w,) row of the upper inner lip per column, in the picture as it is
-    lower_line: np.ndarray  # (w,)
-    profile: np.ndarray  # (w,) share of the gap per column: 1 in the middle, 0 from the corners on
-    lower: np.ndarray  # (h, w) downward movement below the mouth line
-    upper: np.ndarray  # (h, w) upward movement above it
+    upper_line: Floats32  # (w,) row of the upper inner lip per column, in the picture as it is
+    lower_line: Floats32  # (w,)
+    profile: Floats32  # (w,) share of the gap per column: 1 in the middle, 0 from the corners on
+    lower: Floats32  # (h, w) downward movement below the mouth line
+    upper: Floats32  # (h, w) upward movement above it
     centre_x: float
     half_width: float
 
-    def warp(self, change: float, gap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def warp(self, change: float, gap: float) -> tuple[Floats32, Floats32, Floats32, Floats]:
         """Part the lips by `change` more pixels, so that their gap becomes `gap` at the middle.
 
         Returns the row to read for each pixel (h, w); the share of mouth interior there (h, w); the depth
@@ -51,12 +51,12 @@ class MouthField:
         new_lower = np.maximum(self.lower_line + JAW_SHARE * change * self.profile, new_upper)
         below = rows - change * self.lower
         above = rows + change * self.upper
-        # the fields are known where the pixel comes from, so the place is found by iteration
+        # the fields are defined where the pixel comes from, so its place is found by iteration
         for _ in range(3):
             below = rows - change * read_at(self.lower, _stack(columns, np.maximum(below, self.lower_line)))
             above = rows + change * read_at(self.upper, _stack(columns, np.minimum(above, self.upper_line)))
         middle = (new_upper + new_lower) / 2
-        # half a pixel into the lips, so that no old mouth interior is dragged along the edges
+        # half a pixel into the lips, so that the old mouth interior is not dragged along the edges
         source = np.where(
             rows >= middle,
             np.maximum(below, self.lower_line + 0.5),
@@ -70,8 +70,8 @@ class MouthField:
         interior = np.where(outside | (new_gap < 0.7), 0, interior).astype(np.float32)
         return source.astype(np.float32), interior, (rows - new_upper).astype(np.float32), new_gap
 
-    def displace(self, points: np.ndarray, change: float) -> np.ndarray:
-        """Rows that the landmarks `points` (478, 2) move down by under `warp(change)`: (478,)."""
+    def displace(self, points: Floats, change: float) -> Floats:
+        """How far `warp(change)` moves the landmarks `points` (478, 2) down, in pixels: (478,)."""
         columns = points[:, 0].astype(np.float32)
         places = np.stack([columns, points[:, 1].astype(np.float32)], -1)[None]
         line = np.interp(columns, np.arange(len(self.upper_line)), (self.upper_line + self.lower_line) / 2)
@@ -81,12 +81,12 @@ class MouthField:
         return change * np.where(is_lower, read_at(self.lower, places)[0], -read_at(self.upper, places)[0])
 
 
-def _stack(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _stack(columns: Floats32, rows: Floats) -> Floats32:
     return np.stack([columns, rows.astype(np.float32)], -1)
 
 
-def mouth_field(landmarks: np.ndarray, box: tuple[int, int, int, int]) -> MouthField:
-    """The field of an upright face with `landmarks` (478, 2+) inside `box` (x, y, width, height)."""
+def mouth_field(landmarks: Floats, box: Box) -> MouthField:
+    """The field of an upright face with `landmarks` (478, 2+) inside `box`."""
     x, y, width, height = box
     points = landmarks[:, :2] - [x, y]
     columns = np.arange(width, dtype=np.float64)
@@ -120,9 +120,9 @@ def mouth_field(landmarks: np.ndarray, box: tuple[int, int, int, int]) -> MouthF
 
 
 def paint_interior(
-    field: MouthField, depth: np.ndarray, gap: np.ndarray, interior: MouthInterior, *, face_height: float
-) -> np.ndarray:
-    """Colours (h, w, 3) float32 of the open mouth: upper teeth, dark cavity, tongue, lower teeth's rim.
+    field: MouthField, depth: Floats, gap: Floats, interior: MouthInterior, *, face_height: float
+) -> Floats32:
+    """Colours (h, w, 3) of the open mouth: upper teeth, dark cavity, tongue, lower teeth's rim.
 
     depth (h, w) and gap (w,) come from `MouthField.warp`. Sizes follow `face_height` in pixels.
     """
@@ -143,5 +143,6 @@ def paint_interior(
         teeth = interior.teeth[channel] * gaps * shade * 0.9
         colours[..., channel] = cavity + (teeth - cavity) * np.maximum(upper_teeth, 0.5 * rim)
     if interior.sharpness < 1:
-        colours = cv2.GaussianBlur(colours, (0, 0), 0.3 + (1 - interior.sharpness) * 0.018 * face_height)
+        sigma = 0.3 + (1 - interior.sharpness) * 0.018 * face_height
+        colours = cv2.GaussianBlur(colours, (0, 0), sigma).astype(np.float32, copy=False)
     return colours

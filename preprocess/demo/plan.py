@@ -1,8 +1,8 @@
 """What the demo set is made of: flags, scenes, forgeries, planned clips.
 
 A fake is made from a genuine clip ("scene") of its identity and keeps the scene's room, light, camera,
-microphone and encoder setting, so that none of these can tell real from fake. Which clips there are and what
-they are called is the business of `layouts.py`.
+microphone and encoder setting, so that none of these can tell real from fake. `layouts.py` decides which
+clips there are and how they are called.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from preprocess.demo.forgeries import ForgeryConfig
 from preprocess.demo.speech import Recording, draw_recording
 from utils.config import opt
 
-GENERATOR_VERSION = 2  # raise it when the same seed gives other pictures or sounds
-ENCODER_VERSION = 2  # raise it when the same pictures and sounds give other files
+GENERATOR_VERSION = 2  # increase it when the same seed gives other pictures or sounds
+ENCODER_VERSION = 2  # increase it when the same pictures and sounds give other files
 FPS = 25
 
 
@@ -29,13 +29,13 @@ class DemoConfig(ForgeryConfig):
     output: Path = opt(dataclasses.MISSING, "folder to write; becomes the root of the raw data set")
     layout: str = opt(
         "fakeavceleb",
-        "whose folders, names, metadata and kinds of forgery: fakeavceleb and kodf have 3 genuine and 5 fake "
-        "clips of each person, ffpp has 1 and 4",
+        "data set whose folders, names, metadata and forgeries are imitated: fakeavceleb and kodf have 3 "
+        "genuine and 5 fake clips per person, ffpp has 1 and 4",
         choices=("fakeavceleb", "kodf", "ffpp"),
     )
-    num_identities: int = opt(40, "pseudo-identities")
+    num_identities: int = opt(40, "number of pseudo-identities")
     seed: int = opt(0, "the same seed gives the same pictures and sounds")
-    num_workers: int = opt(2, "processes; does not change the result")
+    num_workers: int = opt(2, "number of processes; does not change the result")
     duration_s: float = opt(3.0, "length of every clip in seconds")
     frame_size: int = opt(320, "width and height of the frames in pixels")
 
@@ -55,7 +55,7 @@ class DemoConfig(ForgeryConfig):
 
 @dataclass(frozen=True)
 class Scene:
-    """What a genuine clip and the fakes made from it have in common."""
+    """What a genuine clip and the fakes made from it share."""
 
     onset_s: float  # when the first syllable begins
     recording: Recording
@@ -63,12 +63,12 @@ class Scene:
     noise: float  # sensor noise, standard deviation in levels of 255
     blur: float  # lens, in pixels
     gain: tuple[float, float, float]  # white balance and exposure
-    face_scale: float  # size of the face against FACE_HEIGHT, in frames of 320 pixels
+    face_scale: float  # size of the face relative to FACE_HEIGHT, in frames of 320 pixels
 
 
 @dataclass(frozen=True)
 class Forgery:
-    """What is done to a genuine clip, under the data set's names for it."""
+    """What is done to a genuine clip, and what the data set calls it."""
 
     category: str
     method: str
@@ -89,7 +89,7 @@ class PlannedClip:
     forgery: Forgery | None  # None: genuine
     donor: int | None
     path: str  # below the root
-    sound: str | None = None  # where its sound lies if the video is silent; None there: nowhere
+    sound: str | None = None  # file with the sound of a silent video, if there is one
     silent: bool = False
 
     @property
@@ -98,15 +98,15 @@ class PlannedClip:
 
 
 def gender_of(identity: int) -> str:
-    """ "men" or "women": decides the range of the voice."""
+    """Range of the voice: "men" or "women"."""
     return ("men", "women")[(identity * 7) % 10 // 5]
 
 
 def draw_scene(config: DemoConfig, identity: int, scene: int) -> Scene:
     """Room, microphone, camera and encoder of a genuine clip and of the fakes made from it.
 
-    What a one-line rule could measure (loudness, noise, brightness, size of the face and of the file) is one
-    value per identity, so that it is balanced within each identity and not only on average.
+    What a simple rule could measure (loudness, noise, brightness, size of the face and of the file) is the
+    same for all clips of an identity, so that it is balanced within each identity and not only on average.
     """
     same = generator(config, identity, 1)
     own = generator(config, identity, 1, 1 + scene)
@@ -122,5 +122,5 @@ def draw_scene(config: DemoConfig, identity: int, scene: int) -> Scene:
 
 
 def generator(config: DemoConfig, *keys: int) -> np.random.Generator:
-    """A random generator of its own for each purpose, so that no clip depends on which was made before it."""
+    """A random generator for one purpose, so that no clip depends on which was made before it."""
     return np.random.default_rng([config.seed, GENERATOR_VERSION, *keys])

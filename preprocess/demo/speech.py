@@ -1,22 +1,26 @@
-"""Synthesised speech by the source-filter model, the mouth track that goes with it, and a vocoder that forges
-it.
+"""Speech from a source-filter model with the mouth track that belongs to it, and a vocoder that forges it.
 
 A voice is a glottal pulse train with jitter, shimmer and breath, shaped by four formants per vowel; syllables
-carry fricatives and bursts. `revoice` re-synthesises any waveform the way a parametric vocoder does.
+contain fricatives and bursts. `revoice` re-synthesises any waveform the way a parametric vocoder does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+Floats = npt.NDArray[np.floating[Any]]  # of either precision
+Floats32 = npt.NDArray[np.float32]
+Spectra = npt.NDArray[np.complex128]  # (S, WINDOW // 2 + 1)
 SAMPLE_RATE_HZ = 16_000  # as VoxCeleb2, from which FakeAVCeleb takes its genuine clips
 HOP = 80  # samples between frames of analysis and synthesis: 5 ms
 WINDOW = 512
 TRACK_HZ = SAMPLE_RATE_HZ / HOP
 
-# first three formants in Hz of an adult man's vowels, how far the mouth opens, how much the lips are rounded
+# vowels of an adult man: first three formants in Hz, how far the mouth opens, how much the lips are rounded
 VOWELS = (
     ((730, 1090, 2440), 1.0, 0.0),  # a
     ((530, 1840, 2480), 0.62, 0.0),  # e
@@ -26,7 +30,7 @@ VOWELS = (
     ((500, 1500, 2450), 0.45, 0.1),  # schwa
     ((660, 1720, 2410), 0.85, 0.0),  # ae
 )
-# centre and width in Hz of a consonant's noise, duration in s, level; None = closure or none
+# consonants: centre and width of the noise in Hz (None = closure or no consonant), duration in s, level
 CONSONANTS = (
     ((5800, 1500), 0.09, 0.35),  # s
     ((3400, 1200), 0.09, 0.35),  # sh
@@ -34,18 +38,18 @@ CONSONANTS = (
     ((2500, 2500), 0.03, 0.5),  # t, after a closure
     ((1500, 1000), 0.03, 0.45),  # k
     (None, 0.05, 0.0),  # b
-    (None, 0.0, 0.0),  # none
+    (None, 0.0, 0.0),  # no consonant
 )
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: pitch in Hz, tract length against an adult man's, glottal habits."""
+    """A speaker: pitch, length of the vocal tract, glottal habits."""
 
     pitch_hz: float
     liveliness: float  # spread of the pitch, in octaves
     tract: float  # formants are multiplied by this
-    breath: float  # aspiration noise against the pulses
+    breath: float  # aspiration noise relative to the pulses
     jitter: float  # cycle-to-cycle spread of the period
     shimmer: float  # cycle-to-cycle spread of the strength
     tilt: float  # exponent of the pulses' spectral fall
@@ -54,12 +58,12 @@ class Voice:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A spoken clip: the sound, and what the mouth does at TRACK_HZ."""
+    """A spoken clip: the sound, and the movement of the mouth at TRACK_HZ."""
 
-    waveform: np.ndarray  # (N,) float32, not yet levelled
-    envelope: np.ndarray  # (S,) 0..1 loudness of the syllables
-    opening: np.ndarray  # (S,) 0..1
-    rounding: np.ndarray  # (S,) 0..1
+    waveform: Floats32  # (N,), not yet levelled
+    envelope: Floats  # (S,) 0..1 loudness of the syllables
+    opening: Floats  # (S,) 0..1
+    rounding: Floats  # (S,) 0..1
 
 
 def draw_voice(rng: np.random.Generator, *, female: bool) -> Voice:
@@ -79,7 +83,7 @@ def draw_voice(rng: np.random.Generator, *, female: bool) -> Voice:
 def speak(
     voice: Voice, rng: np.random.Generator, *, duration_s: float, onset_s: float, pause_s: float = 0.3
 ) -> Utterance:
-    """Say random syllables from `onset_s` on, with pauses of about `pause_s` between phrases."""
+    """Random syllables from `onset_s` on, with pauses of about `pause_s` between phrases."""
     steps = round(duration_s * TRACK_HZ)
     voiced, noise, centre, width = (np.zeros(steps) for _ in range(4))
     centre += 3000.0
@@ -121,16 +125,16 @@ def speak(
     )
 
 
-def _smooth(values: np.ndarray, width: float, *, edge: bool = False) -> np.ndarray:
-    """Gaussian smoothing over `width` steps."""
+def _smooth(values: Floats, width: float, *, edge: bool = False) -> Floats:
+    """`values` smoothed by a Gaussian of `width` steps."""
     radius = int(3 * width) + 1
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / width) ** 2)
     padded = np.pad(values, radius, mode="edge" if edge else "constant")
     return np.convolve(padded, kernel / kernel.sum(), mode="valid")
 
 
-def _excite(voice: Voice, envelope: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Pulses and breath, (N,), at the voice's wandering pitch; and that pitch per step (S,)."""
+def _excite(voice: Voice, envelope: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Pulses and breath (N,) at the voice's wandering pitch, and that pitch per step (S,)."""
     steps = len(envelope)
     wander = np.interp(np.arange(steps), np.linspace(0, steps, 9), rng.standard_normal(9)) + 0.5 * envelope
     fall = -0.4 * np.linspace(0, 1, steps)
@@ -154,7 +158,7 @@ def _excite(voice: Voice, envelope: np.ndarray, rng: np.random.Generator) -> tup
     return pulses[:samples] + breath, pitch
 
 
-def _spectra(waveform: np.ndarray) -> np.ndarray:
+def _spectra(waveform: Floats) -> Spectra:
     """Short-time spectra (S, WINDOW // 2 + 1) at a hop of HOP samples."""
     padded = np.pad(waveform, (WINDOW // 2, WINDOW))
     count = len(waveform) // HOP + 1
@@ -162,7 +166,7 @@ def _spectra(waveform: np.ndarray) -> np.ndarray:
     return np.fft.rfft(frames * np.hanning(WINDOW), axis=1)
 
 
-def _overlap_add(spectra: np.ndarray, samples: int) -> np.ndarray:
+def _overlap_add(spectra: Spectra, samples: int) -> Floats:
     """Inverse of `_spectra`: (N,)."""
     window = np.hanning(WINDOW)
     frames = np.fft.irfft(spectra, WINDOW, axis=1) * window
@@ -176,16 +180,16 @@ def _overlap_add(spectra: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _shape(
-    excitation: np.ndarray,
-    formants: np.ndarray,
+    excitation: Floats,
+    formants: Floats,
     voice: Voice,
     *,
-    noise: np.ndarray,
-    centre: np.ndarray,
-    width: np.ndarray,
+    noise: Floats,
+    centre: Floats,
+    width: Floats,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """Filter the source by its formants, step by step, and add the consonants' noise: (N,)."""
+) -> Floats:
+    """The source (N,) filtered by its formants, step by step, with the consonants' noise added."""
     spectra = _spectra(excitation)[: len(formants)]
     hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)
     tilt = (1 + (hertz / 350) ** 2) ** (-voice.tilt / 2)
@@ -196,7 +200,7 @@ def _shape(
         bandwidth = 60 + 40 * index + 0.02 * middle
         # a resonance of unit gain at 0 Hz
         response *= middle**2 / (middle**2 - hertz**2 + 1j * hertz * bandwidth)
-    # the resonances above the fourth keep the top of the spectrum from sinking
+    # resonances above the fourth keep up the top of the spectrum
     lift = (1 + (hertz / (3800 * voice.tract)) ** 2) ** 2.2
     hiss = _spectra(rng.standard_normal(len(excitation)))[: len(formants)]
     band = np.exp(-0.5 * ((hertz - centre[:, None]) / width[:, None]) ** 2)
@@ -205,7 +209,7 @@ def _shape(
     )
 
 
-def _mel_bands(count: int) -> np.ndarray:
+def _mel_bands(count: int) -> Floats:
     """Triangular bands, evenly spaced in mel, each of unit area: (count, WINDOW // 2 + 1)."""
     hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)
     mel = 2595 * np.log10(1 + hertz / 700)
@@ -216,8 +220,8 @@ def _mel_bands(count: int) -> np.ndarray:
     return bands / bands.sum(1, keepdims=True)
 
 
-def _track_pitch(waveform: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pitch in Hz (S,), filled in where there is none, and voicing (S,) 0..1, by autocorrelation."""
+def _track_pitch(waveform: Floats, count: int) -> tuple[Floats, Floats]:
+    """Pitch in Hz (S,), interpolated in unvoiced parts, and voicing (S,) 0..1, by autocorrelation."""
     length, lag_low, lag_high = 640, SAMPLE_RATE_HZ // 400, SAMPLE_RATE_HZ // 70
     padded = np.pad(waveform, (length // 2, length))
     frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::HOP][:count]
@@ -226,7 +230,7 @@ def _track_pitch(waveform: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
     correlation /= correlation[:, :1] + 1e-9
     window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(length), 2 * length)) ** 2)[: lag_high + 1]
     correlation /= window / window[0]
-    # the shorter of two nearly equal periods, or the pitch falls an octave
+    # prefer the shorter of two nearly equal periods, or the pitch falls an octave
     best = lag_low + (correlation[:, lag_low:] - 0.0004 * np.arange(lag_low, lag_high + 1)).argmax(1)
     strength = correlation[np.arange(count), best]
     loud = (frames**2).mean(1)
@@ -239,7 +243,7 @@ def _track_pitch(waveform: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def revoice(
-    waveform: np.ndarray,
+    waveform: Floats,
     sample_rate_hz: int,
     rng: np.random.Generator,
     *,
@@ -248,14 +252,14 @@ def revoice(
     bands: int = 20,
     smoothing_s: float = 0.025,
     dispersion: float = 2.7,
-) -> np.ndarray:
-    """Forge the voice of any recording, (N,) -> (N,) float32 at the same rate, as a parametric vocoder would.
+) -> Floats:
+    """The recording (N,) at the same rate with a forged voice, as a parametric vocoder would make it.
 
-    The spectral envelope survives only as `bands` mel bands blurred over `smoothing_s` (over-smoothing), the
-    source is replaced by perfectly regular pulses of one phase (buzz) without breath, pitch steps are ironed
-    out, nothing above 8 kHz is kept, and the phase is a fixed random curve that wanders by about `dispersion`
-    radians per 250 Hz. Pitch and tract length are multiplied by the factors, which are
-    drawn from `rng` (another speaker) where they are None.
+    Of the spectral envelope, only `bands` mel bands blurred over `smoothing_s` remain (over-smoothing); the
+    source is replaced by perfectly regular pulses of one phase (buzz) without breath; pitch steps are
+    smoothed; nothing above 8 kHz is kept; and the phase is a fixed random curve that wanders by about
+    `dispersion` radians per 250 Hz. Pitch and tract length are multiplied by the factors; None draws them
+    from `rng` (another speaker).
     """
     import soxr
 
@@ -279,7 +283,7 @@ def revoice(
     hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)
     centres = mel @ hertz
 
-    def envelope(of: np.ndarray, width: float, stretch: float) -> np.ndarray:
+    def envelope(of: Spectra, width: float, stretch: float) -> Floats:
         levels = np.log((np.abs(of) ** 2) @ mel.T + 1e-10)
         levels = np.stack([_smooth(column, width, edge=True) for column in levels.T], -1)
         return np.stack([np.interp(hertz / stretch, centres, row) for row in levels])
@@ -287,8 +291,7 @@ def revoice(
     width = smoothing_s * TRACK_HZ
     source_spectra = _spectra(source)
     shaping = np.exp(0.5 * (envelope(spectra, width, tract_factor) - envelope(source_spectra, width, 1.0)))
-    # without the dispersion of a real vocal tract all pulses would be spikes, which a look at the peaks
-    # betrays
+    # without the dispersion of a real vocal tract, all pulses would be spikes, which the peaks betray
     knots = np.cumsum(rng.normal(0, dispersion, 1 + WINDOW // 16))
     phase = np.interp(np.arange(len(hertz)), np.arange(len(knots)) * 8, knots)
     forged = _overlap_add(source_spectra * shaping * np.exp(1j * phase), len(samples))
@@ -300,16 +303,16 @@ def revoice(
 
 @dataclass(frozen=True)
 class Recording:
-    """Room and microphone of a clip, the same for every voice that is put into it."""
+    """Room and microphone of a clip, the same for every voice in it."""
 
     echo_s: float  # time constant of the room's decay
     echo_level: float
     tilt: float  # first-order emphasis of the microphone, -1..1
-    polarity: float  # 1 or -1: which way round the microphone is connected
-    noise_db: float  # background noise against the speech
+    polarity: float  # 1 or -1: how the microphone is connected
+    noise_db: float  # background noise relative to the speech
     noise_tilt: float  # 0 = white, 1 = brown
     rms: float
-    crest: float  # peak against rms
+    crest: float  # peak relative to rms
 
 
 def draw_recording(rng: np.random.Generator) -> Recording:
@@ -326,8 +329,8 @@ def draw_recording(rng: np.random.Generator) -> Recording:
     )
 
 
-def record(waveform: np.ndarray, recording: Recording, rng: np.random.Generator) -> np.ndarray:
-    """Place a voice (N,) into a room: (N,) float32 with exactly the recording's rms and peak."""
+def record(waveform: Floats, recording: Recording, rng: np.random.Generator) -> Floats32:
+    """A voice (N,) in a room: (N,) with exactly the recording's rms and peak."""
     from scipy.signal import fftconvolve, lfilter
 
     length = round(6 * recording.echo_s * SAMPLE_RATE_HZ)
@@ -338,14 +341,14 @@ def record(waveform: np.ndarray, recording: Recording, rng: np.random.Generator)
     wet = lfilter([1, -recording.tilt], [1], wet)
     noise = lfilter([1], [1, -recording.noise_tilt], rng.standard_normal(len(wet)))
     noise *= np.sqrt((wet**2).mean() / (noise**2).mean()) * 10 ** (recording.noise_db / 20)
-    # a recorder's automatic gain: loud syllables are turned down, so that little is left to clip
+    # a recorder's automatic gain: loud syllables are turned down, so that there is little to clip
     power = fftconvolve((wet + noise) ** 2, np.hanning(1600) / 800, mode="same").clip(0)
     gain = (power + 0.02 * power.mean()) ** -0.25
     return limit((wet + noise) * gain * recording.polarity, rms=recording.rms, crest=recording.crest)
 
 
-def limit(waveform: np.ndarray, *, rms: float, crest: float) -> np.ndarray:
-    """Scale and clip so that the root mean square is `rms` and the peak at most `crest` times that: (N,)."""
+def limit(waveform: Floats, *, rms: float, crest: float) -> Floats32:
+    """`waveform` (N,), scaled and clipped to the root mean square `rms` and a peak <= `crest` times that."""
     unit = waveform / np.sqrt((waveform**2).mean() + 1e-20)
     gain = 1.0
     for _ in range(12):
