@@ -1,3 +1,1 @@
-"""Perturbed variants of raw videos: what a detector should survive, applied to the full frame before the
-crop.
-"""
+"""Perturbations of raw videos that a detector should survive, applied to full frames before the crop."""

@@ -1,4 +1,4 @@
-"""Which perturbations there are, and how strong each level is. Level 0 is the untouched video."""
+"""The perturbations and the strength of each level. Level 0 is the untouched video."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    # The seven of DeeperForensics, by whose levels published robustness numbers are made.
+    # The seven of DeeperForensics, whose levels published robustness numbers use.
     "saturation": Kind(modality=PICTURE, values=(0.4, 0.3, 0.2, 0.1, 0.0), unit="share of the colour kept"),
     "contrast": Kind(modality=PICTURE, values=(0.85, 0.725, 0.6, 0.475, 0.35), unit="factor of the values"),
     "block": Kind(modality=PICTURE, values=(16, 32, 48, 64, 80), unit="grey squares per 256 pixels"),
@@ -30,7 +30,7 @@ KINDS: dict[str, Kind] = {
     "blur": Kind(modality=PICTURE, values=(7, 9, 13, 17, 21), unit="width of the kernel in pixels"),
     "pixelation": Kind(modality=PICTURE, values=(2, 3, 4, 5, 6), unit="factor of the size"),
     "h264": Kind(modality=PICTURE, values=(30, 32, 35, 38, 40), unit="CRF"),
-    # Beyond them: what their tool calls JPEG is a pixelation.
+    # Further ones (what the tool of DeeperForensics calls JPEG is a pixelation).
     "jpeg": Kind(modality=PICTURE, values=(90, 70, 50, 30, 10), unit="quality"),
     "resolution": Kind(modality=PICTURE, values=(0.75, 0.625, 0.5, 0.375, 0.25), unit="factor of the size"),
     "white_noise": Kind(modality=SOUND, values=(40, 30, 20, 10, 0), unit="SNR in dB"),
@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
     "pitch_down": Kind(modality=SOUND, values=(-1, -2, -3, -4, -5), unit="semitones"),
     "gain": Kind(modality=SOUND, values=(-6, -12, -18, -24, -30), unit="dB"),
     "clipping": Kind(modality=SOUND, values=(0.01, 0.02, 0.05, 0.1, 0.2), unit="share of clipped samples"),
-    # A probe of synchrony: a detector that listens to it should react.
+    # A test of synchrony: a detector that uses it should react.
     "av_offset": Kind(modality=SYNC, values=(0.04, 0.08, 0.16, 0.24, 0.4), unit="s that the sound is late"),
 }
 DEEPER_FORENSICS = ("saturation", "contrast", "block", "noise", "blur", "pixelation", "h264")
@@ -69,7 +69,7 @@ class Perturbation:
         return f"{self.kind}_{self.level}"
 
     def part(self, *modalities: str) -> tuple[str, float] | None:
-        """(kind, value) of what happens to one of `modalities`, None if nothing does."""
+        """(kind, value) of the change to one of `modalities`, None if it is not changed."""
         for name in self.kind.split("+"):
             if self.level and KINDS[name].modality in modalities:
                 return name, KINDS[name].values[self.level - 1]
@@ -84,25 +84,25 @@ class Perturbation:
 
 
 def num_levels(kind: str) -> int:
-    """Levels of a kind, or those that all parts of a combination have.
+    """Number of levels of a kind; for a combination, the smaller number of its parts.
 
-    Raises UsageError if there is no such kind, or if a combination has two for the same modality.
+    Raises UsageError for an unknown kind and for a combination of two kinds of the same modality.
     """
     parts = kind.split("+")
     for name in parts:
         if name not in KINDS:
             raise UsageError(f"unknown perturbation {name}; there are {', '.join(KINDS)}")
     if len(parts) > 2 or sum(KINDS[name].modality == PICTURE for name in parts) != len(parts) - 1 > 0:
-        raise UsageError(f"{kind}: only one kind of the picture and one of the sound go together")
+        raise UsageError(f"{kind}: combine one kind of the picture with one of the sound")
     return min(len(KINDS[name].values) for name in parts)
 
 
 def ladder(kind: str) -> list[Perturbation]:
-    """Levels 1, 2, ... of a kind."""
+    """All levels of a kind but 0."""
     return [Perturbation(kind, level) for level in range(1, num_levels(kind) + 1)]
 
 
 def random_generator(clip_name: str, kind: str, level: int) -> np.random.Generator:
-    """Where a perturbation's chance comes from: the same for the same clip, kind and level, always."""
+    """Random generator derived from clip, kind and level, so that results are reproducible."""
     digest = hashlib.sha256(f"{kind}/{level}/{clip_name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -1,12 +1,13 @@
-"""Perturbed variants of a data set's clips: each made once, from its raw video, and kept.
+"""Perturbed variants of a data set's clips: each is made once, from its raw video, and kept.
 
 CACHE/<kind>_<level>/<path of the clip below its data root>/ is a clip folder like any other; its clip.json
-names the perturbation. Beside it, <path>.lost.json stands for a clip in which no face was found any more.
+names the perturbation. <path>.lost.json stands for a clip in which no face is found any more.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import tempfile
@@ -35,24 +36,24 @@ from utils.types import Clip
 
 log = logging.getLogger(__name__)
 
-DEFINITIONS = 1  # counted up when a definition changes: variants of an older one are made anew
+DEFINITIONS = 1  # increase it when a definition changes: older variants are then made again
 X264_PRESET, X264_KEYFRAMES = "medium", 250  # x264's own defaults
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessConfig:
-    """preprocess/perturb: test.py --robustness, how a checkpoint stands perturbed videos."""
+    """preprocess/perturb: test.py --robustness, evaluation on perturbed videos."""
 
     robustness: bool = opt(False, "evaluate perturbed variants of the clips, too; writes robustness.*")
     raw_root: tuple[Path, ...] = opt(
-        (), "the raw data sets that --data_root was prepared from, in the order of --dataset"
+        (), "raw data sets from which --data_root was prepared, in the order of --dataset"
     )
     robustness_kinds: tuple[str, ...] = opt(
         PICTURE_KINDS,
-        f"perturbations of the picture, or of the sound ({' '.join(KINDS)}), or of both: blur+white_noise",
+        f"perturbations of picture or sound ({' '.join(KINDS)}), or one of each: blur+white_noise",
     )
     cache_dir: Path | None = opt(
-        None, "where variants are kept, for other checkpoints, too; default: <output_dir>/variants"
+        None, "folder that keeps the variants, for other checkpoints, too; default: <output_dir>/variants"
     )
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class RobustnessConfig:
         if len(set(self.robustness_kinds)) != len(self.robustness_kinds):
             raise ValueError("robustness_kinds names a kind twice")
         if self.robustness and not self.raw_root:
-            raise ValueError("robustness needs --raw_root: perturbations are done to the raw videos")
+            raise ValueError("robustness needs --raw_root: raw videos are perturbed, not prepared clips")
         if not self.robustness:
             for field in dataclasses.fields(self):
                 if getattr(self, field.name) != field.default:
@@ -69,10 +70,7 @@ class RobustnessConfig:
 
 
 def change_of(perturbation: Perturbation, clip_name: str) -> Change:
-    """What a perturbation does to a video; nothing at level 0.
-
-    Needs torchaudio, soxr and av only where the kind does.
-    """
+    """The change that a perturbation makes to a video; none at level 0."""
     settings: dict[str, Any] = {}
     pictures = waveform = None
     if picture_part := perturbation.part(PICTURE):
@@ -116,25 +114,36 @@ def _changed_frames(
         yield Picture.from_rgb(change(frame.rgb(), value, rng), converter)
 
 
+def full_frame_writer(path: Path, first: Picture, fps: Fraction, crf: int) -> VideoWriter:
+    """A writer of frames like `first`, encoded as on the web: with x264's own preset and key frames.
+
+    utils/media/video.py turns off what would make the bytes depend on more than the frames.
+    """
+    return VideoWriter(
+        path,
+        fps=fps,
+        width=first.width,
+        height=first.height,
+        crf=crf,
+        keyframe_interval=X264_KEYFRAMES,
+        preset=X264_PRESET,
+    )
+
+
 def write_h264(path: Path, frames: Iterator[Picture], fps: Fraction, crf: int) -> int:
-    """Encode full frames as they would be put on the net: x264's own preset and key frames, less what
-    utils/media/video.py leaves out so that the same frames give the same bytes. Returns T."""
-    writer = None
-    for frame in frames:
-        if writer is None:
-            writer = VideoWriter(
-                path, fps=fps, width=frame.width, height=frame.height, crf=crf,
-                keyframe_interval=X264_KEYFRAMES, preset=X264_PRESET,
-            )  # fmt: skip
-        writer.write_picture(frame)
-    if writer is None:
+    """Encode full frames to a file; return T. Raises ClipError if there is none."""
+    first = next(frames, None)
+    if first is None:
         raise ClipError(path, "there is no frame to encode")
+    writer = full_frame_writer(path, first, fps, crf)
+    for frame in itertools.chain([first], frames):
+        writer.write_picture(frame)
     writer.close()
     return writer.num_frames
 
 
 def _reencoded(frames: Iterator[Picture], fps: Fraction, scratch: Path, crf: int) -> Iterator[Picture]:
-    """All frames through a real encode: the one kind that needs a temporary file and a second decode."""
+    """All frames after a real encode: the only kind that needs a temporary file and a second decode."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / "h264.mp4"
         count = write_h264(path, frames, fps, crf)
@@ -142,7 +151,7 @@ def _reencoded(frames: Iterator[Picture], fps: Fraction, scratch: Path, crf: int
             count -= 1
             yield picture
     if count:
-        raise ClipError(path, f"{count} frames are lost in the re-encode")
+        raise ClipError(path, f"{count} frames were lost in the re-encode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +173,13 @@ class VariantJob(Job):
 def variant_config(folder: Path, info: ClipInfo) -> ClipConfig:
     """The flags that a clip was prepared with, so that only the perturbation differs.
 
-    What made the untouched clip usable is not asked again of its variants: a face that gets lost is counted.
+    The thresholds for usable clips do not apply to variants: lost faces are counted instead.
     """
-    thresholds = {"min_face_fraction": 0.0, "max_missing_audio_s": float("inf"), "allow_silent": True}
+    thresholds: dict[str, Any] = {
+        "min_face_fraction": 0.0,
+        "max_missing_audio_s": float("inf"),
+        "allow_silent": True,
+    }
     if "perturbation" in info.settings:
         raise ClipError(folder, "is a perturbed variant itself; --data_root must hold the untouched clips")
     try:
@@ -176,7 +189,7 @@ def variant_config(folder: Path, info: ClipInfo) -> ClipConfig:
 
 
 def _lost_record(info: ClipInfo, config: ClipConfig, change: Change) -> dict[str, Any]:
-    """By which a clip that was lost is recognised, so that it is not searched again."""
+    """The content of a .lost.json by which a lost clip is recognised, so that it is not searched again."""
     return {
         "layout_version": LAYOUT_VERSION,
         "settings": clip_settings(config, change),
@@ -185,7 +198,7 @@ def _lost_record(info: ClipInfo, config: ClipConfig, change: Change) -> dict[str
 
 
 def variant_job(job: VariantJob, config: WorkConfig) -> str:
-    """Make one variant, or find out that the face is lost: "done" or "already there"."""
+    """Make one variant, or record that its face is lost: "done" or "already there"."""
     info = _info_of(job.prepared)
     clip_config, change = variant_config(job.prepared, info), change_of(job.perturbation, info.source)
     record = _lost_record(info, clip_config, change)
@@ -236,10 +249,10 @@ def make_variants(
     cache_dir: Path,
     num_workers: int,
 ) -> list[Variants]:
-    """Make what is missing of the variants of `clips` in `cache_dir`, one decode pass each.
+    """Make the missing variants of `clips` in `cache_dir`, with one decode pass each, and return all.
 
-    `raw_root` is what preprocess.prepare read. Raises DatasetError if a raw video is missing or anything but
-    a lost face goes wrong; the untouched clip itself stands for level 0.
+    `raw_root` is what preprocess.prepare read; the variant of level 0 is the untouched clip itself. Raises
+    DatasetError if a raw video is missing or a variant cannot be made for any reason but a lost face.
     """
     places = _raw_files(clips, dataset, raw_root)
     jobs = {
@@ -260,8 +273,8 @@ def make_variants(
     batch = Batch(jobs=[job for group in jobs.values() for job in group], output=LocalStore(cache_dir))
     if batch.jobs and run_batch(batch, variant_job, WorkConfig(num_workers=num_workers), done="perturbed"):
         raise DatasetError(
-            f"{cache_dir / 'failures.csv'} names variants that could not be made, and why; what is finished "
-            "is kept"
+            f"{cache_dir / 'failures.csv'} lists variants that could not be made, and why; call again after "
+            "mending them (finished variants are kept)"
         )
     return [
         _collect(perturbation, clips, [job.folder for job in jobs[perturbation]])
@@ -272,22 +285,25 @@ def make_variants(
 
 
 def _raw_files(clips: Sequence[Clip], dataset: str, raw_root: Path) -> list[tuple[Path, Path | None]]:
-    """(video, its own sound file) of each clip."""
-    root, sounds = raw_root, {}
+    """(video, its separate sound file) of each clip."""
+    root = raw_root
+    sounds: dict[str, Path] = {}
     if dataset in SOURCES:
         raw = read_raw_dataset(dataset, raw_root)
+        assert isinstance(raw.root, LocalStore)  # as raw_root is
         root, sounds = raw.root.path, {video.as_posix(): sound for video, sound in raw.sounds.items()}
-    places, missing = [], []
+    places: list[tuple[Path, Path | None]] = []
+    missing: list[Path] = []
     for clip in clips:
         name = _info_of(clip.folder).source
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DatasetError(f"{clip.folder / INFO_NAME}: names a video outside the raw data set: {name}")
+            raise DatasetError(f"{clip.folder / INFO_NAME}: the video is outside the raw data set: {name}")
         places.append((root / name, root / sounds[name] if name in sounds else None))
         missing += [path for path in places[-1] if path is not None and not path.is_file()]
     if missing:
         raise DatasetError(
             f"--raw_root {raw_root}: {len(missing)} raw files of the {len(clips)} clips are missing, e.g. "
-            f"{missing[0]}"
+            f"{missing[0]}; give the folder that preprocess.prepare read"
         )
     return places
 
