@@ -1,1 +1,1 @@
-"""Leaks and shortcuts: what makes results too good."""
+"""Leaks between splits, and shortcuts: what makes results look too good."""

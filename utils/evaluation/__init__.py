@@ -1,1 +1,1 @@
-"""Logits become numbers that can be trusted: scores, metrics, intervals, decisions, tests."""
+"""From logits to results: scores, metrics, intervals, decisions and significance tests."""

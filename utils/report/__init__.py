@@ -1,1 +1,1 @@
-"""Numbers become pages: plots, reports, comparisons, matrices."""
+"""From results to pages: plots, reports, comparisons and matrices."""
