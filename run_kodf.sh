@@ -7,21 +7,22 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 DATASET=kodf
 source utils/shell/launch.sh "$@"
 
-DATA_ROOT="${DATA_ROOT:-}"                  # the prepared KoDF folder
+DATA_ROOT="${DATA_ROOT:-}" # the prepared KoDF folder
 RUN_DIR="${RUN_DIR:-saved_models/kodf_$(date +%Y%m%d_%H%M%S)}"
-MODEL="${MODEL:-beyond_masking}"
-PRESET="${PRESET:-corrected}"               # released = the published code to the letter
-DEVICE="${DEVICE:-auto}"
-FOLDS="${FOLDS:-}"                          # 1-5: a run for each of five folds of persons, and their mean (goes on in RUN_DIR)
-GPUS="${GPUS:-1}"                           # processes on this machine, one for each GPU (DEVICE=cpu: for each CPU)
-EPOCHS="${EPOCHS:-30}"
-BATCH_SIZE="${BATCH_SIZE:-4}"
-LEARNING_RATE="${LEARNING_RATE:-1e-4}"
-SEED="${SEED:-42}"
-FEATURE_DIM="${FEATURE_DIM:-256}"
-TRANSFORMER_NHEAD="${TRANSFORMER_NHEAD:-4}"
-ALPHA="${ALPHA:-0.8}"                       # share of the auxiliary terms (LBD, contrastive) against BCE
-BETA="${BETA:-0.5}"                         # weight of the audio student's distillation
-GAMMA="${GAMMA:-0.5}"                       # weight of the contrastive term
+FOLDS="${FOLDS:-}" # 1-5: one run per fold of persons, and their mean; finished folds in RUN_DIR are kept
+GPUS="${GPUS:-1}"  # processes on this machine, one per GPU (DEVICE=cpu: one per CPU)
+# Flags of train.py. Empty = not passed: the preset's value, else train.py's default; "corrected" has those below.
+MODEL="${MODEL:-}"                         # --model: beyond_masking
+PRESET="${PRESET:-}"                       # --preset: corrected; released = the published code to the letter
+DEVICE="${DEVICE:-}"                       # --device: auto
+SEED="${SEED:-}"                           # --seed: 42
+EPOCHS="${EPOCHS:-}"                       # --epochs: 30
+BATCH_SIZE="${BATCH_SIZE:-}"               # --batch_size: 16; released: 4
+LEARNING_RATE="${LEARNING_RATE:-}"         # --learning_rate: 1e-4
+FEATURE_DIM="${FEATURE_DIM:-}"             # --feature_dim: 256
+TRANSFORMER_NHEAD="${TRANSFORMER_NHEAD:-}" # --transformer_nhead: 4
+ALPHA="${ALPHA:-}"                         # --auxiliary_weight: 0.8, share of LBD and contrastive terms against BCE
+BETA="${BETA:-}"                           # --lbd_audio_weight: 0.5, weight of the audio student's distillation
+GAMMA="${GAMMA:-}"                         # --contrastive_weight: 0.5, weight of the contrastive term
 
 train_and_test

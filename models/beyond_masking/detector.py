@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "label_rule": "video",
             "windows_per_clip": 1,
         },
+        "workers": {"batch_size": 4},  # of its launcher
         "train": {
             "optimizer": "adam",
             "weight_decay": 0.0,

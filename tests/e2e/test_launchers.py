@@ -1,4 +1,4 @@
-"""The launchers, and what the preprocessing commands say of themselves."""
+"""The launchers, and `--help` of the preprocessing commands."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import train
+from models import MODELS
 from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +37,46 @@ def test_variables_reach_the_configuration_and_flags_win_over_them(launcher):
     assert config["train"]["dataset"] == [launcher.removeprefix("run_").removesuffix(".sh")]
     assert config["loss"]["auxiliary_weight"] == 0.3
     assert config["model"]["feature_dim"] == 64
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Function (launcher, *flags, **variables) -> configuration that train.py makes of the launcher's call.
+
+    Python is replaced by a script that prints its arguments, so that a call takes no second.
+    """
+    fake = tmp_path / "bin" / "python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\n[ "$1" != train.py ] || printf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+
+    def ask(launcher, *flags, **variables):
+        path = f"{fake.parent}:{os.environ['PATH']}"
+        result = bash(launcher, *flags, "--print_config", **{"PATH": path, "RUN_DIR": "/run"} | variables)
+        assert result.returncode == 0, result.stderr
+        name, *arguments = result.stdout.splitlines()
+        assert name == "train.py"
+        return train.parse_args(arguments).as_plain()
+
+    return ask
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(("model", "preset"), [(m, p) for m in sorted(MODELS) for p in MODELS[m].presets])
+def test_a_launcher_has_no_defaults_of_its_own(asked, launcher, model, preset):
+    dataset = launcher.removeprefix("run_").removesuffix(".sh")
+    flags = ["--model", model, "--preset", preset, "--dataset", dataset, "--run_dir", "/run"]
+    assert asked(launcher, MODEL=model, PRESET=preset) == train.parse_args(flags).as_plain()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_resumes_a_run_of_other_values(asked, launcher, tmp_path):
+    flags = ["--model", "mrdf", "--preset", "paper", "--seed", "7", "--batch_size", "3", "--epochs", "5"]
+    dataset = launcher.removeprefix("run_").removesuffix(".sh")
+    before = train.parse_args([*flags, "--dataset", dataset, "--run_dir", str(tmp_path)]).as_plain()
+    (tmp_path / "config.json").write_text(json.dumps({"config": before}))
+    assert asked(launcher, "--resume", RUN_DIR=str(tmp_path)) == before
+    assert asked(launcher, "--resume", RUN_DIR=str(tmp_path), EPOCHS="9")["train"]["epochs"] == 9
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -1,11 +1,11 @@
-# Sourced by the launchers and tests/run.sh: afterwards `python` is a Python that has requirements.txt.
+# Sourced by the launchers and tests/run.sh: afterwards `python` has the packages of requirements.txt.
 #
-#   VENV=DIR            use this virtual environment; it is made, or completed, if need be
-#   USE_ACTIVE_ENV=1    use the active Python as it is, unchecked (other versions, a GPU server's own torch)
+#   VENV=DIR            use this virtual environment; it is made or completed if necessary
+#   USE_ACTIVE_ENV=1    use the active Python unchecked (other versions, the torch of a GPU server)
 #
-# Otherwise: the active Python if it satisfies requirements.txt, else .venv in the project's folder, made on the first call.
+# Otherwise: the active Python if it satisfies requirements.txt, else .venv in the project's folder, made on first use.
 
-_has_requirements() { # PYTHON -> status 0 if every pinned package is there in its version; names the first that is not
+_has_requirements() { # PYTHON -> status 0 if every pinned package has its version; else names the first that has not
     "$1" - requirements.txt 2>/dev/null <<'PY'
 import sys
 from importlib import metadata
@@ -24,7 +24,7 @@ for line in open(sys.argv[1], encoding="utf-8"):
 PY
 }
 
-_supported_python() { # the first Python 3.10-3.12 on PATH that can make a virtual environment
+_supported_python() { # first Python 3.10-3.12 on PATH that can make virtual environments
     local candidate
     for candidate in python3 python3.11 python3.12 python3.10 python; do
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
@@ -44,9 +44,9 @@ _use_venv() { # DIR: make and fill it where needed, then activate it
         "$base" -m venv "$dir" || return 1
     fi
     if ! _has_requirements "$dir/bin/python"; then
-        echo "Installing requirements.txt into $dir: about 3 GB to download, 7 GB on disk, once ..." >&2
+        echo "Installing requirements.txt into $dir: once, about 3 GB to download, 7 GB on disk ..." >&2
         "$dir/bin/python" -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt >&2 || {
-            echo "error: the installation stopped; call again to go on with it" >&2
+            echo "error: the installation stopped; call again to continue it" >&2
             return 1
         }
     fi

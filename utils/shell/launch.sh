@@ -1,18 +1,13 @@
-# Sourced by the launchers, with their arguments: environment, --demo, and what all of them do.
+# Sourced by the launchers, with their arguments: finds the environment, handles --demo, trains and tests.
 
-# paths in the environment are the caller's; the launcher has changed to the project's folder
+# relative paths in the environment are relative to the caller's folder, which the launcher has left
 for _name in DATA_ROOT RUN_DIR VENV DEMO_DIR; do
     [[ -z "${!_name:-}" || "${!_name}" == /* ]] || printf -v "$_name" '%s/%s' "$OLDPWD" "${!_name}"
 done
-# variables that are flags. A launcher's own values are beyond_masking's; another method has its own, in its presets,
-# and gets of these what the caller has set
-FLAG_VARIABLES=(EPOCHS:epochs BATCH_SIZE:batch_size LEARNING_RATE:learning_rate FEATURE_DIM:feature_dim
-    TRANSFORMER_NHEAD:transformer_nhead ALPHA:auxiliary_weight BETA:lbd_audio_weight GAMMA:contrastive_weight)
-SET_BY_CALLER=()
-for _pair in "${FLAG_VARIABLES[@]}"; do
-    _name=${_pair%:*}
-    [[ -z "${!_name:-}" ]] || SET_BY_CALLER+=("$_pair")
-done
+# variables that are flags of train.py; only those that are set are passed, so presets and --resume keep their values
+FLAG_VARIABLES=(MODEL:model PRESET:preset DEVICE:device SEED:seed EPOCHS:epochs BATCH_SIZE:batch_size
+    LEARNING_RATE:learning_rate FEATURE_DIM:feature_dim TRANSFORMER_NHEAD:transformer_nhead ALPHA:auxiliary_weight
+    BETA:lbd_audio_weight GAMMA:contrastive_weight)
 
 source utils/shell/environment.sh
 
@@ -33,7 +28,7 @@ for _flag in "${FLAGS[@]}"; do
             ;;
         --fold | --fold=*)
             if [[ -n "${FOLDS:-}" ]]; then
-                echo "error: give either FOLDS or --fold" >&2
+                echo "error: give either FOLDS or --fold, not both" >&2
                 exit 2
             fi
             ;;
@@ -57,7 +52,7 @@ _folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
     local part
     for part in ${FOLDS//,/ }; do
         if [[ ! "$part" =~ ^[1-5](-[1-5])?$ ]]; then
-            echo "error: FOLDS must be like 1-5 or \"1 3\": there are five, got $FOLDS" >&2
+            echo "error: FOLDS must be like 1-5 or \"1 3\" (there are five folds), got $FOLDS" >&2
             return 2
         fi
         seq "${part%-*}" "${part#*-}"
@@ -75,13 +70,13 @@ train_and_test() { # reads the launcher's variables
         local dir="$RUN_DIR/fold_$fold"
         dirs+=("$dir")
         if [[ -f "$dir/test_metrics.json" && "$ONLY_PRINTS" == false ]]; then
-            echo "== fold $fold is done: $dir" >&2
+            echo "== fold $fold is already done: $dir" >&2
             continue
         fi
         how=(--fold "$fold/5")
         [[ -z "${PROTOCOL:-}" ]] || how+=(--protocol "$PROTOCOL")
         [[ ! -f "$dir/last.pt" ]] || how+=(--resume)
-        [[ "$ONLY_PRINTS" == true ]] || echo "== fold $fold -> $dir; RUN_DIR=$RUN_DIR goes on with it" >&2
+        [[ "$ONLY_PRINTS" == true ]] || echo "== fold $fold -> $dir; to continue after a stop: RUN_DIR=$RUN_DIR" >&2
         _train_and_test_once "$dir" "${how[@]}"
     done
     [[ "$ONLY_PRINTS" == true ]] || python test.py --matrix "${dirs[@]}" --output_dir "$RUN_DIR/folds"
@@ -95,14 +90,14 @@ _train_and_test_once() { # RUN_DIR [flags]
     fi
     [[ -n "$DATA_ROOT" || "$ONLY_PRINTS" == true ]] || _explain_data
     [[ -z "$DATA_ROOT" ]] || data_flags=(--data_root "$DATA_ROOT")
-    [[ "$MODEL" != beyond_masking ]] || SET_BY_CALLER=("${FLAG_VARIABLES[@]}")
-    for pair in "${SET_BY_CALLER[@]}"; do
+    for pair in "${FLAG_VARIABLES[@]}"; do
         name=${pair%:*}
-        flags+=("--${pair#*:}" "${!name}")
+        [[ -z "${!name}" ]] || flags+=("--${pair#*:}" "${!name}")
     done
-    "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$run_dir" --model "$MODEL" \
-        --preset "$PRESET" --device "$DEVICE" --seed "$SEED" "${flags[@]}" "${SIZE_FLAGS[@]}" "$@" "${FLAGS[@]}"
+    "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$run_dir" \
+        "${flags[@]}" "${SIZE_FLAGS[@]}" "$@" "${FLAGS[@]}"
     if [[ "$ONLY_PRINTS" == false ]]; then
-        "${launch[@]}" test.py --checkpoint "$run_dir/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" --device "$DEVICE"
+        "${launch[@]}" test.py --checkpoint "$run_dir/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" \
+            --device "${DEVICE:-auto}"
     fi
 }
