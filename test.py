@@ -36,8 +36,9 @@ from torch import nn
 
 from loaders import DATASETS
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.labels import clip_labels
 from loaders.batches.shortcut_probes import probe_batches
-from loaders.batches.windows import DataConfig, clip_labels
+from loaders.batches.windows import DataConfig
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
@@ -129,6 +130,11 @@ class Evaluation:
     decision: Decision | None  # how the checkpoint's scores become verdicts; None: it does not say
     trained_checksums: dict[str, str]  # of the split files that the model was trained with
     run: dict[str, Any]  # which run the checkpoint is of (see utils/report/matrix.py)
+
+    @property
+    def needs(self) -> dict[str, Any]:
+        """What the method asks of a loader."""
+        return {"inputs": self.model.inputs, "min_window_s": self.model.min_window_s}
 
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:
@@ -224,7 +230,7 @@ def measure_shortcuts(
 ) -> list[dict[str, Any]]:
     """Score the same clips with something taken away from them; write shortcuts.csv."""
     rows = [shortcut_row(plain, plain, "untouched")]
-    for change, batches in probe_batches(clips, evaluation.data, evaluation.workers):
+    for change, batches in probe_batches(clips, evaluation.data, evaluation.workers, **evaluation.needs):
         rows.append(shortcut_row(score(batches, description=change), plain, change))
         log.info("%s: AUC %.4f (%+.4f)", change, rows[-1].auc, rows[-1].auc_difference)
     if is_main():
@@ -257,7 +263,9 @@ def measure_robustness(
     for variants in all_variants:
         kind, level, scores = variants.perturbation.kind, variants.perturbation.level, plain
         if level:
-            batches = evaluation_loader(variants.clips, evaluation.data, evaluation.workers)
+            batches = evaluation_loader(
+                variants.clips, evaluation.data, evaluation.workers, **evaluation.needs
+            )
             scores = score(batches, description=variants.perturbation.name)
         row = robustness_row(
             scores, kind=kind, level=level, value=variants.perturbation.value,
@@ -297,7 +305,7 @@ def evaluate_dataset(
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     part = f"the {test.split} split of {name}"
     require_both_classes(np.array([clip_labels(clip, evaluation.data.label_rule)[0] for clip in clips]), part)
-    batches = evaluation_loader(clips, evaluation.data, evaluation.workers)
+    batches = evaluation_loader(clips, evaluation.data, evaluation.workers, **evaluation.needs)
     log.info(
         "%d clips, %d windows of %.1f s, device %s, precision %s",
         len(clips),

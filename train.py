@@ -28,8 +28,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from loaders import DATASETS
-from loaders.batches.collate import TrainingSampler
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.samplers import TrainingSampler
 from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
@@ -250,9 +250,11 @@ def run(config: RunConfig, device: torch.device) -> int:
     bad_clips = BadClips(train.max_bad_clips)
     if saved:
         bad_clips.restore(saved["bad_clips"])
+    method = MODELS[train.model]
     batches, sampler = training_loader(
         parts.clips["train"], config.data, config.workers, balance=train.balance, seed=train.seed,
         dataset_weights=weights, accumulate_steps=train.accumulate_steps, bad_clips=bad_clips,
+        inputs=method.inputs, min_window_s=method.min_window_s,
     )  # fmt: skip
     about = {
         "config": config.as_plain(),
@@ -338,7 +340,11 @@ def fit(
     """
     train, run_dir = config.train, config.train.run_dir
     bad_clips = batches.bad_clips
-    val_batches = evaluation_loader(val_clips, config.data, config.workers, bad_clips=bad_clips)
+    method = MODELS[train.model]
+    val_batches = evaluation_loader(
+        val_clips, config.data, config.workers, bad_clips=bad_clips,
+        inputs=method.inputs, min_window_s=method.min_window_s,
+    )  # fmt: skip
     steps_per_epoch = batches.batch_sampler.num_steps
 
     step, state = build(config, steps_per_epoch, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loaders import DATASETS
 from loaders.audit.leaks import require_no_leak
-from loaders.batches.windows import clip_labels
+from loaders.batches.labels import clip_labels
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split

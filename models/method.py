@@ -96,4 +96,6 @@ def check_config(method: type[Method], config: Mapping[str, Values]) -> None:
     window_s = config["data"]["window_s"]
     if window_s < method.min_window_s:
         raise UsageError(f"window_s must be >= {method.min_window_s}, got {window_s}")
+    if config["data"]["trim_silence"] and "sound" not in method.inputs:
+        raise UsageError("--trim_silence has no effect here: the method loads no sound")
     method.check(config)

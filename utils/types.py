@@ -7,8 +7,10 @@ unknown.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +56,10 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipBatch:
-    """Raw signals of B windows. Features (equalisation, MFCC, ...) belong to the models and are made on the
-    device.
+    """Raw signals of B windows. Models make what they need of them (equalisation, MFCC, ...) on the device.
+
+    What a method does not load (see Method.inputs) has size 0: video (B, 3, T, 0, 0), waveform (B, 0),
+    landmarks (B, T, 0, 2) with all of their mask True, no features.
     """
 
     video: Tensor  # (B, 3, T, H, W) uint8 RGB
@@ -72,6 +76,9 @@ class ClipBatch:
     video_fps: float  # frames per second of `video` and `landmarks`, the same for the whole batch
     sample_rate_hz: int  # samples per second of `waveform`
     is_equalized: bool = False  # the luma of `video` is histogram-equalised already (a pack of such frames)
+    # cached features (see utils/clip/features.py): name -> (B, S, D) float32, S differs from name to name
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    feature_padding_masks: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B, S) bool
 
     def __post_init__(self) -> None:
         num_clips, num_frames = self.video.shape[0], self.video.shape[2]
@@ -88,27 +95,38 @@ class ClipBatch:
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"ClipBatch.{name} is {tuple(getattr(self, name).shape)}, expected {shape}")
+        for name, values in self.features.items():
+            shape, mask = tuple(values.shape), tuple(self.feature_padding_masks[name].shape)
+            if len(shape) != 3 or shape[0] != num_clips or mask != shape[:2]:
+                raise ValueError(f"ClipBatch.features[{name!r}] is {shape} with a mask of {mask}")
         if len(self.clip_ids) != num_clips:
             raise ValueError(f"ClipBatch has {len(self.clip_ids)} clip_ids for {num_clips} clips")
 
-    def _map_tensors(self, function: object) -> ClipBatch:
-        changes = {
-            f.name: function(value)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
+    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> ClipBatch:
+        changes: dict[str, Any] = {}
+        for name in (f.name for f in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                changes[name] = function(value)
+            elif isinstance(value, Mapping):
+                changes[name] = {key: function(tensor) for key, tensor in value.items()}
         return dataclasses.replace(self, **changes)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """T, N, and S of each of the features: what `padded_to` takes."""
+        return self.video.shape[2], self.waveform.shape[1], *(v.shape[1] for v in self.features.values())
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch on `device`; copies from pinned memory do not block."""
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def padded_to(self, num_frames: int, num_samples: int) -> ClipBatch:
-        """The same clips with zeros behind their ends, masked: T = `num_frames`, N = `num_samples`, neither
-        smaller than they are."""
-        frames, samples = num_frames - self.video.shape[2], num_samples - self.waveform.shape[1]
-        if not frames and not samples:
+    def padded_to(self, lengths: Sequence[int]) -> ClipBatch:
+        """The same clips padded with masked zeros to `lengths`, none of them smaller than `self.lengths`."""
+        frames, samples, *rows = (new - old for new, old in zip(lengths, self.lengths, strict=True))
+        if not any((frames, samples, *rows)):
             return self
+        masks = zip(self.feature_padding_masks.items(), rows, strict=True)
         return dataclasses.replace(
             self,
             video=F.pad(self.video, (0, 0, 0, 0, 0, frames)),
@@ -117,6 +135,11 @@ class ClipBatch:
             landmark_padding_mask=F.pad(self.landmark_padding_mask, (0, frames), value=True),
             waveform=F.pad(self.waveform, (0, samples)),
             audio_padding_mask=F.pad(self.audio_padding_mask, (0, samples), value=True),
+            features={
+                name: F.pad(values, (0, 0, 0, more))
+                for (name, values), more in zip(self.features.items(), rows, strict=True)
+            },
+            feature_padding_masks={name: F.pad(mask, (0, more), value=True) for (name, mask), more in masks},
         )
 
     def pin_memory(self) -> ClipBatch:
@@ -129,7 +152,7 @@ class DetectorOutput:
     """What every detector returns. A method adds what its loss reads by subclassing."""
 
     logits: Tensor  # (B,), before the sigmoid; > 0 means fake
-    video_logits: Tensor | None = (
-        None  # (B,), > 0 means that the picture is fake; None: the method does not say
-    )
-    audio_logits: Tensor | None = None  # (B,), > 0 means that the sound is fake
+    video_logits: Tensor | None = None  # (B,), > 0: the picture is fake; None: the method has no such head
+    audio_logits: Tensor | None = None  # (B,), > 0: the sound is fake
+    embedding: Tensor | None = None  # (B, E), what the clip's logit is computed from
+    frame_logits: Tensor | None = None  # (B, T), > 0: the frame is fake

@@ -1,4 +1,4 @@
-"""What does a score rest on? Batches from which something was taken away, for the shortcut table."""
+"""Batches with the sound, the picture or the landmarks taken away, for the table of shortcuts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.windows import DataConfig
-from utils.types import Clip, ClipBatch
+from utils.types import INPUTS, Clip, ClipBatch
 
 MID_GREY = 128
 
@@ -29,14 +29,15 @@ def blank_picture(batch: ClipBatch) -> ClipBatch:
 
 
 def hide_landmarks(batch: ClipBatch) -> ClipBatch:
-    """All landmarks at one place: they show nothing of the picture. Which frames have a face stays known."""
+    """All landmarks at one point, so that they show nothing. Which frames have a face stays known."""
     return dataclasses.replace(batch, landmarks=torch.zeros_like(batch.landmarks))
 
 
-PROBES: dict[str, tuple[Callable[[ClipBatch], ClipBatch], ...]] = {
-    "video only": (silence_sound,),  # the landmarks belong to the video
-    "audio only": (blank_picture, hide_landmarks),
-    "landmarks only": (blank_picture, silence_sound),
+# row of the table -> (input without which it says nothing, what is changed)
+PROBES: dict[str, tuple[str, tuple[Callable[[ClipBatch], ClipBatch], ...]]] = {
+    "video only": ("sound", (silence_sound,)),  # the landmarks belong to the video
+    "audio only": ("sound", (blank_picture, hide_landmarks)),
+    "landmarks only": ("landmarks", (blank_picture, silence_sound)),
 }
 
 
@@ -59,22 +60,31 @@ def sound_partners(clips: Sequence[Clip], seed: int = 0) -> list[int | None]:
 
 
 def probe_batches(
-    clips: Sequence[Clip], data: DataConfig, workers: WorkerConfig
+    clips: Sequence[Clip],
+    data: DataConfig,
+    workers: WorkerConfig,
+    *,
+    inputs: frozenset[str] = INPUTS,
+    min_window_s: float = 0.0,
 ) -> Iterator[tuple[str, Iterable[ClipBatch]]]:
-    """(name of a row, batches) for each row of the shortcut table; every one with all clips and windows.
+    """(name of a row, batches) for each row of the shortcut table, each with all clips and windows.
 
-    "trimmed silence" is left out where the data are trimmed anyway, and for the published window, which
-    cannot be trimmed.
+    Rows that change nothing for a method of these `inputs` are left out, as is "trimmed silence" where the
+    data are trimmed anyway, and for the published window, which cannot be trimmed.
     """
-    if data.window == "seconds" and not data.trim_silence:
-        trimmed = dataclasses.replace(data, trim_silence=True)
-        yield "trimmed silence", evaluation_loader(clips, trimmed, workers)
-    yield (
-        "sound swapped within class",
-        evaluation_loader(clips, data, workers, sound_from=sound_partners(clips)),
-    )
-    for name, changes in PROBES.items():
-        yield name, _changed(evaluation_loader(clips, data, workers), changes)
+
+    def load(data: DataConfig, sound_from: Sequence[int | None] | None = None) -> Iterable[ClipBatch]:
+        return evaluation_loader(
+            clips, data, workers, sound_from=sound_from, inputs=inputs, min_window_s=min_window_s
+        )
+
+    if "sound" in inputs:
+        if data.window == "seconds" and not data.trim_silence:
+            yield "trimmed silence", load(dataclasses.replace(data, trim_silence=True))
+        yield "sound swapped within class", load(data, sound_partners(clips))
+    for name, (needed, changes) in PROBES.items():
+        if needed in inputs:
+            yield name, _changed(load(data), changes)
 
 
 def _changed(

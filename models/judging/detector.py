@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from loaders.batches.collate import Collate
 from loaders.batches.windows import (
-    MIN_WINDOW_S,
     RELEASED_FRAMES,
     ClipDataset,
     ClipWindow,
@@ -34,6 +33,7 @@ from loaders.batches.windows import (
 )
 from models.judging.evidence import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
+from models.method import Method, check_config
 from models.restore import restore_decision, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
 from preprocess.faces.track import CropConfig
@@ -42,7 +42,7 @@ from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.files import AUDIO_NAME
 from utils.clip.sound import read_waveform
-from utils.config import from_args, opt
+from utils.config import from_args, opt, to_plain
 from utils.errors import CheckpointError
 from utils.evaluation.decision import Decision, HeadDecision
 from utils.run.device import autocast, resolve_device, resolve_precision
@@ -92,10 +92,11 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
         )
     resolved = resolve_device(device)
     model = restore_model(content, path)
-    assert isinstance(model, nn.Module)  # every method is one
+    data = from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"]))
+    check_config(type(model), {"data": to_plain(data), "model": to_plain(model.config)})
     return LoadedDetector(
         model,
-        from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"])),
+        data,
         restore_decision(content, path),
         device=resolved,
         precision=resolve_precision(precision, resolved),
@@ -108,7 +109,7 @@ class LoadedDetector:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Method,
         data: DataConfig,
         decision: Decision | None,
         *,
@@ -118,7 +119,9 @@ class LoadedDetector:
     ) -> None:
         if data.window == "released":  # its windows are counted in frames of whatever rate
             data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
-        self.model = model.to(device).eval()
+        assert isinstance(model, nn.Module)  # every method is one
+        self.model = model
+        self.model.to(device).eval()
         self.data = dataclasses.replace(data, max_length_gap_s=1e9, trim_silence=False)
         self.has_decision = decision is not None
         self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
@@ -183,7 +186,14 @@ class LoadedDetector:
         self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str
     ) -> FaceVerdict:
         fps = float(tracked.fps)
-        dataset = ClipDataset([_as_clip(track)], self.data, training=False)
+        model = self.model
+        dataset = ClipDataset(
+            [_as_clip(track)],
+            self.data,
+            training=False,
+            inputs=model.inputs,
+            min_window_s=model.min_window_s,
+        )
         starts = self._starts(track.num_frames, fps, config)
         frame_probs = np.full(track.num_frames, np.nan)
         logits = np.zeros((0, 3))
@@ -221,18 +231,20 @@ class LoadedDetector:
             segments=find_segments(frame_probs, threshold, fps, track.first_frame),
             lag_curve=(
                 lag_curve(self._logit, dataset, probes, tracked.fps, config.lag_frames)
-                if config.lag_frames and probes and not tracked.silent
+                if config.lag_frames and probes and "sound" in model.inputs and not tracked.silent
                 else None
             ),
             regions=(
-                region_map(self._logit, dataset, probes, tracked.fps) if config.explain and probes else None
+                region_map(self._logit, dataset, probes, tracked.fps)
+                if config.explain and probes and "video" in model.inputs
+                else None
             ),
             frame_probs=frame_probs,
         )
 
     def _starts(self, num_frames: int, fps: float, config: JudgeConfig) -> list[int]:
         """First frames of windows that cover all of a face's frames; none if there are too few frames."""
-        if num_frames / fps < max(MIN_WINDOW_S, 1 / self.data.video_fps) + 1e-6:
+        if num_frames / fps < max(self.model.min_window_s, 1 / self.data.video_fps) + 1e-6:
             return []
         last = max(0, num_frames - round(self.data.window_s * fps))
         stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
@@ -278,6 +290,8 @@ class LoadedDetector:
             reasons.append(f"too few frames: the face is seen for {seconds:.2f} s")
         elif track.has_face.mean() < 0.5:
             reasons.append(f"the face is seen in {track.has_face.mean():.0%} of its track only")
+        if "audio" not in self.model.modalities:
+            return reasons
         if tracked.silent:
             reasons.append("no sound")
         elif (level := _level_dbfs(track.folder / AUDIO_NAME)) < SILENCE_DBFS:

@@ -206,6 +206,8 @@ class MrdfDetector(nn.Module, Method):
 
     config_type = MrdfConfig
     presets = PRESETS
+    inputs = frozenset({"video", "sound"})
+    min_window_s = 0.1
     weight_sources = ("init_from",)
 
     def __init__(self, config: MrdfConfig) -> None:

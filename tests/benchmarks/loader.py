@@ -23,7 +23,6 @@ import numpy as np
 import soundfile
 import torch
 
-from loaders.batches.data_loader import keep_freed_memory
 from loaders.batches.windows import ClipDataset, DataConfig
 from preprocess.faces.track import ENCODER_PRESET
 from tests.benchmarks.processes import in_new_process, peak_mb
@@ -31,6 +30,7 @@ from tests.clip_factory import make_clip
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, SAMPLE_RATE_HZ, VIDEO_NAME
 from utils.media.luma import equalize_luma
 from utils.media.writer import VideoWriter
+from utils.run.memory import keep_freed_memory
 
 FPS = 25
 LENGTHS_S = (10, 60, 600)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loaders.batches.collate import TrainingBatches, TrainingSampler
+from loaders.batches.samplers import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
 from tests.commands import ONE_THREAD, run_processes
 from tests.e2e.test_training import TINY, command, ok
@@ -157,7 +157,7 @@ def test_a_batch_that_cannot_be_shared_out_is_a_clear_error(prepared_root, tmp_p
     arguments = ("--data_root", prepared_root, "--run_dir", tmp_path / "run", *TINY, "--batch_size", "6")
     result = run_processes(2, "train.py", *arguments, "--accumulate_steps", "2")
     assert result.returncode == 2
-    assert "--batch_size 6 cannot be shared out" in result.stderr
+    assert "--batch_size 6 cannot be divided" in result.stderr
     assert "a multiple of 4" in result.stderr
     assert not (tmp_path / "run").exists()
 

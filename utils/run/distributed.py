@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -137,9 +137,11 @@ class _Gather(torch.autograd.Function):
 
 
 def _tensors_of(record: Any) -> list[Tensor]:
-    """All tensors of a dataclass and of the dataclasses in it, in the order of their fields."""
+    """All tensors of a dataclass, and of the dataclasses and mappings in it, in the order of their fields."""
     if isinstance(record, Tensor):
         return [record]
+    if isinstance(record, Mapping):
+        return [t for value in record.values() for t in _tensors_of(value)]
     if not dataclasses.is_dataclass(record):
         return []
     return [t for f in dataclasses.fields(record) for t in _tensors_of(getattr(record, f.name))]
@@ -149,6 +151,8 @@ def _with_tensors(record: Any, tensors: Iterator[Tensor], **changes: Any) -> Any
     """A copy of `record` with the next ones of `tensors` for its own, and with `changes`."""
     if isinstance(record, Tensor):
         return next(tensors)
+    if isinstance(record, Mapping):
+        return {name: _with_tensors(value, tensors) for name, value in record.items()}
     if not dataclasses.is_dataclass(record):
         return record
     fields = [field.name for field in dataclasses.fields(record) if field.init and field.name not in changes]
@@ -181,11 +185,10 @@ def pad_to_longest(batch: ClipBatch) -> tuple[ClipBatch, tuple[str, ...]]:
     Each process then computes what it would compute as a part of the whole batch, and what they make of it
     can be gathered.
     """
-    sizes = (batch.video.shape[2], batch.waveform.shape[1])
-    everyone = gather_objects((sizes, batch.clip_ids))
+    everyone = gather_objects((batch.lengths, batch.clip_ids))
     clip_ids = tuple(clip_id for _, ids in everyone for clip_id in ids)
-    frames, samples = (max(column) for column in zip(*(sizes for sizes, _ in everyone), strict=True))
-    return batch.padded_to(frames, samples), clip_ids
+    longest = [max(column) for column in zip(*(lengths for lengths, _ in everyone), strict=True)]
+    return batch.padded_to(longest), clip_ids
 
 
 @torch.no_grad()

@@ -162,7 +162,7 @@ def train_epoch(
     Returns the mean of every loss term over the whole epoch; None if `after_step`, called after every step
     but the epoch's last, said that training stops here. It is given a function that brings `progress` and
     the curves up to date, to be called before they are saved. `batches`: a loader whose `batch_sampler` is a
-    loaders.batches.collate.TrainingBatches. Gradients are clipped to `max_grad_norm`, 0 = not.
+    loaders.batches.samplers.TrainingBatches. Gradients are clipped to `max_grad_norm`, 0 = not.
     """
     optimizer, scheduler, progress, device = state.optimizer, state.scheduler, state.progress, state.device
     batches.batch_sampler.first_step = progress.step

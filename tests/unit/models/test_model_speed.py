@@ -142,12 +142,12 @@ def test_the_reader_names_the_clips_of_the_step_that_was_not_finite():
 
 def test_padding_a_batch_leaves_its_clips_as_they_were():
     batch = make_batch(3, num_frames=10)
-    longer = batch.padded_to(14, batch.waveform.shape[1] + 5000)
+    longer = batch.padded_to((14, batch.waveform.shape[1] + 5000))
     model = build().eval()
     torch.testing.assert_close(model(longer).logits, model(batch).logits, rtol=1e-4, atol=1e-5)
     assert longer.video_padding_mask[:, 10:].all()
     assert longer.landmark_padding_mask[:, 10:].all()
-    assert batch.padded_to(10, batch.waveform.shape[1]) is batch
+    assert batch.padded_to((10, batch.waveform.shape[1])) is batch
     assert dataclasses.replace(longer).video.shape[2] == 14
 
 
@@ -174,7 +174,8 @@ def test_large_tensors_take_huge_pages_where_they_may(command, wish):
 def test_a_loaders_worker_does_not_take_the_same_memory_from_the_system_again():
     """Page faults of ten windows' frames, decoded and equalised, after the first two."""
     source = (
-        "import numpy, resource; from loaders.batches.data_loader import _set_up_worker; _set_up_worker(0)\n"
+        "import numpy, resource\n"
+        "from loaders.batches.worker_processes import set_up_worker; set_up_worker(0)\n"
         "for index in range(12):\n"
         "    if index == 2: before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    frames = [numpy.ones(60 * 224 * 224 * 3, numpy.uint8) for _ in range(2)]\n"

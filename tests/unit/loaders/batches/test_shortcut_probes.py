@@ -15,7 +15,7 @@ DATA = DataConfig(window_s=0.6, windows_per_clip=2)
 
 
 def changed(batch, name):
-    for change in PROBES[name]:
+    for change in PROBES[name][1]:
         batch = change(batch)
     return batch
 

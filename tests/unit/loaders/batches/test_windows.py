@@ -6,16 +6,17 @@ import pytest
 import soundfile
 import torch
 
-from loaders.batches.collate import Collate, TrainingSampler
+from loaders.batches.collate import Collate
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.labels import window_labels
+from loaders.batches.samplers import TrainingSampler
+from loaders.batches.transforms import normalize_face_box
 from loaders.batches.windows import (
     ClipDataset,
     DataConfig,
     WindowStart,
     evaluation_starts,
     last_start_frame,
-    normalize_face_box,
-    window_labels,
 )
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip import frames as crop_video
@@ -259,7 +260,9 @@ def test_the_training_loader_balances_by_the_label_rule(tmp_path):
 def test_a_clip_without_enough_sound_for_one_step_is_an_error(tmp_path):
     clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=2))
     with pytest.raises(ClipError, match="shorter than 0.1 s"):
-        ClipDataset([clip], DataConfig(window_s=0.4), training=False)[0, 0]
+        ClipDataset([clip], DataConfig(window_s=0.4), training=False, min_window_s=0.1)[0, 0]
+    one_frame = ClipDataset([clip], DataConfig(window_s=0.04, windows_per_clip=2), training=False)
+    assert [len(one_frame[key].video) for key in one_frame.evaluation_keys()] == [1, 1]
 
 
 def test_colour_jitter_changes_training_windows_alone_and_by_seed_epoch_and_clip(tmp_path):

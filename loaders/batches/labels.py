@@ -1,0 +1,53 @@
+"""Labels of a clip and of a part of it, under a label rule."""
+
+from __future__ import annotations
+
+import math
+
+from utils.errors import UsageError
+from utils.types import Clip
+
+
+def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
+    """(label, video_label, audio_label) of a clip, NaN = unknown; rule: "any" or "video" (see DataConfig).
+
+    Raises UsageError if rule "video" meets a clip whose picture has no label.
+    """
+    video, audio = (
+        math.nan if value is None else float(value) for value in (clip.video_label, clip.audio_label)
+    )
+    if rule == "video":
+        if clip.video_label is None:
+            raise UsageError(
+                f"--label_rule video: {clip.dataset} does not say whether the picture of {clip.clip_id} "
+                "is fake"
+            )
+        return video, video, audio
+    return float(clip.label), video, audio
+
+
+def window_labels(
+    clip: Clip, rule: str, start_s: float, end_s: float, min_fake_s: float
+) -> tuple[float, float, float]:
+    """(label, video_label, audio_label) of what a clip shows from `start_s` to `end_s`.
+
+    A modality with forged segments is fake if at least `min_fake_s` of one of them is shown, or all of a
+    shorter one. If a modality's label is unknown and the other shows nothing forged, the clip's label stays.
+    """
+    label, *modalities = clip_labels(clip, rule)
+    all_segments = (clip.video_fake_segments, clip.audio_fake_segments)
+    if all_segments == (None, None):
+        return label, modalities[0], modalities[1]
+
+    def is_shown(start: float, end: float) -> bool:
+        return min(end_s, end) - max(start_s, start) >= min(min_fake_s, end - start) - 1e-6
+
+    video, audio = (
+        float(any(is_shown(*segment) for segment in segments)) if part == 1 and segments is not None else part
+        for part, segments in zip(modalities, all_segments, strict=True)
+    )
+    if rule == "video":
+        return video, video, audio
+    if 1 in (video, audio):
+        return 1.0, video, audio
+    return label if math.isnan(video) or math.isnan(audio) else 0.0, video, audio

@@ -1,0 +1,162 @@
+"""A loader's worker processes: how they are set up, watched and ended.
+
+torch raises the death of a worker from a signal handler, wherever the main process is at that moment, and has
+no public way to ask which worker it was. The private names of torch that mend this are used in this file
+alone. With PLAIN_TORCH=1 in the environment only torch's public interface is used: a dead worker is then
+noticed all the same, but the error names the clips of all workers, and may come in the middle of a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
+from types import FrameType
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from utils.errors import FrameworkError
+from utils.run.memory import keep_freed_memory
+
+
+def uses_plain_torch() -> bool:
+    """Whether PLAIN_TORCH asks for torch's public interface only."""
+    return os.environ.get("PLAIN_TORCH", "0") not in ("", "0")
+
+
+class WorkerError(FrameworkError):
+    """A worker process died or hangs; `workers` are the numbers of those it may be."""
+
+    def __init__(self, what: str, workers: list[int]) -> None:
+        super().__init__(what)
+        self.what, self.workers = what, workers
+
+
+def next_item(loader: DataLoader[Any], iterator: Iterator[Any]) -> Any:
+    """The next item of a loader's iterator, None at its end. Raises WorkerError if a worker died or hangs."""
+    try:
+        if uses_plain_torch() or not loader.num_workers:
+            return next(iterator, None)
+        _watch(iterator)
+        with _worker_deaths.are_raised():
+            return next(iterator, None)
+    except (RuntimeError, OSError, EOFError) as error:
+        if not loader.num_workers:
+            raise
+        dead: list[int] = []
+        how, timed_out = "unexpectedly", str(error).startswith("DataLoader timed out")
+        if uses_plain_torch():
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
+                raise
+        else:
+            dead, how = _dead_workers(iterator, 0 if isinstance(error, RuntimeError) else 5)
+            if not dead and not timed_out:
+                raise
+            _kill_workers(iterator)
+        what = f"a loader worker ended {how} while it read"
+        if timed_out and not dead:
+            what = f"no loader worker gave a batch for {loader.timeout:.0f} s while they read"
+        raise WorkerError(what, dead or list(range(loader.num_workers))) from error
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a loader's workers now: an error's traceback would keep them, and a later fork inherit them."""
+    loader._iterator = None
+
+
+def set_up_worker(worker_id: int) -> None:
+    """The `worker_init_fn` of a loader."""
+    keep_freed_memory()
+    # Ctrl-C, torchrun and SLURM signal whole groups: the main process decides when its workers end
+    for number in (signal.SIGINT,) if uses_plain_torch() else (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+class _WorkerDeaths:
+    """A handler of SIGCHLD that raises the death of a worker only while the main process waits for one."""
+
+    def __init__(self) -> None:
+        self.waiting = self.installed = False
+
+    def install(self) -> None:
+        """Replace torch's handler, which torch sets at most once."""
+        if self.installed or threading.current_thread() is not threading.main_thread():
+            return
+        from torch.utils.data._utils import signal_handling
+
+        before = None if signal_handling._SIGCHLD_handler_set else signal.getsignal(signal.SIGCHLD)
+        signal_handling._set_SIGCHLD_handler()
+        of_torch = signal.getsignal(signal.SIGCHLD)  # calls the one before it
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            handler = of_torch if self.waiting or uses_plain_torch() else before
+            if callable(handler):
+                handler(number, frame)
+
+        signal.signal(signal.SIGCHLD, handle)
+        self.installed = True
+
+    @contextlib.contextmanager
+    def are_raised(self) -> Iterator[None]:
+        """Raises torch's RuntimeError if a worker has died, or dies in this context."""
+        from torch._C import _error_if_any_worker_fails
+
+        self.waiting = True
+        try:
+            _error_if_any_worker_fails()
+            yield
+        finally:
+            self.waiting = False
+
+
+_worker_deaths = _WorkerDeaths()
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()  # iterators whose workers are killed when Python ends
+
+
+def prepare_to_watch() -> None:
+    """Call before a loader starts its workers."""
+    if not uses_plain_torch():
+        _worker_deaths.install()
+
+
+def _watch(iterator: Any) -> None:
+    if iterator not in _watched:
+        _watched.add(iterator)
+        Finalize(None, _kill_workers_left, (weakref.ref(iterator),), exitpriority=10)
+
+
+def _dead_workers(iterator: Any, wait_s: float) -> tuple[list[int], str]:
+    """(numbers of the dead workers, how the first one ended).
+
+    A worker that dies takes announced batches along: reading them may fail before its end is seen.
+    """
+    workers = iterator._workers
+    wait([worker.sentinel for worker in workers], timeout=wait_s)
+    dead = [number for number, worker in enumerate(workers) if worker.exitcode is not None]
+    code = workers[dead[0]].exitcode if dead else 0
+    return dead, f"with signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+
+
+def _kill_workers(iterator: Any) -> None:
+    """They ignore SIGTERM, on which torch, and Python as it ends, would wait forever."""
+    from torch._C import _remove_worker_pids
+
+    _remove_worker_pids(id(iterator))  # else torch would report their deaths
+    for worker in iterator._workers:
+        worker.kill()
+
+
+def _kill_workers_left(iterator: weakref.ref[Any]) -> None:
+    """At the end of Python: an error's traceback may have kept a loader alive."""
+    if iterator() is not None:
+        _kill_workers(iterator())

@@ -1,0 +1,56 @@
+"""Cached features of a clip, e.g. of a frozen backbone: computed once, loaded instead of its signals.
+
+features/NAME.npy    (S, D) float32, row i belongs to the time (i + 0.5) / rate_hz of the clip
+features/NAME.json   {"rate_hz": rows per second}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from utils.clip.packed import open_array
+from utils.errors import ClipError
+from utils.names import parse_json
+
+FEATURES = "features/"  # a clip's subfolder: inputs that begin with it name cached features
+
+
+def write_features(folder: Path, name: str, rows: npt.NDArray[np.float32], rate_hz: float) -> None:
+    """Write `rows` (S, D) into the clip `folder` as "features/NAME"."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    np.save(path.with_name(f"{path.name}.npy"), rows)
+    path.with_name(f"{path.name}.json").write_text(json.dumps({"rate_hz": rate_hz}) + "\n")
+
+
+def read_features(folder: Path, name: str, start_s: float, end_s: float) -> npt.NDArray[np.float32]:
+    """(S', D) rows of "features/NAME" whose times lie in [start_s, end_s), at least the nearest one.
+
+    Raises ClipError if a file is missing or damaged. A pack holds no cached features.
+    """
+    path = folder / f"{name}.npy"
+    if not path.is_file():
+        raise ClipError(path, "missing: extract the method's features first (packs hold none)")
+    try:
+        rows = open_array(path)
+        rate_hz = float(parse_json(path.with_suffix(".json").read_bytes())["rate_hz"])
+    except (ValueError, TypeError, KeyError, OSError, EOFError) as error:
+        raise ClipError(
+            path, f"not readable features with a rate_hz ({error}); extract them again"
+        ) from error
+    if rows.ndim != 2 or not len(rows) or rows.dtype != np.float32 or not 0 < rate_hz < math.inf:
+        raise ClipError(
+            path, f"{rows.dtype} {rows.shape} at {rate_hz} Hz, expected float32 (S, D); extract them again"
+        )
+    first, end = (
+        min(max(math.ceil(second * rate_hz - 0.5 - 1e-6), 0), len(rows)) for second in (start_s, end_s)
+    )
+    if first >= end:  # between two rows, or after the last one
+        first = min(int((start_s + end_s) / 2 * rate_hz), len(rows) - 1)
+        end = first + 1
+    return np.array(rows[first:end])
