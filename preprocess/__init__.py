@@ -1,3 +1,1 @@
-"""Raw videos to prepared clip folders. Commands: prepare, crop_faces, extract_landmarks, extract_audio,
-ffpp_audio, vidtimit, verify, demo.
-"""
+"""Raw videos to prepared clip folders, and clip folders to packs. Each file here is a command."""

@@ -3,47 +3,49 @@
     python -m preprocess.extract_audio --input video.mp4 --output prepared
     python -m preprocess.extract_audio --dataset fakeavceleb --source RAW --output prepared
 
-The sound is placed by its own start time: sample 0 belongs to the first frame. What is missing at either end
-is silence; more than `--max_missing_audio_s` of it is a failure, and so is a video without sound.
+Sample 0 belongs to the first frame, by the time stamps of the container. Missing sound at either end becomes
+silence; more than `--max_missing_audio_s` of it is a failure, and so is a video without sound.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from preprocess.clip.sound import AudioConfig, extract_audio
-from preprocess.work.batch import BatchConfig, find_jobs, run_batch
+from preprocess.work.batch import InputConfig, WorkConfig, find_jobs, run_batch
 from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
 from utils.clip.files import AUDIO_NAME
-from utils.config import opt, parse_command
+from utils.config import opt, parse_groups
 from utils.errors import run_command
 from utils.media.video import read_video_times
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractAudioConfig(AudioConfig, BatchConfig):
+class ExtractAudioConfig:
     """python -m preprocess.extract_audio"""
 
-    overwrite: bool = opt(False, "extract anew where a wav is there already")
-
-    def __post_init__(self) -> None:
-        AudioConfig.__post_init__(self)
-        BatchConfig.__post_init__(self)
+    overwrite: bool = opt(False, "extract again where a wav exists")
 
 
-def audio_job(job: Job, config: ExtractAudioConfig) -> str:
-    """One video of the command: "done" or "already there"."""
-    if (job.folder / AUDIO_NAME).is_file() and not config.overwrite:
+def audio_job(job: Job, audio: AudioConfig, overwrite: bool) -> str:
+    """Extract the sound of one video: "done" or "already there"."""
+    if (job.folder / AUDIO_NAME).is_file() and not overwrite:
         return "already there"
     times = read_video_times(job.source)
-    extract_audio(job.source, job.scratch / AUDIO_NAME, times, config, sound=job.sound)
+    extract_audio(job.source, job.scratch / AUDIO_NAME, times, audio, sound=job.sound)
     job.install(AUDIO_NAME)
     return "done"
 
 
 def main() -> int:
-    config = parse_command(ExtractAudioConfig, __doc__)
-    return run_batch(find_jobs(config), audio_job, config)
+    inputs, own, audio, work, limits = parse_groups(
+        __doc__, InputConfig, ExtractAudioConfig, AudioConfig, WorkConfig, LimitConfig
+    )
+    inputs.require_paths()
+    do = functools.partial(audio_job, audio=audio, overwrite=own.overwrite)
+    return run_batch(find_jobs(inputs, work), do, work, limits)
 
 
 if __name__ == "__main__":

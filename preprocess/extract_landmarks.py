@@ -1,14 +1,14 @@
-"""Step 2: the 478 landmarks of each frame of `cropped_video.mp4`, written as `landmarks.npy` beside it.
+"""Step 2: the 478 landmarks of each frame of `cropped_video.mp4`, written as `landmarks.npy` next to it.
 
     python -m preprocess.extract_landmarks --data_root prepared
 
-For clip folders whose crops are there already (from preprocess.crop_faces or another tool). Frames without a
-face are NaN. `preprocess.prepare` finds the same landmarks on the source's own pixels, before they are
-encoded.
+For clip folders that already have crops, from preprocess.crop_faces or another tool. Frames without a face
+are NaN. `preprocess.prepare` finds the landmarks in the source's own pixels instead, before encoding.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,24 +16,26 @@ import numpy as np
 
 from preprocess.clip.crop import require_faces
 from preprocess.faces.mesh import FaceMesh
-from preprocess.work.batch import FolderBatchConfig, find_folder_jobs, run_batch
+from preprocess.work.batch import Batch, FolderConfig, WorkConfig, find_folder_jobs, run_batch
 from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
+from preprocess.work.stores import LocalStore
 from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
-from utils.config import opt, parse_command
+from utils.config import opt, parse_groups
 from utils.errors import ClipError, run_command
 from utils.media.video import iterate_frames, read_video_times
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractLandmarksConfig(FolderBatchConfig):
+class ExtractLandmarksConfig:
     """python -m preprocess.extract_landmarks"""
 
     min_face_fraction: float = opt(0.8, "share of frames in which a face must be found")
-    overwrite: bool = opt(False, "extract anew where landmarks are there already")
+    overwrite: bool = opt(False, "extract again where landmarks exist")
 
 
-def extract_landmarks(video: Path, path: Path) -> int:
-    """Write (T, 478, 2) float32 landmarks of a crop to `path`; return the number of frames with a face.
+def extract_landmarks(video: Path, path: Path) -> tuple[int, int]:
+    """Write (T, 478, 2) float32 landmarks of a crop to `path`; return (frames with a face, T).
 
     Raises ClipError if the crop cannot be decoded to its end.
     """
@@ -52,24 +54,26 @@ def extract_landmarks(video: Path, path: Path) -> int:
     landmarks.flush()
     if index != num_frames:
         raise ClipError(video, f"{index} of {num_frames} frames can be decoded; crop the face again")
-    return num_seen
+    return num_seen, num_frames
 
 
 def landmarks_job(job: Job, config: ExtractLandmarksConfig) -> str:
-    """One clip folder of the command: "done" or "already there"."""
+    """Extract the landmarks of one clip folder: "done" or "already there"."""
     if (job.folder / LANDMARKS_NAME).is_file() and not config.overwrite:
         return "already there"
     video = job.folder / VIDEO_NAME
-    num_seen = extract_landmarks(video, job.scratch / LANDMARKS_NAME)
-    num_frames = len(np.load(job.scratch / LANDMARKS_NAME, mmap_mode="r"))
+    num_seen, num_frames = extract_landmarks(video, job.scratch / LANDMARKS_NAME)
     require_faces(video, num_seen, num_frames, config.min_face_fraction)
     job.install(LANDMARKS_NAME)
     return "done"
 
 
 def main() -> int:
-    config = parse_command(ExtractLandmarksConfig, __doc__)
-    return run_batch(find_folder_jobs(config), landmarks_job, config)
+    folders, own, work, limits = parse_groups(
+        __doc__, FolderConfig, ExtractLandmarksConfig, WorkConfig, LimitConfig
+    )
+    batch = Batch(jobs=find_folder_jobs(folders.data_root, work), output=LocalStore(folders.data_root))
+    return run_batch(batch, functools.partial(landmarks_job, config=own), work, limits)
 
 
 if __name__ == "__main__":

@@ -1,46 +1,47 @@
-"""The sound of FaceForensics++, whose releases have none: cut out of the sequences' YouTube sources.
+"""Cut the sound of FaceForensics++, whose releases have none, out of the sequences' YouTube sources.
 
     python -m preprocess.ffpp_audio --source RAW
     python -m preprocess.ffpp_audio --source RAW --downloads folder_of_sounds --num_workers 8
     python -m preprocess.prepare --dataset ffpp --source RAW --output prepared --only '**/c23/**/*.mp4'
 
-RAW is where the official download script put the data set. Needed in it:
+RAW is where the official download script put the data set. It must hold:
 
 conversion_dict.json                                      "000": "<youtube id> <n>"; from the folder dataset/
                                                           of the FaceForensics++ repository
 downloaded_videos_info/<youtube id>/<youtube id>.json     frame rate; script: -d original_youtube_videos_info
 downloaded_videos_info/<youtube id>/extracted_sequences/<n>.json    the frames that became the sequence
-downloaded_videos/<youtube id>.m4a                        the source or its sound, by your own means; also
+downloaded_videos/<youtube id>.m4a                        the source or its sound, which you provide; also
                                                           .wav, .mp4 and others, or in a folder <youtube id>/
 
-Nothing is downloaded here. Sequence NNN becomes RAW/sound/NNN.wav: mono, from the time of its first frame to
-the end of its last, frames[0] / fps to (frames[-1] + 1) / fps. preprocess.prepare then finds it for the
-original NNN and for the fakes whose target (first number) is NNN.
+This command downloads nothing. Sequence NNN becomes RAW/sound/NNN.wav: mono, from the start of its first
+frame to the end of its last, frames[0] / fps to (frames[-1] + 1) / fps. preprocess.prepare then finds it for
+the original NNN and for the fakes whose target (first number) is NNN.
 
-No sound is made up. Sequences whose source is gone, silent or too short are listed with their reasons in
-RAW/sound/missing_sound.csv, and the exit status is 1; training then needs --allow_missing, and leaves out the
-original together with its fakes. Call it again after an interruption: finished files are kept.
+No sound is made up. RAW/sound/missing_sound.csv lists the sequences whose source is missing, silent or too
+short, with reasons, and the exit status is 1; training then needs --allow_missing and leaves out the original
+together with its fakes. After an interruption, call it again: finished files are kept.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
-import io
+import functools
 import logging
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from preprocess.clip.sound import WavWriter
 from preprocess.work.jobs import PARTIAL_NAME, Job
 from preprocess.work.limits import LimitConfig
+from preprocess.work.progress import csv_text, with_progress
 from preprocess.work.raw_layouts import FFPP_SOUNDS
 from preprocess.work.workers import lock_partial, run_workers
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.config import opt, parse_command
+from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, require_packages, run_command
 from utils.files import write_text
 from utils.media.sound import iterate_audio
@@ -55,21 +56,22 @@ MISSING_NAME = "missing_sound.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FfppAudioConfig(LimitConfig):
+class FfppAudioConfig:
     """python -m preprocess.ffpp_audio"""
 
     source: Path = opt(dataclasses.MISSING, "the raw data set, as the official script downloads it")
     downloads: Path | None = opt(
-        None, "folder of the sources' sound or video files, named by YouTube id; SOURCE/downloaded_videos"
+        None, "folder of the sources' sound or video files; default: SOURCE/downloaded_videos"
     )
-    conversion: Path | None = opt(None, "which sequence is of which video; SOURCE/conversion_dict.json")
+    conversion: Path | None = opt(
+        None, "which sequence is of which video; default: SOURCE/conversion_dict.json"
+    )
     sample_rate_hz: int = opt(SAMPLE_RATE_HZ, "samples per second of the wav files")
-    max_missing_audio_s: float = opt(0.5, "sound that a source may lack at start and end together, in s")
+    max_missing_audio_s: float = opt(0.5, "seconds of sound that may be missing, start and end together")
     num_workers: int = opt(0, "sequences at a time; 0: one per CPU core")
-    overwrite: bool = opt(False, "cut anew where a wav is there already")
+    overwrite: bool = opt(False, "cut again where a wav exists")
 
     def __post_init__(self) -> None:
-        LimitConfig.__post_init__(self)
         if not 8000 <= self.sample_rate_hz <= 192_000:
             raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
         if self.max_missing_audio_s < 0 or self.num_workers < 0:
@@ -87,18 +89,18 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Span:
-    """What of a source belongs to a sequence, in seconds from its first frame."""
+    """Where a sequence lies in its source, in seconds from the source's first frame."""
 
     start_s: Fraction
     end_s: Fraction
 
 
 class NoSound(Exception):
-    """There is no sound for a sequence; the text says why."""
+    """A sequence has no sound; the text says why."""
 
 
 def read_sequences(path: Path) -> list[Sequence]:
-    """conversion_dict.json: the sequences in order of their names. Raises DatasetError if it is not one."""
+    """The sequences of conversion_dict.json, sorted by name. Raises DatasetError if it is not such a file."""
     if not path.is_file():
         raise DatasetError(
             f"{path}: no such file; conversion_dict.json is in the folder dataset/ of the FaceForensics++ "
@@ -112,7 +114,7 @@ def read_sequences(path: Path) -> list[Sequence]:
             if not (len(name) == 3 and name.isdigit() and video and index.isdigit()):
                 raise ValueError(f'{name!r}: {text!r} is not "000": "<youtube id> <n>"')
             if "/" in video or video.startswith("."):
-                raise ValueError(f"{video!r} is no YouTube id")
+                raise ValueError(f"{video!r} is not a YouTube id")
             sequences.append(Sequence(name, video, int(index)))
     except (ValueError, AttributeError) as error:
         raise DatasetError(f"{path}: is not a conversion_dict.json ({error})") from error
@@ -122,10 +124,10 @@ def read_sequences(path: Path) -> list[Sequence]:
 
 
 def read_span(info: Path, sequence: Sequence) -> Span:
-    """Where a sequence lies in its source, from `info`, the folder downloaded_videos_info.
+    """Where a sequence lies in its source; `info` is the folder downloaded_videos_info.
 
-    Raises NoSound if the two files do not say, or if frames were left out between its first and its last: no
-    one cut of the sound would fit them.
+    Raises NoSound if its two files do not say, or if frames between the first and the last were left out: no
+    single cut of the sound fits them.
     """
     fps = _read_json(info / sequence.video / f"{sequence.video}.json", dict).get("fps")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 1e-3 < fps < 1e6:
@@ -133,27 +135,27 @@ def read_span(info: Path, sequence: Sequence) -> Span:
     path = info / sequence.video / "extracted_sequences" / f"{sequence.index}.json"
     frames = _read_json(path, list)
     if not frames or not all(type(frame) is int and frame >= 0 for frame in frames):
-        raise NoSound(f"extracted_sequences/{path.name} is no list of frame numbers")
+        raise NoSound(f"extracted_sequences/{path.name} is not a list of frame numbers")
     if frames[-1] - frames[0] + 1 != len(frames) or any(np.diff(frames) != 1):
-        raise NoSound(f"the frames of extracted_sequences/{path.name} do not follow each other")
-    exact = Fraction(str(fps))  # 29.97 as it is written, never 29
+        raise NoSound(f"the frames of extracted_sequences/{path.name} are not consecutive")
+    exact = Fraction(str(fps))  # 29.97 as written, never 29
     return Span(frames[0] / exact, (frames[-1] + 1) / exact)
 
 
-def _read_json(path: Path, kind: type) -> dict | list:
+def _read_json(path: Path, kind: type) -> Any:
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise NoSound(f"{path.parent.name}/{path.name} is not there") from None
+        raise NoSound(f"{path.parent.name}/{path.name} is missing") from None
     except ValueError as error:
         raise NoSound(f"{path.parent.name}/{path.name} is not JSON ({error})") from error
     if not isinstance(content, kind):
-        raise NoSound(f"{path.parent.name}/{path.name} holds no JSON {kind.__name__}")
+        raise NoSound(f"{path.parent.name}/{path.name} is not a JSON {kind.__name__}")
     return content
 
 
 def find_source_sounds(downloads: Path, video: str) -> list[Path]:
-    """The files that may hold the sound of a YouTube video, pure sound first."""
+    """Files that may hold the sound of a YouTube video, pure sound first."""
     folders = (downloads, downloads / video)
     places = (folder / f"{video}{suffix}" for suffix in SOUND_SUFFIXES for folder in folders)
     return [path for path in places if path.is_file()]
@@ -162,33 +164,30 @@ def find_source_sounds(downloads: Path, video: str) -> list[Path]:
 def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -> None:
     """Write the samples of `span` as mono PCM16 wav, in constant memory.
 
-    Sample 0 is the one at the time of the first frame; a source whose sound begins a little later gives
-    silence up to there, and one that ends a little earlier a shorter file. Raises NoSound if more than
-    `max_missing_audio_s` is missing or nothing is there, ClipError if the source cannot be decoded.
+    Sample 0 is at the time of the first frame. If the sound begins later, silence fills the gap; if it ends
+    earlier, the file is shorter. Raises NoSound if more than `max_missing_audio_s` or everything is missing,
+    ClipError if the source cannot be decoded.
     """
-    import soundfile
-
     rate = config.sample_rate_hz
     origin_s = read_picture_start_s(source)
     start, end = (round(time_s * rate) for time_s in (span.start_s, span.end_s))
     position: int | None = None  # of the next sample, counted from the first frame of the source
-    written = late = 0
-    with soundfile.SoundFile(target, "w", rate, 1, subtype="PCM_16", format="WAV") as file:
+    late = 0
+    wav = WavWriter(target, rate, end - start)
+    try:
         for time_s, samples in iterate_audio(source, rate):
             if position is None:
                 position = round((time_s - origin_s) * rate)
-                late = min(max(0, position - start), end - start)
-                if late <= config.max_missing_audio_s * rate:
-                    file.write(np.zeros(late, np.int16))
-            wanted = samples[max(0, start - position) : max(0, end - position)]
-            # by 32768, so that a PCM16 source at the same rate keeps its very numbers
-            file.write(np.clip(np.rint(wanted * 32768.0), -32768, 32767).astype(np.int16))
-            written += len(wanted)
+                late = wav.pad_to(position - start)
+            wav.write(samples[max(0, start - position) :])
             position += len(samples)
-            if position >= end:
+            if wav.full:
                 break
+    finally:
+        wav.close()
+    written = wav.num_written - late
     if position is None:
-        raise NoSound(f"{source.name} has no sound track, or an empty one")
+        raise NoSound(f"{source.name} has no sound")
     missing_s = (end - start - written) / rate
     if missing_s > config.max_missing_audio_s or written == 0:
         raise NoSound(
@@ -199,7 +198,7 @@ def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -
 
 @dataclass(frozen=True, kw_only=True)
 class SoundJob(Job):
-    """One sequence, whose wav is `source`: nothing is there before it is made."""
+    """One sequence. `source` is the wav to be made."""
 
     sequence: Sequence
     info: Path
@@ -207,7 +206,7 @@ class SoundJob(Job):
 
 
 def sound_job(job: SoundJob, config: FfppAudioConfig) -> str:
-    """Make one sequence's wav. Raises ClipError with all the reasons why there is none."""
+    """Make the wav of one sequence. Raises ClipError with all reasons if that fails."""
     reasons = []
     try:
         span = read_span(job.info, job.sequence)
@@ -226,12 +225,36 @@ def sound_job(job: SoundJob, config: FfppAudioConfig) -> str:
     raise ClipError(job.source, "; ".join(reasons) or nothing)
 
 
-def make_sounds(config: FfppAudioConfig) -> int:
-    """The whole command; the exit status is 1 if a sequence has no sound."""
-    from tqdm import tqdm
-
+def make_sounds(config: FfppAudioConfig, limits: LimitConfig | None = None) -> int:
+    """Cut all sounds; return the exit status, 1 if a sequence has no sound."""
     root = _find_root(config.source)
     sequences = read_sequences(config.conversion or root / "conversion_dict.json")
+    jobs = _find_jobs(config, root, sequences)
+    folder = root / FFPP_SOUNDS
+    report = folder / MISSING_NAME
+    do = functools.partial(sound_job, config=config)
+    missing: list[tuple[str, str, str]] = []
+    with lock_partial(folder / PARTIAL_NAME, "1_of_1") as partial:
+        outcomes = run_workers(jobs, do, limits or LimitConfig(), partial, config.num_workers)
+        with with_progress(outcomes, len(jobs), "sequence") as shown:
+            for job, status, reason in shown:
+                if status == "failed":
+                    missing.append((job.sequence.name, job.sequence.video, reason))
+    report.unlink(missing_ok=True)
+    if missing:
+        write_text(report, csv_text(("sequence", "youtube_id", "reason"), missing))
+    log.info(
+        "%d of %d sequences have sound in %s%s",
+        len(sequences) - len(missing),
+        len(sequences),
+        folder,
+        f"; {len(missing)} do not (see {report})" if missing else "",
+    )
+    return 1 if missing else 0
+
+
+def _find_jobs(config: FfppAudioConfig, root: Path, sequences: list[Sequence]) -> list[SoundJob]:
+    """One job per sequence whose wav is to be made. Raises DatasetError if a folder is missing."""
     info = next((root / name for name in INFO_FOLDERS if (root / name).is_dir()), None)
     if info is None:
         raise DatasetError(
@@ -246,13 +269,12 @@ def make_sounds(config: FfppAudioConfig) -> int:
         )
     folder = root / FFPP_SOUNDS
     folder.mkdir(exist_ok=True)
-
     jobs = []
     for sequence in sequences:
         target = folder / f"{sequence.name}.wav"
         if target.is_file() and not config.overwrite:
             continue
-        target.unlink(missing_ok=True)  # an older wav is never left in the place of one that cannot be made
+        target.unlink(missing_ok=True)  # if a new wav cannot be made, no old one may remain
         jobs.append(
             SoundJob(
                 name=target.name,
@@ -263,31 +285,7 @@ def make_sounds(config: FfppAudioConfig) -> int:
                 downloads=downloads,
             )
         )
-    missing: list[tuple[Sequence, str]] = []
-    with (
-        lock_partial(folder / PARTIAL_NAME, "1_of_1") as partial,
-        contextlib.closing(run_workers(jobs, sound_job, config, partial, config.num_workers)) as outcomes,
-        tqdm(total=len(jobs), unit="sequence", dynamic_ncols=True) as progress,
-    ):
-        for job, status, reason in outcomes:
-            progress.update()
-            if status == "failed":
-                missing.append((job.sequence, reason))
-                progress.set_postfix(missing=len(missing))
-    missing.sort(key=lambda lost: lost[0].name)
-    report = folder / MISSING_NAME
-    report.unlink(missing_ok=True)
-    if missing:
-        write_text(report, _missing_csv(missing))
-    log.info(
-        "%d of %d sequences have sound in %s, %d have none%s",
-        len(sequences) - len(missing),
-        len(sequences),
-        folder,
-        len(missing),
-        f" (see {report})" if missing else "",
-    )
-    return 1 if missing else 0
+    return jobs
 
 
 def _find_root(source: Path) -> Path:
@@ -296,22 +294,14 @@ def _find_root(source: Path) -> Path:
             return root
     if source.is_dir():
         return source
-    raise DatasetError(f"{source}: no such folder; --source is where the raw ffpp lies")
-
-
-def _missing_csv(missing: list[tuple[Sequence, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sequence", "youtube_id", "reason"])
-    writer.writerows((sequence.name, sequence.video, reason) for sequence, reason in missing)
-    return text.getvalue()
+    raise DatasetError(f"{source}: no such folder; --source must be the folder of the raw ffpp")
 
 
 def main() -> int:
-    config = parse_command(FfppAudioConfig, __doc__)
+    config, limits = parse_groups(__doc__, FfppAudioConfig, LimitConfig)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     require_packages(["av", "soxr", "soundfile"], "preprocess.ffpp_audio")
-    return make_sounds(config)
+    return make_sounds(config, limits)
 
 
 if __name__ == "__main__":

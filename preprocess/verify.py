@@ -1,17 +1,17 @@
-"""Check every clip folder before a run is spent on them: what is missing, cut off, or does not fit together.
+"""Check every clip before training: which files are missing, cut off, or do not fit together.
 
     python -m preprocess.verify --data_root prepared --num_workers 16
     python -m preprocess.verify --data_root prepared --deep --output bad_clips.csv
 
-A clip folder is any folder with a clip's file in it; those that other tools made have no clip.json and are
-checked by the rest. Picture, landmarks and sound must be equally long (the sound within one frame);
-clip.json's checksums must be those of the files. --deep also decodes every frame and reads every landmark and
-sample. Each problem is one line: path and reason. The exit status is 1 if there is any.
+A clip folder is any folder with a clip's file in it, behind a link or in a pack too. Picture, landmarks and
+sound must be equally long (the sound within one frame), and the files must have the checksums of clip.json;
+folders from other tools have none. --deep also decodes every frame and reads every landmark and sample. Each
+problem is one line: path and reason. The exit status is 1 if there is a problem.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import logging
 import tempfile
@@ -21,8 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.work.batch import FolderBatchConfig, clip_folders, failures_csv
-from preprocess.work.jobs import Job, write_atomically
+from preprocess.work.batch import FolderConfig, WorkConfig, find_folder_jobs
+from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
+from preprocess.work.progress import failures_csv, with_progress
 from preprocess.work.workers import run_workers
 from utils.clip.files import (
     AUDIO_NAMES,
@@ -32,10 +34,12 @@ from utils.clip.files import (
     open_landmarks,
     read_clip_info,
 )
+from utils.clip.frames import read_frames, read_video_header
+from utils.clip.packed import FRAMES_NAME, clip_names, find_member, open_member
 from utils.clip.sound import open_sound
-from utils.config import opt, parse_command
+from utils.config import opt, parse_groups
 from utils.errors import ClipError, UsageError, run_command
-from utils.files import file_sha256
+from utils.files import file_sha256, write_atomically
 from utils.media.video import iterate_pictures, read_video_times
 
 log = logging.getLogger(__name__)
@@ -44,21 +48,22 @@ FRAMES_AT_ONCE = 4096  # landmarks read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig(FolderBatchConfig):
+class VerifyConfig:
     """python -m preprocess.verify"""
 
     deep: bool = opt(False, "also decode every frame, and read every landmark and sample")
     audio_tolerance_s: float | None = opt(
-        None, "how far the lengths of sound and picture may differ, in s; one frame if not given"
+        None, "how far the lengths of sound and picture may differ, in s; default: one frame"
     )
-    output: Path | None = opt(None, "CSV file for the problems: path, reason")
+    output: Path | None = opt(None, "CSV file for the problems, with the columns path and reason")
 
 
 class _Problems:
-    """Collects the ClipErrors of one folder, so that all of them are reported, not only the first."""
+    """Collects all ClipErrors of one folder, not only the first."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.found = folder, []
+        self.folder = folder
+        self.found: list[tuple[Path, str]] = []
 
     def __enter__(self) -> _Problems:
         return self
@@ -73,7 +78,7 @@ class _Problems:
 
 
 def check_clip(folder: Path, *, deep: bool, audio_tolerance_s: float | None = None) -> list[tuple[Path, str]]:
-    """All problems of one clip folder, as (path, reason); an empty list if it is sound."""
+    """All problems of one clip folder, packed or not, as (path, reason)."""
     problems = _Problems(folder)
     num_frames: int | None = None
     fps = Fraction(0)
@@ -94,14 +99,20 @@ def check_clip(folder: Path, *, deep: bool, audio_tolerance_s: float | None = No
 
 def _check_video(path: Path, *, deep: bool) -> tuple[int, Fraction]:
     """(frames, rate) of a crop."""
-    if not path.is_file():
+    if find_member(path.with_name(FRAMES_NAME)):  # decoded already
+        fps, num_frames = read_video_header(path)
+        read_frames(path, np.array([num_frames - 1]))
+        return num_frames, fps
+    if not (path.is_file() or find_member(path)):
         raise ClipError(path, "missing; run preprocess.crop_faces")
-    times = read_video_times(path)
+    times = read_video_times(path, open_member(path))
     num_frames = len(times.starts_s)
     if not times.constant:
         raise ClipError(path, "its frame rate varies; prepare the clip again")
     if deep:
-        num_decoded = sum(picture.rgb() is not None for _, picture in iterate_pictures(path))
+        num_decoded = sum(
+            picture.rgb() is not None for _, picture in iterate_pictures(path, open_member(path))
+        )
         if num_decoded != num_frames:
             raise ClipError(path, f"{num_decoded} of {num_frames} frames can be decoded")
     return num_frames, times.fps
@@ -125,16 +136,16 @@ def _check_landmarks(folder: Path, num_frames: int | None, *, deep: bool) -> Non
             raise ClipError(path, "holds infinite values; run preprocess.extract_landmarks")
         missing = np.isnan(piece).reshape(len(piece), -1)
         if (missing.any(axis=1) != missing.all(axis=1)).any():
-            raise ClipError(path, "has frames with some landmarks only; run preprocess.extract_landmarks")
+            raise ClipError(path, "holds frames with only some landmarks; run preprocess.extract_landmarks")
         num_seen += int((~missing[:, 0]).sum())
     if num_seen == 0:
-        raise ClipError(path, "has no frame with a face")
+        raise ClipError(path, "holds no frame with a face")
 
 
 def _check_audio_length(path: Path, num_frames: int, fps: Fraction, tolerance_s: float | None) -> None:
     with open_sound(path) as sound:
         found_s, wanted_s = sound.duration_s, num_frames / float(fps)
-    # a little over a frame by default: tools round to whole samples each their own way
+    # a little over a frame by default: tools round to whole samples in different ways
     allowed_s = 1.001 / float(fps) if tolerance_s is None else tolerance_s
     if abs(found_s - wanted_s) > allowed_s:
         raise ClipError(
@@ -143,33 +154,35 @@ def _check_audio_length(path: Path, num_frames: int, fps: Fraction, tolerance_s:
 
 
 def _read_samples(path: Path) -> None:
-    """Read a wav to its end."""
+    """Read a wav to its end, so that damage shows."""
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(open_member(path) or path) as file:
             announced, num_read = file.frames, 0
             while len(samples := file.read(1 << 16, dtype="float32", always_2d=True)):
                 num_read += len(samples)
                 if not np.isfinite(samples).all():
-                    raise ClipError(path, "holds samples that are not numbers; run preprocess.extract_audio")
+                    raise ClipError(path, "holds samples that are not finite; run preprocess.extract_audio")
     except soundfile.LibsndfileError as error:
         raise ClipError(path, f"cannot be read to its end ({error}); run preprocess.extract_audio") from error
     if num_read != announced:
-        raise ClipError(path, f"{num_read} of {announced} samples are there; run preprocess.extract_audio")
+        raise ClipError(path, f"cut off: {num_read} of {announced} samples; run preprocess.extract_audio")
 
 
 def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _Problems) -> None:
-    """clip.json against the files, if there is one."""
+    """Compare clip.json with the files, if there is one."""
     info = read_clip_info(folder)
     if info is None:
         return
+    present = set(clip_names(folder))
+    decoded = {VIDEO_NAME} if find_member(folder / FRAMES_NAME) else set()  # packed frames have no checksum
     for name, digest in sorted(info.files.items()):
-        if not (folder / name).is_file():
-            if name not in (VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES):  # those were missed above
+        if name not in present:
+            if name not in (VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES):  # these were reported above
                 problems.add(name, "missing, though clip.json lists it; prepare the clip again")
-        elif file_sha256(folder / name) != digest:
-            problems.add(name, "not the file that clip.json describes (checksum); prepare the clip again")
+        elif name not in decoded and file_sha256(open_member(folder / name) or folder / name) != digest:
+            problems.add(name, "does not have the checksum of clip.json; prepare the clip again")
     if num_frames is not None and (num_frames, fps) != (info.num_frames, info.fps_fraction):
         problems.add(
             VIDEO_NAME,
@@ -178,14 +191,14 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _
         )
 
 
-def check_job(job: Job, config: VerifyConfig) -> str:
+def check_job(job: Job, data_root: Path, deep: bool, audio_tolerance_s: float | None) -> str:
     """All problems of one clip folder, as JSON: [[path below the data root, reason], ...]."""
-    found = check_clip(job.folder, deep=config.deep, audio_tolerance_s=config.audio_tolerance_s)
-    return json.dumps([(str(path.relative_to(config.data_root)), reason) for path, reason in found])
+    found = check_clip(job.folder, deep=deep, audio_tolerance_s=audio_tolerance_s)
+    return json.dumps([(str(path.relative_to(data_root)), reason) for path, reason in found])
 
 
 def _require_writable(path: Path) -> None:
-    """Make the folder of the CSV file. Raises OSError or UsageError now, not after hours of checking."""
+    """Make the folder of the CSV file. Raises OSError or UsageError before hours of checking, not after."""
     if path.is_dir():
         raise UsageError(f"--output {path} is a folder; give the name of a CSV file")
     try:
@@ -197,36 +210,29 @@ def _require_writable(path: Path) -> None:
 
 
 def main() -> int:
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    config = parse_command(VerifyConfig, __doc__)
+    folders, own, work, limits = parse_groups(__doc__, FolderConfig, VerifyConfig, WorkConfig, LimitConfig)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    k, n = config.shard_numbers()
-    folders = clip_folders(config.data_root)[k - 1 :: n]
-    if config.output is not None:
-        _require_writable(config.output)
+    jobs = find_folder_jobs(folders.data_root, work, packed=True)
+    if own.output is not None:
+        _require_writable(own.output)
     problems: list[tuple[str, str]] = []
     num_bad = 0
-    jobs = [
-        Job(name=str(folder.relative_to(config.data_root)), source=folder, folder=folder)
-        for folder in folders
-    ]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(logging_redirect_tqdm())
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "scratch"
-        scratch.mkdir()
-        results = run_workers(jobs, check_job, config, scratch, config.num_workers)
-        results = stack.enter_context(contextlib.closing(results))
-        for job, status, reason in tqdm(results, total=len(jobs), unit="clip", dynamic_ncols=True):
-            found = [(job.name, reason)] if status == "failed" else json.loads(status)
-            num_bad += bool(found)
-            for problem in found:
-                problems.append(tuple(problem))
-                log.warning("%s: %s", *problem)
-    if config.output is not None:
-        write_atomically(config.output, failures_csv(problems), config.output.parent)
-    log.info("%d clips checked, %d of them bad", len(folders), num_bad)
+    do = functools.partial(
+        check_job, data_root=folders.data_root, deep=own.deep, audio_tolerance_s=own.audio_tolerance_s
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        outcomes = run_workers(jobs, do, limits, Path(temporary) / "scratch", work.num_workers)
+        with with_progress(outcomes, len(jobs)) as shown:
+            for job, status, reason in shown:
+                found = [(job.name, reason)] if status == "failed" else json.loads(status)
+                num_bad += bool(found)
+                for path, why in found:
+                    problems.append((path, why))
+                    log.warning("%s: %s", path, why)
+    if own.output is not None:
+        table = failures_csv(problems)
+        write_atomically(own.output, lambda partial: partial.write_bytes(table))
+    log.info("%d clips checked, %d bad", len(jobs), num_bad)
     return 1 if num_bad else 0
 
 

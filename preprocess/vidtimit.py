@@ -1,20 +1,21 @@
-"""VidTIMIT to DeepfakeTIMIT's missing half: real videos from numbered JPEG frames at 25 fps, and their sound.
+"""Make DeepfakeTIMIT's missing real videos from VidTIMIT: its numbered JPEG frames at 25 fps, and its sound.
 
     python -m preprocess.vidtimit --source VidTIMIT --output DeepfakeTIMIT
 
 SOURCE/<subject>/video/<sentence>/<001, 002, ...> and SOURCE/<subject>/audio/<sentence>.wav become
-OUTPUT/real/<subject>/<sentence>.mp4 and, byte for byte, OUTPUT/real/<subject>/<sentence>.wav: in a file of
-its own as beside the fakes, so that no encoder tells the one from the other. Then prepare the whole with
+OUTPUT/real/<subject>/<sentence>.mp4 and, unchanged, OUTPUT/real/<subject>/<sentence>.wav. The sound stays in
+a separate file, as with the fakes, so that no encoder separates real from fake. Then prepare everything with
 preprocess.prepare --dataset deepfaketimit.
 
-Subjects are those who have fakes in OUTPUT; all of SOURCE if there are no fakes yet. Head rotations (no
-sound) are left out. Call it again after an interruption: finished videos stay. Failures are listed in
-OUTPUT/real/failures.csv.
+Only subjects who have fakes in OUTPUT are taken; all of SOURCE if there are no fakes yet. Head rotations (no
+sound) are left out. After an interruption, call it again: finished videos are kept. OUTPUT/real/failures.csv
+lists failures.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 import shutil
@@ -23,11 +24,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from preprocess.work.batch import Batch, WorkConfig, run_batch
 from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
 from preprocess.work.stores import LocalStore
-from utils.config import opt, parse_command
+from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, run_command
 from utils.media.allowed import media_limits, report_length
 from utils.media.writer import VideoWriter
@@ -41,19 +44,20 @@ FRAME = re.compile(r"(\d+)(\.jpe?g)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VidTimitConfig(WorkConfig):
+class VidTimitConfig:
     """python -m preprocess.vidtimit"""
 
-    source: Path = opt(dataclasses.MISSING, "where VidTIMIT's subjects were unpacked to")
+    source: Path = opt(dataclasses.MISSING, "folder that VidTIMIT's subjects were unpacked to")
     output: Path = opt(dataclasses.MISSING, "the DeepfakeTIMIT folder, or a new one")
-    subjects: tuple[str, ...] = opt((), "only these, e.g. fadg0 fram1; none = those who have fakes in OUTPUT")
-    crf: int = opt(
-        0, "H.264 quality: 0 loses nothing but half of the colours' resolution, as JPEG usually has before"
+    subjects: tuple[str, ...] = opt(
+        (), "only these, e.g. fadg0 fram1; default: those who have fakes in OUTPUT"
     )
-    overwrite: bool = opt(False, "make videos anew that are there already")
+    crf: int = opt(
+        0, "H.264 quality; 0 is lossless but for half of the colour resolution, as JPEG usually is"
+    )
+    overwrite: bool = opt(False, "make videos again that exist")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf must be between 0 and 51, got {self.crf}")
 
@@ -61,9 +65,11 @@ class VidTimitConfig(WorkConfig):
 def find_subjects(source: Path) -> dict[str, Path]:
     """subject -> its folder with `video` and `audio`, sorted. Raises DatasetError if there is none."""
     if not source.is_dir():
-        raise DatasetError(f"{source}: no such folder; --source is where VidTIMIT lies")
-    found = {}
-    for place in sorted([*source.glob("*"), *source.glob("*/*")]):  # some archives have a folder of their own
+        raise DatasetError(f"{source}: no such folder; --source must be the folder of VidTIMIT")
+    found: dict[str, Path] = {}
+    for place in sorted(
+        [*source.glob("*"), *source.glob("*/*")]
+    ):  # some archives contain a folder above the subject
         if SUBJECT.fullmatch(place.name) and (place / "video").is_dir() and (place / "audio").is_dir():
             found.setdefault(place.name, place)
     if not found:
@@ -76,7 +82,7 @@ def find_subjects(source: Path) -> dict[str, Path]:
 
 
 def chosen_subjects(config: VidTimitConfig, found: dict[str, Path]) -> list[str]:
-    """Who is wanted, sorted. Raises DatasetError if one of them is not in VidTIMIT."""
+    """The wanted subjects, sorted. Raises DatasetError if one of them is not in VidTIMIT."""
     faked = {
         place.name
         for folder in FAKE_FOLDERS
@@ -92,7 +98,7 @@ def chosen_subjects(config: VidTimitConfig, found: dict[str, Path]) -> list[str]
     return sorted(wanted)
 
 
-def find_sentences(config: VidTimitConfig) -> Batch:
+def find_sentences(config: VidTimitConfig, work: WorkConfig | None = None) -> Batch:
     """One job per sentence that has sound. Raises DatasetError if there is none."""
     found = find_subjects(config.source)
     jobs, num_silent = [], 0
@@ -110,61 +116,48 @@ def find_sentences(config: VidTimitConfig) -> Batch:
             for sentence, sound in sorted(sounds.items())
         ]
     if not jobs:
-        raise DatasetError(f"{config.source}: no <subject>/audio/<sentence>.wav of the wanted subjects")
+        raise DatasetError(f"{config.source}: the wanted subjects have no <subject>/audio/<sentence>.wav")
     log.info("%d sentences; %d sequences without sound (head rotations) left out", len(jobs), num_silent)
-    k, n = config.shard_numbers()
-    return Batch(jobs=jobs[k - 1 :: n], output=LocalStore(config.output / "real"))
+    return Batch(jobs=(work or WorkConfig()).take_shard(jobs), output=LocalStore(config.output / "real"))
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames of a sequence in order. Raises ClipError unless they are numbered from 1 without a gap."""
+    """The frames of a sequence in order. Raises ClipError unless they are numbered from 1 without gaps."""
     numbered: dict[int, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = FRAME.fullmatch(path.name)
         if match is None:
-            raise ClipError(folder, f"{path.name} is no frame: expected 001, 002, ..., with or without .jpg")
+            raise ClipError(
+                folder, f"{path.name} is not a frame: expected 001, 002, ..., with or without .jpg"
+            )
         if int(match[1]) in numbered:
             raise ClipError(folder, f"{path.name} and {numbered[int(match[1])].name} are the same frame")
         numbered[int(match[1])] = path
     if not numbered:
-        raise ClipError(folder, "holds no frame 001, 002, ...")
+        raise ClipError(folder, "holds no frames 001, 002, ...")
     if absent := sorted(set(range(1, max(numbered) + 1)) - set(numbered)):
-        raise ClipError(
-            folder, f"{len(absent)} of {max(numbered)} frames are not there, e.g. {absent[0]:03d}"
-        )
+        raise ClipError(folder, f"{len(absent)} of {max(numbered)} frames are missing, e.g. {absent[0]:03d}")
     return [numbered[number] for number in range(1, max(numbered) + 1)]
 
 
-def read_frame(path: Path) -> np.ndarray:
-    """One picture, (H, W, 3) uint8 RGB. Raises ClipError if it is no JPEG, too large or damaged."""
+def read_frame(path: Path) -> npt.NDArray[np.uint8]:
+    """One picture, (H, W, 3) uint8 RGB. Raises ClipError if it is not a JPEG, too large or damaged."""
     import cv2
+    from PIL import Image
 
-    data = np.fromfile(path, np.uint8)
-    width, height = jpeg_size(data.tobytes())
-    media_limits().require_pixels(path, width, height)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if width * height else None
+    try:
+        with Image.open(path, formats=("JPEG",)) as header:  # reads the header only
+            media_limits().require_pixels(path, *header.size)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ClipError(path, f"is not a readable JPEG ({error}); get the archive again") from error
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ClipError(path, "is not a readable picture; get the archive again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(width, height) by the header of a JPEG; (0, 0) if it is none."""
-    position = 2
-    while data.startswith(b"\xff\xd8") and data[position : position + 1] == b"\xff":
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the start of a frame
-            return int.from_bytes(data[position + 7 : position + 9]), int.from_bytes(
-                data[position + 5 : position + 7]
-            )
-        position += 2 + length
-    return 0, 0
+        raise ClipError(path, "is not a readable JPEG; get the archive again")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def sentence_job(job: Job, config: VidTimitConfig) -> str:
-    """One sentence: "done" or "already there". The wav is installed first, so that a video is a finished
-    pair.
-    """
+    """Make one sentence: "done" or "already there". The wav is installed first, so a video is never alone."""
     sentence = job.source.name
     video, sound = f"{sentence}.mp4", f"{sentence}.wav"
     if not config.overwrite and (job.folder / video).is_file() and (job.folder / sound).is_file():
@@ -172,13 +165,16 @@ def sentence_job(job: Job, config: VidTimitConfig) -> str:
     frames = frame_files(job.source)
     media_limits().require_frames(job.source, len(frames))
     height, width = read_frame(frames[0]).shape[:2]
-    report_length(len(frames), width * height, len(frames) / FPS)
+    report_length(len(frames), width * height, float(len(frames) / FPS))
     with VideoWriter(job.scratch / video, fps=FPS, width=width, height=height, crf=config.crf) as writer:
         for path in frames:
             image = read_frame(path)
             if image.shape[:2] != (height, width):
-                raise ClipError(path, f"is {image.shape[1]}x{image.shape[0]}, the first one {width}x{height}")
+                raise ClipError(
+                    path, f"is {image.shape[1]}x{image.shape[0]}, the first frame {width}x{height}"
+                )
             writer.write(image)
+    assert job.sound is not None  # find_sentences takes those with sound
     shutil.copyfile(job.sound, job.scratch / sound)
     job.install(sound)
     job.install(video)
@@ -187,8 +183,9 @@ def sentence_job(job: Job, config: VidTimitConfig) -> str:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = parse_command(VidTimitConfig, __doc__)
-    return run_batch(find_sentences(config), sentence_job, config, done="built")
+    config, work, limits = parse_groups(__doc__, VidTimitConfig, WorkConfig, LimitConfig)
+    do = functools.partial(sentence_job, config=config)
+    return run_batch(find_sentences(config, work), do, work, limits, done="built")
 
 
 if __name__ == "__main__":

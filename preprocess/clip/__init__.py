@@ -1,1 +1,1 @@
-"""One video becomes prepared clips: frame schedule, crop, sound, landmarks."""
+"""How one video becomes a prepared clip: frame schedule, crop, landmarks, sound, clip.json."""

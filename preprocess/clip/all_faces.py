@@ -1,6 +1,4 @@
-"""Every face of a raw video as a clip of its own, for judging: the same crop, landmarks and sound as in
-training.
-"""
+"""Each face of a raw video as its own clip, for judging: crop, landmarks and sound as in training."""
 
 from __future__ import annotations
 
@@ -8,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from preprocess.clip.crop import write_landmarks
 from preprocess.clip.schedule import iterate_schedule
@@ -20,30 +20,30 @@ from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.media.picture import Picture
 from utils.media.video import read_video_times
 
-MAX_TRACKS = 8  # judged in one video: the largest faces
-MIN_TRACK_S = 0.2  # a face that is there for a shorter time is not judged
+MAX_TRACKS = 8  # per video: the largest faces
+MIN_TRACK_S = 0.2  # faces that are visible for a shorter time are left out
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackClip:
-    """One face of a video: a clip folder with the frames from `first_frame` on, and their sound."""
+    """One face of a video: a clip folder with its frames, from `first_frame` on, and their sound."""
 
     folder: Path
     first_frame: int
     num_frames: int
-    face_boxes: np.ndarray  # (num_frames, 3) x, y, side in pixels of the displayed source frame
-    has_face: np.ndarray  # (num_frames,) bool
+    face_boxes: npt.NDArray[np.float64]  # (num_frames, 3) x, y, side in pixels of the displayed source frame
+    has_face: npt.NDArray[np.bool_]  # (num_frames,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedVideo:
-    """What was found in a raw video."""
+    """The faces of a raw video."""
 
     fps: Fraction
     num_frames: int
     width: int
     height: int
-    silent: bool  # it has no sound track
+    silent: bool  # without a sound track
     sound: Path  # mono wav as long as the picture
     tracks: list[TrackClip]  # the largest face first; empty if no face was found
 
@@ -55,10 +55,10 @@ def track_video(
     config: CropConfig | None = None,
     show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
 ) -> TrackedVideo:
-    """Write a clip folder for every face of `source` below `folder`, in one decode pass and constant memory.
+    """Write a clip folder for each face of `source` below `folder`, in one decode pass and constant memory.
 
     `show_progress(pictures, count)` may wrap the frames, e.g. in a bar. Raises ClipError if the video cannot
-    be decoded. No face and no sound are no errors: the result says so.
+    be decoded. A video without a face or without sound is not an error; the result says so.
     """
     config = config or CropConfig()
     times = read_video_times(source)
@@ -117,8 +117,8 @@ def _cut_sound(source: Path, target: Path, start_s: Fraction, duration_s: Fracti
                 cut.write(piece)
 
 
-def _pieces(file: object, left: int) -> Iterator[np.ndarray]:
-    """`left` samples, padded with silence where the file ends early."""
+def _pieces(file: Any, left: int) -> Iterator[npt.NDArray[np.int16]]:
+    """Yield `left` samples of an open sound file, padded with silence if it ends early."""
     while left > 0:
         piece = file.read(min(left, 1 << 18), dtype="int16")
         if len(piece) == 0:

@@ -18,18 +18,18 @@ from utils.errors import NoFaceError
 from utils.media.picture import Picture
 from utils.media.video import VideoTimes
 
-# (full frames, frames per second, folder for temporary files) -> as many frames, changed
+# (full frames, frames per second, folder for temporary files) -> the same number of frames
 PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropReport:
-    """What was seen of one video while its face was cropped."""
+    """What was found in one video while its face was cropped."""
 
     times: VideoTimes
-    width: int  # of the source as displayed
+    width: int  # of the displayed source, in pixels
     height: int
-    face_boxes: list[list[float]]  # x, y, side per frame; [] where the track does not reach
+    face_boxes: list[list[float]]  # x, y, side per frame; [] outside of the track
     frames_without_face: list[int]
     num_face_tracks: int
 
@@ -43,9 +43,9 @@ def crop_face(
 ) -> CropReport:
     """Write `cropped_video.mp4` and `landmarks.npy` of the largest continuous face into `folder`.
 
-    Decodes the video once and holds about a second of it. `folder` must exist and is used for temporary
-    files. `change` is done to the full frames before anything else sees them. Raises ClipError if the video
-    cannot be decoded, NoFaceError if no face is found in it.
+    Decodes the video once and holds about a second of it. `folder` must exist; temporary files go there, too.
+    `change` applies to the full frames before all else. Raises ClipError if the video cannot be decoded,
+    NoFaceError if no face is found.
     """
     num_frames = len(times.starts_s)
     tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
@@ -75,7 +75,7 @@ def crop_face(
 
 
 def write_landmarks(raw: Path, path: Path, num_frames: int) -> None:
-    """The .npy file from its bare numbers, without reading them all at once."""
+    """Write a .npy file (T, 478, 2) from its raw float32 numbers, without reading them all at once."""
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),
         "fortran_order": False,

@@ -44,19 +44,19 @@ class ClipConfig(CropConfig, AudioConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is done to a raw video on its way into a clip folder; see preprocess/perturb."""
+    """A change of a raw video before it becomes a clip; see preprocess/perturb."""
 
-    settings: dict[str, Any]  # further settings for clip.json, by which the clip is recognised
+    settings: dict[str, Any]  # added to those of clip.json, so that the clip is recognised
     pictures: PictureChange | None = None
     waveform: WaveformChange | None = None
 
 
-# these say which clips are good enough, not what is in the files: a change of them makes no clip stale
+# they decide which clips are good enough, not what is in the files: changing them makes no clip stale
 _THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
 
 
 def clip_settings(config: ClipConfig, change: Change | None = None) -> dict[str, Any]:
-    """The flags that shape a clip's files, as they stand in clip.json."""
+    """The settings of clip.json: the flags that shape a clip's files."""
     names = {field.name for field in dataclasses.fields(ClipConfig)} - set(_THRESHOLDS)
     settings = {name: value for name, value in sorted(to_plain(config).items()) if name in names}
     return settings | (change.settings if change else {})
@@ -71,15 +71,15 @@ def prepare_clip(
     sound: Path | None = None,
     change: Change | None = None,
 ) -> ClipInfo:
-    """Make a clip folder's four files in `folder`, which must exist and be empty; return what clip.json says.
+    """Make the four files of a clip folder in `folder`, which must exist and be empty; return its clip.json.
 
-    `name` is what clip.json calls the source (default: its file name); `sound` is a file of its own that
-    holds its sound; `change` is done to full frames and sound. Raises ClipError if the video cannot
-    be used; `folder` may then hold temporary files.
+    `name` is the source's name in clip.json (default: its file name), `sound` a separate file with its sound.
+    `change` applies to full frames and sound. Raises ClipError if the video cannot be used; `folder` may then
+    hold temporary files.
     """
     times = read_video_times(source)
     change_waveform = change.waveform if change else None
-    audio = extract_audio(  # first: quick to fail
+    audio = extract_audio(  # first, because it fails quickly
         source, folder / AUDIO_NAME, times, config, sound=sound, change=change_waveform
     )
     crop = crop_face(source, folder, times, config, change.pictures if change else None)
@@ -133,7 +133,7 @@ def is_finished(
     sound: Path | None = None,
     change: Change | None = None,
 ) -> bool:
-    """Whether `folder` holds what `prepare_clip` would make today of this very source file."""
+    """Whether `folder` holds what `prepare_clip` would make of this source file now."""
     info = current_info(source, folder, config, change)
     return (
         info is not None
@@ -148,7 +148,7 @@ def is_finished(
 def current_info(
     source: Path, folder: Path, config: ClipConfig, change: Change | None = None
 ) -> ClipInfo | None:
-    """clip.json of a folder if it says what today's flags ask for."""
+    """clip.json of a folder if it was made with these flags; else None."""
     try:
         info = read_clip_info(folder)
         if info is None:

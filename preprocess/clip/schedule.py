@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.errors import ClipError
 from utils.media.picture import Picture
 from utils.media.video import VideoTimes, iterate_pictures
 
-MAX_UNDECODED = 0.02  # share of frames that a damaged file may lack; the frame before takes their place
+MAX_UNDECODED = 0.02  # share of frames that may be missing; the frame before is repeated
 
 
-def frame_schedule(times: VideoTimes) -> np.ndarray:
-    """(T,) index of the source frame that each frame of the crop shows.
+def frame_schedule(times: VideoTimes) -> npt.NDArray[np.int64]:
+    """(T,) int64: index of the source frame that each frame of the crop shows.
 
-    At a constant rate each frame is taken once. At a varying rate crop frame i shows the source frame nearest
-    to i / fps, with fps the average rate, so that T stays the same.
+    At a constant rate, each frame is taken once. At a varying rate, crop frame i shows the source frame
+    nearest to i / fps; fps is the average rate, so T stays the same.
     """
     count = len(times.starts_s)
     if times.constant:
@@ -31,7 +32,7 @@ def frame_schedule(times: VideoTimes) -> np.ndarray:
 
 
 def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
-    """The T pictures of the crop's frames, in order, in one decode pass.
+    """Yield the T pictures of the crop's frames in order, in one decode pass.
 
     Raises ClipError if more than MAX_UNDECODED of the frames that the container lists cannot be decoded.
     """

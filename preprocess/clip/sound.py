@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.clip.sound import read_waveform
@@ -16,8 +17,8 @@ from utils.errors import ClipError
 from utils.media.sound import iterate_audio
 from utils.media.video import VideoTimes
 
-# ((N,) float32 mono, samples per second) -> as many samples, changed
-WaveformChange = Callable[[np.ndarray, int], np.ndarray]
+# ((N,) float32 mono, samples per second) -> the same number of samples
+WaveformChange = Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,8 @@ class AudioConfig:
     """preprocess/clip/sound.py: how the sound is written, and when it is too short."""
 
     sample_rate_hz: int = opt(SAMPLE_RATE_HZ, "samples per second of the wav")
-    max_missing_audio_s: float = opt(0.5, "sound that may be missing at start and end together, in s")
-    allow_silent: bool = opt(
-        False, "keep videos without sound, with a silent wav, and mark them in clip.json"
-    )
+    max_missing_audio_s: float = opt(0.5, "seconds of sound that may be missing, start and end together")
+    allow_silent: bool = opt(False, "keep videos without sound, with a silent wav, marked in clip.json")
 
     def __post_init__(self) -> None:
         if not 8000 <= self.sample_rate_hz <= 192_000:
@@ -46,8 +45,8 @@ class AudioReport:
     silent: bool  # there was no sound at all
 
 
-class _WavWriter:
-    """PCM16 of exactly `total` samples; what does not fit is cut, what is missing is zero."""
+class WavWriter:
+    """Writes a mono PCM16 wav of at most `total` samples; further ones are cut off."""
 
     def __init__(self, path: Path, sample_rate_hz: int, total: int) -> None:
         import soundfile
@@ -58,20 +57,21 @@ class _WavWriter:
         self._total = total
         self.num_written = 0
 
-    def write(self, samples: np.ndarray) -> None:
+    def write(self, samples: npt.NDArray[np.float32]) -> None:
+        """Append (N,) samples in [-1, 1]. Raises OSError if the disk is full."""
         import soundfile
 
         samples = samples[: self._total - self.num_written]
-        # by 32768, so that a PCM16 source at the same rate keeps its very numbers
+        # times 32768, so that a PCM16 source at the same rate keeps its values
         try:
             self._file.write(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16))
-        except (soundfile.LibsndfileError, AssertionError) as error:  # it keeps the system's reason to itself
+        except (soundfile.LibsndfileError, AssertionError) as error:  # without the system's reason
             reason = "cannot grow further: the disk is full, or --max_output_gb is reached"
             raise OSError(errno.EFBIG, reason, self._file.name) from error
         self.num_written += len(samples)
 
     def pad_to(self, position: int) -> int:
-        """Silence up to sample `position`; returns how much was added."""
+        """Append silence up to sample `position`; return the number of samples added."""
         start = self.num_written
         while (left := min(position, self._total) - self.num_written) > 0:
             self.write(np.zeros(min(left, 1 << 16), np.float32))
@@ -94,18 +94,17 @@ def extract_audio(
     sound: Path | None = None,
     change: WaveformChange | None = None,
 ) -> AudioReport:
-    """Write the sound that belongs to a video's frames as mono PCM16 wav, in constant memory unless `change`
-    is to be done to it, which sees it whole.
+    """Write the sound of a video's frames as mono PCM16 wav, in constant memory unless there is a `change`.
 
     `times` are those of `read_video_times(source)`: sample 0 belongs to the first frame, and the length is
-    that of all frames at the average rate. `sound` is a file of its own that holds the sound and begins with
-    the first frame. Raises ClipError if there is no sound track (unless
+    that of all frames at the average rate. `sound` is a separate file with the sound, which begins with the
+    first frame. `change` applies to the whole waveform. Raises ClipError if there is no sound (unless
     `allow_silent`), if it cannot be decoded, or if too much of it is missing.
     """
     rate = config.sample_rate_hz
     total = round(len(times.starts_s) / times.fps * rate)
-    wav = _WavWriter(path, rate, total)
-    first: int | None = None  # sample of the wav at which the sound begins
+    wav = WavWriter(path, rate, total)
+    first: int | None = None  # sample at which the sound begins
     origin_s = times.starts_s[0] if sound is None else 0.0
     try:
         for time_s, samples in iterate_audio(sound or source, rate):
@@ -122,12 +121,10 @@ def extract_audio(
         wav.close()
     if change is not None:
         _rewrite(path, rate, change)
-    silent = first is None
-    report = AudioReport(
-        start_s=0.0 if silent else round(first / rate, 6),
-        padded_s=0.0 if silent else round(padded / rate, 6),
-        silent=silent,
-    )
+    if first is None:
+        report = AudioReport(start_s=0.0, padded_s=0.0, silent=True)
+    else:
+        report = AudioReport(start_s=round(first / rate, 6), padded_s=round(padded / rate, 6), silent=False)
     require_sound(source, report, config)
     return report
 
@@ -136,8 +133,8 @@ def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
     waveform = read_waveform(path, rate_hz)
     changed = change(waveform, rate_hz)
     if changed.shape != waveform.shape:
-        raise ValueError(f"a change of {len(waveform)} samples must not return {changed.shape}")
-    wav = _WavWriter(path, rate_hz, len(waveform))
+        raise ValueError(f"a change of {len(waveform)} samples returned {changed.shape}")
+    wav = WavWriter(path, rate_hz, len(waveform))
     try:
         wav.write(changed)
     finally:
@@ -147,7 +144,7 @@ def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
 def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:
     """Raise ClipError if the sound is too short for its picture, or silent where that is not allowed."""
     if report.silent and not config.allow_silent:
-        raise ClipError(path, "has no sound track, or an empty one; --allow_silent keeps such videos")
+        raise ClipError(path, "has no sound; --allow_silent keeps such videos")
     missing_s = max(0.0, report.start_s) + report.padded_s
     if missing_s > config.max_missing_audio_s:
         raise ClipError(

@@ -22,7 +22,7 @@ from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC,
 from preprocess.perturb.kinds import random_generator as random_of
 from preprocess.work.batch import Batch, WorkConfig, run_batch
 from preprocess.work.jobs import Job
-from preprocess.work.limits import PERTURBED
+from preprocess.work.limits import PERTURBED, LimitConfig
 from preprocess.work.raw_layouts import SOURCES, read_raw_dataset
 from preprocess.work.stores import LocalStore
 from utils.clip.files import INFO_NAME, LAYOUT_VERSION, ClipInfo, read_clip_info
@@ -197,7 +197,7 @@ def _lost_record(info: ClipInfo, config: ClipConfig, change: Change) -> dict[str
     }
 
 
-def variant_job(job: VariantJob, config: WorkConfig) -> str:
+def variant_job(job: VariantJob) -> str:
     """Make one variant, or record that its face is lost: "done" or "already there"."""
     info = _info_of(job.prepared)
     clip_config, change = variant_config(job.prepared, info), change_of(job.perturbation, info.source)
@@ -271,7 +271,8 @@ def make_variants(
         if perturbation.level
     }
     batch = Batch(jobs=[job for group in jobs.values() for job in group], output=LocalStore(cache_dir))
-    if batch.jobs and run_batch(batch, variant_job, WorkConfig(num_workers=num_workers), done="perturbed"):
+    work = WorkConfig(num_workers=num_workers)
+    if batch.jobs and run_batch(batch, variant_job, work, LimitConfig(), done="perturbed"):
         raise DatasetError(
             f"{cache_dir / 'failures.csv'} lists variants that could not be made, and why; call again after "
             "mending them (finished variants are kept)"

@@ -1,1 +1,1 @@
-"""Many videos: which there are, who prepares them, under which limits, and where results are stored."""
+"""How many videos are worked on: which ones, by which processes, within which limits, stored where."""

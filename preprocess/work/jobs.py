@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from utils.clip.files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import ClipError
+from utils.files import sync
 
 PARTIAL_NAME = ".partial"
 CLIP_FILES = (VIDEO_NAME, *AUDIO_NAMES, LANDMARKS_NAME, INFO_NAME)
@@ -21,25 +22,25 @@ CLIP_FILES = (VIDEO_NAME, *AUDIO_NAMES, LANDMARKS_NAME, INFO_NAME)
 class Job:
     """One video or clip folder."""
 
-    name: str  # path relative to the root, "/" between its parts: stable across machines
+    name: str  # path relative to the root, with "/": the same on every machine
     source: Path
     folder: Path  # the clip folder
-    sound: Path | None = None  # a file of its own with the video's sound
-    scratch: Path = Path()  # an empty folder beside, of the worker's own; gone after the job
-    within: Path | None = None  # the raw root, where no link may lead out of it
+    sound: Path | None = None  # separate file with the video's sound
+    scratch: Path = Path()  # empty folder of the worker on the same file system, removed after the job
+    within: Path | None = None  # the raw root, if links must not lead out of it
 
     @property
     def effort(self) -> float:
-        """How many times as much a frame takes as usual; see preprocess/work/limits.py."""
+        """Cost of a frame relative to the usual one; see preprocess/work/limits.py."""
         return 1.0
 
     @property
     def local_source(self) -> Path | None:
-        """The video, None if it is still to be fetched."""
+        """The video, or None if it must be downloaded first."""
         return self.source
 
     def absolute(self) -> Job:
-        """The same job, for a process that was started in another folder."""
+        """The same job with absolute paths, for a process that starts in another folder."""
         return dataclasses.replace(
             self,
             source=self.source.absolute(),
@@ -49,7 +50,7 @@ class Job:
         )
 
     def require_within(self) -> None:
-        """Raise ClipError if the video or its sound lies elsewhere."""
+        """Raise ClipError if a link leads the video or its sound out of `within`."""
         if self.within is not None:
             for path in filter(None, (self.source, self.sound)):
                 require_within(path, self.within)
@@ -57,14 +58,14 @@ class Job:
     def install(self, name: str) -> None:
         """Move one finished file from the scratch folder to the clip folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _sync(self.scratch / name)
+        sync(self.scratch / name)
         (self.scratch / name).replace(self.folder / name)
-        _sync(self.folder)
+        sync(self.folder)
 
     def install_folder(self) -> None:
-        """Make the scratch folder the clip folder, in the place of an older one."""
+        """Make the scratch folder the clip folder, in place of an older one."""
         for path in [*self.scratch.iterdir(), self.scratch]:
-            _sync(path)
+            sync(path)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         while True:
             self.remove_folder()
@@ -75,12 +76,12 @@ class Job:
                 # a worker on a node that was believed dead was faster: its clip has the same bytes
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-        _sync(self.folder.parent)
+        sync(self.folder.parent)
 
     def remove_folder(self) -> None:
-        """Remove an older clip folder. It disappears at once: nobody sees half of it.
+        """Remove an older clip folder by renaming it first, so that nobody ever sees half of it.
 
-        Raises ClipError if something else lies there.
+        Raises ClipError if it is not a clip folder.
         """
         if os.path.lexists(self.folder):
             require_clip_folder(self.folder)
@@ -90,18 +91,19 @@ class Job:
 
 
 def require_within(path: Path, root: Path) -> None:
-    """Raise ClipError if links lead from a path below `root` out of it: a folder from a stranger may hold
-    links to what is not theirs to give.
+    """Raise ClipError if links lead from a path below `root` out of it.
+
+    A data set from a stranger may hold links to files that are not theirs to give.
     """
     real, real_root = os.path.realpath(path), os.path.realpath(root)
-    if not real.startswith(f"{real_root.rstrip(os.sep)}{os.sep}"):
-        raise ClipError(path, f"a link leads out of {root}, to {real}; --allow_links takes such files")
+    if real != real_root and not real.startswith(f"{real_root.rstrip(os.sep)}{os.sep}"):
+        raise ClipError(path, f"a link leads out of {root}, to {real}; --allow_links accepts such files")
 
 
 def require_clip_folder(folder: Path) -> None:
-    """Raise ClipError if the folder holds what no command here has written: it may be the only copy."""
+    """Raise ClipError if the folder holds a file that no command here writes: it may be the only copy."""
     if folder.is_symlink() or not folder.is_dir():
-        raise ClipError(folder, f"{folder} is in the way and no clip folder; move it elsewhere")
+        raise ClipError(folder, f"{folder} already exists but is not a clip folder; move it away")
     names = (path.name if path.is_file() else f"{path.name}/" for path in folder.iterdir())
     require_clip_names(folder, names)
 
@@ -112,24 +114,6 @@ def require_clip_names(folder: PurePath, names: Iterable[str]) -> None:
         if name not in CLIP_FILES:
             raise ClipError(
                 str(folder),
-                f"{folder} holds {name}, which is no file of a clip; move it elsewhere, or choose another "
+                f"{folder} holds {name}, which does not belong to a clip; move it away, or choose another "
                 "--output",
             )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, data: bytes, scratch: Path) -> None:
-    """Write a file in the folder `scratch` of the same file system, then move it to its place."""
-    beside = scratch / f".{path.name}.partial"
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

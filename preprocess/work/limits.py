@@ -1,14 +1,14 @@
-"""What one video may cost: time, memory, output. A process that works on somebody else's file holds itself to
-that by means of the kernel, so that native code that hangs or grows cannot help it. Going too far ends the
-process, and costs one clip (see workers.py).
+"""Limits on the time, memory and output that one video may cost.
 
-wall time   ITIMER_REAL: SIGALRM, which nobody handles, ends the process
-CPU time    RLIMIT_CPU: SIGXCPU does
-memory      RLIMIT_DATA: no more is given out
-output      RLIMIT_FSIZE: no file grows further
+The kernel enforces them, so they also stop native code that hangs or grows. A process that exceeds a limit
+ends, which costs one clip (see workers.py).
 
-Time and output are measured by the frames that a video really has, as soon as these have been counted, and
-never by a header's word alone.
+wall time   ITIMER_REAL: SIGALRM, which has no handler, ends the process
+CPU time    RLIMIT_CPU: SIGXCPU ends the process
+memory      RLIMIT_DATA: allocations fail
+output      RLIMIT_FSIZE: writes fail
+
+Time and output limits depend on the number of frames that a video really has, never on its header alone.
 """
 
 from __future__ import annotations
@@ -26,27 +26,23 @@ from pathlib import Path
 from utils.config import opt
 from utils.media.allowed import MediaLimits, limit_media
 
-# CPU seconds: ten times what preprocess.prepare takes on one core of 2026, 0.007 a frame, 0.005 a megapixel
-START_S = 60.0  # imports, opening, and what is too short to be counted
-PER_FRAME_S, PER_MEGAPIXEL_S = 0.1, 0.06  # and this for every frame
-PER_SOUND_S = 0.05  # for every second of sound
+# CPU seconds, ten times what preprocess.prepare takes on a core of 2026: 0.007 per frame, 0.005 per megapixel
+START_S = 60.0  # imports, opening, very short files
+PER_FRAME_S, PER_MEGAPIXEL_S = 0.1, 0.06  # per frame, and per megapixel of each frame
+PER_SOUND_S = 0.05  # per second of sound
 PER_SOURCE_GB_S = 60.0  # checksums
 WALL_FACTOR = 4  # processes may share a core, and disks may be slow
-START_OUTPUT, OUTPUT_PER_PIXEL = 1 << 30, 2.0  # bytes of a file; noise takes 0.7, frames as they are 1.5
-PERTURBED = 20.0  # the costliest perturbation of full frames takes 0.23 a megapixel
+START_OUTPUT, OUTPUT_PER_PIXEL = 1 << 30, 2.0  # bytes; encoded noise takes 0.7 per pixel, raw frames 1.5
+PERTURBED = 20.0  # effort: the costliest perturbation of full frames takes 0.23 s per megapixel
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimitConfig(MediaLimits):
-    """preprocess/work/limits.py: what one video may cost before it is given up."""
+    """preprocess/work/limits.py: limits per video; one that exceeds them fails."""
 
-    clip_timeout_s: float = opt(
-        0.0, "wall time that one video may take; 0 = by its number of frames and pixels"
-    )
-    max_memory_gb: float = opt(4.0, "memory that a process may take for a video; 0 = no limit")
-    max_output_gb: float = opt(
-        0.0, "size of one file made of a video; 0 = by its number of frames and pixels"
-    )
+    clip_timeout_s: float = opt(0.0, "wall time per video, in s; 0 = depends on its frames and pixels")
+    max_memory_gb: float = opt(4.0, "memory per worker process; 0 = no limit")
+    max_output_gb: float = opt(0.0, "size of each output file; 0 = depends on the video's frames and pixels")
 
     def __post_init__(self) -> None:
         MediaLimits.__post_init__(self)
@@ -54,7 +50,7 @@ class LimitConfig(MediaLimits):
             raise ValueError("clip_timeout_s, max_memory_gb and max_output_gb must not be negative")
 
     def limits_only(self) -> LimitConfig:
-        """The same limits without what a command's flags add to them."""
+        """These limits without the fields that a subclass adds."""
         return LimitConfig(
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(LimitConfig)}
         )
@@ -62,18 +58,18 @@ class LimitConfig(MediaLimits):
     def cpu_s(
         self, num_frames: int, pixels: int, seconds: float, source_bytes: int, effort: float = 1.0
     ) -> float:
-        """CPU time that a video may take; `effort` says how many times as much a frame takes as usual."""
+        """CPU time that a video may take, in s; `effort` is the cost of a frame relative to the usual one."""
         if self.clip_timeout_s:
-            return 2 * self.clip_timeout_s  # the wall time is what counts
+            return 2 * self.clip_timeout_s  # wall time is the limit then
         per_frame = effort * (PER_FRAME_S + PER_MEGAPIXEL_S * pixels / 1e6)
         return START_S + num_frames * per_frame + seconds * PER_SOUND_S + source_bytes / 1e9 * PER_SOURCE_GB_S
 
     def wall_s(self, cpu_s: float) -> float:
-        """Wall time that a video may take, if it may take so much CPU time."""
+        """Wall time in s that goes with a CPU time limit."""
         return self.clip_timeout_s or WALL_FACTOR * cpu_s
 
     def output_bytes(self, num_frames: int, pixels: int) -> int:
-        """How large one file may become that is made of a video."""
+        """Largest size in bytes of a file made from a video."""
         if self.max_output_gb:
             return round(self.max_output_gb * 1e9)
         return START_OUTPUT + round(num_frames * pixels * OUTPUT_PER_PIXEL)
@@ -81,10 +77,10 @@ class LimitConfig(MediaLimits):
 
 @contextlib.contextmanager
 def limited(limits: LimitConfig, source: Path | None, effort: float = 1.0) -> Iterator[None]:
-    """Hold this process to `limits` while it works on one video. It should do nothing else then.
+    """Apply `limits` to this process while it works on one video, and on nothing else.
 
-    With `source` None, the video is still to be fetched: time counts from `begin_with` on. `effort`: see
-    `LimitConfig.cpu_s`.
+    If `source` is None, the video must be downloaded first, and time counts from `begin_with` on. `effort`
+    is that of `LimitConfig.cpu_s`.
     """
     global _meter
     kinds = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
@@ -106,36 +102,37 @@ def limited(limits: LimitConfig, source: Path | None, effort: float = 1.0) -> It
 
 
 def begin_with(source: Path) -> None:
-    """Say that work on this video begins now: what was spent until here does not count."""
+    """Start the clock for this video; time spent before does not count."""
     if _meter is not None:
         _meter.begin(source)
 
 
 def stop_clock() -> None:
-    """Say that nothing is decoded any more: an upload may take its time."""
+    """Stop the clock after decoding: an upload has no time limit."""
     if _meter is not None:
         _meter.stop()
 
 
 def describe_error(error: OSError | MemoryError, limits: LimitConfig) -> str:
-    """Why a job failed that met a limit without dying of it; other errors in their own words."""
+    """Why a job failed: the limit that it reached, or the error's own text."""
     if isinstance(error, MemoryError):
-        return f"takes more memory than --max_memory_gb {limits.max_memory_gb:g}"
+        return f"needs more memory than --max_memory_gb {limits.max_memory_gb:g}"
     if error.errno == errno.EFBIG:
-        return f"a file that is made of it grew beyond what --max_output_gb allows ({error})"
+        return f"an output file exceeds --max_output_gb ({error})"
     return str(error)
 
 
 def describe_death(signal_number: int) -> str | None:
-    """Which limit this signal stands for; None if it stands for none."""
-    return {
-        signal.SIGALRM: "took longer than a video of its length may; --clip_timeout_s sets a limit",
-        signal.SIGXCPU: "took more CPU time than a video of its length may; --clip_timeout_s sets a limit",
-    }.get(signal_number)
+    """The limit that ends a process with this signal; None for other signals."""
+    limits: dict[int, str] = {
+        signal.SIGALRM: "took longer than allowed for its length; --clip_timeout_s changes the limit",
+        signal.SIGXCPU: "took more CPU time than allowed for its length; --clip_timeout_s changes the limit",
+    }
+    return limits.get(signal_number)
 
 
 class _Meter:
-    """What the video at hand may cost."""
+    """Applies the limits of the current video as its length becomes known."""
 
     def __init__(self, limits: LimitConfig, effort: float) -> None:
         self._limits, self._effort = limits, effort
@@ -154,12 +151,14 @@ class _Meter:
         _set_limit(resource.RLIMIT_CPU, resource.getrlimit(resource.RLIMIT_CPU)[1])
 
     def add(self, num_frames: int, pixels: int, seconds: float) -> None:
-        """A video, or its sound, turns out to be so long. Its parts and copies do not add up."""
-        self._longest = tuple(map(max, self._longest, (num_frames, pixels, seconds)))
-        if self._start is not None:
-            self._enforce()
+        """Take note of a file's length. The longest counts: copies of one video do not add up."""
+        before = self._longest
+        self._longest = max(before[0], num_frames), max(before[1], pixels), max(before[2], seconds)
+        self._enforce()
 
     def _enforce(self) -> None:
+        if self._start is None:
+            return
         num_frames, pixels, seconds = self._longest
         wall_start, cpu_start = self._start
         cpu_s = self._limits.cpu_s(num_frames, pixels, seconds, self._source_bytes, self._effort)
@@ -174,7 +173,7 @@ _base: int | None = None
 
 
 def _set_limit(kind: int, value: int) -> None:
-    """A soft limit, as far as the hard one allows."""
+    """Set a soft limit, at most the hard one."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
@@ -185,7 +184,7 @@ def _cpu_s() -> float:
 
 
 def _data_at_start() -> int:
-    """Bytes that count for RLIMIT_DATA, when this process began with its first video."""
+    """Bytes that counted for RLIMIT_DATA when this process began its first video."""
     global _base
     if _base is None:
         lines = Path("/proc/self/status").read_text().splitlines()

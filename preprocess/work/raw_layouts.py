@@ -1,7 +1,6 @@
-"""What raw data sets look like: which of their files are videos, where their sound lies, which metadata they
-have.
+"""Layouts of raw data sets: which files are videos, where separate sound files lie, which metadata they have.
 
-A data set may come in several layouts (releases, distributions, mirrors): the first one that fits is used.
+A data set may come in several layouts (releases, distributions, mirrors); the first one that fits is used.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ ANY_VIDEO = tuple(f"**/*{ending}" for suffix in VIDEO_SUFFIXES for ending in (su
 
 @dataclass(frozen=True, kw_only=True)
 class RawLayout:
-    """Globs are relative to the root and in Unicode form NFC; `**` stands for any number of folders."""
+    """Globs relative to the root, in Unicode form NFC; `**` matches any number of folders."""
 
     videos: tuple[str, ...]
-    metadata: tuple[str, ...] = ()  # globs of files that are copied to OUTPUT; each must match one
-    optional_metadata: tuple[str, ...] = ()  # the same, but they may be absent
+    metadata: tuple[str, ...] = ()  # files to copy to OUTPUT; each glob must match one
+    optional_metadata: tuple[str, ...] = ()  # the same, but they may be missing
     root_names: tuple[str, ...] = ()  # folders that may lie between --source and the root
-    # video -> where the sound of a silent video may lie, best first
+    # video -> candidates for its separate sound file, best first
     side_sounds: Callable[[PurePosixPath], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """What a root holds. Paths are relative to it, as they are spelled on disk."""
+    """Files of a raw data set. Paths are relative to its root and spelled as on disk."""
 
     root: Store
     videos: list[Path]
-    sounds: dict[Path, Path]  # video -> its sound in a file of its own
+    sounds: dict[Path, Path]  # video -> its separate sound file
     metadata: list[Path]
 
 
-FFPP_COMPRESSIONS = ("raw", "c0", "c23", "c40")  # the download script says raw where the papers say c0
+FFPP_COMPRESSIONS = ("raw", "c0", "c23", "c40")  # the download script's raw is the papers' c0
 FFPP_SOUNDS = "sound"  # made by preprocess.ffpp_audio: <sequence>.wav
 _FFPP_VIDEO = re.compile(
     r"(?:original_sequences/youtube|manipulated_sequences/(?!DeepFakeDetection/)[^/]+)/[^/]+/videos/"
@@ -51,15 +50,16 @@ _FFPP_VIDEO = re.compile(
 
 
 def ffpp_sounds(video: PurePosixPath) -> tuple[str, ...]:
-    """FaceForensics++: a fake has the sound of its target, the first of its two sequences. The actors of
-    DeepFakeDetection have none anywhere.
+    """FaceForensics++: a fake has the sound of its target, the first of its two sequences.
+
+    DeepFakeDetection's videos have no sound anywhere.
     """
     match = _FFPP_VIDEO.fullmatch(video.as_posix())
     return (f"{FFPP_SOUNDS}/{match[1]}.wav",) if match else ()
 
 
 def _kodf_part(part: str, other: str) -> RawLayout:
-    """KoDF as AI-Hub gives it, with the tables of `part`, and those of `other` if they are there.
+    """KoDF as AI-Hub distributes it, with the tables of `part`, and those of `other` if they exist.
 
     Its perturbed clips (*_탐지방해) are left out: no table says whom they show.
     """
@@ -75,7 +75,7 @@ KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
 
 
 def _dfdc(needed: str) -> RawLayout:
-    """DFDC with the metadata `needed` and whichever other of its parts are there."""
+    """DFDC with the metadata `needed`, and whichever other parts exist."""
     parts = tuple(f"{above}dfdc_train_part_*/" for above in ("", "*/", "train/*/"))
     metadata = (*(f"{part}metadata.json" for part in parts), "validation/labels.csv", "test/labels.csv")
     return RawLayout(
@@ -86,8 +86,8 @@ def _dfdc(needed: str) -> RawLayout:
     )
 
 
-def _beside_avi(video: PurePosixPath) -> tuple[str, ...]:
-    """DeepfakeTIMIT's wav files are called like the video or like the sentence, <sentence>-video-<donor>."""
+def _next_to_avi(video: PurePosixPath) -> tuple[str, ...]:
+    """DeepfakeTIMIT: the wav has the name of the video, <sentence>-video-<donor>, or of the sentence."""
     sentence = video.stem.split("-video-")[0]
     return tuple(video.with_name(f"{stem}.wav").as_posix() for stem in (video.stem, sentence))
 
@@ -112,7 +112,7 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
                 *(f"real/*/*{suffix}" for suffix in VIDEO_SUFFIXES),
             ),
             root_names=("DeepfakeTIMIT",),
-            side_sounds=_beside_avi,
+            side_sounds=_next_to_avi,
         ),
     ),
     "dfdc": tuple(
@@ -152,7 +152,7 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
     "kodf": (
         _kodf_part("train", "validate"),
         _kodf_part("validate", "train"),
-        RawLayout(  # handed out to other countries by a form: without tables
+        RawLayout(  # the edition for other countries has no tables
             videos=("original_videos/**/*.mp4", "synthesized_videos/**/*.mp4"),
             root_names=KODF_ROOTS,
         ),
@@ -202,23 +202,23 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
     if isinstance(source, Path):
         source = LocalStore(source)
     if not source.is_folder():
-        raise DatasetError(f"{source}: no such folder; --source is where the raw {dataset} lies")
+        raise DatasetError(f"{source}: no such folder; --source must be the folder of the raw {dataset}")
     without_videos: list[str] = []
-    files_below = cache(_files_below)  # each root is walked once, and anew in the next call
+    files_below = cache(_files_below)  # walks each root once per call
     for layout in SOURCES[dataset]:
         for root in _roots(source, layout):
             if not all(_matches(root, glob, files_below) for glob in layout.metadata):
                 continue
             files = files_below(root)
             is_video = any_of(layout.videos)
-            # what is prepared already may lie in the root, but is no raw material
+            # prepared clips may lie in the root, too
             videos = sorted(
                 path for name, path in files.items() if is_video(name) and path.name != VIDEO_NAME
             )
             if not videos and not layout.metadata:
-                continue  # nothing of this layout is there
+                continue  # not this layout
             if not videos:
-                without_videos.append(f"{root} has no video; {dataset} has {_shown(layout.videos, ', ')}")
+                without_videos.append(f"{root} holds no video; expected {_shown(layout.videos, ', ')}")
                 continue
             is_metadata = any_of(layout.metadata + layout.optional_metadata)
             return RawDataset(
@@ -246,18 +246,18 @@ def _shown(globs: tuple[str, ...], joint: str) -> str:
 
 
 def _roots(source: Store, layout: RawLayout) -> list[Store]:
-    """`source` and the folders in it that may be the root, however their names are composed."""
+    """`source` and its subfolders that may be the root, in whatever Unicode form their names are."""
     named = {nfc(name): source.below(name.as_posix()) for name in source.folders()}
     return [source, *(named[name] for name in layout.root_names if name in named)]
 
 
 def nfc(path: Path) -> str:
-    """A path with "/" between its parts, in Unicode form NFC."""
+    """A path with "/" as separator, in Unicode form NFC."""
     return unicodedata.normalize("NFC", path.as_posix())
 
 
 def _files_below(root: Store) -> dict[str, Path]:
-    """All files below `root`: name in form NFC -> path relative to it."""
+    """Name in form NFC -> path relative to `root` of all files below it."""
     return {nfc(path): path for path in root.files()}
 
 
@@ -268,7 +268,7 @@ def _matches(root: Store, glob: str, files_below: Callable[[Store], dict[str, Pa
 
 
 def any_of(globs: tuple[str, ...]) -> Callable[[str], object]:
-    """A test whether a relative path matches one of the globs; case counts."""
+    """A function that tells whether a relative path matches one of the globs; case-sensitive."""
     if not globs:
         return lambda name: False
     patterns = []

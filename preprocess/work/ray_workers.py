@@ -1,9 +1,8 @@
 """Worker processes on the nodes of a Ray cluster, each with one job at a time.
 
-The nodes need Python with requirements.txt, and see the same paths unless input and output are URLs; this
-project's code is sent to them. What kills a process or a node costs an attempt, and so does a job that goes
-past its limits, to which Ray's processes are held as the local ones are. Jobs are handed out a few at a time,
-so that neither this process nor Ray ever holds many of them.
+The nodes need Python with requirements.txt, and the same paths unless input and output are URLs; this
+project's code is sent to them. The limits are those of local workers. A process or node that dies costs its
+job one attempt. Only a few jobs are submitted at a time, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -20,15 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
 from preprocess.work.stores import LocalStore, StoredJob
-from preprocess.work.workers import JOBS_PER_PROCESS, PACKAGES, lock_partial, run_job, run_workers
+from preprocess.work.workers import (
+    JOBS_PER_PROCESS,
+    PACKAGES,
+    AnyJob,
+    Outcomes,
+    lock_partial,
+    run_job,
+    run_workers,
+)
 from utils.config import opt
 from utils.errors import UsageError, require_packages
 from utils.run.memory import huge_page_variables
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # per job: a process that dies may have been its neighbour's fault, three hardly
+MAX_ATTEMPTS = 3  # per job: one death may be a neighbour's fault, three hardly
 CAPACITY_EVERY_S = 10.0  # how often to ask how many CPUs the cluster has
 CODE = Path(__file__).resolve().parents[1]
 
@@ -37,16 +46,18 @@ CODE = Path(__file__).resolve().parents[1]
 class ExecutorConfig:
     """preprocess/work/ray_workers.py: where the worker processes run."""
 
-    executor: str = opt("local", "processes of this machine, or of a Ray cluster", choices=("local", "ray"))
+    executor: str = opt(
+        "local", "run the workers on this machine, or on a Ray cluster", choices=("local", "ray")
+    )
     ray_address: str = opt(
-        "auto", "with --executor ray: HEAD:PORT of the cluster; auto: the one that runs on this machine"
+        "auto", "with --executor ray: HEAD:PORT of the cluster; auto: the cluster of this machine"
     )
 
     def __post_init__(self) -> None:
         if self.executor == "local" and self.ray_address != "auto":
-            raise ValueError("ray_address belongs to --executor ray")
+            raise ValueError("ray_address needs --executor ray")
 
-    def runner(self) -> Callable[..., Iterator[tuple[Any, str, str]]]:
+    def runner(self) -> Callable[..., Outcomes[Any]]:
         """`run_workers`, or `run_on_ray` with the cluster's address."""
         if self.executor == "local":
             return run_workers
@@ -54,37 +65,37 @@ class ExecutorConfig:
 
 
 def run_on_ray(
-    jobs: Sequence[Any],
-    work: Callable[[Any, Any], str],
-    config: Any,
+    jobs: Sequence[AnyJob],
+    work: Callable[[AnyJob], str],
+    limits: LimitConfig,
     partial: Path,
     num_workers: int,
     *,
     address: str,
-) -> Iterator[tuple[Any, str, str]]:
-    """`run_workers` on a cluster: `num_workers` jobs at a time; 0: as many as it has CPUs, and as many again
-    that wait, so that no CPU does, and a cluster that can grow sees why.
+) -> Outcomes[AnyJob]:
+    """`run_workers` on a cluster, with `num_workers` jobs submitted at a time; 0: two per CPU.
 
-    A job whose process or node dies is tried again elsewhere, MAX_ATTEMPTS times in all.
+    With two per CPU no CPU is idle, and an autoscaler sees the demand. A job whose process or node dies is
+    tried again, MAX_ATTEMPTS times in all.
     """
-    return _hand_out(_connect(address), jobs, work, config, partial, num_workers)
+    return _hand_out(_connect(address), jobs, work, limits, partial, num_workers)
 
 
 def _hand_out(
     ray: Any,
-    jobs: Sequence[Any],
-    work: Callable[[Any, Any], str],
-    config: Any,
+    jobs: Sequence[AnyJob],
+    work: Callable[[AnyJob], str],
+    limits: LimitConfig,
     partial: Path,
     num_workers: int,
-) -> Iterator[tuple[Any, str, str]]:
+) -> Outcomes[AnyJob]:
     task = ray.remote(num_cpus=1, max_calls=JOBS_PER_PROCESS, max_retries=0)(_work_on_node)
     queue = iter(jobs)
-    running: dict[Any, tuple[Any, int]] = {}  # reference -> job, attempt
+    running: dict[Any, tuple[AnyJob, int]] = {}  # reference -> job, attempt
     asked_s, limit = float("-inf"), 1
 
-    def submit(job: Any, attempt: int) -> None:
-        running[task.remote(job.absolute(), work, config, partial.absolute())] = job, attempt
+    def submit(job: AnyJob, attempt: int) -> None:
+        running[task.remote(job.absolute(), work, limits, partial.absolute())] = job, attempt
 
     try:
         while True:
@@ -103,9 +114,9 @@ def _hand_out(
                     submit(job, attempt + 1)
                     continue
                 if outcome is None:
-                    outcome = "failed", f"{death}, and so {MAX_ATTEMPTS} times"
+                    outcome = "failed", f"{death}, in {MAX_ATTEMPTS} attempts"
                 if attempt > 1 and outcome[0] == "already there":
-                    outcome = "done", ""  # by an attempt that died before it could say so
+                    outcome = "done", ""  # by an attempt that died before it could report
                 if outcome[0] == "usage":
                     raise UsageError(outcome[1])
                 yield job, *outcome
@@ -113,7 +124,7 @@ def _hand_out(
         for reference in running:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
-        ray.shutdown()  # ends what still runs
+        ray.shutdown()  # ends running jobs, too
 
 
 def _connect(address: str) -> Any:
@@ -123,7 +134,7 @@ def _connect(address: str) -> Any:
 
     try:
         host, found, port = address.rpartition(":")
-        if found and "/" not in address and port.isdigit():  # Ray itself would try for minutes
+        if found and "/" not in address and port.isdigit():  # Ray itself would retry for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address=address,
@@ -142,7 +153,9 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _work_on_node(job: Any, work: Callable[[Any, Any], str], config: Any, partial: Path) -> tuple[str, str]:
+def _work_on_node(
+    job: AnyJob, work: Callable[[AnyJob], str], limits: LimitConfig, partial: Path
+) -> tuple[str, str]:
     """(status, reason) of one job, in a process of Ray."""
     try:
         require_packages(PACKAGES, "preprocessing")
@@ -150,20 +163,20 @@ def _work_on_node(job: Any, work: Callable[[Any, Any], str], config: Any, partia
 
         cv2.setNumThreads(1)  # the processes are the parallelism
         with _scratch(job, partial) as scratch:
-            return run_job(job, work, config, scratch)
+            return run_job(job, work, limits, scratch)
     except UsageError as error:
         return "usage", f"node {platform.node()}: {error}"
 
 
 @contextlib.contextmanager
-def _scratch(job: Any, partial: Path) -> Iterator[Path]:
-    """Where a job may write. No two attempts share it: one may still run on a node that is believed dead."""
+def _scratch(job: Job, partial: Path) -> Iterator[Path]:
+    """A scratch folder for one attempt: an earlier attempt may still run on a node that is believed dead."""
     attempt = f"task_{uuid.uuid4().hex}"
     if not isinstance(job, StoredJob) or isinstance(job.prepared, LocalStore):
         if not partial.is_dir():
             raise UsageError(
-                f"{partial.parent.parent} is not there; --output must be on a file system that "
-                "all nodes share, or a URL"
+                f"{partial.parent.parent} does not exist; --output must be a URL, or on a file system that "
+                "all nodes share"
             )
         yield partial / attempt
         return
@@ -176,18 +189,18 @@ def _scratch(job: Any, partial: Path) -> Iterator[Path]:
 
 
 def _outcome(ray: Any, reference: Any) -> tuple[tuple[str, str] | None, str]:
-    """What came of a job, or None and what it died of."""
+    """((status, reason), "") of a job, or (None, why its process died)."""
     errors = ray.exceptions
     try:
         return ray.get(reference), ""
     except errors.RayTaskError as error:
         log.error("%s", error)
-        return ("failed", f"{type(error.cause).__name__} in the process that worked on it; see above"), ""
+        return ("failed", f"{type(error.cause).__name__} in the worker process; see above"), ""
     except errors.OutOfMemoryError:
         return None, "its node ran out of memory"
     except errors.NodeDiedError:
-        return None, "the node that worked on it died"
+        return None, "its node died"
     except errors.WorkerCrashedError:
-        return None, "the process that worked on it died (a crash of a native library, or past a limit)"
+        return None, "the worker process died (a crash in native code, or a limit)"
     except errors.RayError as error:
         return None, f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -1,8 +1,8 @@
 """Where raw data sets and prepared clips lie: in a folder, or below a URL that fsspec reads (s3://, gs://).
 
-A folder's files are used in place, and what is made moves there by a rename. A URL's files are fetched one
-clip at a time; a clip is uploaded with clip.json last, which makes it finished, since an object store has no
-rename. Credentials are fsspec's own business (environment, configuration files, instance roles).
+Files in a folder are used in place, and finished clips move there by a rename. Files below a URL are
+downloaded one clip at a time. An object store has no rename, so clip.json is uploaded last and marks a clip
+as finished. fsspec finds the credentials (environment, configuration files, instance roles).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -24,19 +25,21 @@ from preprocess.work.jobs import (
     require_clip_folder,
     require_clip_names,
     require_within,
-    write_atomically,
 )
 from utils.clip.files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
+from utils.files import sync, walk_tree
+
+log = logging.getLogger(__name__)
 
 
 class StoreError(FrameworkError):
-    """A store does not answer, or refuses what was asked of it."""
+    """A store does not answer, or refuses a request."""
 
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder of this machine's file systems."""
+    """A folder of this machine."""
 
     path: Path
 
@@ -46,11 +49,15 @@ class LocalStore:
     def absolute(self) -> LocalStore:
         return LocalStore(self.path.absolute())
 
+    def local_path(self) -> Path | None:
+        """The folder, if its files are this machine's."""
+        return self.path
+
     def below(self, name: str) -> LocalStore:
         return LocalStore(self.path / name)
 
     def place(self, name: str | PurePath) -> PurePath:
-        """Equal for equal files, however they were named."""
+        """Path that is equal for equal files, whatever names they were given by."""
         return (self.path / name).resolve()
 
     def is_file(self) -> bool:
@@ -60,46 +67,56 @@ class LocalStore:
         return self.path.is_dir()
 
     def folders(self) -> list[Path]:
-        """The folders right in it."""
+        """The folders directly in it."""
         return [path.relative_to(self.path) for path in self.path.iterdir() if path.is_dir()]
 
     def above(self) -> tuple[LocalStore, str]:
         """The folder above, and the name in it."""
         return LocalStore(self.path.parent), self.path.name
 
-    def all_files(self) -> Iterator[Path]:
-        """All files at any depth, relative to it; links to folders are not followed."""
-        return (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+    def all_files(self, *, follow: bool = False) -> Iterator[Path]:
+        """All files at any depth, relative to it. Links to folders are followed only if asked to."""
+        for folder, subfolders, files in walk_tree(self.path, links="follow"):
+            for name in [] if follow else list(subfolders):
+                path = Path(folder, name)
+                if path.is_symlink():
+                    log.warning("%s: is a link to a folder, and left out without --allow_links", path)
+                    subfolders.remove(name)
+            relative = Path(folder).relative_to(self.path)
+            yield from (relative / name for name in files if Path(folder, name).is_file())
 
     def files(self) -> list[Path]:
-        """The files of a data set: none in hidden folders; links to folders are followed."""
+        """The files of a data set: hidden folders are left out, links to folders followed."""
         found = []
-        for folder, subfolders, files in os.walk(self.path, followlinks=True):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for folder, subfolders, files in walk_tree(self.path, links="follow"):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             relative = Path(folder).relative_to(self.path)
             found += [relative / name for name in files]
         return found
 
     def size(self, name: str | PurePath) -> int | None:
-        """Bytes of a file, None if there is none."""
+        """Size of a file in bytes; None if it does not exist."""
         path = self.path / name
         return path.stat().st_size if path.is_file() else None
 
     def fetch(self, name: str | PurePath, folder: Path) -> Path:
-        """Where the file can be read on this machine: here, in its place."""
+        """Path at which the file can be read on this machine."""
         return self.path / name
 
     def write(self, name: str | PurePath, data: bytes, scratch: Path) -> None:
-        """Write a file whole or not at all, in the empty folder `scratch` first."""
+        """Write a file atomically, by way of the folder `scratch` on the same file system."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data, scratch)
+        partial = scratch / f".{path.name}.partial"  # unlike a name next to `path`, no other run has it
+        partial.write_bytes(data)
+        sync(partial)
+        partial.replace(path)
 
     def remove(self, name: str | PurePath) -> None:
         (self.path / name).unlink(missing_ok=True)
 
     def clip_files(self, name: PurePath) -> set[str]:
-        """Names of the files of a clip folder. Raises ClipError if something else lies there."""
+        """Names of the files of a clip folder. Raises ClipError if it is something else."""
         folder = self.path / name
         if not os.path.lexists(folder):
             return set()
@@ -110,31 +127,36 @@ class LocalStore:
         Job(name=str(name), source=Path(), folder=self.path / name, scratch=scratch).remove_folder()
 
     def install_clip(self, folder: Path, name: PurePath) -> None:
-        """Make `folder`, of the same file system, the clip folder `name`."""
+        """Make `folder`, on the same file system, the clip folder `name`."""
         Job(name=str(name), source=Path(), folder=self.path / name, scratch=folder).install_folder()
 
     def workspace(self) -> Path:
-        """A folder of its file system for what is half done."""
+        """Folder for unfinished files, on the same file system."""
         return self.path / PARTIAL_NAME
 
 
 @dataclass(frozen=True)
 class UrlStore:
-    """What lies below a URL."""
+    """A folder below a URL."""
 
     url: str  # without a slash at its end
 
     def __str__(self) -> str:
-        return re.sub(r"//[^/@]*@", "//", self.url)  # it may hold a password
+        return re.sub(r"//[^/@]*@", "//", self.url)  # without user and password
 
     def absolute(self) -> UrlStore:
         return self
+
+    def local_path(self) -> Path | None:
+        """The folder, if its files are this machine's."""
+        scheme, _, path = self.url.partition("://")
+        return Path(path) if scheme in ("file", "local") else None
 
     def below(self, name: str) -> UrlStore:
         return UrlStore(f"{self.url}/{name}")
 
     def place(self, name: str | PurePath) -> PurePath:
-        """Equal for equal files; file:// names those of LocalStore."""
+        """Path that is equal for equal files; file:// gives the same as LocalStore."""
         scheme = self.url.partition("://")[0]
         path = self._open(name)[1]
         if scheme in ("file", "local"):
@@ -142,11 +164,11 @@ class UrlStore:
         return PurePosixPath(scheme, path.lstrip("/"))
 
     def _open(self, name: str | PurePath = "") -> tuple[Any, str]:
-        """(file system, path in it). Opening costs nothing: fsspec keeps one per process."""
+        """(file system, path in it). fsspec keeps one file system per process."""
         import fsspec
 
         try:
-            # only file:// has folders that must be made first
+            # only file:// needs folders to be created first
             options = {"auto_mkdir": True} if self.url.startswith(("file://", "local://")) else {}
             files, root = fsspec.url_to_fs(self.url, **options)
         except (ImportError, ValueError) as error:
@@ -155,7 +177,7 @@ class UrlStore:
 
     @contextlib.contextmanager
     def _files(self, name: str | PurePath = "") -> Iterator[tuple[Any, str]]:
-        """`_open`; errors are one line with the URL. FileNotFoundError passes."""
+        """`_open` with errors as StoreError that names the URL. FileNotFoundError passes."""
         try:
             yield self._open(name)
         except (FrameworkError, FileNotFoundError):
@@ -182,7 +204,7 @@ class UrlStore:
         url, _, name = self.url.rpartition("/")
         return UrlStore(url), name
 
-    def all_files(self) -> Iterator[Path]:
+    def all_files(self, *, follow: bool = False) -> Iterator[Path]:
         return map(Path, self._sizes(""))
 
     def files(self) -> list[Path]:
@@ -191,14 +213,14 @@ class UrlStore:
         ]
 
     def _sizes(self, name: str | PurePath) -> dict[str, int]:
-        """Relative name -> bytes of every object below a folder, by one listing of that folder alone.
+        """Relative name -> size in bytes of every file below a folder, from one listing of that folder.
 
-        Not `ls`, which lists the folder above if there is none: with many clips that is most of the work.
+        Not by `ls`, which lists the parent if the folder does not exist: with many clips, most of the work.
         """
         with self._files(name) as (files, path):
             files.invalidate_cache(path)
             found = files.find(path, detail=True)
-            files.invalidate_cache()  # a listing of millions is not to be kept, nor believed later
+            files.invalidate_cache()  # do not keep a listing of millions, nor trust it later
         start = len(path.rstrip("/")) + 1
         return {
             full[start:]: entry["size"]
@@ -215,7 +237,7 @@ class UrlStore:
         return entry["size"] if entry["type"] == "file" else None
 
     def fetch(self, name: str | PurePath, folder: Path) -> Path:
-        """Download the file into `folder`. Raises StoreError if it cannot be had."""
+        """Download the file into `folder`. Raises StoreError if that fails."""
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / PurePosixPath(_posix(name)).name
         with self._files(name) as (files, path):
@@ -239,18 +261,18 @@ class UrlStore:
         return names
 
     def remove_clip(self, name: PurePath, scratch: Path) -> None:
-        """Remove a clip's files, clip.json first: without it, none of the others count."""
+        """Remove a clip's files, clip.json first: without it, the clip is not finished."""
         for file in sorted(self.clip_files(name), key=lambda file: file != INFO_NAME):
             self.remove(name / file)
 
     def install_clip(self, folder: Path, name: PurePath) -> None:
-        """Upload the files of `folder` as the clip `name`, clip.json last. An older one must be removed."""
+        """Upload the files of `folder` as the clip `name`, clip.json last. No older clip may be there."""
         for source in sorted(folder.iterdir(), key=lambda path: (path.name == INFO_NAME, path.name)):
             with self._files(name / source.name) as (files, path):
                 files.put_file(str(source), path)
 
     def workspace(self) -> Path:
-        """A folder of this machine for what is half done, the same one in every run into this URL."""
+        """Folder of this machine for unfinished files, the same for every run into this URL."""
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"preprocess_{os.getuid()}_{digest}"
 
@@ -259,7 +281,7 @@ Store = LocalStore | UrlStore
 
 
 def open_store(place: str | Path) -> Store:
-    """What a flag names: a URL, or else a folder's path. Nothing is read yet."""
+    """The store that a flag names: a URL or a path. Reads nothing yet."""
     scheme, found, rest = str(place).partition("://")
     return UrlStore(f"{scheme}://{rest.rstrip('/')}") if found else LocalStore(Path(place))
 

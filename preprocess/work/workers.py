@@ -1,6 +1,4 @@
-"""Worker processes, each with one job at a time and within limits. One that dies costs its job and is
-replaced.
-"""
+"""Worker processes that each do one job at a time, within limits. One that dies fails its job only."""
 
 from __future__ import annotations
 
@@ -15,27 +13,30 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig, describe_death, describe_error, limited
 from utils.errors import ClipError, FrameworkError, UsageError
 from utils.run.memory import huge_pages_for_children
 
-LOCK_PATIENCE_S = 10.0  # how long the workers of a run that was killed may take to notice
-PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")  # what a job may need
-JOBS_PER_PROCESS = 500  # then a fresh one takes over, so that what native libraries leak does not add up
+AnyJob = TypeVar("AnyJob", bound=Job)
+Outcomes = Generator[tuple[AnyJob, str, str], None, None]  # (job, status, reason) of jobs as they finish
+LOCK_PATIENCE_S = 10.0  # time for the workers of a killed run to end
+PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")  # that jobs import
+JOBS_PER_PROCESS = 500  # a new process then takes over: native libraries leak
 
 
 @contextlib.contextmanager
 def lock_partial(partial: Path, shard: str, *, patience_s: float | None = None) -> Iterator[Path]:
-    """An empty folder `partial`/`shard` that no other run writes to; it is removed at the end.
+    """Yield an empty folder `partial`/`shard` that only this run writes to; remove it at the end.
 
-    What an earlier run left there is deleted. Raises UsageError if such a run is still alive.
+    Deletes what an earlier run left there. Raises UsageError if that run is still alive.
     """
     folder, lock_path = partial / shard, partial / f"{shard}.lock"
     lock = _take_lock(lock_path, LOCK_PATIENCE_S if patience_s is None else patience_s)
@@ -53,7 +54,7 @@ def lock_partial(partial: Path, shard: str, *, patience_s: float | None = None) 
 
 
 def _take_lock(path: Path, patience_s: float) -> int:
-    """Descriptor of a lock file held by us alone."""
+    """Descriptor of a lock file that only this process holds."""
     import fcntl
 
     deadline = time.monotonic() + patience_s
@@ -68,17 +69,17 @@ def _take_lock(path: Path, patience_s: float) -> int:
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 raise UsageError(
-                    f"another run is writing to {path.parent.parent}; wait for it, or give each run its "
+                    f"another run is writing to {path.parent.parent}; wait for it, or give each run its own "
                     "--shard"
                 ) from None
-        except OSError:  # a file system without locks: go on without
+        except OSError:  # the file system has no locks: go on without
             return descriptor
         os.close(descriptor)
         time.sleep(0.1)
 
 
 def _share_lock(descriptor: int) -> None:
-    """Let the workers hold the lock, too: it becomes free when the last of them has gone."""
+    """Share the lock with the workers: it becomes free when the last of them ends."""
     import fcntl
 
     with contextlib.suppress(OSError):
@@ -86,14 +87,12 @@ def _share_lock(descriptor: int) -> None:
 
 
 def _serve(connection: Connection, do: Callable[[Any, Connection], Any], lock: Path | None) -> None:
-    """Body of a worker process: tasks in, what `do(task, connection)` returns out, until None comes or the
-    parent is gone.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
+    """Body of a worker process: answer each task with `do(task, connection)`, until a task is None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if lock is not None:
         _share_lock(os.open(lock, os.O_RDWR | os.O_CREAT))
-    # native libraries write to descriptor 2, Python's own errors to sys.stderr: silence only the former
+    # silence descriptor 2, where native libraries write, but keep Python's own sys.stderr
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -111,26 +110,30 @@ def _serve(connection: Connection, do: Callable[[Any, Connection], Any], lock: P
 
 
 def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a worker
+    parent.join()
     os._exit(1)
 
 
-def run_job(job: Any, work: Callable[[Any, Any], str], config: Any, scratch: Path) -> tuple[str, str]:
-    """(status, reason) of one job, within the limits of `config` (LimitConfig's own if it has none). Errors
-    that are not the data's are raised; a limit may end this process.
+def run_job(
+    job: AnyJob, work: Callable[[AnyJob], str], limits: LimitConfig, scratch: Path
+) -> tuple[str, str]:
+    """(status, reason) of one job: ("failed", why) for errors of the data, ("usage", why) for wrong flags.
+
+    Other errors are raised, and a limit may end this process.
     """
-    limits = config if isinstance(config, LimitConfig) else LimitConfig()
     for left_behind in (scratch, scratch.with_name(f"{scratch.name}_old")):
         shutil.rmtree(left_behind, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         job.require_within()
         with limited(limits, job.local_source, job.effort):
-            return work(dataclasses.replace(job, scratch=scratch), config), ""
+            return work(dataclasses.replace(job, scratch=scratch)), ""
     except UsageError as error:
         return "usage", str(error)
     except ClipError as error:
-        # its path is the job's own or a file of the clip: the latter is worth saying
+        # job.name already names the job's own path, but not a file of its clip
         inside = error.path not in (job.source, job.folder)
         return "failed", f"{error.path.name}: {error.reason}" if inside else error.reason
     except FrameworkError as error:
@@ -141,8 +144,15 @@ def run_job(job: Any, work: Callable[[Any, Any], str], config: Any, scratch: Pat
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _do_job(job: Any, connection: Connection, *, work: Any, config: Any, scratch: Path) -> tuple[str, str]:
-    return run_job(job, work, config, scratch)
+def _do_job(
+    job: AnyJob,
+    connection: Connection,
+    *,
+    work: Callable[[AnyJob], str],
+    limits: LimitConfig,
+    scratch: Path,
+) -> tuple[str, str]:
+    return run_job(job, work, limits, scratch)
 
 
 class _Worker:
@@ -152,18 +162,18 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(other_end, do, lock), daemon=True)
         with huge_pages_for_children():
             self.process.start()
-        other_end.close()  # so that the worker's death is seen as the end of the connection
+        other_end.close()  # the worker's death then ends the connection
         self.job: Any = None
         self.num_jobs = 0
 
     def give(self, job: Any) -> None:
         self.job = job
         self.num_jobs += 1
-        with contextlib.suppress(BrokenPipeError):  # it died idle: `take` reports it
+        with contextlib.suppress(BrokenPipeError):  # it died while idle: `take` reports it
             self.connection.send(job)
 
     def take(self) -> Any:
-        """What the process sends next, None if it died."""
+        """What the process sends next; None if it died."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -171,7 +181,7 @@ class _Worker:
             return None
 
     def can_go_on(self) -> bool:
-        """Whether it may be given another job."""
+        """Whether it can take another job."""
         return self.process.is_alive() and self.num_jobs < JOBS_PER_PROCESS
 
     def stop(self) -> None:
@@ -181,13 +191,16 @@ class _Worker:
 
 
 def run_workers(
-    jobs: Sequence[Any], work: Callable[[Any, Any], str], config: Any, partial: Path, num_workers: int
-) -> Iterator[tuple[Any, str, str]]:
-    """Yield (job, status, reason) as jobs finish. `work(job, config)` runs in one of `num_workers` processes;
-    0: one per CPU core.
+    jobs: Sequence[AnyJob],
+    work: Callable[[AnyJob], str],
+    limits: LimitConfig,
+    partial: Path,
+    num_workers: int,
+) -> Outcomes[AnyJob]:
+    """Yield (job, status, reason) as jobs finish, done by `num_workers` processes; 0: one per CPU core.
 
-    `work` is a module's function that returns the status or raises ClipError (status "failed"). A worker that
-    dies, of a limit of `config` for one, fails its job only. Raises UsageError if a worker does.
+    `work(job)` returns the status, or raises ClipError (status "failed"); it must be picklable. A worker that
+    dies, for example of a limit, fails its job only. Raises UsageError if `work` does.
     """
     queue = iter(jobs)
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
@@ -195,7 +208,7 @@ def run_workers(
     busy: dict[Connection, _Worker] = {}
 
     def hire(index: int) -> _Worker:
-        do = functools.partial(_do_job, work=work, config=config, scratch=partial / f"worker_{index}")
+        do = functools.partial(_do_job, work=work, limits=limits, scratch=partial / f"worker_{index}")
         return _Worker(do, partial.with_name(f"{partial.name}.lock"))
 
     def employ(worker: _Worker) -> None:
@@ -209,8 +222,8 @@ def run_workers(
             workers.append(hire(index))
             employ(workers[-1])
         while busy:
-            for connection in wait(list(busy)):
-                worker = busy.pop(connection)
+            for worker in [busy[ready] for ready in wait(list(busy)) if isinstance(ready, Connection)]:
+                del busy[worker.connection]
                 job, outcome = worker.job, worker.take()
                 if outcome is None:
                     outcome = "failed", _exit_text(worker.process.exitcode)
@@ -230,9 +243,9 @@ def run_workers(
 def _exit_text(code: int | None) -> str:
     if code is not None and code < 0:
         hint = ": out of memory?" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
-        died = f"the process that worked on it ended with signal {signal.Signals(-code).name}{hint}"
+        died = f"the worker process ended with signal {signal.Signals(-code).name}{hint}"
         return describe_death(-code) or died
-    return f"the process that worked on it ended with status {code}; its traceback is above"
+    return f"the worker process ended with status {code}; its traceback is above"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,10 +257,10 @@ class _Call:
     limits: LimitConfig
     shows_progress: bool
     effort: float
-    folder: Path  # in which relative paths begin
+    folder: Path  # where relative paths begin
 
 
-_helper: tuple[int, _Worker] | None = None  # of this process, whose id comes first
+_helper: tuple[int, _Worker] | None = None  # (id of the process that owns it, worker)
 _calling = threading.Lock()
 
 
@@ -260,11 +273,11 @@ def call_limited(
     effort: float = 1.0,
     **options: Any,
 ) -> Any:
-    """What `function(*arguments, **options)` returns or raises, called in a process that is held to `limits`
-    while it works on the video `source`, and is kept for the next call.
+    """Call `function(*arguments, **options)` in another process, within `limits` for the video `source`.
 
-    The function is a module's, not the main script's. `progress` names a bar for one with the option
-    `show_progress(pictures, count)`; `effort` is that of `limited`. Raises ClipError if the process dies.
+    Returns or raises what the function does; raises ClipError if the process dies. The process is kept for
+    the next call. The function must not be the main script's. `progress` is the title of a progress bar, for
+    functions with the option `show_progress(pictures, count)`; `effort` is that of `limited`.
     """
     global _helper
     call = _Call(
@@ -305,7 +318,7 @@ def _stop_helper() -> None:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Let a process that is started now not run the main script again: it may have no guard against that."""
+    """Keep a process that starts now from running the main script again, which may have no guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -66,9 +66,10 @@ def pack_clips(data_root: Path, output: Path, frames: str) -> Path:
 
     config = pack.PackConfig(data_root=data_root, output=output, frames=frames)
     (output / pack.PARTIAL_NAME).mkdir(parents=True)
-    shards = pack.plan_shards(data_root, config)
+    tree = pack.read_tree(config)
+    shards = pack.plan_shards(tree.clips, config)
     records = {shard.number: pack.write_shard(shard, config) for shard in shards}
-    pack.copy_metadata(data_root, output, shards)
+    pack.copy_metadata(tree, config)
     pack.write_index(config, shards, records)
     return output
 

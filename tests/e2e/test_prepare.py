@@ -77,7 +77,7 @@ def test_prepare_makes_good_clips_and_lists_the_bad(prepared):
     assert "cut off" in reasons["cut.mp4"]
     assert "0 bytes" in reasons["empty.mp4"]
     assert "no face" in reasons["nobody.mp4"]
-    assert "no sound track" in reasons["silent.mp4"]
+    assert "has no sound" in reasons["silent.mp4"]
     assert "not a video" in reasons["text.mp4"]
     assert sorted(path.name for path in output.iterdir()) == ["a", "b", "failures.csv"]
     for name, num_frames in (("a/one", 20), ("a/two", 30), ("b/one", 25)):

@@ -18,8 +18,11 @@ import soundfile
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from preprocess.prepare import PrepareConfig, prepare_job
-from preprocess.work.batch import find_jobs
+from preprocess.clip.make import ClipConfig
+from preprocess.prepare import prepare_job
+from preprocess.work.batch import InputConfig, find_jobs
+from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
 from preprocess.work.stores import UrlStore, open_store
 from preprocess.work.workers import run_job
 from tests.moving_face import clicks, moving_face, write_video
@@ -130,7 +133,7 @@ def test_a_second_run_reads_little_and_writes_nothing_but_its_list(server, on_s3
     assert kinds.count("GET") == 3  # two clip.json, and the video that cannot be used
 
 
-def test_what_is_cut_off_or_stale_is_made_anew(on_s3, local_tree):
+def test_what_is_cut_off_or_stale_is_made_again(on_s3, local_tree):
     files = fsspec.filesystem("s3")
     first, second = sorted({name.rpartition("/")[0] for name in local_tree if "/" in name})
     files.rm_file(f"bucket/prepared/{first}/clip.json")  # an upload that was interrupted
@@ -168,8 +171,12 @@ def test_stores_and_folders_mix(server, on_s3, raw, local_tree, tmp_path, where)
         assert tree(output) == local_tree
 
 
-def work(config: PrepareConfig, scratch: Path) -> list[str]:
-    return [run_job(job, prepare_job, config, scratch)[0] for job in find_jobs(config).jobs]
+def prepare(job: Job) -> str:
+    return prepare_job(job, ClipConfig())
+
+
+def work(inputs: InputConfig, scratch: Path) -> list[str]:
+    return [run_job(job, prepare, LimitConfig(), scratch)[0] for job in find_jobs(inputs).jobs]
 
 
 def test_what_a_clip_costs_does_not_grow_with_their_number(server, raw, tmp_path):
@@ -179,13 +186,13 @@ def test_what_a_clip_costs_does_not_grow_with_their_number(server, raw, tmp_path
     for num_clips in (2, 4, 8):
         for index in range(num_clips):
             fsspec.filesystem("s3").put_file(str(video), f"bucket/many/{num_clips}/raw/{index:03}.avi")
-        config = PrepareConfig(
+        config = InputConfig(
             input=f"s3://bucket/many/{num_clips}/raw", output=f"s3://bucket/many/{num_clips}/out"
         )
         for kind in ("done", "already there"):
             batch = find_jobs(config)
             server.requests.clear()
-            outcomes = [run_job(job, prepare_job, config, tmp_path / "worker")[0] for job in batch.jobs]
+            outcomes = [run_job(job, prepare, LimitConfig(), tmp_path / "worker")[0] for job in batch.jobs]
             assert outcomes == [kind] * num_clips
             listed = sum(size for name, size in server.requests if name == "LIST")
             costs[kind, num_clips] = len(server.requests), listed
@@ -202,7 +209,7 @@ def test_the_clip_is_finished_by_the_last_file(monkeypatch, raw, tmp_path):
     """An upload that breaks off leaves no clip.json, and is redone; memory:// is a store, too."""
     video = next((raw / "higher_quality").glob("fram1/sx4.avi"))
     output = UrlStore("memory://prepared")
-    config = PrepareConfig(input=str(video), output=output.url)
+    config = InputConfig(input=str(video), output=output.url)
     files = fsspec.filesystem("memory")
     put_file = type(files).put_file
     uploaded = []
@@ -226,10 +233,10 @@ def test_the_clip_is_finished_by_the_last_file(monkeypatch, raw, tmp_path):
 def test_a_clip_folder_on_a_store_is_not_taken_from_others(raw, tmp_path):
     fsspec.filesystem("memory").pipe_file("/mine/sx4/thesis.pdf", b"the only copy")
     video = next((raw / "higher_quality").glob("fram1/sx4.avi"))
-    config = PrepareConfig(input=str(video), output="memory://mine")
+    config = InputConfig(input=str(video), output="memory://mine")
     (job,) = find_jobs(config).jobs
     with pytest.raises(ClipError, match="holds thesis.pdf"):
-        prepare_job(dataclasses.replace(job, scratch=tmp_path), config)
+        prepare(dataclasses.replace(job, scratch=tmp_path))
     assert fsspec.filesystem("memory").cat_file("/mine/sx4/thesis.pdf") == b"the only copy"
 
 
@@ -238,7 +245,7 @@ def test_a_clip_folder_on_a_store_that_would_replace_a_source_is_refused(output)
     files = fsspec.filesystem("memory")
     files.pipe_file("/raw/cropped_video/cropped_video.mp4", b"x")
     with pytest.raises(UsageError, match="would replace the video"):
-        find_jobs(PrepareConfig(input="memory://raw/cropped_video/cropped_video.mp4", output=output))
+        find_jobs(InputConfig(input="memory://raw/cropped_video/cropped_video.mp4", output=output))
 
 
 def test_errors_of_stores_are_one_line(server, tmp_path):
@@ -249,5 +256,5 @@ def test_errors_of_stores_are_one_line(server, tmp_path):
         code, last = run("--dataset", "fakeavceleb", "--source", source, "--output", tmp_path)
         assert (code, last[: len(message)]) == (status, message)
     assert str(UrlStore("ftp://me:secret@host/raw")) == "ftp://host/raw"
-    with pytest.raises(ValueError, match="recheck"):
-        PrepareConfig(input="a.mp4", output=str(tmp_path), recheck=True)
+    code, last = run("--input", "a.mp4", "--output", tmp_path, "--recheck")
+    assert (code, last[:27]) == (2, "error: recheck is for URLs;")

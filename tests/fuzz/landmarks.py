@@ -34,7 +34,7 @@ class Bomb:
 
 def build(base: Path) -> None:
     """A sound clip with a clip.json, and a pack of two such clips."""
-    from preprocess.pack import PackConfig, copy_metadata, plan_shards, write_index, write_shard
+    from preprocess.pack import PackConfig, copy_metadata, plan_shards, read_tree, write_index, write_shard
     from preprocess.work.jobs import PARTIAL_NAME
     from tests.clip_factory import write_clip_folder
     from utils.clip.files import (
@@ -75,10 +75,11 @@ def build(base: Path) -> None:
         )
         write_clip_info(folder, info)
     config = PackConfig(data_root=base / "tree", output=base / "pack", frames="rgb", num_workers=1)
-    shards = plan_shards(config.data_root, config)
+    tree = read_tree(config)
+    shards = plan_shards(tree.clips, config)
     (config.output / PARTIAL_NAME).mkdir(parents=True)
     records = {shard.number: write_shard(shard, config) for shard in shards}
-    copy_metadata(config.data_root, config.output, shards)
+    copy_metadata(tree, config)
     write_index(config, shards, records)
     shutil.rmtree(config.output / PARTIAL_NAME)
 

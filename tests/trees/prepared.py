@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from preprocess.work.batch import BatchConfig, find_jobs
+from preprocess.work.batch import InputConfig, find_jobs
 from tests.trees.base import RawTree
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 
@@ -20,7 +20,7 @@ def touch_clip(folder: Path, audio_name: str = AUDIO_NAME) -> Path:
 
 def prepare_empty(tree: RawTree, output: Path, *only: str) -> Path:
     """Clip folders of a raw tree, where prepare puts them, and its metadata."""
-    batch = find_jobs(BatchConfig(dataset=tree.dataset, source=tree.source, output=output, only=only))
+    batch = find_jobs(InputConfig(dataset=tree.dataset, source=tree.source, output=output, only=only))
     for job in batch.jobs:
         touch_clip(job.folder)
     for name in batch.metadata:

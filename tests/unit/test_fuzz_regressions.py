@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from loaders.audit.facts import measure_clip
 from loaders.batches.windows import ClipDataset, DataConfig
 from loaders.datasets.metadata import read_rows
-from preprocess.work.batch import failures_csv
+from preprocess.work.progress import failures_csv
 from tests.clip_factory import make_clip
 from tests.fuzz import checkpoints, media
 from tests.fuzz import landmarks as prepared

@@ -13,7 +13,7 @@ import pytest
 from loaders import DATASETS
 from loaders.datasets.metadata import inside, walk_clips
 from loaders.listing import ListingConfig
-from preprocess.work.batch import BatchConfig, find_jobs
+from preprocess.work.batch import InputConfig, find_jobs
 from tests.clip_factory import write_clip_folder
 from utils.clip.packed import SCHEMA, Pack
 from utils.errors import DatasetError
@@ -141,10 +141,10 @@ def test_an_object_stores_names_do_not_leave_the_output(tmp_path):
     with files.open("/hostile/good.mp4", "wb") as file:
         file.write(b"x")
     content = files.store["/hostile/good.mp4"]
-    assert len(find_jobs(BatchConfig(input="memory://hostile", output=tmp_path)).jobs) == 1
+    assert len(find_jobs(InputConfig(input="memory://hostile", output=tmp_path)).jobs) == 1
     files.store["/hostile/../../evil.mp4"] = content
     try:
         with pytest.raises(DatasetError, match="outside it"):
-            find_jobs(BatchConfig(input="memory://hostile", output=tmp_path))
+            find_jobs(InputConfig(input="memory://hostile", output=tmp_path))
     finally:
         files.store.clear()

@@ -13,7 +13,7 @@ from loaders.datasets.metadata import as_segments, inside, read_json, read_json_
 from loaders.listing import ListingConfig, select_clips
 from loaders.splits.files import read_split
 from loaders.splits.protocols import mrdf5
-from preprocess.work.batch import failures_csv
+from preprocess.work.progress import failures_csv
 from tests.clip_factory import make_clip
 from tests.trees import TREES
 from tests.trees.media import EmptyFiles

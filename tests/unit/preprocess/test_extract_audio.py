@@ -80,7 +80,7 @@ def test_too_little_sound_is_refused_unless_allowed(tmp_path):
 
 def test_no_sound_track_is_refused_or_marked(tmp_path):
     source = video(tmp_path, 1)
-    with pytest.raises(ClipError, match="no sound track"):
+    with pytest.raises(ClipError, match="has no sound"):
         extract(source, tmp_path / "out.wav")
     report, samples, rate = extract(source, tmp_path / "out.wav", allow_silent=True)
     assert report.silent

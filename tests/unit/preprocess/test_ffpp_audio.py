@@ -114,9 +114,9 @@ def test_what_is_missing_is_listed_with_its_reason(tmp_path, caplog):
     for reason, words in zip(
         reasons,
         ("no sound or video file of "
-         "gone", "mute.mp4 has no sound track", "short.wav lacks 1.77 of the 2.00 s",
-         "torn.json is not JSON", "no frame rate (fps is None)", "0.json is not there", "cannot be decoded",
-         "do not follow each other"),
+         "gone", "mute.mp4 has no sound", "short.wav lacks 1.77 of the 2.00 s",
+         "torn.json is not JSON", "no frame rate (fps is None)", "0.json is missing", "cannot be decoded",
+         "are not consecutive"),
         strict=True,
     ):  # fmt: skip
         assert words in reason
@@ -165,7 +165,7 @@ def test_wrong_folders_and_files_are_named(tmp_path):
     ):
         make(tmp_path)
     (tmp_path / "conversion_dict.json").write_text('{"000": "../up 0"}')
-    with pytest.raises(DatasetError, match="no YouTube id"):
+    with pytest.raises(DatasetError, match="not a YouTube id"):
         make(tmp_path)
     (tmp_path / "conversion_dict.json").write_text('{"000": "abc 0"}')
     with pytest.raises(DatasetError, match="downloaded_videos_info: no such folder; the official script"):
@@ -214,4 +214,4 @@ def test_prepare_gives_a_fake_its_targets_sound(tmp_path):
         assert info["sound_sha256"]
     failures = (out / "failures.csv").read_text()
     assert "054_071.mp4" in failures
-    assert "no sound track" in failures
+    assert "has no sound" in failures

@@ -172,9 +172,10 @@ def test_every_data_set_is_found_in_its_pack(tmp_path, name):
             shutil.copyfile(file, folder / file.name)
     config = pack.PackConfig(data_root=root, output=tmp_path / "pack")
     (tmp_path / "pack/.partial").mkdir(parents=True)
-    shards = pack.plan_shards(root, config)
+    found = pack.read_tree(config)
+    shards = pack.plan_shards(found.clips, config)
     records = {shard.number: pack.write_shard(shard, config) for shard in shards}
-    pack.copy_metadata(root, config.output, shards)
+    pack.copy_metadata(found, config)
     pack.write_index(config, shards, records)
     listing_config = from_args(
         ListingConfig, Parser("", {"listing": ListingConfig}).parse_args(list(tree.listing_flags))
@@ -201,7 +202,7 @@ def test_a_clip_that_is_damaged_is_left_out_and_named(tmp_path):
     assert all(len(dataset[index, 0].video) == 10 for index in range(5))
     again = pack_command("--data_root", tmp_path / "prepared", "--output", tmp_path / "pack")
     assert again.returncode == 2
-    assert "holds a pack already" in again.stderr
+    assert "already holds a pack" in again.stderr
 
 
 def test_a_clip_on_which_the_decoder_hangs_costs_itself_alone(tmp_path):
@@ -222,7 +223,7 @@ def test_a_clip_on_which_the_decoder_hangs_costs_itself_alone(tmp_path):
 
 def test_an_interrupted_run_goes_on_with_the_next_shard(prepared, tmp_path):
     config = pack.PackConfig(data_root=prepared, output=tmp_path / "pack", shard_mb=1)
-    shards = pack.plan_shards(prepared, config)
+    shards = pack.plan_shards(pack.read_tree(config).clips, config)
     (tmp_path / "pack" / ".partial").mkdir(parents=True)
     pack.write_shard(shards[0], config)
     before = (tmp_path / "pack" / shards[0].name).stat().st_mtime_ns

@@ -120,17 +120,17 @@ def test_more_than_999_frames_stay_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "005").unlink(), r"1 of 12 frames are not there, e\.g\. 005"),
-        (lambda folder: (folder / "notes.txt").touch(), "notes.txt is no frame"),
-        (lambda folder: (folder / "005").write_bytes(b"no jpeg"), "is not a readable picture"),
-        (lambda folder: (folder / "005").write_bytes(b""), "is not a readable picture"),
+        (lambda folder: (folder / "005").unlink(), r"1 of 12 frames are missing, e\.g\. 005"),
+        (lambda folder: (folder / "notes.txt").touch(), "notes.txt is not a frame"),
+        (lambda folder: (folder / "005").write_bytes(b"no jpeg"), "is not a readable JPEG"),
+        (lambda folder: (folder / "005").write_bytes(b""), "is not a readable JPEG"),
         (
             lambda folder: (folder / "005").write_bytes(
                 cv2.imencode(".jpg", np.zeros((10, 20, 3), np.uint8))[1].tobytes()
             ),
-            "is 20x10, the first one 64x48",
+            "is 20x10, the first frame 64x48",
         ),
-        (lambda folder: [path.unlink() for path in folder.iterdir()], "holds no frame"),
+        (lambda folder: [path.unlink() for path in folder.iterdir()], "holds no frames"),
     ],
 )
 def test_a_damaged_sequence_is_named_and_leaves_no_video(vidtimit, tmp_path, damage, message):
@@ -155,6 +155,6 @@ def test_the_command_lists_failures_and_ends_with_1(vidtimit, tmp_path, monkeypa
     monkeypatch.setattr("sys.argv", ["vidtimit", *map(str, flags)])
     assert main() == 1
     failures = (tmp_path / "out/real/failures.csv").read_text()
-    assert failures.splitlines()[1:] == ['fram1/sa1,"1 of 12 frames are not there, e.g. 003"']
+    assert failures.splitlines()[1:] == ['fram1/sa1,"1 of 12 frames are missing, e.g. 003"']
     assert len(list((tmp_path / "out/real").rglob("*.mp4"))) == 5
     assert not (tmp_path / "out/real/.partial").exists()

@@ -17,13 +17,17 @@ import soundfile
 from preprocess import prepare, verify
 from preprocess.verify import check_clip
 from preprocess.work import raw_layouts as sources
-from preprocess.work.batch import BatchConfig, clip_folders, failures_csv, find_jobs
+from preprocess.work.batch import InputConfig, WorkConfig, clip_folders, find_jobs
 from preprocess.work.jobs import Job
+from preprocess.work.limits import LimitConfig
+from preprocess.work.progress import failures_csv
 from preprocess.work.stores import LocalStore
 from preprocess.work.workers import lock_partial, run_job, run_workers
 from tests.clip_factory import clip_info
 from tests.moving_face import moving_face, write_video
 from utils.errors import ClipError, DatasetError, UsageError, run_command
+
+LIMITS = LimitConfig()
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -33,8 +37,8 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def names_of(**flags) -> list[str]:
-    return [job.name for job in find_jobs(BatchConfig(**flags)).jobs]
+def names_of(shard: str = "1/1", **flags) -> list[str]:
+    return [job.name for job in find_jobs(InputConfig(**flags), WorkConfig(shard=shard)).jobs]
 
 
 def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
@@ -51,7 +55,7 @@ def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
         "RealVideo-RealAudio/Asian (East)/men/id1/0.1.mp4",
     ]
     for source in (inside, inside.parent):
-        batch = find_jobs(BatchConfig(dataset="fakeavceleb", source=source, output=tmp_path / "out"))
+        batch = find_jobs(InputConfig(dataset="fakeavceleb", source=source, output=tmp_path / "out"))
         assert [job.name for job in batch.jobs] == expected
         assert batch.jobs[1].folder == tmp_path / "out/RealVideo-RealAudio/Asian (East)/men/id1/0.1"
         assert (batch.raw, batch.metadata) == (LocalStore(inside), (Path("meta_data.csv"),))
@@ -104,7 +108,7 @@ def test_a_clip_folder_in_another_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["..mp4", "...mp4", "a/..mp4", "a/...mkv"])
 def test_a_name_that_is_a_step_to_another_folder_is_refused(tmp_path, name):
     touch(tmp_path / "raw", name)
-    with pytest.raises(UsageError, match="gives the clip folder none"):
+    with pytest.raises(UsageError, match="leaves none for the clip folder"):
         names_of(input=tmp_path / "raw", output=tmp_path / "out")
 
 
@@ -143,9 +147,9 @@ def test_links_out_of_the_raw_root_are_not_followed_unless_asked_to(tmp_path, mo
     monkeypatch.chdir(tmp_path / "here")
 
     def outcomes(**flags):
-        config = BatchConfig(dataset="fakeavceleb", source=Path("../link"), output=Path(output), **flags)
+        config = InputConfig(dataset="fakeavceleb", source=Path("../link"), output=Path(output), **flags)
         jobs = find_jobs(config).jobs
-        return {job.name: run_job(job, lambda *_: "done", config, tmp_path / "scratch") for job in jobs}
+        return {job.name: run_job(job, lambda _: "done", LIMITS, tmp_path / "scratch") for job in jobs}
 
     found = outcomes()
     assert [name for name, (status, _) in found.items() if status == "done"] == [
@@ -176,7 +180,7 @@ def test_only_a_clip_folder_is_ever_removed(tmp_path, there):
         (tmp_path / "holiday").symlink_to(tmp_path / "linked")
     job = scratch_job(tmp_path)
     for remove in (job.remove_folder, job.install_folder):
-        with pytest.raises(ClipError, match="move it elsewhere") as caught:
+        with pytest.raises(ClipError, match="move it away") as caught:
             remove()
         assert caught.value.path == job.folder
     assert (tmp_path / there).read_bytes() == b"x"
@@ -216,7 +220,7 @@ def test_shards_share_all_videos_and_none_twice(tmp_path):
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", ""])
 def test_a_shard_that_does_not_exist_is_refused(tmp_path, shard):
     with pytest.raises(ValueError, match="shard"):
-        BatchConfig(output=tmp_path, shard=shard)
+        WorkConfig(shard=shard)
 
 
 def test_every_source_names_its_videos():
@@ -225,7 +229,7 @@ def test_every_source_names_its_videos():
         assert all(layout.videos for layout in layouts), name
 
 
-def some_work(job: Job, config: object) -> str:
+def some_work(job: Job) -> str:
     """Runs in a worker process."""
     if job.name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -237,12 +241,12 @@ def some_work(job: Job, config: object) -> str:
     return "done"
 
 
-def leave_half_a_removal(job: Job, config: object) -> str:
+def leave_half_a_removal(job: Job) -> str:
     touch(job.scratch.with_name(f"{job.scratch.name}_old"), "clip.json")
     os._exit(1)
 
 
-def process_id(job: Job, config: object) -> str:
+def process_id(job: Job) -> str:
     return str(os.getpid())
 
 
@@ -253,7 +257,7 @@ def jobs(*names: str) -> list[Job]:
 def test_a_worker_that_dies_costs_one_clip_and_is_recorded(tmp_path):
     names = ["a", "killed", "b", "bug", "c", "bad", "d"]
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
-        outcomes = {job.name: rest for job, *rest in run_workers(jobs(*names), some_work, None, partial, 2)}
+        outcomes = {job.name: rest for job, *rest in run_workers(jobs(*names), some_work, LIMITS, partial, 2)}
     assert sorted(outcomes) == sorted(names)
     assert all(outcomes[name] == ["done", ""] for name in "abcd")
     assert outcomes["killed"][0] == "failed"
@@ -268,11 +272,11 @@ def test_what_a_killed_worker_left_does_not_hinder_the_next(tmp_path):
     job = Job(name="a", source=tmp_path, folder=tmp_path / "clip")
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
         for work, status in ((leave_half_a_removal, "failed"), (remove_the_clip, "done")):
-            assert [found for _, found, _ in run_workers([job], work, None, partial, 1)] == [status]
+            assert [found for _, found, _ in run_workers([job], work, LIMITS, partial, 1)] == [status]
     assert not job.folder.exists()
 
 
-def remove_the_clip(job: Job, config: object) -> str:
+def remove_the_clip(job: Job) -> str:
     job.remove_folder()
     return "done"
 
@@ -280,7 +284,7 @@ def remove_the_clip(job: Job, config: object) -> str:
 def test_a_fresh_process_takes_over_after_some_clips(tmp_path, monkeypatch):
     monkeypatch.setattr("preprocess.work.workers.JOBS_PER_PROCESS", 2)
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
-        found = [status for _, status, _ in run_workers(jobs(*"abcde"), process_id, None, partial, 1)]
+        found = [status for _, status, _ in run_workers(jobs(*"abcde"), process_id, LIMITS, partial, 1)]
     assert found[0] == found[1] != found[2] == found[3] != found[4]
 
 

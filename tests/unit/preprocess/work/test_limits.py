@@ -42,7 +42,7 @@ class Tight(LimitConfig):
 TIGHT = Tight(max_memory_gb=0.3, max_output_gb=0.01)
 
 
-def misbehave(job: Job, config: LimitConfig) -> str:
+def misbehave(job: Job) -> str:
     """Runs in a worker process; the job's name says how."""
     if job.name == "crash":
         ctypes.string_at(0)  # a real SIGSEGV
@@ -97,7 +97,7 @@ def test_whatever_a_job_does_costs_that_job_alone(tmp_path):
     assert not list(tmp_path.iterdir())  # neither scratch files nor core dumps
 
 
-def say_how_long(job: Job, config: LimitConfig) -> str:
+def say_how_long(job: Job) -> str:
     if job.name == "long":
         read_video_times(job.source)
     soft = {kind: resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)}
