@@ -169,6 +169,15 @@ def test_paths_named_in_a_readme_exist(name):
     assert [path for path in own if not (here / path).is_dir() and not (ROOT / path).is_dir()] == []
 
 
+def test_switches_named_in_a_readme_are_read_somewhere():
+    switches = {name for path in NAMES for name in re.findall(r"`([A-Z_]+)=[01]`", text_of(path))}
+    rooms = set(ROOMS) - {"tests"}
+    sources = "".join(path.read_text("utf-8") for room in rooms for path in (ROOT / room).rglob("*.py"))
+    sources += "".join(text_of(path) for path in SHELL_FILES)
+    assert "PLAIN_MEDIAPIPE" in switches
+    assert [name for name in switches if f'"{name}"' not in sources and f"{name}:-" not in sources] == []
+
+
 def test_every_room_is_linked_from_the_front_door_which_is_short():
     assert len(text_of("README.md").splitlines()) <= 160
     linked = {link.partition("#")[0] for link in links_of("README.md")}
