@@ -162,11 +162,7 @@ def _find_parts(folders: FolderIndex) -> list[_Part]:
     perturbed: list[PurePosixPath] = []
     level = [PurePosixPath()]
     for _ in range(3):
-        level = [
-            place / name
-            for place in level
-            for name in sorted(folders.entries(str(folders.clip_folder(place))))
-        ]
+        level = [below for place in level for below in _walk(folders, place, 1)]
         for place in level:
             found.setdefault(place.name, place)
             if place.name.endswith("_탐지방해"):
@@ -228,11 +224,8 @@ def _list_part(folders: FolderIndex, part: _Part) -> Iterator[Clip]:
 def _clip_folders(folders: FolderIndex, top: PurePosixPath) -> dict[str, list[PurePosixPath]]:
     """Name of a clip -> its folders: the tables do not say in which it is (원본1, fsgan2, ...)."""
     places: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for numbered in sorted(folders.entries(str(folders.clip_folder(top)))):
-        for person in sorted(folders.entries(str(folders.clip_folder(top / numbered)))):
-            place = top / numbered / person
-            for stem in sorted(folders.entries(str(folders.clip_folder(place)))):
-                places[stem].append(place / stem)
+    for place in _walk(folders, top, 3):
+        places[place.name].append(place)
     return places
 
 
@@ -243,14 +236,22 @@ def _choose(places: list[PurePosixPath], person: str, method: str) -> PurePosixP
 
 
 def _count_perturbed(folders: FolderIndex, places: list[PurePosixPath]) -> None:
-    count = 0
-    for top in places:
-        for kind in folders.entries(str(folders.find(top))):
-            for numbered in folders.entries(str(folders.clip_folder(top / kind))):
-                count += len(folders.entries(str(folders.clip_folder(top / kind / numbered))))
     if places:
+        count = sum(len(_walk(folders, top, 3)) for top in places)
         names = ", ".join(place.name for place in places)
         log.info("kodf: %d perturbed clips left out (%s): no table says whom they show", count, names)
+
+
+def _walk(folders: FolderIndex, top: PurePosixPath, depth: int) -> list[PurePosixPath]:
+    """All folders exactly `depth` levels below `top`, sorted."""
+    level = [top]
+    for _ in range(depth):
+        level = [
+            place / name
+            for place in level
+            for name in sorted(folders.entries(str(folders.clip_folder(place))))
+        ]
+    return level
 
 
 def _stem(name: str, origin: str = "kodf") -> str:
@@ -272,14 +273,14 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
     """`original_videos/<person>/<clip>` and `synthesized_videos/<method>/<date>/<target>/<clip>`."""
     clips: list[Clip] = []
     other_code: Counter[str] = Counter()
-    for place in _walk(folders, "original_videos", 2):
+    for place in _walk(folders, PurePosixPath("original_videos"), 2):
         person, stem = place.parts[-2:]
         match = REAL_NAME.fullmatch(stem)
         if not match or match[1].lower() != person.lower():
             raise DatasetError(f"{folders.root / place}: expected the name {person}_<number>")
         name = place.as_posix()
         clips.append(_clip(name, folders.clip_folder(place), method="real", person=person))
-    for place in _walk(folders, "synthesized_videos", 4):
+    for place in _walk(folders, PurePosixPath("synthesized_videos"), 4):
         method, _, person, stem = place.parts[-4:]
         match = FAKE_NAME.fullmatch(stem)
         if not match or match[1].lower() != person.lower():
@@ -297,18 +298,6 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
             ", ".join(f"{method} {count}" for method, count in sorted(other_code.items()) if count),
         )
     return clips
-
-
-def _walk(folders: FolderIndex, top: str, depth: int) -> list[PurePosixPath]:
-    """All folders exactly `depth` levels below `top`, sorted."""
-    level = [PurePosixPath(top)]
-    for _ in range(depth):
-        level = [
-            place / name
-            for place in level
-            for name in sorted(folders.entries(str(folders.clip_folder(place))))
-        ]
-    return level
 
 
 # -------------------------------------------------------------------------------------- the published code's

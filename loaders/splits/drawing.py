@@ -180,21 +180,17 @@ def _parts(
         )
         unit_of = {clip.clip_id: clip.unit for clip in train}
         return _carve(unit_of, config) | {clip.clip_id: "test" for clip in test}, dropped, texts
-    if config.fold:
-        unit_of = _units(clips, config, donor_rule)
-        of_unit = _fold_units(clips, unit_of, config)
-        return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}
     without = [clip for clip in clips if clip.split is None]
-    if config.split_source == "metadata" and without:
+    if config.split_source == "metadata" and without and not config.fold:
         raise DatasetError(
             f"{listing.dataset}: its metadata names no split for {len(without)} clips, e.g. "
             f"{without[0].clip_id}; use --split_source identity"
         )
-    if not _is_official(listing, config):
-        unit_of = _units(clips, config, donor_rule)
-        of_unit = _draw_units(clips, unit_of, config)
-        return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}
-    return _own_parts(listing, config, donor_rule), {}, {}
+    if _is_official(listing, config):
+        return _own_parts(listing, config, donor_rule), {}, {}
+    unit_of = _units(clips, config, donor_rule)
+    of_unit = (_fold_units if config.fold else _draw_units)(clips, unit_of, config)
+    return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}
 
 
 def _own_parts(listing: Listing, config: SplitConfig, donor_rule: str) -> dict[str, str]:

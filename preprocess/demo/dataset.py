@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
-from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
+from preprocess.demo.forgeries import ForgeryConfig, resynthesise_mouth, swap_faces
 from preprocess.demo.geometry import Floats, Floats32, Pixels
 from preprocess.demo.identities import make_identity
 from preprocess.demo.layouts import LAYOUTS, LEAD_IN_FRAMES, plan_clips
@@ -82,9 +82,15 @@ def _donor_pictures(config: DemoConfig, donor: int) -> tuple[Pixels, Floats32]:
     return render(puppet, motion, draw_background(rng, config.frame_size))
 
 
-def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedClip]) -> None:
+def make_identity_clips(
+    config: DemoConfig, traces: ForgeryConfig, identity: int, clips: list[PlannedClip]
+) -> None:
     """Render, forge, encode and write the clips of one identity that are not there yet."""
-    wanted = [clip for clip in clips if not _path(config, clip).is_file()]
+    wanted = [
+        clip
+        for clip in clips
+        if not all((config.output / name).is_file() for name in (clip.path, clip.sound) if name)
+    ]
     if not wanted:
         return
     puppet = Puppet(make_identity(generator(config, identity, 5)))
@@ -105,12 +111,13 @@ def make_identity_clips(config: DemoConfig, identity: int, clips: list[PlannedCl
         for clip in wanted:
             if clip.scene == index:
                 number = clips.index(clip)
-                forged, voice = _forge(config, clip, number, scene, said, frames, landmarks)
+                forged, voice = _forge(config, traces, clip, number, scene, said, frames, landmarks)
                 _write_clip(config, clip, scene, forged, voice, generator(config, identity, 8, number))
 
 
 def _forge(
     config: DemoConfig,
+    traces: ForgeryConfig,
     clip: PlannedClip,
     number: int,
     scene: Scene,
@@ -128,18 +135,14 @@ def _forge(
         voice = revoice(heard.waveform, SAMPLE_RATE_HZ, rng)
     if forgery.swaps_face:
         assert clip.donor is not None
-        frames = swap_faces(frames, landmarks, *_donor_pictures(config, clip.donor), rng, config)
+        frames = swap_faces(frames, landmarks, *_donor_pictures(config, clip.donor), rng, traces)
     if forgery.drives_lips:
         if not forgery.changes_voice:
             assert clip.donor is not None  # the lips follow a track that is not heard
             heard = _utterance(config, clip.donor, clip.scene, scene.onset_s, voice=number)
         openings = MAX_OPENING * _per_frame(heard.opening, len(frames))
-        frames = resynthesise_mouth(frames, landmarks, openings, rng, config)
+        frames = resynthesise_mouth(frames, landmarks, openings, rng, traces)
     return frames, voice
-
-
-def _path(config: DemoConfig, clip: PlannedClip) -> Path:
-    return config.output / clip.path
 
 
 def _write_clip(
@@ -151,7 +154,7 @@ def _write_clip(
     rng: np.random.Generator,
 ) -> None:
     """Film, record and encode a clip; the file gets its name when it is complete."""
-    path = _path(config, clip)
+    path = config.output / clip.path
     # the same room and microphone, whoever speaks: the room's generator belongs to the scene
     room = generator(config, clip.identity, 9, clip.scene)
     waveform = record(voice, scene.recording, room)
@@ -200,38 +203,36 @@ def _film(frames: Pixels, scene: Scene, rng: np.random.Generator) -> Iterator[Pi
         yield noisy.astype(np.uint8, copy=False)
 
 
-def _settings(config: DemoConfig) -> dict[str, object]:
+def _settings(config: DemoConfig, traces: ForgeryConfig) -> dict[str, Any]:
     """The settings that shape the files: all fields but `output` and `num_workers`."""
-    plain = to_plain(config)
+    plain = to_plain(traces) | to_plain(config)
     return {"generator_version": GENERATOR_VERSION, "encoder_version": ENCODER_VERSION} | {
         name: value for name, value in plain.items() if name not in {"output", "num_workers"}
     }
 
 
-def _read_manifest(config: DemoConfig) -> dict[str, Any] | None:
-    """The manifest of an earlier call, or None. Raises DatasetError if its settings differ."""
-    path = config.output / MANIFEST_NAME
+def _read_files(output: Path, settings: dict[str, Any]) -> dict[str, str] | None:
+    """File -> checksum of an earlier call, or None. Raises DatasetError if its settings differ."""
+    path = output / MANIFEST_NAME
     if not path.is_file():
-        if config.output.is_dir() and any(config.output.iterdir()):
-            raise DatasetError(f"{config.output}: not empty and not a demo set; choose another --output")
+        if output.is_dir() and any(output.iterdir()):
+            raise DatasetError(f"{output}: not empty and not a demo set; choose another --output")
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        settings = manifest["settings"]
+        known, files = manifest["settings"], manifest["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: not the manifest of a demo set ({error}); remove the folder") from error
-    if settings != json.loads(json.dumps(_settings(config))):
-        raise DatasetError(f"{config.output}: holds a demo set with other settings; choose another --output")
-    return manifest
+    if known != settings:
+        raise DatasetError(f"{output}: holds a demo set with other settings; choose another --output")
+    return dict(files)
 
 
-def _is_complete(config: DemoConfig, manifest: dict[str, Any]) -> bool:
-    """Whether every file in the manifest is there with its checksum; damaged files are removed."""
-    if not manifest["files"]:
-        return False
-    complete = True
-    for name, checksum in manifest["files"].items():
-        path = config.output / name
+def _are_complete(output: Path, files: dict[str, str]) -> bool:
+    """Whether every file is there with its checksum; damaged files are removed."""
+    complete = bool(files)
+    for name, checksum in files.items():
+        path = output / name
         if not path.is_file():
             complete = False
         elif file_sha256(path) != checksum:
@@ -241,31 +242,32 @@ def _is_complete(config: DemoConfig, manifest: dict[str, Any]) -> bool:
     return complete
 
 
-def make_demo_set(config: DemoConfig) -> Path:
+def make_demo_set(config: DemoConfig, traces: ForgeryConfig | None = None) -> Path:
     """Write the set, or the part of it that an interrupted call did not finish; return its root.
 
     Raises DatasetError if `output` holds anything else.
     """
-    manifest = _read_manifest(config)
-    if manifest and _is_complete(config, manifest):
-        log.info("%s is complete: %d files", config.output, len(manifest["files"]))
+    traces = traces or ForgeryConfig()
+    settings = _settings(config, traces)
+    files = _read_files(config.output, settings)
+    if files is not None and _are_complete(config.output, files):
+        log.info("%s is complete: %d files", config.output, len(files))
         return config.output
-    config.output.mkdir(parents=True, exist_ok=True)
     manifest_path = config.output / MANIFEST_NAME
-    if manifest is None:
-        write_text(manifest_path, json.dumps({"settings": _settings(config), "files": {}}, indent=1))
+    if files is None:
+        write_text(manifest_path, json.dumps({"settings": settings, "files": {}}, indent=1))
     clips = plan_clips(config)
     by_identity: dict[int, list[PlannedClip]] = {}
     for clip in clips:
         by_identity.setdefault(clip.identity, []).append(clip)
-    _run_workers(config, by_identity)
+    _run_workers(config, traces, by_identity)
     metadata = LAYOUTS[config.layout].metadata(config, clips)
     for name, content in metadata.items():
         (config.output / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(config.output / name, functools.partial(Path.write_bytes, data=content))
     names = [*metadata, *(name for clip in clips for name in (clip.path, clip.sound) if name)]
     files = {name: file_sha256(config.output / name) for name in names}
-    write_text(manifest_path, json.dumps({"settings": _settings(config), "files": files}, indent=1))
+    write_text(manifest_path, json.dumps({"settings": settings, "files": files}, indent=1))
     log.info("%s: %d clips of %d identities", config.output, len(clips), config.num_identities)
     return config.output
 
@@ -274,20 +276,22 @@ def _prepare_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _run_workers(config: DemoConfig, by_identity: dict[int, list[PlannedClip]]) -> None:
+def _run_workers(
+    config: DemoConfig, traces: ForgeryConfig, by_identity: dict[int, list[PlannedClip]]
+) -> None:
     """Make the identities in several processes.
 
     These are spawned, since MediaPipe's threads do not survive a fork, and use one thread for linear algebra:
     with several, the last bit of a sum may depend on their number.
     """
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, "1"))
     try:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(config.num_workers, context, _prepare_worker) as pool:
             jobs = [
-                pool.submit(make_identity_clips, config, identity, clips)
+                pool.submit(make_identity_clips, config, traces, identity, clips)
                 for identity, clips in by_identity.items()
             ]
             try:
@@ -297,8 +301,6 @@ def _run_workers(config: DemoConfig, by_identity: dict[int, list[PlannedClip]]) 
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)

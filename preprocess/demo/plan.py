@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.demo.forgeries import ForgeryConfig
 from preprocess.demo.speech import Recording, draw_recording
 from utils.config import opt
 
@@ -23,7 +22,7 @@ FPS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(ForgeryConfig):
+class DemoConfig:
     """preprocess.demo: a generated raw data set in a real one's download layout."""
 
     output: Path = opt(dataclasses.MISSING, "folder to write; becomes the root of the raw data set")
@@ -40,7 +39,6 @@ class DemoConfig(ForgeryConfig):
     frame_size: int = opt(320, "width and height of the frames in pixels")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.num_identities < 2:
             raise ValueError(
                 f"num_identities must be >= 2 (a face swap needs a donor), got {self.num_identities}"

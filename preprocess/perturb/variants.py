@@ -74,15 +74,12 @@ def change_of(perturbation: Perturbation, clip_name: str) -> Change:
     settings: dict[str, Any] = {}
     pictures = waveform = None
     if picture_part := perturbation.part(PICTURE):
-        kind, value = picture_part
-        if kind == "h264":
 
-            def pictures(frames: Iterator[Picture], fps: Fraction, scratch: Path) -> Iterator[Picture]:
+        def pictures(frames: Iterator[Picture], fps: Fraction, scratch: Path) -> Iterator[Picture]:
+            kind, value = picture_part
+            if kind == "h264":
                 return _reencoded(frames, fps, scratch, int(value))
-        else:
-
-            def pictures(frames: Iterator[Picture], fps: Fraction, scratch: Path) -> Iterator[Picture]:
-                return _changed_frames(frames, kind, value, clip_name, perturbation.level)
+            return _changed_frames(frames, kind, value, clip_name, perturbation.level)
 
     if sound_part := perturbation.part(SOUND, SYNC):
         from preprocess.perturb.sound_changes import SOUND_CHANGES
@@ -277,12 +274,9 @@ def make_variants(
             f"{cache_dir / 'failures.csv'} lists variants that could not be made, and why; call again after "
             "mending them (finished variants are kept)"
         )
-    return [
-        _collect(perturbation, clips, [job.folder for job in jobs[perturbation]])
-        if perturbation.level
-        else _collect(perturbation, clips, [clip.folder for clip in clips])
-        for perturbation in perturbations
-    ]
+    folders = {perturbation: [job.folder for job in group] for perturbation, group in jobs.items()}
+    untouched = [clip.folder for clip in clips]
+    return [_collect(changed, clips, folders.get(changed, untouched)) for changed in perturbations]
 
 
 def _raw_files(clips: Sequence[Clip], dataset: str, raw_root: Path) -> list[tuple[Path, Path | None]]:

@@ -22,6 +22,7 @@ from preprocess.demo.layouts import plan_clips
 from preprocess.demo.plan import FPS, DemoConfig, draw_scene
 from utils.clip.face_regions import FACE_OVAL
 from utils.errors import DatasetError
+from utils.files import file_sha256
 from utils.media.sound import iterate_audio
 from utils.media.video import iterate_frames
 
@@ -106,6 +107,17 @@ def test_an_interrupted_set_is_completed_and_a_damaged_file_replaced(config, roo
     assert lost.is_file()
     assert kept.stat().st_mtime_ns == before
     assert not list(root.rglob("*.partial*"))
+
+
+def test_a_damaged_sound_file_is_replaced(tmp_path):
+    config = DemoConfig(output=tmp_path, layout="ffpp", num_identities=2, duration_s=1.0, frame_size=192)
+    make_demo_set(config)
+    files = json.loads((tmp_path / MANIFEST_NAME).read_text())["files"]
+    (sound, _) = sorted(tmp_path.rglob("*.wav"))
+    sound.write_bytes(sound.read_bytes()[:1000])
+    make_demo_set(config)
+    assert json.loads((tmp_path / MANIFEST_NAME).read_text())["files"] == files
+    assert file_sha256(sound) == files[sound.relative_to(tmp_path).as_posix()]
 
 
 def test_another_set_in_the_same_folder_is_refused(root, tmp_path):
