@@ -71,10 +71,10 @@ def _plot_timeline(path: Path, verdict: Verdict, tracked: TrackedVideo) -> Marku
         for segment in face.segments:
             probs.axvspan(segment.start_s, segment.end_s, color=FAKE_COLOR, alpha=0.15, lw=0)
     probs.set(ylim=(-0.03, 1.03), ylabel="P(fake)", title="shaded: above the threshold")
-    probs.legend(loc="upper right", ncols=5)
     times, envelope = _envelope(tracked.sound, verdict.duration_s)
     sound.fill_between(times, -envelope, envelope, color=REAL_COLOR, lw=0, alpha=0.7)
     sound.set(xlim=(0, verdict.duration_s), xlabel="seconds", ylabel="sound", yticks=[])
+    figure.legend(loc="outside lower center", ncols=5)
     alt = f"P(fake) of {len(verdict.faces)} faces over {verdict.duration_s:.1f} seconds"
     return save_plot(figure, path, alt)
 
@@ -111,5 +111,6 @@ def _plot_regions(path: Path, face: FaceVerdict) -> Markup | None:
     axes.barh(list(face.regions), list(face.regions.values()), color=colors)
     axes.axvline(0, color=SOFT, lw=1)
     axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="drop of the logit when blurred", title="regions that the score relies on")
     return save_plot(figure, path, "Drop of the logit when a region of the face is blurred")
