@@ -1,7 +1,7 @@
 """Errors that a user can act on, and the one way in which a command ends.
 
 A command prints one line (what, where, what to do) on stderr and exits with 1 for data and 2 for usage. The
-traceback appears with `--debug`, and always for errors that are not ours: those are bugs.
+traceback appears with `--debug`, and always for other errors: those are bugs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils.names import one_line
 
 
 class FrameworkError(Exception):
-    """Base of all errors that are the data's or the user's, not the program's."""
+    """Base of all errors that the data or the user causes, not the program."""
 
     exit_status = 1
 
@@ -31,7 +31,7 @@ class ClipError(FrameworkError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[Path, str]]:
-        # the default would rebuild it from the joined message, and fail on the way back from a worker process
+        # the default would rebuild it from the joined message, and fail when a worker process sends it back
         return type(self), (self.path, self.reason)
 
 
@@ -72,7 +72,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
             raise
         # torchrun numbers its processes; all of them may have the same error, or one alone
         process = os.environ.get("RANK", "0")
-        # a message may hold a file's name: it stays one line, and gives a terminal no orders
+        # a message may hold a file's name: keep it one line without control characters
         text = one_line(str(error))
         sys.stderr.write(f"error{'' if process == '0' else f' in process {process}'}: {text}\n")
         sys.exit(error.exit_status)

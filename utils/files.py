@@ -22,15 +22,14 @@ LOCK_NAME = ".lock"
 
 
 class WriteError(FrameworkError):
-    """A file could not be written; what stood under its name before is still there."""
+    """A file could not be written; the version before it is still there."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], *, keep_older: int = 0) -> None:
-    """Call write(partial path), make it durable, and give it its final name: never a half-written file under
-    it.
+    """Call write(partial path), make the file durable, and rename it to `path`: never a half-written file.
 
-    So many versions before it stay as NAME.1.SUFFIX (the last one), NAME.2.SUFFIX, ... Raises WriteError if
-    there is no room.
+    The last `keep_older` versions stay as NAME.1.SUFFIX (the newest), NAME.2.SUFFIX, ... Raises WriteError if
+    the disk is full.
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
@@ -45,13 +44,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep_older: in
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        # torch says something of its own after what the system said
+        # torch raises an error of its own after the system's
         reason = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(reason, OSError) and reason.filename is None and reason.strerror:
             free = shutil.disk_usage(path.parent).free / 2**20
             raise WriteError(
-                f"{path}: cannot be written ({reason.strerror}; {free:.0f} MB are free there); what it was "
-                "before is still there"
+                f"{path}: cannot be written ({reason.strerror}; {free:.0f} MB are free there); the version "
+                "before it is still there"
             ) from error
         raise
 
@@ -67,7 +66,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some file systems have no such thing for folders
+        if not path.is_dir():  # some file systems cannot do this for folders
             raise
     finally:
         os.close(descriptor)
@@ -90,14 +89,14 @@ def file_sha256(source: Path | BinaryIO) -> str:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make the folder ours while the context lasts, and remove what writers that were killed left half done.
+    """Lock a folder for this process while the context lasts; remove files that killed writers left partial.
 
-    Raises UsageError if another process has it. A process that dies, however it does, frees it.
+    Raises UsageError if another process holds the lock. The lock of a dead process is free.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("a+", encoding="utf-8") as file:
         try:
-            # unlike flock's, this lock is not inherited by loader workers, which outlive a killed run a while
+            # unlike flock's, not inherited by loader workers, which outlive a killed run for a while
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)

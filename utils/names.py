@@ -10,21 +10,21 @@ import re
 import reprlib
 from typing import Any
 
-# what terminals obey and XML parsers refuse: control characters, the halves of surrogate pairs that stand for
-# bytes of file names which are no UTF-8, and code points that are no characters
+# what terminals obey and XML parsers refuse: control characters, lone surrogates (they stand for bytes of
+# file names that are not UTF-8), and code points that are not characters
 _CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
 _BREAKS = "\t\n\r\u2028\u2029"
-# turn the direction of all that follows: "gpj.exe" then reads "exe.jpg"
+# reverse the direction of all that follows: "gpj.exe" then reads "exe.jpg"
 _TURNS = "\u202a-\u202e\u2066-\u2069"
 _NOT_PLAIN = re.compile(f"[{_CONTROL}{_BREAKS}]")
 _NOT_READABLE = re.compile(f"[{_CONTROL}{_TURNS}]")
 _NOT_IN_A_LINE = re.compile(f"[{_CONTROL}{_TURNS}{_BREAKS}]+")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in the source of JSON
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # of what file systems take, with room for the root
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # limits of file systems, less room for the root
 
 
 def is_plain(text: str) -> bool:
-    """Whether a name can be written to every file and shown on every screen as it is."""
+    """Whether a name can be written to any file and shown on any screen unchanged."""
     return text.isprintable() or _NOT_PLAIN.search(text) is None
 
 
@@ -37,7 +37,7 @@ def fits_file_system(path: str) -> bool:
 
 
 def readable(text: str) -> str:
-    """`text` for a page: what no page may hold becomes a replacement character each."""
+    """`text` for a page: each character that no page may hold becomes a replacement character."""
     return text if text.isprintable() else _NOT_READABLE.sub("\ufffd", text)
 
 
@@ -62,11 +62,11 @@ def brief(value: Any) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """json.loads, of which every failure is a ValueError: also too deep nesting, and text that is none."""
+    """json.loads that raises ValueError for every failure, also for too deep nesting and invalid text."""
     try:
         content = json.loads(text)
         as_text = text.decode(errors="replace") if isinstance(text, bytes) else text
-        if _SURROGATE.search(as_text):  # in pairs they are characters, halves could not be written again
+        if _SURROGATE.search(as_text):  # pairs are characters, halves cannot be written
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it nests too deep") from error

@@ -1,12 +1,10 @@
-"""Checkpoints: plain tensors and plain values, written beside and renamed, read as nothing but that.
+"""Show what a checkpoint holds, or export it for others.
 
     python -m utils.checkpoint show   saved_models/X/best.pt
     python -m utils.checkpoint export saved_models/X/best.pt model.safetensors
 
-A checkpoint is a zip file as torch.save writes it, with a checksum over all that it holds. It may come from
-strangers: no code in it runs, and what does not fit (a size that the file cannot have, numbers that are not
-finite) is refused with a reason. `export` writes weights and configuration for others: a .safetensors file,
-which test.py takes like a best.pt, and a model card beside it.
+`show` prints all but the weights, as JSON. `export` writes weights and configuration to a .safetensors file,
+which test.py accepts like a best.pt, with a model card next to it. No code in a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ def main() -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="print what a checkpoint says of itself, as JSON")
+    show = commands.add_parser("show", help="print a checkpoint's configuration and metrics, as JSON")
     show.add_argument("checkpoint", type=Path)
-    export = commands.add_parser("export", help="write weights and configuration, and a model card")
+    export = commands.add_parser("export", help="write weights, configuration and a model card for others")
     export.add_argument("checkpoint", type=Path, help="best.pt of a run")
     export.add_argument("target", type=Path, help="the file to write, NAME.safetensors; the card is NAME.md")
     args = parser.parse_args()
@@ -39,9 +37,9 @@ def main() -> int:
         from utils.checkpoint.export import write_export
 
         card = write_export(content, args.checkpoint, args.target)
-        sys.stdout.write(f"written: {args.target}, and what it is: {card}\n")
+        sys.stdout.write(f"written: {args.target} and its model card {card}\n")
         return 0
-    weights = content.get("model", content.get("released"))
+    weights = content["model"] if "model" in content else content["released"]
     about = {
         name: value
         for name, value in content.items()

@@ -14,22 +14,22 @@ from utils.errors import CheckpointError
 from utils.files import write_atomically, write_text
 
 TEMPLATES = Path(__file__).parent
-# what is exported beside the weights; the command line and the state of the training are not
+# exported with the weights; the command line and the state of the training are not
 ABOUT = ("format", "config", "split_checksums", "environment", "epoch", "val", "decision")
 
 
 def write_export(content: dict[str, Any], source: Path, target: Path) -> Path:
-    """Write `target` (.safetensors) and the model card beside it, whose path is returned.
+    """Write `target` (.safetensors) and a model card next to it; return the path of the card.
 
     `content` is what load_checkpoint read from `source`. Raises CheckpointError if it is a bare state_dict,
-    of which nothing is known.
+    which has no configuration.
     """
     if target.suffix != ".safetensors":
         raise CheckpointError(f"{target}: its name must end with .safetensors")
     if "model" not in content:
-        raise CheckpointError(f"{source}: a bare state_dict says nothing of itself; export a run's best.pt")
+        raise CheckpointError(f"{source}: a bare state_dict has no configuration; export a run's best.pt")
     config = {name: dict(section) for name, section in content["config"].items()}
-    for name in ("run_dir", "data_root"):  # where things lay on one machine is nobody else's business
+    for name in ("run_dir", "data_root"):  # paths of one machine are private
         config["train"].pop(name, None)
     about = {name: content[name] for name in ABOUT if name in content} | {"config": config}
     weights = {name: value.contiguous().clone() for name, value in content["model"].items()}
@@ -56,7 +56,7 @@ def write_export(content: dict[str, Any], source: Path, target: Path) -> Path:
 
 
 def read_export(path: Path) -> dict[str, Any]:
-    """What write_export wrote, as load_checkpoint returns it; the tensors alone if the file is another's.
+    """The content of an export, as load_checkpoint returns it; of other .safetensors files, the tensors.
 
     Raises CheckpointError if it is damaged.
     """
@@ -69,4 +69,4 @@ def read_export(path: Path) -> dict[str, Any]:
         content = json.loads(about)
         return content | {"model": weights}
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged, or no .safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: is damaged, or not a .safetensors file ({error})") from error

@@ -1,7 +1,7 @@
-"""Checkpoints: plain tensors and plain values, written beside and renamed, read as nothing but that.
+"""Saving and loading checkpoints: tensors and plain values, written atomically.
 
-A checkpoint is a zip file as torch.save writes it, with a checksum over all that it holds. It may come from
-strangers: no code in it runs, and what does not fit (a size that the file cannot have, numbers that are not
+A checkpoint is a zip file as torch.save writes it, with a checksum over its content. It may come from
+strangers: no code in it is run, and impossible content (tensors larger than the file, numbers that are not
 finite) is refused with a reason.
 """
 
@@ -25,23 +25,25 @@ from utils.files import older_version, write_atomically
 
 log = logging.getLogger(__name__)
 
-# what torch.load raises on files that are not checkpoints, from its unpickler upwards
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
-UNREADABLE += (AssertionError, MemoryError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile)
+# what torch.load raises for files that are not checkpoints, from its unpickler upwards
+UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, MemoryError, struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
+)
 FORMAT = "beyond-masking-checkpoint-1"
-MAX_VALUES = 10_000_000  # plain values in one file; lists that hold themselves many times over have more
+MAX_VALUES = 10_000_000  # plain values in one file; lists that contain themselves have more
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_older: int = 0) -> None:
     """Save a dict of tensors and plain values (they may nest) atomically, see write_atomically.
 
-    Raises WriteError if there is no room; the checkpoint before it is then still there.
+    Raises WriteError if the disk is full; the checkpoint before it is then still there.
     """
     content = {"format": FORMAT, **state}
     content["checksum"] = content_checksum(content)
 
     def write(partial: Path) -> None:
-        with partial.open("wb") as file:  # torch's own files lose what the system says when a disk is full
+        with partial.open("wb") as file:  # torch's own files lose the system's error if a disk is full
             torch.save(content, file)
 
     write_atomically(path, write, keep_older=keep_older)
@@ -59,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: {'a folder, not a checkpoint' if path.is_dir() else 'no such checkpoint'}"
         )
     if path.suffix == ".safetensors":
-        from utils.checkpoint.export import read_export  # of which training needs nothing
+        from utils.checkpoint.export import read_export  # its packages are not needed for training
 
         content = read_export(path)
     else:
@@ -75,48 +77,46 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if content.get("format") == FORMAT:
         for name in ("config", "split_checksums"):
             if not isinstance(content[name], dict):
-                raise CheckpointError(f"{path}: its {name} is no dict")
+                raise CheckpointError(f"{path}: its {name} is not a dict")
         if not all(isinstance(section, dict) for section in content["config"].values()):
-            raise CheckpointError(f"{path}: a section of its config is no dict")
+            raise CheckpointError(f"{path}: a section of its config is not a dict")
         if not all(isinstance(value, str) for value in content["split_checksums"].values()):
-            raise CheckpointError(f"{path}: its split_checksums are no text")
+            raise CheckpointError(f"{path}: its split_checksums are not text")
     return content
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What torch.load makes of a file that may come from anybody."""
+    """The content of a torch file from anybody; {} if it is not a dict."""
     try:
         require_no_bomb(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         require_no_bomb(path, content)
         if isinstance(content, dict) and content.get("format") == FORMAT:
             if content.pop("checksum", None) != content_checksum(content):
-                raise CheckpointError(f"{path}: is damaged: its content does not fit its checksum")
+                raise CheckpointError(f"{path}: is damaged: its content does not match its checksum")
     except UNREADABLE as error:  # torch's own advice, to allow code, is not passed on
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"asks for {named[1]}, and checkpoints that run code are not loaded" if named else (
-            f"is damaged, or holds more than tensors and plain values ({type(error).__name__})"
-        )  # fmt: skip
+        reason = f"is damaged, or holds more than tensors and plain values ({type(error).__name__})"
+        if named:
+            reason = f"asks for {named[1]}, and checkpoints that run code are not loaded"
         raise CheckpointError(f"{path}: {reason}") from error
     return content if isinstance(content, dict) else {}
 
 
 def require_no_bomb(path: Path, content: Any = None) -> None:
-    """Raise CheckpointError if a file, or what was read of it, takes more memory than the file has bytes."""
+    """Raise CheckpointError if a file or its content takes more memory than the file has bytes."""
     size = path.stat().st_size
     if content is None and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > size:
-                raise CheckpointError(f"{path}: a compressed archive, which checkpoints are not")
+                raise CheckpointError(f"{path}: is a compressed archive, which checkpoints are not")
     for value in _leaves(content):
         if isinstance(value, Tensor) and value.numel() * value.element_size() > size:
             raise CheckpointError(f"{path}: holds a tensor that is larger than the file")
 
 
 def _leaves(content: Any) -> Iterator[Any]:
-    """Names, tensors and plain values of a nested content, in order. Raises ValueError if they are too
-    many.
-    """
+    """Yield names, tensors and plain values of nested content, in order. Raises ValueError for too many."""
     waiting, count = [content], 0
     while waiting:
         value = waiting.pop()
@@ -124,7 +124,7 @@ def _leaves(content: Any) -> Iterator[Any]:
         if count > MAX_VALUES:
             raise ValueError("more values than any checkpoint has")
         if isinstance(value, Mapping):
-            waiting.extend(item for pair in reversed(value.items()) for item in reversed(pair))
+            waiting.extend(item for pair in reversed(list(value.items())) for item in reversed(pair))
         elif isinstance(value, (list, tuple, set)):
             waiting.extend(reversed(list(value)))
         else:
@@ -132,7 +132,7 @@ def _leaves(content: Any) -> Iterator[Any]:
 
 
 def content_checksum(content: Any) -> str:
-    """Hex sha256 over names, types, shapes and bytes of all that a checkpoint holds."""
+    """Hex sha256 over names, types, shapes and bytes of a checkpoint's content."""
     digest = hashlib.sha256()
     for value in _leaves(content):
         if not isinstance(value, Tensor):
@@ -140,7 +140,7 @@ def content_checksum(content: Any) -> str:
             continue
         digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(data.numpy())
+        digest.update(data.numpy().data)
     return digest.hexdigest()
 
 
@@ -149,17 +149,16 @@ def require_weights(path: Path, weights: Any) -> None:
     if not isinstance(weights, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise CheckpointError(f"{path}: its weights are no dict of tensors")
+        raise CheckpointError(f"{path}: its weights are not a dict of tensors")
     for name, value in weights.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite; train again from before")
 
 
 def newest_checkpoint(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(file, content) of the newest version of a checkpoint that is whole; None if there is no version at
-    all. What is passed over is logged.
+    """(file, content) of the newest intact version of a checkpoint, None without any version.
 
-    Raises CheckpointError if none of the versions can be read.
+    Damaged versions are logged. Raises CheckpointError if no version can be read.
     """
     versions, number = [path], 1
     while (older := older_version(path, number)).exists():

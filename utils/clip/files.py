@@ -1,4 +1,4 @@
-"""What lies in a clip folder, in which units: `preprocess/` writes it, `loaders/` reads it.
+"""The files of a clip folder and their units: `preprocess/` writes them, `loaders/` reads them.
 
 cropped_video.mp4   H.264, 224x224, constant frame rate, no sound
 cropped_video.wav   mono PCM16 (readers also accept `audio.wav`, other rates and channel counts)
@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.clip.packed import RATE, find_member, open_array
 from utils.errors import ClipError
@@ -26,36 +27,33 @@ AUDIO_NAME = "cropped_video.wav"
 AUDIO_NAMES = (AUDIO_NAME, "audio.wav")
 LANDMARKS_NAME = "landmarks.npy"
 INFO_NAME = "clip.json"
-# of raw videos: their clip folders carry the name without it
+# of raw videos; their clip folders have the name without it
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 NUM_LANDMARKS = 478
 CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000
 LAYOUT_VERSION = 3
-LARGEST = 2**53  # of the numbers in clip.json: no size, time or place is beyond it
+LARGEST = 2**53  # limit of the numbers in clip.json: no size, time or place exceeds it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipInfo:
-    """clip.json: where a clip comes from and what preprocessing saw in it. Holds no time stamps: same input,
-    same bytes.
-    """
+    """clip.json: a clip's origin and what preprocessing found. No time stamps: same input, same bytes."""
 
     layout_version: int
     source: str  # path of the raw video, relative to the raw root
     source_sha256: str
     source_bytes: int
-    source_codecs: str  # of its picture and its sound, e.g. "h264/aac"; "h264/" has no sound track
-    sound_sha256: str  # of the file of its own that held the sound; "": it was in the video
+    source_codecs: str  # of picture and sound, e.g. "h264/aac"; "h264/" has no sound track
+    sound_sha256: str  # of the separate file with the sound; "": the sound was in the video
     source_width: int  # as displayed, after rotation
     source_height: int
     source_fps: str  # fraction, e.g. "30000/1001": the average rate of the source
     variable_frame_rate: bool  # the source's was, and the crop was resampled to a constant one
     fps: str  # fraction: the crop's exact constant rate
     num_frames: int
-    face_boxes: list[
-        list[float]
-    ]  # per frame x, y, side in pixels of the displayed source frame; [] before the track starts
+    # per frame x, y, side in pixels of the displayed source frame; [] before the track starts
+    face_boxes: list[list[float]]
     frames_without_face: list[int]
     num_face_tracks: int  # all continuous faces seen; the largest was taken
     sample_rate_hz: int
@@ -75,9 +73,9 @@ _TYPES = typing.get_type_hints(ClipInfo)
 
 
 def check_info_values(values: object) -> dict[str, Any]:
-    """`values` if they are those of a clip.json, of whatever layout, as far as ClipInfo knows their names.
+    """`values` if they are valid for a clip.json of any layout; names that ClipInfo lacks are not checked.
 
-    Raises ValueError that names the first value which is not of its field's type.
+    Raises ValueError that names the first value that does not fit its field.
     """
     if not isinstance(values, dict):
         raise ValueError(f"a {type(values).__name__} instead of an object")
@@ -86,19 +84,19 @@ def check_info_values(values: object) -> dict[str, Any]:
             raise ValueError(f"{name} is {brief(value)}")
     for name in ("fps", "source_fps"):
         if name in values and RATE.fullmatch(values[name]) is None:
-            raise ValueError(f"{name} is {brief(values[name])}, no fraction above 0")
+            raise ValueError(f"{name} is {brief(values[name])}, not a fraction above 0")
     if values.get("num_frames", 1) < 1:
         raise ValueError(f"num_frames is {values['num_frames']}")
     if any(len(box) not in (0, 3) for box in values.get("face_boxes", ())):
         raise ValueError("face_boxes are not all x, y and side")
     for name in values.get("files", ()):
         if name != PurePath(name).name:
-            raise ValueError(f"it lists {brief(name)}, which is no file of its folder")
+            raise ValueError(f"it lists {brief(name)}, which is not a file of its folder")
     return values
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value out of JSON is of a field's type; a number is finite, and smaller than LARGEST."""
+    """Whether a JSON value fits a field's type; numbers must be finite and not exceed LARGEST."""
     if hint is Any:
         return True
     if hint is float or hint is int:
@@ -113,7 +111,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 def write_clip_info(folder: Path, info: ClipInfo) -> None:
     """Write clip.json into a folder that is not yet under its final name."""
-    # one line per field: the boxes of a long clip would otherwise be most of its lines
+    # one line per field; otherwise the boxes of a long clip would fill most lines
     fields = sorted(vars(info).items())
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value, sort_keys=True)}" for name, value in fields)
     (folder / INFO_NAME).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
@@ -167,15 +165,15 @@ def _invalid(folder: Path, why: object) -> ClipError:
 
 
 def find_audio(folder: Path) -> Path:
-    """The sound file of a clip folder. Raises ClipError if there is none."""
+    """The sound file of a clip folder, packed or not. Raises ClipError if there is none."""
     for name in AUDIO_NAMES:
         if (folder / name).is_file() or find_member(folder / name):
             return folder / name
     raise ClipError(folder, f"no {' or '.join(AUDIO_NAMES)}; prepare the clip again")
 
 
-def open_landmarks(folder: Path) -> np.ndarray:
-    """Memory-mapped landmarks (T, 478, 2) of a clip folder; files with (T, 956) are read as the same thing.
+def open_landmarks(folder: Path) -> npt.NDArray[np.floating[Any]]:
+    """Memory-mapped landmarks (T, 478, 2) of a clip folder; (T, 956) is read as the same.
 
     Raises ClipError if the file is missing, unreadable, or of another shape or type.
     """

@@ -1,8 +1,8 @@
-"""Frames of prepared crops, by number: only what a window shows is decoded.
+"""Frames of prepared crops by number: only the frames of a window are decoded.
 
-A crop is usually `cropped_video.mp4` of our own making (constant rate, no B-frames), but may be another
-tool's: whatever the codec, B-frames and variable rate included, frame i is the i-th frame that a player
-shows. PyAV reads it, or, on machines without PyAV, OpenCV. A pack may hold the decoded frames instead.
+A crop is usually `cropped_video.mp4` of preprocess.prepare (constant rate, no B-frames), but may come from
+another tool: with any codec, with B-frames or a variable rate, frame i is the i-th frame that a player shows.
+PyAV reads it, or OpenCV on machines without PyAV. A pack may hold decoded frames instead.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.clip.packed import FRAMES_NAME, Member, Pack, find_clip
 from utils.errors import ClipError
 from utils.media.allowed import find_demuxer, require_codec
 from utils.media.video import local_file, open_container, read_head
 
-SEEK_BACK_FRAMES = 48  # how much earlier to begin where the key frame before a window is of no use
+SEEK_BACK_FRAMES = 48  # how much earlier to start if the key frame before a window is of no use
 
 
 class Crop(Protocol):
     """An open crop."""
 
     fps: Fraction
-    num_frames: int  # 0 where the header does not say
+    num_frames: int  # 0 if the header does not say
     is_equalized: bool  # the luma of its frames is histogram-equalised already
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """(n, H, W, 3) uint8 RGB of `indices` (n,), which must not fall. Raises ClipError if a frame is
-        missing."""
+    def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(n, H, W, 3) uint8 RGB of `indices` (n,), in rising order. Raises ClipError if one is missing."""
 
 
 @contextlib.contextmanager
 def open_crop(path: Path) -> Iterator[Crop]:
-    """Open a crop. Raises ClipError if it is missing, damaged, or no video."""
+    """Open a crop. Raises ClipError if it is missing, damaged, or not a video."""
     packed = find_clip(path.parent)
     members = {} if packed is None else packed[0].members(packed[1])
     if packed is not None and (frames := members.get(FRAMES_NAME)):
@@ -56,14 +56,14 @@ def open_crop(path: Path) -> Iterator[Crop]:
         yield _AvCrop(path, container, stream)
 
 
-def read_frames(path: Path, indices: np.ndarray) -> np.ndarray:
-    """Frames of a prepared crop: (n, H, W, 3) uint8 RGB. `indices` (n,) must not fall."""
+def read_frames(path: Path, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Frames of a prepared crop, (n, H, W, 3) uint8 RGB. `indices` (n,) must be in rising order."""
     with open_crop(path) as crop:
         return crop.read(indices)
 
 
 def read_video_header(path: Path) -> tuple[Fraction, int]:
-    """(frames per second, number of frames) of a prepared crop; 0 frames where its header does not say."""
+    """(frames per second, number of frames) of a prepared crop; 0 frames if its header does not say."""
     with open_crop(path) as crop:
         return crop.fps, crop.num_frames
 
@@ -76,10 +76,11 @@ class _PackedCrop:
         fps, self.num_frames = pack.clip_header(folder)
         self.fps, self.is_equalized = Fraction(fps), pack.about.get("frames") == "equalized"
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         if indices[-1] >= self.num_frames:
             raise ClipError(self._member.path, f"has no frame {indices[-1]}; pack the clips again")
-        frames, first, last = self._member.array(), int(indices[0]), int(indices[-1])
+        frames: npt.NDArray[Any] = self._member.array()
+        first, last = int(indices[0]), int(indices[-1])
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) <= last:
             raise ClipError(
                 self._member.path, f"holds {frames.dtype} {frames.shape}, no frames; pack the clips again"
@@ -98,10 +99,12 @@ class _AvCrop:
         self._path, self._container, self._stream = path, container, stream
         self.fps, self.num_frames = Fraction(stream.average_rate), stream.frames
         stream.codec_context.thread_count = 1
-        self._stamps: np.ndarray | None = None
-        self._reformatter = VideoReformatter()  # one scaler: setting one up per frame costs half the decoding
+        self._stamps: npt.NDArray[np.int64] | None = None
+        self._reformatter = (
+            VideoReformatter()
+        )  # reused: creating one per frame takes half as long as decoding
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         wanted = np.unique(indices)
         images = None
         if self._stamps is None:
@@ -118,29 +121,31 @@ class _AvCrop:
             raise ClipError(self._path, f"has no frame {missing[0]}: cut off; prepare the clip again")
         return np.stack([images[index] for index in indices.tolist()])
 
-    def _rgb(self, frame: Any) -> np.ndarray:
-        return self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    def _rgb(self, frame: Any) -> npt.NDArray[np.uint8]:
+        return np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
 
-    def _read_at(self, stamps: np.ndarray | None, wanted: np.ndarray) -> dict[int, np.ndarray] | None:
-        """Number -> image of the frames `wanted`, as far as the file has them, by the presentation times of
-        all frames; None if these are not the times that the decoder gives.
+    def _read_at(
+        self, stamps: npt.NDArray[np.int64] | None, wanted: npt.NDArray[np.int64]
+    ) -> dict[int, npt.NDArray[np.uint8]] | None:
+        """Number -> image of the frames `wanted` that the file has, found by the presentation times of all
+        frames; None if the decoder gives other times.
         """
         if stamps is None or wanted[-1] >= len(stamps):
             return None
         first, back = int(wanted[0]), 0
         while True:
             start = max(0, first - back)
-            # the first frame may be decoded before the time at which it is shown
+            # the first frame may be decoded before it is shown
             target = int(stamps[start]) if start else min(0, int(stamps[0]))
             self._container.seek(target, stream=self._stream, backward=True)
-            images: dict[int, np.ndarray] = {}
+            images: dict[int, npt.NDArray[np.uint8]] = {}
             has_key = False
             for frame in self._container.decode(self._stream):
                 if frame.pts is None:
                     return None
                 if not has_key:
                     if not frame.key_frame:
-                        continue  # it refers to frames from before the place that was sought
+                        continue  # it refers to frames before the seek target
                     if frame.pts > stamps[first] and start:
                         break
                     has_key = True
@@ -155,12 +160,11 @@ class _AvCrop:
                 return images
             back = 2 * back + SEEK_BACK_FRAMES
 
-    def _stamps_of_index(self) -> np.ndarray | None:
-        """(T,) presentation times of all frames, from the container's index, in ticks; None where it does not
-        give them away.
+    def _stamps_of_index(self) -> npt.NDArray[np.int64] | None:
+        """(T,) presentation times of all frames in ticks, from the container's index; None if it lacks them.
 
-        An index holds decoding times. Without B-frames these are the presentation times; with them, both
-        run at one rate if the former do.
+        An index holds decoding times. Without B-frames these are the presentation times; with B-frames, a
+        constant rate of the one is that of the other.
         """
         entries = self._stream.index_entries
         if not self.num_frames or len(entries) != self.num_frames:
@@ -173,8 +177,8 @@ class _AvCrop:
             return None
         return ticks - ticks[0] + (self._stream.start_time or 0)
 
-    def _stamps_of_packets(self) -> np.ndarray | None:
-        """The same from reading every packet, without decoding; None if one has no time."""
+    def _stamps_of_packets(self) -> npt.NDArray[np.int64] | None:
+        """The same from all packets, without decoding; None if one has no time stamp."""
         self._container.seek(0, stream=self._stream, backward=True, any_frame=False)
         stamps = []
         for packet in self._container.demux(self._stream):
@@ -184,12 +188,11 @@ class _AvCrop:
                 stamps.append(packet.pts)
         return np.unique(np.asarray(stamps, np.int64))
 
-    def _read_in_order(self, wanted: np.ndarray) -> dict[int, np.ndarray]:
-        """The slow way, for files without usable times: decode from the start and count."""
+    def _read_in_order(self, wanted: npt.NDArray[np.int64]) -> dict[int, npt.NDArray[np.uint8]]:
+        """The slow way, for files without usable time stamps: decode from the start and count."""
         self._container.seek(0, stream=self._stream, backward=True)
-        frames = enumerate(self._container.decode(self._stream))
-        frames = itertools.islice(frames, int(wanted[-1]) + 1)
-        return {index: self._rgb(frame) for index, frame in frames if index in wanted}
+        frames = itertools.islice(self._container.decode(self._stream), int(wanted[-1]) + 1)
+        return {index: self._rgb(frame) for index, frame in enumerate(frames) if index in wanted}
 
 
 class _Cv2Crop:
@@ -199,7 +202,7 @@ class _Cv2Crop:
         import cv2
 
         self._path, self._cv2 = path, cv2
-        find_demuxer(path, read_head(path))  # no playlists; and nothing but FFmpeg guesses by the name
+        find_demuxer(path, read_head(path))  # no playlists; only FFmpeg may guess by the name
         capture = cv2.VideoCapture(local_file(path), cv2.CAP_FFMPEG)
         fps, num_frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         capture.release()
@@ -207,18 +210,19 @@ class _Cv2Crop:
             raise ClipError(path, "is not a readable video")
         self.fps, self.num_frames = Fraction(fps).limit_denominator(1001), max(num_frames, 0)
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """OpenCV cannot seek exactly: every frame before the last one wanted is read."""
         cv2 = self._cv2
         capture = cv2.VideoCapture(local_file(self._path), cv2.CAP_FFMPEG)
-        images: dict[int, np.ndarray] = {}
+        images: dict[int, npt.NDArray[np.uint8]] = {}
         try:
             wanted = set(indices.tolist())
             for index in range(int(indices[-1]) + 1):
                 if not capture.grab():
                     raise ClipError(self._path, f"has no frame {index}: cut off; prepare the clip again")
                 if index in wanted:
-                    images[index] = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+                    image = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+                    images[index] = np.asarray(image, np.uint8)
         finally:
             capture.release()
         return np.stack([images[index] for index in indices.tolist()])

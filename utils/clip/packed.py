@@ -1,11 +1,11 @@
-"""Packed data sets, read: clip folders whose files lie in a few tar shards instead of in millions of files.
+"""Reading packed data sets: the files of all clip folders lie in a few tar shards.
 
 preprocess/pack.py writes them. A pack is a folder with the data set's metadata and the folders above its clip
-folders, as in the prepared tree, and `pack.sqlite`, which says where every clip's files lie in which shard.
-Shards are WebDataset tar files (key = clip folder): `.mp4`, or `.frames.npy` (T, H, W, 3) uint8 decoded, and
-`.wav`, `.landmarks.npy`, `.json`. They may lie elsewhere, at any address that fsspec opens.
+folders, as in the prepared tree, and `pack.sqlite`, which says where each file of each clip lies in which
+shard. Shards are WebDataset tar files (key = clip folder): `.mp4`, or decoded `.frames.npy` (T, H, W, 3)
+uint8, and `.wav`, `.landmarks.npy`, `.json`. They may lie at any address that fsspec opens.
 
-Readers ask by the path that the file would have in the prepared tree; whether it is packed is found out here.
+Readers ask for the path that the file has in the prepared tree; this module finds out whether it is packed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.errors import ClipError, DatasetError
 from utils.files import Links, walk_tree
 from utils.names import brief, is_plain
 
 INDEX_NAME = "pack.sqlite"
-FRAMES_NAME = "frames.npy"  # beside the names of utils/clip/files.py; stands in for the crop
+FRAMES_NAME = "frames.npy"  # decoded frames, in place of the crop
 FORMAT = "1"
 RATE = re.compile(r"[1-9]\d{0,11}(/[1-9]\d{0,11})?", re.ASCII)  # a fraction above 0
-MAX_HEADER = 4096  # bytes of a .npy file's
+MAX_HEADER = 4096  # bytes of a .npy file's header
 SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE shards (number INTEGER PRIMARY KEY, name TEXT, size INTEGER);
@@ -47,21 +48,23 @@ CREATE TABLE files (
 """
 
 
-# what NumPy's parser of headers raises on hostile ones
-_BAD_HEADER = (ValueError, TypeError, LookupError, OverflowError, SyntaxError, tokenize.TokenError)
-_BAD_HEADER += (RecursionError, MemoryError)
+# what NumPy's parser raises for hostile headers
+_BAD_HEADER = (
+    *(ValueError, TypeError, LookupError, OverflowError, SyntaxError, tokenize.TokenError),
+    *(RecursionError, MemoryError),
+)
 
 
-def open_array(path: Path) -> np.ndarray:
-    """A .npy file, mapped into memory: no archive, no pickle. Raises ValueError or OSError if it is none."""
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """A .npy file mapped into memory, never an archive or a pickle. Raises ValueError or OSError."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except _BAD_HEADER as error:
         raise ValueError(brief(str(error))) from error
 
 
-def array_in(content: memoryview) -> np.ndarray:
-    """The array that the bytes of a .npy file hold, as a view. Raises ValueError if they are none."""
+def array_in(content: memoryview) -> npt.NDArray[Any]:
+    """The array in the bytes of a .npy file, as a view. Raises ValueError if they are not one."""
     header = io.BytesIO(content[:MAX_HEADER])
     try:
         version = np.lib.format.read_magic(header)
@@ -70,10 +73,10 @@ def array_in(content: memoryview) -> np.ndarray:
         )
         shape, fortran, dtype = read(header)
         if dtype.hasobject or fortran or min(shape, default=0) < 0:
-            raise ValueError("it is no plain array")
+            raise ValueError("it is not a plain array")
         count = math.prod(shape)
         if count * dtype.itemsize > len(content) - header.tell():
-            raise ValueError(f"{brief(shape)} values are announced, not all of them are there")
+            raise ValueError(f"{brief(shape)} values are announced, but some are missing")
         return np.frombuffer(content, dtype, count, offset=header.tell()).reshape(shape)
     except _BAD_HEADER as error:
         raise ValueError(brief(str(error))) from error
@@ -81,21 +84,21 @@ def array_in(content: memoryview) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a clip within a shard."""
+    """A file of a clip in a shard."""
 
-    path: Path  # where it would lie in the prepared tree
+    path: Path  # in the prepared tree
     shard: str  # path or address
     start: int  # of its content, in bytes
     size: int
 
     def open(self) -> BinaryIO:
-        """Its content as a file; nothing is read before it is asked for, where the shard is a local file."""
+        """Its content as a file; of a local shard, only what is asked for is read."""
         if "://" in self.shard:
             return io.BytesIO(self._fetch())
         return io.BufferedReader(_Slice(_mapped(self.shard, os.getpid()), self))
 
-    def array(self) -> np.ndarray:
-        """The array of a .npy file, mapped into memory where the shard is a local file. Raises ClipError."""
+    def array(self) -> npt.NDArray[Any]:
+        """The array of a .npy file, mapped into memory if the shard is local. Raises ClipError."""
         if "://" in self.shard:
             content = memoryview(self._fetch())
         else:
@@ -103,7 +106,7 @@ class Member:
         try:
             return array_in(content)
         except ValueError as error:
-            raise ClipError(self.path, f"is no array ({error}); pack the clips again") from error
+            raise ClipError(self.path, f"is not an array ({error}); pack the clips again") from error
 
     def _fetch(self) -> bytes:
         import fsspec
@@ -147,7 +150,7 @@ def _mapped(shard: str, process: int) -> mmap.mmap:
 
 
 def _plain_name(name: Any) -> str:
-    """A name that stands in the index. Raises DatasetError if it leads into another folder."""
+    """A name from the index. Raises DatasetError if it leads to another folder."""
     if not isinstance(name, str) or not is_plain(name) or name in ("", ".", "..") or set(name) & set("/\\"):
         raise DatasetError(f"{INDEX_NAME}: {brief(name)} is not the name of a file or a clip; pack again")
     return name
@@ -159,7 +162,7 @@ class Pack:
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
-            # immutable: nobody writes to it, so that no locks are needed, on network file systems either
+            # immutable: nobody writes to it, so no locks are needed, also on network file systems
             self._database = sqlite3.connect(
                 f"{(root / INDEX_NAME).absolute().as_uri()}?mode=ro&immutable=1",
                 uri=True,
@@ -183,16 +186,16 @@ class Pack:
         return DatasetError(f"{self.root / INDEX_NAME}: is not the index of a pack ({why}); pack again")
 
     def _require_own_tables(self) -> None:
-        """Raise DatasetError unless the tables are those that preprocess/pack.py makes: a view of the same
-        name could be a query without an end.
+        """Raise DatasetError unless the tables are those of preprocess/pack.py: a view of the same name could
+        be a query that never ends.
         """
         found = self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
         expected = {" ".join(sql.split()) for sql in SCHEMA.split(";") if sql.strip()}
         if {" ".join(str(sql).split()) for (sql,) in found} != expected:
-            raise self._not_ours("its tables are others")
+            raise self._not_ours("it has other tables")
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        """What a query gives. Raises DatasetError where the file is damaged."""
+        """The rows that a query returns. Raises DatasetError if the file is damaged."""
         try:
             return self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
@@ -215,7 +218,7 @@ class Pack:
         parent, _, name = folder.rpartition("/")
         rows = self._rows("SELECT fps, num_frames FROM clips WHERE parent = ? AND name = ?", parent, name)
         if len(rows) != 1 or not RATE.fullmatch(str(rows[0][0])) or not isinstance(rows[0][1], int):
-            raise self._not_ours(f"of {folder} it says {brief(rows)}")
+            raise self._not_ours(f"its entry for {folder} is {brief(rows)}")
         return rows[0]
 
     def clips_in(self, folder: str) -> list[str]:
@@ -233,7 +236,7 @@ def open_pack(root: Path, process: int) -> Pack:
 
 @functools.lru_cache(maxsize=4096)
 def _pack_root(folder: Path) -> Path | None:
-    """The folder at or above `folder` that holds a pack, None if there is none."""
+    """The folder at or above `folder` that holds a pack, None without one."""
     for place in (folder, *folder.parents):
         if (place / INDEX_NAME).is_file():
             return place
@@ -242,7 +245,7 @@ def _pack_root(folder: Path) -> Path | None:
 
 def find_clip(folder: Path) -> tuple[Pack, str] | None:
     """The pack that holds a clip folder, and its name there; None if it lies in no pack."""
-    if folder.is_dir():  # the common case, of which nothing is kept in memory
+    if folder.is_dir():  # the common case, which is not cached
         return None
     root = _pack_root(folder.parent)
     return None if root is None else (open_pack(root, os.getpid()), folder.relative_to(root).as_posix())
@@ -270,9 +273,7 @@ def packed_clips(folder: Path) -> list[str]:
 
 
 def clip_names(folder: Path) -> list[str]:
-    """Names of the files of a clip folder, packed or not; [] if there is none. Packed frames count as the
-    crop.
-    """
+    """Names of the files in a clip folder, packed or not; [] without one. Packed frames count as the crop."""
     try:
         return os.listdir(folder)
     except OSError as error:

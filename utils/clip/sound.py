@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.clip.packed import open_member
 from utils.errors import ClipError
@@ -24,10 +25,10 @@ class SoundReader:
 
     def read(
         self, sample_rate_hz: int, *, start_s: float = 0.0, duration_s: float | None = None
-    ) -> np.ndarray:
-        """(N,) float32, mono (mean of the channels), resampled with soxr where the rates differ.
+    ) -> npt.NDArray[np.float32]:
+        """(N,) float32, mono (mean of the channels), resampled with soxr if the rates differ.
 
-        Samples past either end of the file are left out, so the result may be shorter than asked.
+        Samples beyond either end of the file are left out, so the result may be shorter than requested.
         """
         file, rate = self._file, self._file.samplerate
         start = min(max(round(start_s * rate), 0), file.frames)
@@ -46,7 +47,7 @@ class SoundReader:
 
 @contextlib.contextmanager
 def open_sound(path: Path) -> Iterator[SoundReader]:
-    """A clip's wav file, packed or not. Raises ClipError if it is none."""
+    """Open a clip's wav file, packed or not. Raises ClipError if it is not readable."""
     import soundfile
 
     try:
@@ -63,7 +64,7 @@ def open_sound(path: Path) -> Iterator[SoundReader]:
 
 def read_waveform(
     path: Path, sample_rate_hz: int, *, start_s: float = 0.0, duration_s: float | None = None
-) -> np.ndarray:
-    """A slice of a wav file, see SoundReader.read; only the slice is read."""
+) -> npt.NDArray[np.float32]:
+    """A slice of a clip's wav file, see SoundReader.read; only the slice is read."""
     with open_sound(path) as sound:
         return sound.read(sample_rate_hz, start_s=start_s, duration_s=duration_s)

@@ -1,7 +1,7 @@
-"""Which media files are opened at all: decided by first bytes and headers, before a decoder sees them.
+"""Which media files are opened: decided from their first bytes and headers, before a decoder sees them.
 
-Containers and codecs are on lists; a playlist, a picture or a protocol is on none. FFmpeg is told which
-container it is, so that it neither guesses nor follows what a file or its name may say.
+Only listed containers and codecs are opened; no playlist, picture or protocol. FFmpeg is told the container,
+so that it neither guesses nor follows what a file or its name says.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 HEAD_BYTES = 64
 # names of FFmpeg's decoders
 PICTURE_CODECS = (
-    "h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2",
-    "msmpeg4", "h263", "mjpeg", "theora", "prores", "dnxhd",
-)  # fmt: skip
+    *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2"),
+    *("msmpeg4", "h263", "mjpeg", "theora", "prores", "dnxhd"),
+)
 SOUND_CODECS = (
-    "aac", "mp3", "mp3float", "mp2", "mp2float", "ac3", "eac3", "opus", "libopus", "vorbis", "flac", "alac",
-    "amrnb", "amrwb", "pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be",
-    "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_alaw", "pcm_mulaw",
-)  # fmt: skip
+    *("aac", "mp3", "mp3float", "mp2", "mp2float", "ac3", "eac3", "opus", "libopus", "vorbis", "flac"),
+    *("alac", "amrnb", "amrwb", "pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le"),
+    *("pcm_s32be", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_alaw", "pcm_mulaw"),
+)
 CODECS = {"video": PICTURE_CODECS, "audio": SOUND_CODECS}
 MAX_STREAMS = 32
 MAX_CHANNELS = 64
@@ -37,7 +37,7 @@ SAMPLE_RATES_HZ = (4000, 384_000)
 
 _MOV_ATOMS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"jp2 ")
-_NOT_MEDIA = {  # what is said of files that are often met under a video's name
+_NOT_MEDIA = {  # files that often have a video's name, and what the message calls them
     b"#EXTM3U": "a playlist, which names other files",
     b"ffconcat": "a list of other files",
     b"[playlist": "a playlist, which names other files",
@@ -54,11 +54,11 @@ _NOT_MEDIA = {  # what is said of files that are often met under a video's name
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """utils/media/allowed.py: which videos are opened at all."""
+    """utils/media/allowed.py: which videos are opened."""
 
-    max_pixels: int = opt(40_000_000, "pixels of a frame, above which a video is refused; 0 = no limit")
-    max_frames: int = opt(1_000_000, "frames, above which a video is refused; 0 = no limit")
-    max_duration_s: float = opt(4 * 3600.0, "seconds, above which a file is refused; 0 = no limit")
+    max_pixels: int = opt(40_000_000, "refuse videos with more pixels per frame; 0 = no limit")
+    max_frames: int = opt(1_000_000, "refuse videos with more frames; 0 = no limit")
+    max_duration_s: float = opt(4 * 3600.0, "refuse files that last longer, in s; 0 = no limit")
 
     def __post_init__(self) -> None:
         if min(self.max_pixels, self.max_frames, self.max_duration_s) < 0:
@@ -70,19 +70,19 @@ class MediaLimits:
             raise ClipError(path, f"has more than --max_frames {self.max_frames} frames")
 
     def require_pixels(self, path: Path, width: int, height: int) -> None:
-        """Raise ClipError for too large frames."""
+        """Raise ClipError for frames that are too large."""
         if 0 < self.max_pixels < width * height:
             raise ClipError(path, f"{width}x{height} are more pixels than --max_pixels {self.max_pixels}")
 
     def require_duration(self, path: Path, seconds: float | Fraction) -> None:
-        """Raise ClipError for too long a file."""
+        """Raise ClipError for a file that is too long."""
         if 0 < self.max_duration_s < seconds:
             raise ClipError(
                 path, f"lasts {float(seconds):.0f} s, longer than --max_duration_s {self.max_duration_s:g}"
             )
 
 
-# (frames, pixels of a frame, seconds) of a file that is about to be decoded
+# called with (frames, pixels per frame, seconds) of a file that is about to be decoded
 LengthListener = Callable[[int, int, float], None]
 
 
@@ -96,13 +96,13 @@ _in_force = _InForce(MediaLimits(), lambda num_frames, pixels, seconds: None)
 
 
 def media_limits() -> MediaLimits:
-    """Those that hold in this process."""
+    """The limits in force in this process."""
     return _in_force.limits
 
 
 @contextlib.contextmanager
 def limit_media(limits: MediaLimits, listener: LengthListener) -> Iterator[None]:
-    """Let `limits` hold in this process, and tell `listener` how long each file is, once that is known."""
+    """Apply `limits` in this process, and tell `listener` the length of each file once it is known."""
     before = _in_force.limits, _in_force.listener
     _in_force.limits, _in_force.listener = limits, listener
     try:
@@ -112,15 +112,16 @@ def limit_media(limits: MediaLimits, listener: LengthListener) -> Iterator[None]
 
 
 def report_length(num_frames: int, pixels: int, seconds: float) -> None:
-    """Say how long a file is that is about to be decoded."""
+    """Tell the listener the length of a file that is about to be decoded."""
     _in_force.listener(num_frames, pixels, seconds)
 
 
 def find_demuxer(path: Path, head: bytes) -> str:
     """FFmpeg's name of the container that begins with `head`. Raises ClipError if it is not on the list."""
-    is_frame = len(head) > 1 and head[0] == 0xFF  # of a stream without a container
+    is_frame = len(head) > 1 and head[0] == 0xFF  # a stream without a container
+    is_picture = head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS
     for kind, matches in (
-        ("mov", head[4:8] in _MOV_ATOMS and not (head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS)),
+        ("mov", head[4:8] in _MOV_ATOMS and not is_picture),
         ("matroska", head.startswith(b"\x1aE\xdf\xa3")),
         ("avi", head.startswith(b"RIFF") and head[8:12] == b"AVI "),
         ("wav", head.startswith((b"RIFF", b"RF64")) and head[8:12] == b"WAVE"),
@@ -128,22 +129,22 @@ def find_demuxer(path: Path, head: bytes) -> str:
         ("ogg", head.startswith(b"OggS")),
         ("aac", is_frame and head[1] & 0xF6 == 0xF0),
         ("mp3", head.startswith(b"ID3") or (is_frame and head[1] & 0xE6 in (0xE2, 0xE4))),
-    ):  # fmt: skip
+    ):
         if matches:
             return kind
     found = next((f": it is {what}" for start, what in _NOT_MEDIA.items() if head.startswith(start)), "")
     raise ClipError(
         path,
-        f"cannot be decoded, not a video or sound in a container that is opened here (mp4, mov, mkv, webm, "
-        f"avi; wav, flac, ogg, mp3, aac){found}",
+        "cannot be decoded, not a video or sound in a supported container (mp4, mov, mkv, webm, avi; wav, "
+        f"flac, ogg, mp3, aac){found}",
     )
 
 
 def open_options(demuxer: str, kind: str) -> dict[str, Any]:
-    """Keywords of av.open beside the file and its container: what a file says is followed nowhere.
+    """Further keywords of av.open, with which no reference in a file is followed.
 
-    `kind` ("video" or "audio") is what will be read: streams of the other are not decoded for their
-    properties either, which takes several times as long as all else about opening a file for its sound.
+    `kind` ("video" or "audio") is what will be read. Streams of the other kind are not probed, which would
+    take several times as long as the rest of opening a file for its sound.
     """
     options = {
         "protocol_whitelist": "file",
@@ -152,7 +153,7 @@ def open_options(demuxer: str, kind: str) -> dict[str, Any]:
     }
     if demuxer == "mov":
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
-    # of decoders that probe, a dozen frames each time: they need not paint them
+    # for decoders that probe a dozen frames: they need not paint them
     probing = {
         "max_pixels": str(media_limits().max_pixels or 2**31 - 1),
         "skip_idct": "all",
@@ -166,7 +167,7 @@ def open_options(demuxer: str, kind: str) -> dict[str, Any]:
 
 
 def require_allowed(path: Path, container: av.container.InputContainer) -> None:
-    """Raise ClipError if what the headers say is beyond the limits."""
+    """Raise ClipError if the headers exceed the limits."""
     if len(container.streams) > MAX_STREAMS:
         raise ClipError(path, f"has more than {MAX_STREAMS} streams")
     limits = media_limits()
@@ -179,8 +180,9 @@ def require_allowed(path: Path, container: av.container.InputContainer) -> None:
 
 
 def require_codec(path: Path, stream: Any) -> None:
-    """Raise ClipError if a stream is in a codec that is not on the list, or of an absurd sample rate. Its
-    decoder, once it is opened, then refuses what the headers did not say.
+    """Raise ClipError if a stream's codec is not listed, or its sample rate is absurd.
+
+    Its decoder is set up to refuse what the headers did not say.
     """
     context, allowed = stream.codec_context, CODECS[stream.type]
     if stream.type == "video" and context is not None and not context.width * context.height:
@@ -193,7 +195,7 @@ def require_codec(path: Path, stream: Any) -> None:
     if name not in allowed:
         what = "picture" if stream.type == "video" else "sound"
         raise ClipError(
-            path, f"cannot be decoded, its {what} is in {name}, which is not opened here; encode it anew"
+            path, f"cannot be decoded, its {what} is in {name}, which is not supported; encode it again"
         )
     if stream.type == "audio":
         lowest, highest = SAMPLE_RATES_HZ

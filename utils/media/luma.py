@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 
-def equalize_luma(frames: np.ndarray) -> np.ndarray:
-    """(..., H, W, 3) uint8 RGB -> the same shape and type, every picture on its own.
-
-    RGB -> YCrCb, equalise Y, back, all by OpenCV.
-    """
+def equalize_luma(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(..., H, W, 3) uint8 RGB with the luma of each picture equalised: RGB -> YCrCb, equalise Y, back."""
     import cv2
 
     frames = np.ascontiguousarray(frames)

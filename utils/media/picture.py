@@ -1,53 +1,53 @@
-"""A decoded frame whose pixels become RGB only where they are looked at.
+"""Decoded frames whose pixels are converted to RGB only where they are needed.
 
-Turning a whole 4K frame into RGB costs more than decoding it, and preprocessing looks at one face: a region
-is cut from the planes first and converted afterwards, with the same result pixel for pixel (in frames of an
-odd size, where the scaler interpolates, with nearly the same).
+Converting a whole 4K frame takes longer than decoding it, and preprocessing needs one face: a region is cut
+from the planes first and converted then. The pixels are the same (in frames of an odd size, where the scaler
+interpolates, nearly the same).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.media.planes import Planes, new_frame
 
 if TYPE_CHECKING:
     import av
 
-# colour matrices that need no conversion: BT.601's two names, and "unspecified", which is taken for it
+# colour matrices that need no conversion: BT.601 under its two names, and "unspecified", read as BT.601
 _BT_601 = (2, 5, 6)
 _FULL_RANGE = 2
-PLANAR_FORMATS = ("yuv420p", "yuvj420p")  # those that are cut before conversion: nearly all files there are
+PLANAR_FORMATS = ("yuv420p", "yuvj420p")  # cut before conversion; nearly all files have one of them
 
 
 class PictureConverter:
-    """Turns frames of one video into RGB, on one thread and with one scaler for all frames."""
+    """Converts the frames of one video to RGB, on one thread, reusing its scalers."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
 
-        # one per use: a scaler is set up anew whenever sizes change
-        self._whole, self._region, self._thumbnail, self._face, self._planes = (
+        # one per use: a scaler is set up again whenever the sizes change
+        self._whole, self._region, self._thumbnail, self._rgb, self._planes = (
             VideoReformatter() for _ in range(5)
         )
-        # what `rgb` converts lies in one frame and its planes, made anew only for another size
-        self._face_frame: av.VideoFrame | None = None
-        self._face_planes: Planes | None = None
+        # the frame that `rgb` converts and views of its planes, replaced when the size changes
+        self._face: tuple[av.VideoFrame, Planes] | None = None
 
-    def whole(self, frame: av.VideoFrame) -> np.ndarray:
+    def whole(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB of the frame as stored."""
-        return self._whole.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return np.asarray(self._whole.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
 
-    def thumbnail(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    def thumbnail(self, frame: av.VideoFrame, width: int, height: int) -> npt.NDArray[np.uint8]:
         """(height, width, 3) uint8 RGB, shrunk by area averaging."""
         small = self._thumbnail.reformat(
             frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1
         )
-        return small.to_ndarray()
+        return np.asarray(small.to_ndarray(), np.uint8)
 
-    def region(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    def region(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
         """(y1 - y0, x1 - x0, 3) uint8 RGB of a frame in one of PLANAR_FORMATS."""
         import av
 
@@ -58,24 +58,23 @@ class PictureConverter:
         cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
         for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
             half = 1 if index == 0 else 2
-            rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
-            rows = rows[top // half : (top + height) // half, left // half : (left + width) // half]
-            into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+            rows = _rows(source)[top // half : (top + height) // half, left // half : (left + width) // half]
+            into = _rows(target)
             into[: rows.shape[0], : rows.shape[1]] = rows
         image = _view(self._region.reformat(cut, format="rgb24", threads=1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
 
-    def rgb(self, planes: Planes) -> np.ndarray:
+    def rgb(self, planes: Planes) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB."""
-        frame = self._face_frame
-        if frame is None or frame.width != planes.width or frame.height != planes.height:
-            self._face_frame = frame = new_frame(planes.width, planes.height)
-            self._face_planes = Planes.of_frame(frame)
-        for target, plane in zip(self._face_planes, planes, strict=True):
+        if self._face is None or self._face[1].y.shape != planes.y.shape:
+            frame = new_frame(planes.width, planes.height)
+            self._face = frame, Planes.of_frame(frame)
+        frame, targets = self._face
+        for target, plane in zip(targets, planes, strict=True):
             target[:] = plane
-        return _view(self._face.reformat(frame, format="rgb24", threads=1))
+        return _view(self._rgb.reformat(frame, format="rgb24", threads=1))
 
-    def planes(self, image: np.ndarray) -> Planes:
+    def planes(self, image: npt.NDArray[np.uint8]) -> Planes:
         """The planes of (h, w, 3) uint8 RGB."""
         import av
 
@@ -83,22 +82,25 @@ class PictureConverter:
         return Planes.of_frame(self._planes.reformat(frame, format="yuv420p", threads=1))
 
 
-def _view(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8 of an rgb24 frame, not a copy."""
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
-    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+def _view(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """A view of an rgb24 frame, (H, W, 3) uint8."""
+    return _rows(frame.planes[0])[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+
+
+def _rows(plane: Any) -> npt.NDArray[np.uint8]:
+    """A view of a plane (PyAV's annotations do not say that it is a buffer), its padding included."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
 
 
 class Picture:
-    """One frame as displayed: rotation and pixel shape of the file are applied to all that it gives out."""
+    """One frame as displayed: all that it returns is rotated and stretched as the file says."""
 
     def __init__(self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: float = 1) -> None:
-        if not 0.25 <= pixel_aspect <= 4:  # nonsense in the header
+        if not 0.25 <= pixel_aspect <= 4:  # not a plausible header
             pixel_aspect = 1
         self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
-        self._turns = round(frame.rotation / 90) % 4  # quarter turns against the clock
-        self._rgb: np.ndarray | None = None
+        self._turns = round(frame.rotation / 90) % 4  # quarter turns, counter-clockwise
+        self._rgb: npt.NDArray[np.uint8] | None = None
         width, height = frame.width, frame.height
         if pixel_aspect > 1:
             width = round(width * pixel_aspect)
@@ -108,8 +110,8 @@ class Picture:
         self.width, self.height = (height, width) if self._turns % 2 else (width, height)
 
     @classmethod
-    def from_rgb(cls, image: np.ndarray, converter: PictureConverter) -> Picture:
-        """A picture that shows (H, W, 3) uint8 as it is."""
+    def from_rgb(cls, image: npt.NDArray[np.uint8], converter: PictureConverter) -> Picture:
+        """A picture of (H, W, 3) uint8 RGB."""
         import av
 
         picture = cls(av.VideoFrame.from_ndarray(image, format="rgb24"), converter)
@@ -117,22 +119,23 @@ class Picture:
         return picture
 
     def decoded(self) -> av.VideoFrame | None:
-        """The decoded frame itself where it is yuv420p and is shown as it is stored, else None."""
+        """The decoded frame itself if it is yuv420p and displayed as stored, else None."""
         shown_as_stored = self._turns == 0 and self._pixel_aspect == 1
         return self._frame if shown_as_stored and self._frame.format.name == "yuv420p" else None
 
-    def rgb(self) -> np.ndarray:
+    def rgb(self) -> npt.NDArray[np.uint8]:
         """The whole frame, (H, W, 3) uint8."""
         if self._rgb is None:
             image = self._converter.whole(self._frame)
             if self._pixel_aspect != 1:
                 import cv2
 
-                image = cv2.resize(image, (self._upright_width, self._upright_height))
+                size = self._upright_width, self._upright_height
+                image = np.asarray(cv2.resize(image, size), np.uint8)
             self._rgb = np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
         return self._rgb
 
-    def thumbnail(self, max_side: int) -> np.ndarray:
+    def thumbnail(self, max_side: int) -> npt.NDArray[np.uint8]:
         """The whole frame, not larger than `max_side` pixels either way, (h, w, 3) uint8."""
         scale = min(1.0, max_side / max(self.width, self.height))
         size = (
@@ -142,8 +145,8 @@ class Picture:
         image = self._converter.thumbnail(self._frame, *size)
         return np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
 
-    def region(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Columns x0 to x1 and rows y0 to y1 (ends left out, both inside the frame), (h, w, 3) uint8."""
+    def region(self, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
+        """Columns x0 to x1 and rows y0 to y1 (ends excluded, in the frame), (h, w, 3) uint8."""
         cheap = self._frame.format.name in PLANAR_FORMATS and self._pixel_aspect == 1
         if self._rgb is not None or not cheap:
             return self.rgb()[y0:y1, x0:x1]
@@ -151,9 +154,7 @@ class Picture:
         return np.rot90(image, self._turns) if self._turns else image
 
     def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
-        """A copy of columns x0 to x1 and rows y0 to y1 (ends left out; all even, inside the frame), shrunk
-        by a whole factor.
-        """
+        """A copy of columns x0 to x1 and rows y0 to y1 (ends excluded; all even, in the frame), shrunk."""
         frame = self._frame
         as_it_is = (
             self._rgb is None
@@ -165,18 +166,18 @@ class Picture:
         )
         if not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
-            return converted if shrink == 1 else converted.shrunk(shrink)  # they are its own already
+            return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
         planes = Planes.of_frame(frame).part(*self._stored(x0, y0, x1, y1))
         return (planes.turned(self._turns) if self._turns else planes).shrunk(shrink)
 
-    def to_rgb(self, planes: Planes) -> np.ndarray:
+    def to_rgb(self, planes: Planes) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video."""
         return self._converter.rgb(planes)
 
     def _stored(self, x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
-        """A region of the displayed frame in the stored one."""
+        """The place of a region of the displayed frame in the stored one."""
         width, height = self.width, self.height
-        for _ in range(self._turns):  # a quarter turn with the clock at a time
+        for _ in range(self._turns):  # one quarter turn clockwise at a time
             x0, y0, x1, y1 = height - y1, x0, height - y0, x1
             width, height = height, width
         return x0, y0, x1, y1

@@ -1,13 +1,14 @@
-"""A picture as video codecs hold it, yuv420p: brightness, and two planes of colour at half its resolution.
+"""Pictures as codecs hold them, yuv420p: a plane of luma and two planes of chroma at half its resolution.
 
-What stays in this form between a decoder and an encoder is spared two conversions, and is half as large.
+A picture that stays in this form between decoder and encoder takes half the memory and two conversions less.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import av
@@ -17,11 +18,11 @@ _UINT8 = np.dtype(np.uint8)
 
 
 class Planes(NamedTuple):
-    """Brightness (h, w) and colour (h / 2, w / 2) twice, uint8; h and w are even. BT.601, 16 to 235."""
+    """Luma (h, w) and chroma (h / 2, w / 2) twice, uint8; h and w are even. BT.601, 16 to 235."""
 
-    y: np.ndarray
-    u: np.ndarray
-    v: np.ndarray
+    y: npt.NDArray[np.uint8]
+    u: npt.NDArray[np.uint8]
+    v: npt.NDArray[np.uint8]
 
     @property
     def width(self) -> int:
@@ -33,15 +34,14 @@ class Planes(NamedTuple):
 
     @classmethod
     def of_frame(cls, frame: av.VideoFrame) -> Planes:
-        """Views of a yuv420p frame, which live as long as it does. Of an odd size, the last row or column is
-        left out.
-        """
+        """Views of a yuv420p frame's planes. In frames of an odd size, the last row or column is left out."""
         half = frame.height // 2, frame.width // 2
         sizes = (2 * half[0], 2 * half[1]), half, half
+        planes: tuple[Any, ...] = frame.planes  # PyAV's annotations do not say that planes are buffers
         return cls(
             *(
                 np.ndarray(size, _UINT8, plane, 0, (plane.line_size, 1))
-                for plane, size in zip(frame.planes, sizes, strict=True)
+                for plane, size in zip(planes, sizes, strict=True)
             )
         )
 
@@ -51,12 +51,12 @@ class Planes(NamedTuple):
         return Planes(self.y[y0:y1, x0:x1], self.u[half], self.v[half])
 
     def turned(self, turns: int) -> Planes:
-        """Turned by quarter turns against the clock."""
+        """A view, turned by quarter turns counter-clockwise."""
         return Planes(*(np.rot90(plane, turns) for plane in self))
 
     def shrunk(self, factor: int) -> Planes:
-        """Means of factor x factor pixels, as a copy. Rows and columns at the far edges that fill
-        no whole block are left out, down to one block.
+        """A copy with the means of factor x factor pixels. Incomplete blocks at the far edges are left out,
+        unless there is no other.
         """
         import cv2
 
@@ -66,14 +66,18 @@ class Planes(NamedTuple):
         sizes = (2 * columns, 2 * rows), (columns, rows), (columns, rows)
         return Planes(
             *(
-                cv2.resize(plane[: h * factor, : w * factor], (w, h), interpolation=cv2.INTER_AREA)
+                np.asarray(
+                    cv2.resize(plane[: h * factor, : w * factor], (w, h), interpolation=cv2.INTER_AREA),
+                    np.uint8,
+                )
                 for plane, (w, h) in zip(self, sizes, strict=True)
             )
         )
 
     def draw_square(self, x: float, y: float, side: float, target: Planes) -> None:
-        """Fill `target`, a square, with the square of `side` pixels that has its top left corner at (x, y);
-        what lies outside repeats the edge.
+        """Fill `target`, a square, with the square of `side` pixels whose top left corner is (x, y).
+
+        Outside of the picture, the pixels at its edge are repeated.
         """
         import cv2
 
@@ -92,7 +96,7 @@ class Planes(NamedTuple):
 
 
 def new_frame(width: int, height: int) -> av.VideoFrame:
-    """A frame with nothing in it yet."""
+    """An uninitialised yuv420p frame."""
     import av
 
     return av.VideoFrame(width, height, "yuv420p")

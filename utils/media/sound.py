@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.errors import ClipError
 from utils.media.allowed import report_length, require_codec
@@ -20,24 +21,25 @@ RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree wi
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
+def _mono(frame: av.AudioFrame) -> npt.NDArray[np.float32]:
     """The mean of the channels of planar float samples, (N,) float32."""
-    if len(frame.planes) == 1:  # spares a copy
-        return np.frombuffer(frame.planes[0], np.float32, frame.samples)
+    if len(frame.planes) == 1:  # no copy
+        plane: Any = frame.planes[0]  # PyAV's annotations do not say that it is a buffer
+        return np.frombuffer(plane, np.float32, frame.samples)
     return frame.to_ndarray().mean(axis=0, dtype=np.float32)
 
 
-def _silence(count: int, piece: int) -> Iterator[np.ndarray]:
-    """`count` zeros in pieces."""
+def _silence(count: int, piece: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield `count` zeros, in pieces."""
     for start in range(0, count, piece):
         yield np.zeros(min(piece, count - start), np.float32)
 
 
-def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Decode the first sound track once, mixed down to mono (mean of the channels) and resampled with soxr.
+def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, npt.NDArray[np.float32]]]:
+    """Yield (time of the first sample in s, samples (n,) float32) of the first sound track, in order.
 
-    Yields (time of the first sample in s, samples (n,) float32) in order, without gaps: where the track
-    leaves one out, it is silent. Nothing is yielded if there is no sound track.
+    The sound is mixed down to mono (mean of the channels) and resampled with soxr. Gaps between packets are
+    filled with silence. Nothing is yielded if there is no sound track.
     """
     import av
     import soxr
@@ -49,9 +51,9 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
         report_length(0, 0, 0.0 if container.duration is None else container.duration / 1e6)
         to_float = av.AudioResampler(format="fltp")
         resampler: soxr.ResampleStream | None = None
-        waiting: list[np.ndarray] = []  # half a second goes through at once: packets are short
+        waiting: list[npt.NDArray[np.float32]] = []  # packets are short: half a second is resampled at once
         num_waiting = 0
-        position_s = source_s = 0.0  # of the next sample given out, and of the next one expected
+        position_s = source_s = 0.0  # of the next sample yielded, and of the next one expected
         for decoded in container.decode(stream):
             for frame in [decoded] if decoded.format.name == "fltp" else to_float.resample(decoded):
                 time_s = frame.time
@@ -65,7 +67,7 @@ def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, np.n
                     raise ClipError(
                         path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
                     )
-                pieces: Iterable[np.ndarray] = [_mono(frame)]
+                pieces: Iterable[npt.NDArray[np.float32]] = [_mono(frame)]
                 if time_s is not None and time_s - source_s > LARGEST_AUDIO_GAP_S:
                     gap = _silence(round((time_s - source_s) * source_rate), source_rate)
                     pieces = itertools.chain(gap, pieces)

@@ -7,20 +7,23 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from utils.errors import UsageError
 from utils.media.sound import RESAMPLER_QUALITY, iterate_audio
 from utils.media.video import local_file
 
-# container in which the encoder's delay is written down, so that a decoder can take it away again
+# containers that store the encoder's delay, which a decoder can then remove
 _CONTAINERS = {"aac": "mp4", "libmp3lame": "mp3", "libopus": "ogg"}
-# AAC and MP3 have no frames of so few bits at the full rate; Opus narrows its band itself
+# AAC and MP3 cannot encode at so low a bit rate at the full sample rate; Opus narrows its band itself
 _HIGHEST_RATES_HZ = {"aac": {16_000: 24_000, 8_000: 16_000}, "libmp3lame": {16_000: 24_000, 8_000: 16_000}}
 
 
-def write_sound(path: Path, waveform: np.ndarray, rate_hz: int, codec: str, bit_rate: int) -> None:
-    """Encode mono sound (N,) float32 at `bit_rate` bits per second; at few bits also at a lower sample rate.
+def write_sound(
+    path: Path, waveform: npt.NDArray[np.float32], rate_hz: int, codec: str, bit_rate: int
+) -> None:
+    """Encode mono sound (N,) float32 at `bit_rate` bits/s; low bit rates also lower the sample rate.
 
     Raises UsageError if the installed FFmpeg has no such encoder.
     """
@@ -28,6 +31,7 @@ def write_sound(path: Path, waveform: np.ndarray, rate_hz: int, codec: str, bit_
 
     try:
         formats = av.Codec(codec, "w").audio_formats
+        assert formats, "every encoder of sound lists its formats"
     except av.codec.codec.UnknownCodecError as error:
         raise UsageError(f"the installed package av has no encoder {codec}") from error
     coded_hz = min(rate_hz, _HIGHEST_RATES_HZ.get(codec, {}).get(bit_rate, rate_hz))
@@ -46,14 +50,16 @@ def write_sound(path: Path, waveform: np.ndarray, rate_hz: int, codec: str, bit_
         container.mux(stream.encode(None))
 
 
-def through_codec(waveform: np.ndarray, rate_hz: int, codec: str, bit_rate: int) -> np.ndarray:
-    """(N,) float32 -> (N,) float32, encoded and decoded, every sound at its old place."""
+def through_codec(
+    waveform: npt.NDArray[np.float32], rate_hz: int, codec: str, bit_rate: int
+) -> npt.NDArray[np.float32]:
+    """(N,) float32, encoded and decoded again: (N,) float32, without a shift in time."""
     result = np.zeros(len(waveform), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"sound.{_CONTAINERS[codec]}"
         write_sound(path, waveform, rate_hz, codec, bit_rate)
-        # MP3 counts time from before the encoder's delay, although that has been taken away: only the
-        # first sample decoded is known to be the first one encoded
+        # MP3 counts time from before the encoder's delay, although the delay is removed: only the first
+        # sample is known to be the first one
         pieces = [samples for _, samples in iterate_audio(path, rate_hz)]
     decoded = np.concatenate(pieces)[: len(result)]
     result[: len(decoded)] = decoded

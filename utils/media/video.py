@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.errors import ClipError, UsageError
 from utils.media.allowed import (
@@ -32,7 +33,7 @@ from utils.media.picture import Picture, PictureConverter
 if TYPE_CHECKING:
     import av
 
-BURST_PIXELS = 1 << 25  # decoded in advance at most, 50 MB as yuv420p
+BURST_PIXELS = 1 << 25  # decoded ahead at most, 50 MB as yuv420p
 MIN_FPS, MAX_FPS = Fraction(1, 1000), 1000
 
 
@@ -74,7 +75,7 @@ def open_container(
 
 
 def read_head(path: Path) -> bytes:
-    """The first bytes of a file. Raises ClipError if there is none, or nothing in it."""
+    """The first bytes of a file. Raises ClipError if it is missing or empty."""
     if not path.is_file():
         raise ClipError(path, "no such file")
     with path.open("rb") as file:
@@ -85,30 +86,25 @@ def read_head(path: Path) -> bytes:
 
 
 def local_file(path: Path) -> str:
-    """A path as FFmpeg takes it for nothing else: a name may look like a protocol (concat:a|b.mp4)."""
+    """A path that FFmpeg takes for nothing else: a name may look like a protocol (concat:a|b.mp4)."""
     return f"file:{path}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTimes:
-    """When the frames of a video are shown, read from the container without decoding.
+    """When the frames of a video are shown, read from the container without decoding."""
 
-    `starts_s` are the presentation times in rising order. `fps` is the average rate; `constant` says whether
-    every frame lies within half a frame of its place at that rate. `codecs` names those of the first picture
-    and sound track, e.g. "h264/aac"; "h264/" has no sound.
-    """
-
-    starts_s: np.ndarray  # (T,) float64, seconds, the first video frame's own time included
-    fps: Fraction
-    constant: bool
-    codecs: str = ""
+    starts_s: npt.NDArray[np.float64]  # (T,) presentation times, rising; the first one need not be 0
+    fps: Fraction  # the average rate
+    constant: bool  # each frame is within half a frame of its place at that rate
+    codecs: str = ""  # of the first video and audio track, e.g. "h264/aac"; "h264/" has no sound
 
 
 def read_video_times(path: Path, file: BinaryIO | None = None) -> VideoTimes:
-    """Read the presentation times of all frames (packets only, no decoding).
+    """The presentation times of all frames, from the packets, without decoding.
 
     Raises ClipError if there is no video stream, no frame, or fewer frames than the container's header
-    announces (a file that was cut off).
+    announces (a truncated file).
     """
     with open_container(path, "video", file) as (container, stream):
         if stream is None:
@@ -150,7 +146,7 @@ def _first_codec(tracks: tuple[Any, ...]) -> str:
     return context.name if context is not None else "unknown" if tracks else ""
 
 
-def _frame_rate(starts_s: np.ndarray, nominal: Fraction | None) -> tuple[Fraction, bool]:
+def _frame_rate(starts_s: npt.NDArray[np.float64], nominal: Fraction | None) -> tuple[Fraction, bool]:
     """(frames per second, whether every frame lies within half a frame of its place at that rate)."""
     if len(starts_s) == 1:
         return nominal or Fraction(25), True
@@ -164,7 +160,7 @@ def _frame_rate(starts_s: np.ndarray, nominal: Fraction | None) -> tuple[Fractio
 
 
 def read_picture_start_s(path: Path) -> float:
-    """When the first frame of a video is shown, by its container; 0 for a file without pictures."""
+    """When the first frame is shown, in s, as the container says; 0 for a file without video."""
     with open_container(path, "video") as (_, stream):
         if stream is None or stream.start_time is None:
             return 0.0
@@ -172,10 +168,9 @@ def read_picture_start_s(path: Path) -> float:
 
 
 def iterate_pictures(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[float, Picture]]:
-    """Decode a video once, from its first frame to its last: (presentation time in s, frame as displayed).
+    """Decode all frames in order; yield (presentation time in s, frame as displayed).
 
-    One frame is held at a time; its pixels are converted where they are asked for. Raises ClipError where
-    decoding fails.
+    Pixels are converted when they are asked for. Raises ClipError if decoding fails.
     """
     with open_container(path, "video", file) as (container, stream):
         if stream is None:
@@ -195,8 +190,8 @@ def iterate_pictures(path: Path, file: BinaryIO | None = None) -> Iterator[tuple
 
 
 def _in_bursts(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:
-    """The same pictures, decoded a few at a time: a decoder that takes turns with other heavy code finds its
-    own code and tables thrown out of the caches at each frame.
+    """The same pictures, decoded a few at a time: switching between a decoder and other heavy code at each
+    frame evicts the decoder's code and tables from the CPU's caches.
     """
     first = next(pictures, None)
     if first is None:
@@ -208,7 +203,7 @@ def _in_bursts(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[floa
         yield from waiting
 
 
-def iterate_frames(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[float, np.ndarray]]:
-    """As `iterate_pictures`, with every frame whole: (presentation time in s, (H, W, 3) uint8 RGB)."""
+def iterate_frames(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+    """Decode all frames in order; yield (presentation time in s, (H, W, 3) uint8 RGB)."""
     for time_s, picture in iterate_pictures(path, file):
         yield time_s, picture.rgb()

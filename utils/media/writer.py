@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.media.picture import Picture
 from utils.media.video import import_av, local_file
@@ -20,8 +21,8 @@ _AVX_512F = 13  # OpenCV's number for it; its Python package has no name
 
 @functools.cache
 def _instructions_for_x264() -> str:
-    """x264's fastest on this CPU. Its own choice, AVX-512 wherever there is any, takes a quarter longer for
-    crops (measured on Sapphire Rapids) and gives the same bytes.
+    """x264's fastest instruction set on this CPU: it prefers AVX-512, which takes a quarter longer for crops
+    (measured on Sapphire Rapids) and gives the same bytes.
     """
     import cv2
 
@@ -29,15 +30,13 @@ def _instructions_for_x264() -> str:
 
 
 class VideoWriter:
-    """Write H.264 mp4 at an exact constant rate, always with the same encoder settings; use as a context
-    manager. `container` "avi" gives MPEG-4 (XVID) with MP3 sound instead.
+    """Writes H.264 mp4 at an exact constant rate; use as a context manager.
 
-    One thread, no B-frames and no macroblock tree: the same frames give the same bytes (with them, x264 reads
-    memory that nobody has written: MALLOC_PERTURB_ changes its output), and a window can be sought exactly. A
-    key frame every `keyframe_interval` frames bounds what
-    a reader decodes in vain. Frames of an odd size, which cannot have half the resolution in colour, keep all
-    of it. With `waveform` (N,) the mp4
-    also carries AAC sound.
+    `container` "avi" gives MPEG-4 (XVID) with MP3 sound instead. One thread, no B-frames and no macroblock
+    tree: the same frames give the same bytes (with them, x264 reads uninitialised memory: MALLOC_PERTURB_
+    changes its output), and any frame can be sought exactly. A key frame every `keyframe_interval` frames
+    limits how many frames a reader decodes for nothing. Frames of an odd size, which cannot be subsampled,
+    are stored with full chroma resolution.
     """
 
     def __init__(
@@ -61,8 +60,13 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
         self._stream.codec_context.thread_count = 1
         if container == "mp4":
-            self._stream.options = {"crf": str(crf), "preset": preset, "g": str(keyframe_interval), "bf": "0",
-                                    "x264-params": f"mbtree=0{_instructions_for_x264()}"}  # fmt: skip
+            self._stream.options = {
+                "crf": str(crf),
+                "preset": preset,
+                "g": str(keyframe_interval),
+                "bf": "0",
+                "x264-params": f"mbtree=0{_instructions_for_x264()}",
+            }
         else:
             self._stream.codec_context.codec_tag = "XVID"
             self._stream.options = {"qscale": "4", "flags": "+qscale", "global_quality": str(4 * 118)}
@@ -76,13 +80,13 @@ class VideoWriter:
         self._audio_stream = self._container.add_stream(self._audio_codec, rate=sample_rate_hz, layout="mono")
         self._audio_stream.bit_rate = bit_rate
 
-    def write(self, image: np.ndarray) -> None:
+    def write(self, image: npt.NDArray[np.uint8]) -> None:
         """Append one frame, (H, W, 3) uint8 RGB."""
-        # not a copy: the frame is turned into the encoder's format before this returns
+        # not a copy: the frame is converted to the encoder's format before this returns
         self.write_frame(self._frame_type.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24"))
 
     def write_picture(self, picture: Picture) -> None:
-        """Append one decoded frame, without a detour through RGB where its planes fit."""
+        """Append one decoded frame; its planes are taken as they are where they fit."""
         frame = picture.decoded()
         if frame is None or self._stream.pix_fmt != "yuv420p":
             self.write(picture.rgb())
@@ -90,18 +94,18 @@ class VideoWriter:
         if self.num_frames == 0:
             context = self._stream.codec_context
             context.colorspace, context.color_range = frame.colorspace, frame.color_range
-        frame.pict_type = 0  # else the source's key frames would be forced on the copy
+        frame.pict_type = 0  # otherwise the source's key frames would be forced on the copy
         self.write_frame(frame)
 
     def write_frame(self, frame: av.VideoFrame) -> None:
-        """Append one frame of PyAV's; its time is set here."""
+        """Append one PyAV frame; its time stamp is set here."""
         frame.pts = self.num_frames
         frame.time_base = self._time_base
         self.num_frames += 1
         self._container.mux(self._stream.encode(frame))
 
-    def write_audio(self, waveform: np.ndarray) -> None:
-        """Append sound, (N,) float32 in [-1, 1]: all at once, or in pieces between the frames."""
+    def write_audio(self, waveform: npt.NDArray[np.float32]) -> None:
+        """Append sound, (N,) float32 in [-1, 1], at once or in pieces between the frames."""
         size = self._audio_stream.codec_context.frame_size or 1024
         waiting = np.concatenate([self._audio_waiting, waveform.astype(np.float32, copy=False)])
         whole = len(waiting) // size * size
@@ -109,7 +113,7 @@ class VideoWriter:
             self._write_samples(waiting[start : start + size])
         self._audio_waiting = waiting[whole:]
 
-    def _write_samples(self, samples: np.ndarray) -> None:
+    def _write_samples(self, samples: npt.NDArray[np.float32]) -> None:
         import av
 
         rate = self._audio_stream.codec_context.sample_rate

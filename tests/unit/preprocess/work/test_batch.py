@@ -355,7 +355,7 @@ def test_a_clip_json_names_files_of_its_own_folder_only(tmp_path, sound_clip, na
     (folder / "clip.json").write_text(json.dumps(clip_info(files={name: "0" * 64})))
     ((path, why),) = check_clip(folder, deep=False)
     assert path == folder / "clip.json"
-    assert "which is no file of its folder" in why
+    assert "which is not a file of its folder" in why
 
 
 def test_deep_verification_sees_half_filled_and_infinite_landmarks(tmp_path, sound_clip):
