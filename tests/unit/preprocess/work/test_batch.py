@@ -334,7 +334,7 @@ def save_landmarks(folder: Path, *shape: int) -> None:
         (lambda f: cut_file(f / "audio.wav", 0.7), "audio.wav", "of sound for 0.800 s"),
         (lambda f: save_landmarks(f, 19, 478, 2), "landmarks.npy", "19 landmark frames for 20"),
         (lambda f: save_landmarks(f, 20, 468, 2), "landmarks.npy", "shape"),
-        (lambda f: (f / "clip.json").write_text("{}"), "clip.json", "not a clip.json"),
+        (lambda f: (f / "clip.json").write_text("{}"), "clip.json", "not a valid clip.json"),
         (lambda f: (f / "audio.wav").write_text("no sound"), "audio.wav", "not a readable sound file"),
     ],
 )
