@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
 from losses.lbd import landmark_distillation
+from models.beyond_masking import BeyondMaskingOutput
+from models.beyond_masking.landmark import LandmarkReconstruction
 from utils.config import opt
-from utils.types import ClipBatch, DetectorOutput
+from utils.types import ClipBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +35,16 @@ class BeyondMaskingLossConfig:
     )
     lbd_temperature: float = opt(0.1, "softmax temperature of teacher and students")
     contrastive_temperature: float = opt(0.07, "temperature of the contrastive similarities")
-    lbd_reduction: str = opt("mean", "KL: mean over valid frames, or summed over them (published code)",
-                             choices=("mean", "sum"))  # fmt: skip
-    contrastive_pairs: str = opt("real", "positives: only pairs that are real in both modalities, or all "
-                                         "(published code)",
-                                 choices=("real", "all"))  # fmt: skip
+    lbd_reduction: str = opt(
+        "mean", "KL: mean over valid frames, or summed over them (published code)", choices=("mean", "sum")
+    )
+    contrastive_pairs: str = opt(
+        "real",
+        "positives: only pairs that are real in both modalities, or all (published code)",
+        choices=("real", "all"),
+    )
     modality_weight: float = opt(
-        0.5, "weight of each modality head's BCE beside the clip's; unknown labels count nothing"
+        0.5, "weight of each modality head's BCE, relative to the clip's; unknown labels are left out"
     )
     reconstruction_weight: float = opt(1.0, "weight of the landmark teacher's own reconstruction loss")
 
@@ -52,16 +57,14 @@ class BeyondMaskingLossConfig:
 
 
 def known_bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of (B,) logits over the labels that are known (not NaN); 0 if none is."""
+    """Binary cross-entropy of (B,) logits over the labels that are known (not NaN); 0 without any."""
     known = ~labels.isnan()
     losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
     return (losses * known).sum() / known.sum().clamp_min(1)
 
 
 class BeyondMaskingLoss(nn.Module):
-    """criterion(BeyondMaskingOutput, ClipBatch) -> {"total", "bce", ...}; every value a scalar, unweighted
-    but `total`.
-    """
+    """criterion(BeyondMaskingOutput, ClipBatch) -> {"total", "bce", ...}: scalars, unweighted but `total`."""
 
     config_type = BeyondMaskingLossConfig
 
@@ -69,53 +72,54 @@ class BeyondMaskingLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+    def forward(self, output: BeyondMaskingOutput, batch: ClipBatch) -> dict[str, Tensor]:
         c = self.config
         terms = {"bce": known_bce(output.logits, batch.labels)}
         classification = terms["bce"]
-        if output.video_logits is not None and output.audio_logits is not None:
-            terms["video_bce"] = known_bce(output.video_logits, batch.video_labels)
-            terms["audio_bce"] = known_bce(output.audio_logits, batch.audio_labels)
-            classification = classification + c.modality_weight * (terms["video_bce"] + terms["audio_bce"])
+        for name in ("video", "audio"):
+            logits = getattr(output, f"{name}_logits")
+            if logits is not None:
+                terms[f"{name}_bce"] = known_bce(logits, getattr(batch, f"{name}_labels"))
+        if heads := [terms[name] for name in ("video_bce", "audio_bce") if name in terms]:
+            classification = classification + c.modality_weight * sum(heads)
 
         auxiliary = torch.zeros((), device=output.logits.device)
-        for name, weight in (("video", 1.0), ("audio", c.lbd_audio_weight)):
-            prediction = getattr(output, f"{name}_prediction")
+        predictions = {"video": output.video_prediction, "audio": output.audio_prediction}
+        for (name, prediction), weight in zip(predictions.items(), (1.0, c.lbd_audio_weight), strict=True):
             if prediction is not None:
+                assert output.landmark_target is not None  # students have a teacher
+                mask = output.landmark_padding_mask
                 terms[f"{name}_lbd"] = landmark_distillation(
-                    prediction, output.landmark_target, output.landmark_padding_mask,
-                    temperature=c.lbd_temperature, reduction=c.lbd_reduction,
-                )  # fmt: skip
+                    prediction,
+                    output.landmark_target,
+                    mask,
+                    temperature=c.lbd_temperature,
+                    reduction=c.lbd_reduction,
+                )
                 auxiliary = auxiliary + weight * terms[f"{name}_lbd"]
-        if output.video_embedding is not None:
-            terms["contrastive"] = self._contrastive(output, batch)
+        if output.video_embedding is not None and output.audio_embedding is not None:
+            terms["contrastive"] = self._contrastive(output.video_embedding, output.audio_embedding, batch)
             auxiliary = auxiliary + c.contrastive_weight * terms["contrastive"]
         if output.reconstruction is not None:
-            terms["reconstruction"] = self._reconstruction(output)
+            terms["reconstruction"] = reconstruction_error(
+                output.reconstruction, output.landmark_padding_mask
+            )
             auxiliary = auxiliary + c.reconstruction_weight * terms["reconstruction"]
         terms["total"] = (1 - c.auxiliary_weight) * classification + c.auxiliary_weight * auxiliary
         return terms
 
-    def _contrastive(self, output: DetectorOutput, batch: ClipBatch) -> Tensor:
+    def _contrastive(self, video: Tensor, audio: Tensor, batch: ClipBatch) -> Tensor:
         temperature = self.config.contrastive_temperature
         if self.config.contrastive_pairs == "all":
-            return contrastive_all_pairs(
-                output.video_embedding, output.audio_embedding, temperature=temperature
-            )
+            return contrastive_all_pairs(video, audio, temperature=temperature)
         is_real = (batch.video_labels == 0) & (batch.audio_labels == 0)
-        return contrastive_real_pairs(
-            output.video_embedding, output.audio_embedding, is_real, temperature=temperature
-        )
+        return contrastive_real_pairs(video, audio, is_real, temperature=temperature)
 
-    def _reconstruction(self, output: DetectorOutput) -> Tensor:
-        """Mean squared error of the landmarks that the teacher's encoder could not see, over the frames with
-        a face.
-        """
-        reconstruction = output.reconstruction
-        errors = (
-            (reconstruction.prediction.float() - reconstruction.target).square().mean(dim=-1)
-        )  # (B, T, L)
-        counted = reconstruction.hidden.expand_as(errors)
-        if output.landmark_padding_mask is not None:
-            counted = counted & ~output.landmark_padding_mask[..., None]
-        return (errors * counted).sum() / counted.sum().clamp_min(1)
+
+def reconstruction_error(reconstruction: LandmarkReconstruction, padding_mask: Tensor | None) -> Tensor:
+    """Mean squared error of the landmarks hidden from the teacher's encoder, over the frames with a face."""
+    errors = (reconstruction.prediction.float() - reconstruction.target).square().mean(dim=-1)  # (B, T, L)
+    counted = reconstruction.hidden.expand_as(errors)
+    if padding_mask is not None:
+        counted = counted & ~padding_mask[..., None]
+    return (errors * counted).sum() / counted.sum().clamp_min(1)

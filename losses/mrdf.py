@@ -5,7 +5,7 @@
     avdf    L = CE(clip); _multiclass: over four kinds of clip; _multilabel: BCE over the two modalities;
             _ensemble: CE(sound) + CE(picture)
 
-A label that is unknown leaves its clip, or pair of clips, out of a mean.
+A clip, or pair of clips, with an unknown label is left out of a mean.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.mrdf import MrdfOutput
 from utils.config import opt
-from utils.types import ClipBatch, DetectorOutput
+from utils.types import ClipBatch
 
 COSINE_FLOOR = 1e-8  # below which the product of two lengths does not fall
 
 
 @dataclass(frozen=True, kw_only=True)
 class MrdfLossConfig:
-    """losses/mrdf.py: similarities below which a pair that should differ costs nothing."""
+    """losses/mrdf.py: similarities below which a pair that should differ adds no loss."""
 
     margin_contrast: float = opt(0.0, "cosine of a clip's picture and sound, where either is fake")
     margin_audio: float = opt(0.0, "cosine of two sounds, one real and one fake (variant margin)")
@@ -37,12 +38,12 @@ class MrdfLossConfig:
 
 
 def _mean_of_known(losses: Tensor, known: Tensor) -> Tensor:
-    """Mean of the losses that are known, of the same shape; 0 if none is."""
+    """Mean of the losses that are `known` (bool, same shape); 0 without any."""
     return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
 
 
 def known_cross_entropy(class_logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross-entropy of (B, n) scores over the classes (B,) that are known, not NaN; 0 if none is."""
+    """Mean cross-entropy of (B, n) scores over the classes (B,) that are known (not NaN); 0 without any."""
     known = ~classes.isnan()
     losses = F.cross_entropy(class_logits.float(), classes.nan_to_num().long(), reduction="none")
     return _mean_of_known(losses, known)
@@ -54,7 +55,7 @@ def similarity_loss(cosines: Tensor, alike: Tensor, margin: float) -> Tensor:
 
 
 def cross_modality_contrast(video: Tensor, audio: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Picture and sound of a real clip should agree, those of any fake one differ: mean over the clips.
+    """Mean over the clips: picture and sound of a real clip should agree, those of a fake one differ.
 
     video, audio: (B, D). labels: (B,), 1 = either is fake, NaN = unknown. Only pairs of one clip count.
     """
@@ -65,8 +66,9 @@ def cross_modality_contrast(video: Tensor, audio: Tensor, labels: Tensor, margin
 
 
 def within_modality_margin(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Embeddings (B, D) of equal labels (B,) should agree, those of different ones differ: mean over all
-    ordered pairs of known labels, each clip with itself included.
+    """Mean over all ordered pairs of clips with known labels, each clip with itself included.
+
+    Embeddings (B, D) of equal labels (B,) should agree, those of different labels differ.
     """
     embeddings = embeddings.float()
     lengths = embeddings.norm(dim=1)
@@ -91,28 +93,21 @@ class MrdfLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+    def forward(self, output: MrdfOutput, batch: ClipBatch) -> dict[str, Tensor]:
         with torch.autocast(output.logits.device.type, enabled=False):  # cosines need float32
             terms = self._terms(output, batch)
         terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
 
-    def _terms(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+    def _terms(self, output: MrdfOutput, batch: ClipBatch) -> dict[str, Tensor]:
         c, variant = self.config, output.variant
         terms: dict[str, Tensor] = {}
-        if variant == "avdf_multiclass":
-            terms["fused"] = known_cross_entropy(output.class_logits, kinds_of_clip(batch))
-        elif variant == "avdf_multilabel":
-            real = 1 - torch.stack([batch.audio_labels, batch.video_labels], dim=1)  # (B, 2)
-            scores = output.class_logits.float()
-            losses = F.binary_cross_entropy_with_logits(scores, real.nan_to_num(), reduction="none")
-            terms["fused"] = _mean_of_known(losses, ~real.isnan())
-        elif variant != "avdf_ensemble":
-            terms["fused"] = known_cross_entropy(output.class_logits, 1 - batch.labels)
-        if variant in {"ce", "avdf_ensemble"}:
+        if output.class_logits is not None:
+            terms["fused"] = self._fused(output.class_logits, variant, batch)
+        if output.video_class_logits is not None and output.audio_class_logits is not None:
             terms["audio"] = known_cross_entropy(output.audio_class_logits, 1 - batch.audio_labels)
             terms["video"] = known_cross_entropy(output.video_class_logits, 1 - batch.video_labels)
-        elif variant == "margin":
+        elif output.video_embedding is not None and output.audio_embedding is not None:  # variant margin
             terms["audio"] = within_modality_margin(
                 output.audio_embedding, batch.audio_labels, c.margin_audio
             )
@@ -124,6 +119,15 @@ class MrdfLoss(nn.Module):
                 output.video_mean, output.audio_mean, self._either_is_fake(batch), c.margin_contrast
             )
         return terms
+
+    def _fused(self, class_logits: Tensor, variant: str, batch: ClipBatch) -> Tensor:
+        if variant == "avdf_multiclass":
+            return known_cross_entropy(class_logits, kinds_of_clip(batch))
+        if variant != "avdf_multilabel":
+            return known_cross_entropy(class_logits, 1 - batch.labels)
+        real = 1 - torch.stack([batch.audio_labels, batch.video_labels], dim=1)  # (B, 2)
+        losses = F.binary_cross_entropy_with_logits(class_logits.float(), real.nan_to_num(), reduction="none")
+        return _mean_of_known(losses, ~real.isnan())
 
     def _either_is_fake(self, batch: ClipBatch) -> Tensor:
         """(B,) 1 = picture or sound is fake, also where the clip's label is the picture's alone."""

@@ -16,185 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from models.beyond_masking.audio import AudioEncoder
-from models.beyond_masking.landmark import (
-    LANDMARK_TEACHERS,
-    LandmarkPredictor,
-    LandmarkReconstruction,
-    LandmarkTeacher,
-)
+from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
+from models.beyond_masking.landmark import LandmarkPredictor, LandmarkReconstruction, LandmarkTeacher
 from models.beyond_masking.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.beyond_masking.mtia import Streams, TemporalAlignment, resample_steps
-from models.beyond_masking.video import VIDEO_ENCODERS, MaskedVideoEncoder, VideoFrontEnd
+from models.beyond_masking.published_weights import translate_released
+from models.beyond_masking.video import MaskedVideoEncoder, VideoFrontEnd
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
-from models.blocks.position import sinusoidal_positions
 from models.method import Method
 from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
-from utils.config import opt
 from utils.errors import CheckpointError
 from utils.types import ClipBatch, DetectorOutput
-
-STUDENTS = ("both", "video", "audio", "none")
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "corrected": {},  # the defaults of every config
-    "released": {
-        "model": {
-            "landmark_teacher": "random",
-            "positions_first": False,
-            "use_padding_masks": False,
-            "modality_heads": False,
-            "fusion_residual": False,
-            "feature_norm": False,
-            "mfcc_columns": 600,
-        },
-        "loss": {"lbd_reduction": "sum", "contrastive_pairs": "all"},
-        "data": {
-            "window": "released",
-            "landmark_normalization": "clip_zscore",
-            "label_rule": "video",
-            "windows_per_clip": 1,
-        },
-        "workers": {"batch_size": 4},  # of its launcher
-        "train": {
-            "optimizer": "adam",
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup_epochs": 0.0,
-            "max_grad_norm": 0.0,
-            "precision": "fp32",
-            "balance": "none",
-            "select_by": "val_loss",
-        },
-    },
-}
-
-# prefix in a released checkpoint -> prefix here
-RELEASED_PREFIXES = {
-    "cls_token": "alignment.cls_token",
-    "video_extractor.feature_extractor.": "video_encoder.encoder.layers.",
-    "audio_extractor.feature_extractor.": "audio_encoder.layers.",
-    "video_proj.": "video_projection.",
-    "audio_proj.": "audio_projection.",
-    "landmark_projector.projection.": "landmark_teacher.projection.layers.",
-    "video_landmark_predictor.predictor.": "video_student.layers.",
-    "audio_landmark_predictor.predictor.": "audio_student.layers.",
-    "video_transformer.": "alignment.video_transformer.",
-    "audio_transformer.": "alignment.audio_transformer.",
-    "alignment_attention.": "alignment.alignment_attention.",
-    "fusion_cross_attention.": "alignment.fusion_attention.",
-    "aggregation_transformer.": "alignment.aggregation_transformer.",
-    "classifier.": "classifier.",
-}
-RELEASED_POSITIONS = "pos_encoder.pe"  # (5000, 1, D), a table that we compute instead
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeyondMaskingConfig:
-    """models/beyond_masking/detector.py: encoders, landmark teacher, alignment."""
-
-    feature_dim: int = opt(256, "width of all feature sequences (D)")
-    video_encoder: str = opt(
-        "conv3d", "conv3d = the published code's; the others are torchvision's", choices=VIDEO_ENCODERS
-    )
-    video_pretrained: bool = opt(
-        False, "start a torchvision video encoder from Kinetics-400 weights (downloads them)"
-    )
-    video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's blocks")
-    checkpoint_activations: bool = opt(
-        False, "compute the video encoder's blocks again in the backward pass: a tenth of what is kept, the "
-        "same gradients, more time"
-    )  # fmt: skip
-    audio_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the audio encoder's three blocks")
-    image_size: int = opt(224, "side in pixels that crops are resized to on the device")
-    equalize_luma: bool = opt(
-        True, "histogram-equalise the luma of every frame, as the published pipeline does"
-    )
-    num_mfcc: int = opt(40, "MFCC coefficients")
-    mfcc_columns: int = opt(
-        0, "take the middle N MFCC columns of the clip, zeros where there are fewer; 0 = the whole window"
-    )
-    transformer_nhead: int = opt(4, "attention heads")
-    stream_layers: int = opt(2, "transformer layers per stream")
-    feedforward_dim: int = opt(512, "width of the transformers' feed-forward layers")
-    classifier_hidden_dim: int = opt(256, "width of the classifier's hidden layer")
-    dropout: float = opt(0.3, "dropout everywhere")
-    landmark_teacher: str = opt(
-        "ema",
-        "what the students learn from: ema or autoencoder learn geometry, random is the published code's "
-        "untrained projection, none = raw landmarks",
-        choices=LANDMARK_TEACHERS,
-    )
-    teacher_momentum: float = opt(0.99, "momentum of the ema teacher, per training step")
-    students: str = opt("both", "which modalities predict the landmark features (ablation)", choices=STUDENTS)
-    temporal_alignment: bool = opt(True, "MTIA; false = pooled streams, added and classified (ablation)")
-    positions_first: bool = opt(
-        True, "positions in seconds before the alignment; false = frame numbers after it"
-    )
-    feature_norm: bool = opt(
-        True,
-        "standardise encoder features over the batch: what differs between clips is small beside positions",
-    )
-    fusion_residual: bool = opt(
-        True,
-        "keep the video stream beside the fused one: without it the picture reaches the read-out only "
-        "through attention weights",
-    )
-    use_padding_masks: bool = opt(True, "padding is invisible to convolutions, attention and pooling")
-    modality_heads: bool = opt(True, "say also which modality is fake")
-
-    def __post_init__(self) -> None:
-        sizes = (
-            "feature_dim",
-            "num_mfcc",
-            "image_size",
-            "transformer_nhead",
-            "stream_layers",
-            "feedforward_dim",
-        )
-        for name in (*sizes, "classifier_hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.feature_dim % 2:
-            raise ValueError(f"feature_dim must be even (sinusoidal positions), got {self.feature_dim}")
-        if self.feature_dim % self.transformer_nhead:
-            raise ValueError(
-                f"feature_dim {self.feature_dim} is no multiple of transformer_nhead {self.transformer_nhead}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not 0 <= self.teacher_momentum < 1:
-            raise ValueError(f"teacher_momentum must be in [0, 1), got {self.teacher_momentum}")
-        if len(self.audio_channels) != 3 or not self.video_channels:
-            raise ValueError("audio_channels needs three widths, video_channels at least one")
-        if self.video_encoder == "conv3d" and self.image_size < 2 ** len(self.video_channels):
-            raise ValueError(
-                f"image_size {self.image_size} is too small for {len(self.video_channels)} video_channels"
-            )
-        if self.video_pretrained and self.video_encoder == "conv3d":
-            raise ValueError(
-                "video_pretrained needs a torchvision video_encoder: conv3d has no published weights"
-            )
-
-    def unused(self) -> dict[str, str]:
-        """Fields without effect in this configuration and why: giving such a flag is an error."""
-        unused: dict[str, str] = {}
-        if self.video_encoder != "conv3d":
-            unused["video_channels"] = f"video_encoder is {self.video_encoder}"
-        if self.students == "none":
-            unused |= dict.fromkeys(("landmark_teacher", "teacher_momentum"), "students is none")
-        elif self.landmark_teacher != "ema":
-            unused["teacher_momentum"] = f"landmark_teacher is {self.landmark_teacher}"
-        if not self.temporal_alignment:
-            alignment = (
-                "positions_first",
-                "fusion_residual",
-                "stream_layers",
-                "transformer_nhead",
-                "feedforward_dim",
-            )
-            unused |= dict.fromkeys(alignment, "temporal_alignment is false")
-        return unused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,9 +37,8 @@ class BeyondMaskingOutput(DetectorOutput):
     landmark_target: Tensor | None  # (B, T, D) the teacher's features, detached
     video_prediction: Tensor | None  # (B, T, D) the video student's guess of them
     audio_prediction: Tensor | None  # (B, T, D)
-    landmark_padding_mask: (
-        Tensor | None
-    )  # (B, T), True = no face or padding: no distillation there; None: all frames count
+    # (B, T), True = no face or padding: no distillation there; None: all frames count
+    landmark_padding_mask: Tensor | None
     video_embedding: Tensor | None  # (B, D) mean of the stream, for the contrastive term
     audio_embedding: Tensor | None  # (B, D)
     reconstruction: LandmarkReconstruction | None
@@ -285,10 +117,10 @@ class BeyondMaskingDetector(nn.Module, Method):
         *,
         video_fps: float,
     ) -> BeyondMaskingOutput:
-        """The network behind the front ends.
+        """The network after the front ends.
 
-        frames: (B, 3, T, S, S). mfcc: (B, C, columns) of which `num_columns` (B,) are valid. landmarks: (B,
-        T, L, 2).
+        frames: (B, 3, T, S, S). mfcc: (B, C, columns), the first `num_columns` (B,) of a clip valid.
+        landmarks: (B, T, L, 2).
         """
         masked = self.config.use_padding_masks
         if not masked:
@@ -307,19 +139,9 @@ class BeyondMaskingDetector(nn.Module, Method):
             self.alignment.align(streams) if self.config.temporal_alignment else resample_steps(streams)
         )
 
-        target = reconstruction = video_prediction = audio_prediction = None
-        if self.config.students != "none":
-            target, reconstruction = self.landmark_teacher(landmarks, landmark_padding_mask)
-            if self.config.students in {"both", "video"}:
-                video_prediction = self.video_student(video)
-            if self.config.students in {"both", "audio"}:
-                audio_prediction = self.audio_student(aligned_audio)
-
-        # each head sees its own modality alone, before the streams are mixed
-        video_mean, audio_mean = (
-            masked_mean(video, video_padding_mask),
-            masked_mean(audio, audio_padding_mask),
-        )
+        # each head sees its own modality only, before the streams are mixed
+        video_mean = masked_mean(video, video_padding_mask)
+        audio_mean = masked_mean(audio, audio_padding_mask)
         video_embedding = audio_embedding = None
         if self.config.temporal_alignment:
             readout, video_stream, audio_stream = self.alignment(streams, aligned_audio)
@@ -332,14 +154,26 @@ class BeyondMaskingDetector(nn.Module, Method):
             logits=self.classifier(readout).squeeze(1),
             video_logits=self.video_head(video_mean).squeeze(1) if heads else None,
             audio_logits=self.audio_head(audio_mean).squeeze(1) if heads else None,
-            landmark_target=target,
-            video_prediction=video_prediction,
-            audio_prediction=audio_prediction,
+            embedding=readout,
+            **self._distill(video, aligned_audio, landmarks, landmark_padding_mask),
             landmark_padding_mask=landmark_padding_mask if masked else None,
             video_embedding=video_embedding,
             audio_embedding=audio_embedding,
-            reconstruction=reconstruction,
         )
+
+    def _distill(
+        self, video: Tensor, aligned_audio: Tensor, landmarks: Tensor, landmark_padding_mask: Tensor
+    ) -> dict[str, Any]:
+        """The fields of the output that concern teacher and students; streams are (B, T, D)."""
+        students, target, reconstruction = self.config.students, None, None
+        if students != "none":
+            target, reconstruction = self.landmark_teacher(landmarks, landmark_padding_mask)
+        return {
+            "landmark_target": target,
+            "reconstruction": reconstruction,
+            "video_prediction": self.video_student(video) if students in {"both", "video"} else None,
+            "audio_prediction": self.audio_student(aligned_audio) if students in {"both", "audio"} else None,
+        }
 
     def _times(self, video: Tensor, audio: Tensor, video_fps: float) -> tuple[Tensor, Tensor]:
         """Middle of every frame (T,) and of every audio step (S,), in seconds from the window's start."""
@@ -352,24 +186,10 @@ class BeyondMaskingDetector(nn.Module, Method):
     def load_released(self, state: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the published code (bare state_dict, its own key names), every key strictly.
 
-        Raises CheckpointError where keys or shapes do not fit, or where its position table is not the
-        sinusoid.
+        Raises CheckpointError if keys, shapes or its table of positions do not fit.
         """
-        renamed: dict[str, Tensor] = {}
-        for key, value in state.items():
-            if key == RELEASED_POSITIONS:
-                table = sinusoidal_positions(torch.arange(len(value)), value.shape[-1])
-                if not torch.allclose(value[:, 0].float(), table, atol=2e-3):
-                    raise CheckpointError(
-                        f"{key} is not the sinusoidal table: not a released Beyond-Masking checkpoint"
-                    )
-                continue
-            prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
-            if prefix is None:
-                raise CheckpointError(f"unknown key {key!r}: not a released Beyond-Masking checkpoint")
-            renamed[RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)] = value
         try:
-            self.load_state_dict(renamed, strict=True)
+            self.load_state_dict(translate_released(state), strict=True)
         except RuntimeError as error:
             raise CheckpointError(
                 f"the released checkpoint does not fit (is --preset released set?): {error}"

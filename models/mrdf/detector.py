@@ -6,25 +6,23 @@ a wav2vec 2.0 encoder reads them, and a head judges the clip; two branches judge
 
 The presets:
 
-- `corrected`, the default: the paper's network with twelve layers, each behind a norm, as AV-HuBERT was
-  trained; features standardised over the batch; read out by its mean, since a clip is not its first frame;
-  our windows and recipe.
-- `paper`: what the paper describes. Twelve layers, the norms behind them, read out at the first frame.
+- `corrected`, the default: the paper's network with twelve layers, norms first as AV-HuBERT was trained;
+  features standardised over the batch; read out by the mean over frames; our windows and recipe.
+- `paper`: what the paper describes. Twelve layers, norms last, read out at the first frame.
 - `released`: the network and data of the published code, which builds an encoder without layers, never trains
-  the stem, and cuts every clip of a batch to its first frames, as many as the shortest has.
+  the stem, and cuts all clips of a batch to the length of the shortest.
 - `demo`: a network for the demo set and two CPU cores.
 
-What no preset repeats: choosing epoch and learning rate by the test fold (published: the rate halves when the
-test loss stands still for three epochs; here it is constant), and Adam's first moment of 0.5, second of 0.9.
-Clips longer than 20 s give any 20 s of theirs, not their first. The published weights that nothing uses
-(`mask_emb`, `final_proj`, parts of the baselines) are not built.
+No preset repeats: the choice of epoch and learning rate by the test fold (published: the rate halves if the
+test loss stalls for three epochs; here it is constant), and Adam's moments of 0.5 and 0.9. Of clips longer
+than 20 s any 20 s are taken, not the first. Unused published weights (`mask_emb`, `final_proj`, parts of the
+baselines) are not built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,148 +31,15 @@ from torch import Tensor, nn
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
 from models.method import Method
+from models.mrdf.config import BRANCHED, PRESETS, MrdfConfig
 from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
 from models.mrdf.published_weights import fields_of_released, take_av_hubert, translate_released
-from models.mrdf.stem_resnet import STAGES, StemResNet
+from models.mrdf.stem_resnet import StemResNet
 from models.mrdf.wav2vec2 import Wav2Vec2Encoder
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.config import opt
 from utils.errors import CheckpointError, UsageError
 from utils.types import ClipBatch, DetectorOutput
-
-VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")
-BRANCHED = ("ce", "margin", "avdf_ensemble")  # have a branch for each modality
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "corrected": {},  # the defaults of every config
-    "paper": {
-        "model": {"feature_norm": False, "norm_first": False, "readout": "first"},
-        # no clip of FakeAVCeleb is much shorter
-        "data": {"window_s": 4.0, "windows_per_clip": 1},
-        "workers": {"batch_size": 64},
-        "train": {"optimizer": "adam", "weight_decay": 1e-4, "balance": "none", "patience": 0},
-    },
-    "released": {
-        "model": {
-            "feature_norm": False,
-            "encoder_layers": 0,
-            "norm_first": False,
-            "freeze_stem": True,
-            "readout": "first",
-            "cut_to_shortest": True,
-        },
-        # up to 500 frames; such a batch takes up to 5 GB
-        "data": {"window_s": 20.0, "windows_per_clip": 1},
-        "workers": {"batch_size": 64, "prefetch_factor": 1},
-        "train": {
-            "optimizer": "adam",
-            "learning_rate": 1e-3,
-            "weight_decay": 1e-4,
-            "schedule": "constant",
-            "warmup_epochs": 0.0,
-            "max_grad_norm": 0.0,
-            "balance": "none",
-            "patience": 0,
-        },
-    },
-    "demo": {
-        "model": {
-            "feature_dim": 64,
-            "video_channels": (16, 32, 64, 64),
-            "filterbank_stack": 16,
-            "encoder_layers": 2,
-            "transformer_nhead": 4,
-            "feedforward_dim": 128,
-            "position_kernel": 8,
-            "position_groups": 4,
-        },
-        # few frames, so that there are many steps
-        "data": {"window_s": 0.96, "video_fps": 6.25, "windows_per_clip": 2},
-        "workers": {"batch_size": 8},
-        "split": {"val_fraction": 0.2, "test_fraction": 0.25},
-        "train": {"epochs": 60, "learning_rate": 1e-3, "patience": 0},
-    },
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MrdfConfig:
-    """models/mrdf/detector.py: variant, front ends, encoder."""
-
-    mrdf_variant: str = opt(
-        "ce",
-        "ce and margin are MRDF, by how the modalities' branches are trained; avdf has no branches, "
-        "avdf_ensemble nothing but them, avdf_multiclass tells four kinds of clip apart, avdf_multilabel the "
-        "two modalities",
-        choices=VARIANTS,
-    )
-    init_from: Path | None = opt(
-        None,
-        "start from the weights of an AV-HuBERT base checkpoint, where shapes allow; the log lists what was "
-        "taken. A resumed run reads the file again",
-    )
-    feature_dim: int = opt(768, "width of all feature sequences")
-    video_channels: tuple[int, ...] = opt((64, 128, 256, 512), "widths of the ResNet's four stages")
-    freeze_stem: bool = opt(False, "leave the ResNet's stem at its random weights (published code)")
-    image_size: int = opt(112, "side in pixels that crops are resized to on the device")
-    crop_size: int = opt(
-        100, "side of what the model sees of it: a random place in training, else the middle"
-    )
-    filterbank_stack: int = opt(4, "filterbank rows (100 a second) beside each frame: 100 / video_fps")
-    feature_norm: bool = opt(
-        True,
-        "standardise pictures' and sound's features over the batch: what differs between clips is small "
-        "beside what they share (published code: false)",
-    )
-    encoder_layers: int = opt(12, "transformer layers; the published code has 0, by mistake")
-    transformer_nhead: int = opt(12, "attention heads")
-    feedforward_dim: int = opt(3072, "width of the transformer's feed-forward layers")
-    norm_first: bool = opt(
-        True,
-        "norms before each part of a layer, as AV-HuBERT was trained; false = behind it (published code)",
-    )
-    position_kernel: int = opt(128, "frames that the positional convolution spans")
-    position_groups: int = opt(16, "groups of the positional convolution")
-    readout: str = opt(
-        "mean", "the clip is judged by the mean over its frames, or by the first (published code)",
-        choices=("mean", "first"),
-    )  # fmt: skip
-    cut_to_shortest: bool = opt(
-        False,
-        "cut all clips of a batch to the frames of the shortest instead of masking their padding (published "
-        "code): scores then depend on what else is in the batch",
-    )
-    dropout: float = opt(0.1, "dropout in the encoder and the branches")
-
-    def __post_init__(self) -> None:
-        sizes = ("feature_dim", "image_size", "crop_size", "filterbank_stack", "transformer_nhead",
-                 "feedforward_dim", "position_kernel", "position_groups")  # fmt: skip
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.encoder_layers < 0:
-            raise ValueError(f"encoder_layers must be >= 0, got {self.encoder_layers}")
-        if self.crop_size > self.image_size:
-            raise ValueError(f"crop_size {self.crop_size} is larger than image_size {self.image_size}")
-        if len(self.video_channels) != STAGES or min(self.video_channels) < 1:
-            raise ValueError(f"video_channels needs {STAGES} widths, got {self.video_channels}")
-        divisors = ["position_groups", *(["transformer_nhead"] if self.encoder_layers else [])]
-        for name in divisors if self.mrdf_variant != "avdf_ensemble" else []:
-            if self.feature_dim % getattr(self, name):
-                raise ValueError(
-                    f"feature_dim {self.feature_dim} is no multiple of {name} {getattr(self, name)}"
-                )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-
-    def unused(self) -> dict[str, str]:
-        """Fields without effect in this configuration and why: giving such a flag is an error."""
-        layers = ("transformer_nhead", "feedforward_dim", "norm_first")
-        if self.mrdf_variant == "avdf_ensemble":
-            fields = (*layers, "encoder_layers", "position_kernel", "position_groups", "readout")
-            return dict.fromkeys(fields, "mrdf_variant avdf_ensemble has no encoder")
-        return dict.fromkeys(layers, "encoder_layers is 0") if self.encoder_layers == 0 else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +134,7 @@ class MrdfDetector(nn.Module, Method):
         return self.forward_features(frames, sound, padding_mask)
 
     def forward_features(self, frames: Tensor, sound: Tensor, padding_mask: Tensor) -> MrdfOutput:
-        """The network behind the front ends.
+        """The network after the front ends.
 
         frames: (B, 3, T, S, S). sound: (B, T, 26 * filterbank_stack). padding_mask: (B, T), True = padding.
         """
@@ -278,11 +143,12 @@ class MrdfDetector(nn.Module, Method):
         if self.config.feature_norm:
             video, sound = self.video_norm(video, mask), self.audio_norm(sound, mask)
         video, audio = self.video_projection(video), self.audio_projection(sound)  # (B, T, D)
-        class_logits = None
+        class_logits = readout = None
         if self.config.mrdf_variant != "avdf_ensemble":
             encoded = self.encoder(self.fusion(torch.cat([audio, video], dim=2)), mask)
             first = self.config.readout == "first"
-            class_logits = self.classifier(encoded[:, 0] if first else masked_mean(encoded, mask))
+            readout = encoded[:, 0] if first else masked_mean(encoded, mask)
+            class_logits = self.classifier(readout)
         video_embedding = audio_embedding = video_classes = audio_classes = None
         if self.config.mrdf_variant in BRANCHED:
             video_embedding = masked_mean(self.video_branch(video), mask)
@@ -290,8 +156,13 @@ class MrdfDetector(nn.Module, Method):
             if self.config.mrdf_variant != "margin":
                 video_classes = self.video_head(video_embedding)
                 audio_classes = self.audio_head(audio_embedding)
+        if readout is None:  # avdf_ensemble
+            assert video_embedding is not None
+            assert audio_embedding is not None
+            readout = torch.cat([video_embedding, audio_embedding], dim=1)
         return MrdfOutput(
             **self._decide(class_logits, video_classes, audio_classes),
+            embedding=readout,
             variant=self.config.mrdf_variant,
             class_logits=class_logits,
             video_class_logits=video_classes,

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from models.beyond_masking.detector import BeyondMaskingConfig, BeyondMaskingDetector
+from models.beyond_masking.config import BeyondMaskingConfig
+from models.beyond_masking.detector import BeyondMaskingDetector
 from tests.clip_factory import make_batch
 from utils.evaluation.scoring import evaluate
 from utils.run.device import resolve_precision

@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from loaders.batches.data_loader import WorkerConfig, training_loader
 from loaders.batches.windows import DataConfig
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.beyond_masking.detector import BeyondMaskingConfig, BeyondMaskingDetector
+from models.beyond_masking.config import BeyondMaskingConfig
+from models.beyond_masking.detector import BeyondMaskingDetector
 from tests.benchmarks.loader import write_clip
 from tests.benchmarks.processes import peak_mb
 from tests.clip_factory import make_batch, make_clip

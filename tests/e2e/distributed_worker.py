@@ -19,7 +19,8 @@ from torch import nn
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
 from loaders.batches.windows import DataConfig
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.beyond_masking.detector import BeyondMaskingConfig, BeyondMaskingDetector
+from models.beyond_masking.config import BeyondMaskingConfig
+from models.beyond_masking.detector import BeyondMaskingDetector
 from models.blocks.normalization import synchronize_batch_norm
 from tests.clip_factory import make_clip
 from utils.errors import run_command

@@ -9,12 +9,9 @@ import pytest
 import torch
 
 from loaders.splits.files import read_split
-from models.beyond_masking.detector import (
-    PRESETS,
-    RELEASED_PREFIXES,
-    BeyondMaskingConfig,
-    BeyondMaskingDetector,
-)
+from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
+from models.beyond_masking.detector import BeyondMaskingDetector
+from models.beyond_masking.published_weights import RELEASED_PREFIXES
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
 from tests.commands import run_command
 from utils.checkpoint.files import load_checkpoint, save_checkpoint

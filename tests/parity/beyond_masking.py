@@ -21,12 +21,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.beyond_masking.detector import (
-    PRESETS,
-    RELEASED_PREFIXES,
-    BeyondMaskingConfig,
-    BeyondMaskingDetector,
-)
+from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
+from models.beyond_masking.detector import BeyondMaskingDetector
+from models.beyond_masking.published_weights import RELEASED_PREFIXES
 from utils.types import ClipBatch
 
 TOLERANCE = 1e-4

@@ -25,7 +25,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from losses.mrdf import MrdfLoss, MrdfLossConfig
-from models.mrdf.detector import PRESETS, MrdfConfig, MrdfDetector
+from models.mrdf.config import PRESETS, MrdfConfig
+from models.mrdf.detector import MrdfDetector
 from models.mrdf.front_ends import LogFilterbank, PictureFrontEnd, stack_rows
 from models.mrdf.published_weights import UNUSED, UNUSED_BY, released_name
 from utils.types import ClipBatch

@@ -18,7 +18,7 @@ import numpy as np
 
 from loaders.batches.collate import Collate
 from loaders.batches.windows import ClipDataset, DataConfig
-from models.beyond_masking.detector import PRESETS
+from models.beyond_masking.config import PRESETS
 from models.beyond_masking.mfcc import Mfcc, centre_columns
 from models.beyond_masking.video import VideoFrontEnd
 from utils.types import Clip

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.beyond_masking.detector import PRESETS, BeyondMaskingConfig, BeyondMaskingDetector
+from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
+from models.beyond_masking.detector import BeyondMaskingDetector
 from tests.parity import beyond_masking, mrdf, pipeline
 
 

@@ -24,14 +24,10 @@ MAY_IMPORT = {
     "models/blocks": (*GROUND, "utils/checkpoint"),
     "models/backbones": ("models/blocks", *GROUND, "utils/checkpoint"),
     "models/method.py": ("utils",),
-    "models/beyond_masking": ("models/blocks", "models/backbones", "models/method.py", "utils"),
-    "models/mrdf": ("models/blocks", "models/backbones", "models/method.py", "utils"),
     "models/m2sd": ("models/blocks", "models/backbones", "models/method.py", "utils"),
     "models": ("models", "utils"),
     "models/judging": ("models", "losses", "loaders", "preprocess", "utils"),
     "losses": ("losses", "utils"),
-    "losses/beyond_masking.py": ("losses/lbd.py", "losses/contrastive.py", "models/beyond_masking", "utils"),
-    "losses/mrdf.py": ("models/mrdf", "utils"),
     "loaders": ("loaders/listing.py", "loaders/groups.py", "utils"),
     "loaders/__init__.py": ("loaders/datasets", "loaders/listing.py"),
     "loaders/parts.py": ("loaders", "utils"),
@@ -53,6 +49,11 @@ MAY_IMPORT = {
     "train.py": ("models", "losses", "loaders", "utils"),
     "test.py": ("models", "losses", "loaders", "preprocess", "utils"),
 }  # fmt: skip
+LOSS_PARTS = tuple(
+    f"losses/{path.name}" for path in (ROOT / "losses").glob("[!_]*.py") if path.stem not in MODELS
+)
+MAY_IMPORT |= {f"models/{name}": MAY_IMPORT["models/m2sd"] for name in MODELS}
+MAY_IMPORT |= {f"losses/{name}.py": (f"models/{name}", *LOSS_PARTS, "utils") for name in MODELS}
 PLACES = ("utils", "models", "losses", "loaders", "preprocess", "train", "test")
 
 

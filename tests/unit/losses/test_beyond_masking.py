@@ -1,11 +1,14 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from losses.beyond_masking import known_bce
+from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig, known_bce
 from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
 from losses.lbd import landmark_distillation
+from models.beyond_masking import BeyondMaskingOutput
+from tests.clip_factory import make_batch
 
 
 def _kl(teacher, student, temperature):
@@ -94,3 +97,12 @@ def test_unknown_labels_count_nothing():
     loss.backward()
     assert logits.grad[2] == 0
     assert known_bce(logits, torch.full((3,), torch.nan)).item() == 0
+
+
+def test_a_loss_counts_the_heads_that_there_are():
+    batch = make_batch()
+    parts = dict.fromkeys(field.name for field in dataclasses.fields(BeyondMaskingOutput))
+    output = BeyondMaskingOutput(**parts | {"logits": torch.ones(3), "video_logits": torch.ones(3)})
+    terms = BeyondMaskingLoss(BeyondMaskingLossConfig())(output, batch)
+    assert set(terms) == {"bce", "video_bce", "total"}
+    assert terms["total"].item() == pytest.approx(0.2 * (terms["bce"] + 0.5 * terms["video_bce"]).item())

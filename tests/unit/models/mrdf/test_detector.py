@@ -8,7 +8,8 @@ import torch
 
 from losses import LOSSES
 from losses.mrdf import MrdfLoss, MrdfLossConfig
-from models.mrdf.detector import PRESETS, VARIANTS, MrdfConfig, MrdfDetector
+from models.mrdf.config import PRESETS, VARIANTS, MrdfConfig
+from models.mrdf.detector import MrdfDetector
 from models.mrdf.published_weights import ALIASES, UNUSED_BY, released_name
 from models.restore import read_checkpoint, restore_model
 from tests.clip_factory import make_batch
