@@ -222,7 +222,7 @@ def test_a_variant_is_made_again_when_it_is_stale(one_clip, tmp_path):
     assert (folder / VIDEO_NAME).read_bytes() == made
     raw, _, _ = one_clip
     config = dataclasses.replace(ClipConfig(crop_margin=1.4), min_face_fraction=0.0)
-    assert not is_finished(raw / "a" / "clip.mp4", folder, config)  # it is no untouched clip
+    assert not is_finished(raw / "a" / "clip.mp4", folder, config)  # it is not an untouched clip
 
 
 def test_lost_faces_are_counted_and_remembered(one_clip, tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ from tests.trees.media import Media
 
 
 def write_celebdf(root: Path, media: Media, *, num_celebrities: int = 6) -> RawTree:
-    """Per celebrity two recordings and two fakes, of which the second is tested for the first two
-    celebrities; two videos from YouTube, one of them tested.
+    """Two recordings and two fakes per celebrity, and two videos from YouTube, one of them in the test part.
+
+    The second fake of the first two celebrities is in the test part, too.
     """
     base = root / "Celeb-DF-v2"
     counts: Counter[tuple[str, str, str]] = Counter()

@@ -87,7 +87,7 @@ class Media:
 
 
 class EmptyFiles(Media):
-    """The same calls, but every file is empty: for trees of published size, of which only names are read."""
+    """The same calls, but every file is empty: for trees of published size, in which only names are read."""
 
     def video(self, path: Path, identity: int, **options: object) -> Path:
         """Touch `path`, and the sound file if one is asked for."""

@@ -1,4 +1,4 @@
-"""Lists of published size: metadata of all clips, of which one of each kind is prepared (with empty files).
+"""Lists of published size: metadata of all clips; one of each kind is prepared (with empty files).
 
 FF++, DFDC, its preview, DeepfakeTIMIT, Celeb-DF and RAVDESS have theirs in their own files.
 """
@@ -63,7 +63,7 @@ def test_kodfs_validation_part_has_6093_real_and_16894_fake_clips(tmp_path):
     listing = list_kodf(tmp_path, ALL)
     assert Counter(clip.label for clip in listing.all_clips) == {0: 6_093, 1: 16_894}
     assert len(listing.clips) == 1
-    # one part alone is no split: persons are drawn, and pairs who lend each other their faces stay together
+    # one part alone is not a split: it is drawn by person, and pairs who exchange faces stay together
     split = make_split(listing, SplitConfig())
     assert not split.dropped
     assert set(split.split_of.values()) == set(SPLITS)
