@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loaders.listing import Listing
@@ -45,6 +45,37 @@ def make_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
         )
     if check:
         require_disjoint(split)
+    return split
+
+
+def split_of_run(
+    listing: Listing,
+    config: SplitConfig,
+    checkpoint: Path,
+    checksums: Mapping[str, str],
+    *,
+    datasets: Sequence[str],
+    all_clips: bool,
+) -> Split:
+    """The split that `checkpoint` was trained with, from `splits/` next to it; else the one of the flags.
+
+    checksums: of the training splits, by data set. datasets: all that are evaluated. Raises UsageError if
+    the training split is missing or replaced: test clips could be training clips. `all_clips` ignores splits.
+    """
+    trained = checksums.get(listing.dataset)
+    if trained and not config.split_file:
+        own_file = checkpoint.parent / "splits" / f"{listing.dataset}.csv"
+        if not own_file.is_file():
+            raise UsageError(f"{own_file} is missing: give --split_file, the training split of {checkpoint}")
+        if config != SplitConfig() and set(datasets) <= checksums.keys():
+            raise UsageError(
+                f"{checkpoint} was trained on {listing.dataset}: it is tested on the split of that run"
+            )
+        config = SplitConfig(split_file=(own_file,))
+    split = make_split(listing, config)
+    if trained and not all_clips and split_checksum(split) != trained:
+        files = " ".join(map(str, config.split_file))
+        raise UsageError(f"{files}: not the split that {checkpoint} was trained with")
     return split
 
 

@@ -166,7 +166,7 @@ def test_perturbing_videos_is_refused_in_several_processes(run_dir, prepared_roo
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root)
     result = run_processes(2, "test.py", *arguments, "--robustness", "--raw_root", prepared_root)
     assert result.returncode == 2
-    assert "--robustness prepares videos anew, in one process" in result.stderr
+    assert "--robustness prepares videos in a single process" in result.stderr
 
 
 def test_the_launcher_starts_a_process_for_each_gpu(prepared_root, tmp_path):

@@ -59,6 +59,26 @@ def statistics_of(
     }
 
 
+def all_metrics(
+    decision: Decision | None, clips: list[Clip], scores: ClipScores, donor_disjoint: Set[str], what: str
+) -> dict[str, Any]:
+    """Metrics of all clips, per category and method, with intervals, and of the donor-disjoint fakes if any.
+
+    donor_disjoint: ids of clips with no donor in training; these fakes are compared with all reals.
+    """
+    result = {
+        "overall": dataclasses.asdict(detection_metrics(scores.labels, scores.logits, what)),
+        **category_metrics(clips, scores),
+        **statistics_of(decision, clips, scores, what),
+    }
+    is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])
+    rows = is_disjoint | (scores.labels == 0)
+    if (scores.labels[rows] == 1).any():
+        metrics = detection_metrics(scores.labels[rows], scores.logits[rows], "the donor-disjoint subset")
+        result["donor_disjoint"] = dataclasses.asdict(metrics)
+    return result
+
+
 def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, donor_disjoint: Set[str]) -> None:
     """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
     by_id = {clip.clip_id: clip for clip in clips}
