@@ -173,8 +173,7 @@ def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -
     start, end = (round(time_s * rate) for time_s in (span.start_s, span.end_s))
     position: int | None = None  # of the next sample, counted from the first frame of the source
     late = 0
-    wav = WavWriter(target, rate, end - start)
-    try:
+    with WavWriter(target, rate, end - start) as wav:
         for time_s, samples in iterate_audio(source, rate):
             if position is None:
                 position = round((time_s - origin_s) * rate)
@@ -183,8 +182,6 @@ def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -
             position += len(samples)
             if wav.full:
                 break
-    finally:
-        wav.close()
     written = wav.num_written - late
     if position is None:
         raise NoSound(f"{source.name} has no sound")

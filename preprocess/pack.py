@@ -129,58 +129,47 @@ def read_tree(config: PackConfig) -> Tree:
     return Tree(sorted(clips, key=PurePosixPath), sorted(metadata))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The clips of one tar file."""
+@dataclass(frozen=True, kw_only=True)
+class Shard(Job):
+    """One tar file, and the clips in it."""
 
     number: int
     folders: tuple[str, ...]  # relative to the data root
-
-    @property
-    def name(self) -> str:
-        return f"shard-{self.number:06d}.tar"
-
-
-def plan_shards(clips: Sequence[str], config: PackConfig) -> list[Shard]:
-    """All clips in the given order, in shards of about `shard_mb`."""
-    shards: list[Shard] = []
-    folders: list[str] = []
-    size = 0
-    for clip in clips:
-        folder = config.data_root / clip
-        folders.append(clip)
-        files = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
-        if config.frames != "video" and (folder / LANDMARKS_NAME).is_file():
-            # estimate from (T, 478, 2) float32 landmarks: T frames of 224x224
-            files += (folder / LANDMARKS_NAME).stat().st_size // (478 * 8) * CROP_SIZE**2 * 3
-        size += files
-        if size >= config.shard_mb * 1_000_000:
-            shards.append(Shard(len(shards), tuple(folders)))
-            folders, size = [], 0
-    if folders:
-        shards.append(Shard(len(shards), tuple(folders)))
-    return shards
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardJob(Job):
-    """One shard. `lost` are the clips on which a process died: folder -> reason."""
-
-    shard: Shard
-    lost: dict[str, str]
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)  # clip that ended a process -> reason
 
     @property
     def local_source(self) -> None:
         return None  # each clip has its own clock
 
 
-def shard_job(job: ShardJob, config: PackConfig) -> str:
+def plan_shards(clips: Sequence[str], config: PackConfig) -> list[Shard]:
+    """All clips in the given order, in shards of about `shard_mb`."""
+    plan: list[list[str]] = []
+    size = math.inf
+    for clip in clips:
+        if size >= config.shard_mb * 1_000_000:
+            plan.append([])
+            size = 0
+        plan[-1].append(clip)
+        folder = config.data_root / clip
+        size += sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+        if config.frames != "video" and (folder / LANDMARKS_NAME).is_file():
+            # estimate from (T, 478, 2) float32 landmarks: T frames of 224x224
+            size += (folder / LANDMARKS_NAME).stat().st_size // (478 * 8) * CROP_SIZE**2 * 3
+    place = config.output / PARTIAL_NAME
+    return [
+        Shard(name=f"shard-{number:06d}.tar", source=place, folder=place, number=number, folders=tuple(clips))
+        for number, clips in enumerate(plan)
+    ]
+
+
+def shard_job(shard: Shard, config: PackConfig) -> str:
     """Write the shard and its record: "done"."""
-    write_shard(job.shard, config, job.lost)
+    write_shard(shard, config)
     return "done"
 
 
-def write_shard(shard: Shard, config: PackConfig, lost: dict[str, str] | None = None) -> dict[str, Any]:
+def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
     """Write one tar file, and a record for the index, by which a later run knows that it is finished.
 
     Returns the record: {"size": bytes, "clips": [...], "files": [...], "failures": [...]}, with rows as in
@@ -197,8 +186,8 @@ def write_shard(shard: Shard, config: PackConfig, lost: dict[str, str] | None = 
     with path.open("wb") as file:
         tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)
         for folder in shard.folders:
-            if lost and folder in lost:
-                record["failures"].append((folder, lost[folder]))
+            if folder in shard.lost:
+                record["failures"].append((folder, shard.lost[folder]))
                 continue
             place_path.write_text(folder, encoding="utf-8")
             begin_with(config.data_root / folder / VIDEO_NAME)
@@ -244,26 +233,23 @@ def _write_shards(
     partial = config.output / PARTIAL_NAME
     for shard in shards:
         _place_path(shard, config).unlink(missing_ok=True)  # of an earlier run
-    jobs = [
-        ShardJob(name=shard.name, source=partial, folder=partial, shard=shard, lost={}) for shard in shards
-    ]
     limits = dataclasses.replace(limits, max_output_gb=limits.max_output_gb or NO_LIMIT_GB)
     do = functools.partial(shard_job, config=config)
-    while jobs:
+    while shards:
         again = []
         with contextlib.closing(
-            run_workers(jobs, do, limits, partial / "work", config.num_workers)
+            run_workers(shards, do, limits, partial / "work", config.num_workers)
         ) as outcomes:
-            for job, status, reason in outcomes:
-                place = _place_path(job.shard, config)
+            for shard, status, reason in outcomes:
+                place = _place_path(shard, config)
                 if status == "done":  # reads the record, writes nothing
-                    yield job.shard, write_shard(job.shard, config)
+                    yield shard, write_shard(shard, config)
                 elif place.is_file():
-                    lost = job.lost | {place.read_text(encoding="utf-8"): reason}
-                    again.append(dataclasses.replace(job, lost=lost))
+                    lost = shard.lost | {place.read_text(encoding="utf-8"): reason}
+                    again.append(dataclasses.replace(shard, lost=lost))
                 else:
-                    raise DatasetError(f"{job.name}: {reason}")
-        jobs = again
+                    raise DatasetError(f"{shard.name}: {reason}")
+        shards = again
 
 
 def _add_clip(
@@ -289,7 +275,7 @@ def _add_clip(
         fps = str(crop.fps)
     for path in paths:
         if info and path.name in info.files and file_sha256(path) != info.files[path.name]:
-            raise ClipError(path, "does not have the checksum of clip.json; prepare the clip again")
+            raise ClipError(path, "checksum differs from clip.json; prepare the clip again")
         with path.open("rb") as file:
             files.append(_add(tar, folder, path.name, path.stat().st_size, file))
     parent, _, name = folder.rpartition("/")

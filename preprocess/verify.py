@@ -3,18 +3,20 @@
     python -m preprocess.verify --data_root prepared --num_workers 16
     python -m preprocess.verify --data_root prepared --deep --output bad_clips.csv
 
-A clip folder is any folder with a clip's file in it, behind a link or in a pack too. Picture, landmarks and
-sound must be equally long (the sound within one frame), and the files must have the checksums of clip.json;
-folders from other tools have none. --deep also decodes every frame and reads every landmark and sample. Each
-problem is one line: path and reason. The exit status is 1 if there is a problem.
+A clip folder is any folder with a clip's file in it, also in a pack or where a link leads. Picture, landmarks
+and sound must be equally long (the sound within one frame), and the files must have the checksums of
+clip.json; folders from other tools have none. --deep also decodes every frame and reads every landmark and
+sample. Each problem is one line: path and reason. The exit status is 1 if there is a problem.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -58,43 +60,36 @@ class VerifyConfig:
     output: Path | None = opt(None, "CSV file for the problems, with the columns path and reason")
 
 
-class _Problems:
-    """Collects all ClipErrors of one folder, not only the first."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.found: list[tuple[Path, str]] = []
-
-    def __enter__(self) -> _Problems:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> bool:
-        if isinstance(error, ClipError):
-            self.found.append((error.path, error.reason))
-        return isinstance(error, ClipError)
-
-    def add(self, name: str, reason: str) -> None:
-        self.found.append((self.folder / name, reason))
+Problems = list[tuple[Path, str]]  # path, reason
 
 
-def check_clip(folder: Path, *, deep: bool, audio_tolerance_s: float | None = None) -> list[tuple[Path, str]]:
+@contextlib.contextmanager
+def _noted_in(problems: Problems) -> Iterator[None]:
+    """Append a ClipError instead of raising it: all problems of a clip are reported, not only the first."""
+    try:
+        yield
+    except ClipError as error:
+        problems.append((error.path, error.reason))
+
+
+def check_clip(folder: Path, *, deep: bool, audio_tolerance_s: float | None = None) -> Problems:
     """All problems of one clip folder, packed or not, as (path, reason)."""
-    problems = _Problems(folder)
+    problems: Problems = []
     num_frames: int | None = None
     fps = Fraction(0)
-    with problems:
+    with _noted_in(problems):
         num_frames, fps = _check_video(folder / VIDEO_NAME, deep=deep)
-    with problems:
+    with _noted_in(problems):
         _check_landmarks(folder, num_frames, deep=deep)
-    with problems:
+    with _noted_in(problems):
         path = find_audio(folder)
         if num_frames is not None:
             _check_audio_length(path, num_frames, fps, audio_tolerance_s)
         if deep:
             _read_samples(path)
-    with problems:
+    with _noted_in(problems):
         _check_info(folder, num_frames, fps, problems)
-    return problems.found
+    return problems
 
 
 def _check_video(path: Path, *, deep: bool) -> tuple[int, Fraction]:
@@ -170,7 +165,7 @@ def _read_samples(path: Path) -> None:
         raise ClipError(path, f"cut off: {num_read} of {announced} samples; run preprocess.extract_audio")
 
 
-def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _Problems) -> None:
+def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: Problems) -> None:
     """Compare clip.json with the files, if there is one."""
     info = read_clip_info(folder)
     if info is None:
@@ -180,15 +175,12 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: _
     for name, digest in sorted(info.files.items()):
         if name not in present:
             if name not in (VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES):  # these were reported above
-                problems.add(name, "missing, though clip.json lists it; prepare the clip again")
+                problems.append((folder / name, "missing, though clip.json lists it; prepare the clip again"))
         elif name not in decoded and file_sha256(open_member(folder / name) or folder / name) != digest:
-            problems.add(name, "does not have the checksum of clip.json; prepare the clip again")
+            problems.append((folder / name, "checksum differs from clip.json; prepare the clip again"))
     if num_frames is not None and (num_frames, fps) != (info.num_frames, info.fps_fraction):
-        problems.add(
-            VIDEO_NAME,
-            f"{num_frames} frames at {fps}/s, but clip.json says {info.num_frames} at {info.fps}/s;"
-            " prepare the clip again",
-        )
+        reason = f"{num_frames} frames at {fps}/s, but clip.json says {info.num_frames} at {info.fps}/s"
+        problems.append((folder / VIDEO_NAME, f"{reason}; prepare the clip again"))
 
 
 def check_job(job: Job, data_root: Path, deep: bool, audio_tolerance_s: float | None) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.clip.crop import write_landmarks
 from preprocess.clip.schedule import iterate_schedule
-from preprocess.clip.sound import AudioConfig, extract_audio
+from preprocess.clip.sound import AudioConfig, WavWriter, extract_audio
 from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
@@ -110,18 +109,10 @@ def _cut_sound(source: Path, target: Path, start_s: Fraction, duration_s: Fracti
     import soundfile
 
     with soundfile.SoundFile(source) as file:
-        file.seek(round(start_s * file.samplerate))
-        left = round(duration_s * file.samplerate)
-        with soundfile.SoundFile(target, "w", file.samplerate, 1, format="WAV", subtype="PCM_16") as cut:
-            for piece in _pieces(file, left):
-                cut.write(piece)
-
-
-def _pieces(file: Any, left: int) -> Iterator[npt.NDArray[np.int16]]:
-    """Yield `left` samples of an open sound file, padded with silence if it ends early."""
-    while left > 0:
-        piece = file.read(min(left, 1 << 18), dtype="int16")
-        if len(piece) == 0:
-            piece = np.zeros(min(left, 1 << 18), np.int16)
-        left -= len(piece)
-        yield piece
+        rate = file.samplerate
+        total = round(duration_s * rate)
+        file.seek(round(start_s * rate))
+        with WavWriter(target, rate, total) as wav:
+            for piece in file.blocks(1 << 18, frames=total, dtype="float32"):
+                wav.write(piece)
+            wav.pad_to(total)

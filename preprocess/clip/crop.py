@@ -26,16 +26,11 @@ PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]
 class CropReport:
     """What was found in one video while its face was cropped."""
 
-    times: VideoTimes
     width: int  # of the displayed source, in pixels
     height: int
     face_boxes: list[list[float]]  # x, y, side per frame; [] outside of the track
     frames_without_face: list[int]
     num_face_tracks: int
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.times.starts_s)
 
 
 def crop_face(
@@ -65,7 +60,6 @@ def crop_face(
     end = track.first_frame + len(track.boxes)
     boxes = [[round(value, 2) for value in box] for box in track.boxes]
     return CropReport(
-        times=times,
         width=width,
         height=height,
         face_boxes=[[]] * track.first_frame + boxes + [[]] * (num_frames - end),

@@ -95,7 +95,7 @@ def prepare_clip(
         source_fps=str(times.fps),
         variable_frame_rate=not times.constant,
         fps=str(times.fps),
-        num_frames=crop.num_frames,
+        num_frames=len(times.starts_s),
         face_boxes=crop.face_boxes,
         frames_without_face=crop.frames_without_face,
         num_face_tracks=crop.num_face_tracks,
@@ -126,12 +126,7 @@ def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
 
 
 def is_finished(
-    source: Path,
-    folder: Path,
-    config: ClipConfig,
-    *,
-    sound: Path | None = None,
-    change: Change | None = None,
+    source: Path, folder: Path, config: ClipConfig, *, sound: Path | None = None, change: Change | None = None
 ) -> bool:
     """Whether `folder` holds what `prepare_clip` would make of this source file now."""
     info = current_info(source, folder, config, change)

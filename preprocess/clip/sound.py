@@ -81,7 +81,10 @@ class WavWriter:
     def full(self) -> bool:
         return self.num_written >= self._total
 
-    def close(self) -> None:
+    def __enter__(self) -> WavWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -103,10 +106,9 @@ def extract_audio(
     """
     rate = config.sample_rate_hz
     total = round(len(times.starts_s) / times.fps * rate)
-    wav = WavWriter(path, rate, total)
     first: int | None = None  # sample at which the sound begins
     origin_s = times.starts_s[0] if sound is None else 0.0
-    try:
+    with WavWriter(path, rate, total) as wav:
         for time_s, samples in iterate_audio(sound or source, rate):
             if first is None:
                 first = round((time_s - origin_s) * rate)
@@ -117,8 +119,6 @@ def extract_audio(
             if wav.full:
                 break
         padded = wav.pad_to(total)
-    finally:
-        wav.close()
     if change is not None:
         _rewrite(path, rate, change)
     if first is None:
@@ -134,11 +134,8 @@ def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
     changed = change(waveform, rate_hz)
     if changed.shape != waveform.shape:
         raise ValueError(f"a change of {len(waveform)} samples returned {changed.shape}")
-    wav = WavWriter(path, rate_hz, len(waveform))
-    try:
+    with WavWriter(path, rate_hz, len(waveform)) as wav:
         wav.write(changed)
-    finally:
-        wav.close()
 
 
 def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:

@@ -135,8 +135,7 @@ def find_jobs(inputs: InputConfig, work: WorkConfig | None = None) -> Batch:
         names = [name for name in names if wanted(nfc(name))]
         if not names:
             raise DatasetError(f"{raw}: no video matches --only {' '.join(inputs.only)}")
-    _require_inside(names, raw)
-    _require_suffixes(names)
+    _require_names(names, raw)
     _require_distinct(names)
     _require_sources_outside(names, raw, output)
     within = None if links else raw.local_path()
@@ -177,21 +176,15 @@ def _videos_below(root: Store, output: Store, *, follow: bool) -> list[Path]:
         and (in_place or not root.place(path).is_relative_to(own))
     )
     if not found:
-        raise DatasetError(
-            f"{root}: no video in it (looked for {', '.join('*' + s for s in VIDEO_SUFFIXES)})"
-        )
+        raise DatasetError(f"{root}: no video in it; looked for {' '.join('*' + s for s in VIDEO_SUFFIXES)}")
     return found
 
 
-def _require_inside(names: list[Path], raw: Store) -> None:
+def _require_names(names: list[Path], raw: Store) -> None:
     """Each name becomes a path below --output, and a store may hold any name."""
     for name in names:
         if name.is_absolute() or ".." in name.parts:
             raise DatasetError(f"{raw}: names a video outside it: {name}")
-
-
-def _require_suffixes(names: list[Path]) -> None:
-    for name in names:
         if name.suffix.lower() not in VIDEO_SUFFIXES:  # without it, video and clip folder would have one name
             raise UsageError(f"{name}: its name must end with one of {', '.join(VIDEO_SUFFIXES)}; rename it")
         if name.stem in {".", ".."}:  # the clip folder of "...mp4" would be the folder above

@@ -153,8 +153,7 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
         _kodf_part("train", "validate"),
         _kodf_part("validate", "train"),
         RawLayout(  # the edition for other countries has no tables
-            videos=("original_videos/**/*.mp4", "synthesized_videos/**/*.mp4"),
-            root_names=KODF_ROOTS,
+            videos=("original_videos/**/*.mp4", "synthesized_videos/**/*.mp4"), root_names=KODF_ROOTS
         ),
     ),
     "deepspeak": (

@@ -19,13 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from preprocess.work.jobs import (
-    PARTIAL_NAME,
-    Job,
-    require_clip_folder,
-    require_clip_names,
-    require_within,
-)
+from preprocess.work.jobs import PARTIAL_NAME, Job, require_clip_folder, require_clip_names, require_within
 from utils.clip.files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
 from utils.files import sync, walk_tree

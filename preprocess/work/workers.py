@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import multiprocessing
 import os
@@ -55,8 +56,6 @@ def lock_partial(partial: Path, shard: str, *, patience_s: float | None = None) 
 
 def _take_lock(path: Path, patience_s: float) -> int:
     """Descriptor of a lock file that only this process holds."""
-    import fcntl
-
     deadline = time.monotonic() + patience_s
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +79,6 @@ def _take_lock(path: Path, patience_s: float) -> int:
 
 def _share_lock(descriptor: int) -> None:
     """Share the lock with the workers: it becomes free when the last of them ends."""
-    import fcntl
-
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
@@ -145,12 +142,7 @@ def run_job(
 
 
 def _do_job(
-    job: AnyJob,
-    connection: Connection,
-    *,
-    work: Callable[[AnyJob], str],
-    limits: LimitConfig,
-    scratch: Path,
+    job: AnyJob, connection: Connection, *, work: Callable[[AnyJob], str], limits: LimitConfig, scratch: Path
 ) -> tuple[str, str]:
     return run_job(job, work, limits, scratch)
 

@@ -123,7 +123,7 @@ def test_prepare_makes_the_good_and_lists_the_bad(raw, server, tmp_path):
     output = tmp_path / "out"
     done = run_command(
         "-m", "preprocess.prepare", "--input", root, "--output", output, "--num_workers", 2, "--allow_silent"
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert f"{len(GOOD)} prepared, 0 already there, {len(bad)} failed" in done.stderr
@@ -173,7 +173,7 @@ def test_limits_are_flags(raw, tmp_path):
         output = tmp_path / flag
         done = run_command(
             "-m", "preprocess.prepare", "--input", root / "good.mp4", "--output", output, flag, value
-        )  # fmt: skip
+        )
         assert done.returncode == 1
         assert words in reasons_in(output / "failures.csv")["good.mp4"]
         assert [path.name for path in output.iterdir()] == ["failures.csv"]
@@ -188,9 +188,20 @@ def test_judging_a_folder_survives_all_of_it(raw, server, tmp_path):
     for name in names:
         shutil.copy(root / name, folder / name)
     done = run_command(
-        "test.py", "--video", folder, "--checkpoint", checkpoint, "--output_dir", tmp_path / "out",
-        "--device", "cpu", "--lag_frames", 0, "--explain", "false",
-    )  # fmt: skip
+        "test.py",
+        "--video",
+        folder,
+        "--checkpoint",
+        checkpoint,
+        "--output_dir",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--lag_frames",
+        0,
+        "--explain",
+        "false",
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     judged = {Path(json.loads(line)["video"]).name for line in done.stdout.splitlines()}
@@ -221,7 +232,7 @@ def test_perturb_refuses_what_prepare_refuses(raw, tmp_path):
     output = tmp_path / "out.mp4"
     done = run_command(
         "-m", "preprocess.perturb", "--input", raw[0] / "hls.mp4", "--output", output, "--kind", "blur"
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert "a playlist" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -261,12 +272,28 @@ def test_a_clip_json_does_not_name_videos_outside_the_raw_data_set(tmp_path):
     for source in ("../outside.mp4", "/etc/passwd", "a/../../b.mp4"):
         (folder / "clip.json").write_text(json.dumps(clip_info(source=source)))
         clip = Clip(
-            clip_id="x", folder=folder, label=0, video_label=0, audio_label=0, category="", method="",
-            identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",
-        )  # fmt: skip
+            clip_id="x",
+            folder=folder,
+            label=0,
+            video_label=0,
+            audio_label=0,
+            category="",
+            method="",
+            identity="",
+            source_ids=(),
+            target_id="",
+            pair_key="",
+            stratum="",
+            dataset="",
+        )
         with pytest.raises(DatasetError, match="outside the raw data set"):
             make_variants(
-                [clip], [Perturbation("blur", 1)], dataset="", data_root=folder.parent, raw_root=tmp_path,
-                cache_dir=tmp_path / "cache", num_workers=1,
-            )  # fmt: skip
+                [clip],
+                [Perturbation("blur", 1)],
+                dataset="",
+                data_root=folder.parent,
+                raw_root=tmp_path,
+                cache_dir=tmp_path / "cache",
+                num_workers=1,
+            )
     assert not (tmp_path / "cache").exists()

@@ -56,10 +56,18 @@ def raw(tmp_path_factory) -> Path:
 
 def prepare(raw: object, output: object, *flags: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "preprocess.prepare", "--dataset", "fakeavceleb",
-         *map(str, ("--source", raw, "--output", output, *flags))],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "preprocess.prepare",
+            "--dataset",
+            "fakeavceleb",
+            *map(str, ("--source", raw, "--output", output, *flags)),
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def last_line(process: subprocess.Popen) -> str:

@@ -86,8 +86,12 @@ def run(*flags: object) -> tuple[int, str]:
     """(exit status, last line of stderr) of preprocess.prepare."""
     result = subprocess.run(
         [sys.executable, "-m", "preprocess.prepare", *map(str, flags), "--num_workers", "2"],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert "well-kept-secret" not in result.stdout + result.stderr
     return result.returncode, result.stderr.strip().splitlines()[-1]
 
@@ -114,8 +118,9 @@ def on_s3(server, raw, local_tree) -> str:
     flags = "--dataset deepfaketimit --source s3://bucket/raw --output s3://bucket/prepared".split()
     status, last = run(*flags)
     assert (status, last) == (
-        1, "2 prepared, 0 already there, 1 failed (see s3://bucket/prepared/failures.csv)",
-    )  # fmt: skip
+        1,
+        "2 prepared, 0 already there, 1 failed (see s3://bucket/prepared/failures.csv)",
+    )
     return "s3://bucket/prepared"
 
 

@@ -113,12 +113,18 @@ def test_what_is_missing_is_listed_with_its_reason(tmp_path, caplog):
     reasons = list(missing_of(tmp_path).values())
     for reason, words in zip(
         reasons,
-        ("no sound or video file of "
-         "gone", "mute.mp4 has no sound", "short.wav lacks 1.77 of the 2.00 s",
-         "torn.json is not JSON", "no frame rate (fps is None)", "0.json is missing", "cannot be decoded",
-         "are not consecutive"),
+        (
+            "no sound or video file of gone",
+            "mute.mp4 has no sound",
+            "short.wav lacks 1.77 of the 2.00 s",
+            "torn.json is not JSON",
+            "no frame rate (fps is None)",
+            "0.json is missing",
+            "cannot be decoded",
+            "are not consecutive",
+        ),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert words in reason
     # nothing is made up: only the whole one has a file, and nothing half-written is left
     assert sorted(path.name for path in (tmp_path / "sound").iterdir()) == ["900.wav", "missing_sound.csv"]
@@ -192,8 +198,12 @@ def test_prepare_gives_a_fake_its_targets_sound(tmp_path):
     def run(*command):
         return subprocess.run(
             [sys.executable, "-m", *map(str, command)],
-            check=False, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     made = run("preprocess.ffpp_audio", "--source", raw)
     assert made.returncode == 0, made.stderr

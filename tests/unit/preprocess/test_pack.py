@@ -112,8 +112,10 @@ def test_facts_of_the_audit_are_the_same_where_the_crop_is_packed(prepared, pack
         assert np.isnan(measure_clip(clip).numbers["crop_bit_rate"])
         return
     for index in (0, 7):
-        plain, ours = (measure_clip(DATASETS["fakeavceleb"](place, ListingConfig()).clips[index])
-                       for place in (prepared, root))  # fmt: skip
+        plain, ours = (
+            measure_clip(DATASETS["fakeavceleb"](place, ListingConfig()).clips[index])
+            for place in (prepared, root)
+        )
         assert ours.numbers == pytest.approx(plain.numbers, nan_ok=True)
         assert ours.checksums == plain.checksums
 

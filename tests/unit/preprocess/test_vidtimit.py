@@ -81,8 +81,11 @@ def test_subjects_are_those_with_fakes_then_all(vidtimit, tmp_path):
     (tmp_path / "out/lower_quality/fadg0").mkdir(parents=True)
     (tmp_path / "out/higher_quality/fram1").mkdir(parents=True)
     assert [job.name for job in find_sentences(config).jobs] == [
-        "fadg0/sa1", "fadg0/si649", "fram1/sa1", "fram1/si649",
-    ]  # fmt: skip
+        "fadg0/sa1",
+        "fadg0/si649",
+        "fram1/sa1",
+        "fram1/si649",
+    ]
     (tmp_path / "out/lower_quality/mwbt0").mkdir()
     with pytest.raises(DatasetError, match="has no subject mwbt0; unpack"):
         find_sentences(config)

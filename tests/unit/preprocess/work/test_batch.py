@@ -153,8 +153,9 @@ def test_links_out_of_the_raw_root_are_not_followed_unless_asked_to(tmp_path, mo
 
     found = outcomes()
     assert [name for name, (status, _) in found.items() if status == "done"] == [
-        "RealVideo-RealAudio/a/1.mp4", "RealVideo-RealAudio/d.mp4",
-    ]  # fmt: skip
+        "RealVideo-RealAudio/a/1.mp4",
+        "RealVideo-RealAudio/d.mp4",
+    ]
     assert "a link leads out of" in found["RealVideo-RealAudio/c.mp4"][1]
     assert {status for status, _ in outcomes(allow_links=True).values()} == {"done"}
     (raw / "meta_data.csv").unlink()
