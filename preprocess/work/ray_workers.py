@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # per job: one death may be a neighbour's fault, three hardly
 CAPACITY_EVERY_S = 10.0  # how often to ask how many CPUs the cluster has
-CODE = Path(__file__).resolve().parents[1]
+CODE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
