@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 
 from preprocess.faces.fast_graphs import FastDetection
 from preprocess.faces.solutions import Image, SolutionDetection, use_solutions
@@ -82,7 +83,7 @@ class FaceDetector:
         scale = DETECTOR_SIDE / max(width, height)
         if scale < 1:
             size = max(1, round(width * scale)), max(1, round(height * scale))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         return [
             Face(left + x * width, top + y * height, max(w * width, h * height), score)
             for x, y, w, h, score in self._detect(image)

@@ -188,7 +188,7 @@ class FaceTrack:
         seen = picture.to_rgb(planes.part(x0, y0, x0 + side, y0 + side))
         down, right = side - seen.shape[0], side - seen.shape[1]
         if down or right:  # at the frame's edge; Face Mesh is exact on square images only
-            seen = cv2.copyMakeBorder(seen, 0, down, 0, right, cv2.BORDER_REPLICATE)
+            seen = np.asarray(cv2.copyMakeBorder(seen, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)
         landmarks = self._mesh(seen)
         if landmarks is not None:
             landmarks *= np.float32(side * self._shrink)
