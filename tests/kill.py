@@ -160,7 +160,7 @@ def kill_prepare(folder: Path, kills: int, seed: int) -> tuple[list[str], Counte
     for number in range(num_videos):
         frames = moving_face(20 + number, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
         write_video(raw / f"video_{number}.mp4", frames, waveform=clicks((20 + number) / 25, at_s=[0.2]))
-    (raw / "text.mp4").write_text("this is no video\n" * 50)
+    (raw / "text.mp4").write_text("this is not a video\n" * 50)
 
     def start(target: Path) -> StartedCommand:
         flags = ("--input", raw, "--output", target, "--num_workers", "2")

@@ -52,7 +52,7 @@ def raw(tmp_path_factory) -> Path:
     talking(root / "silent.mp4", waveform=None)
     write_video(root / "nobody.mp4", moving_face(10, path=lambda i: None), waveform=clicks(0.4))
     (root / "empty.mp4").write_bytes(b"")
-    (root / "text.mp4").write_text("this is no video\n" * 50)
+    (root / "text.mp4").write_text("this is not a video\n" * 50)
     whole = (root / "a" / "one.mp4").read_bytes()
     (root / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     return root

@@ -181,7 +181,7 @@ def _tensor_pickle(
 
 
 def _compressed_zeros() -> bytes:
-    """An archive whose storage is 256 MB of zeros, of which the file holds a megabyte."""
+    """An archive whose storage is 256 MB of zeros; the file holds one megabyte of it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         file.writestr(zipfile.ZipInfo("archive/data.pkl"), _tensor_pickle((2**26,), (1,), 2**26))

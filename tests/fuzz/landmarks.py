@@ -187,7 +187,7 @@ NPY: dict[str, Callable[[], bytes]] = {
     "a number": lambda: _saved(np.float32(1)),
     "32 sides": lambda: _npy(_described((1,) * 32)),
     "100 sides": lambda: _npy(_described((1,) * 100), bytes(64)),
-    "shape is no tuple": lambda: _npy(_described("x")),
+    "a shape that is not a tuple": lambda: _npy(_described("x")),
     "shape of floats": lambda: _npy(_described((20.0, 478.0, 2.0)), bytes(10**5)),
     "shape of truths": lambda: _npy(_described((True, 478, 2)), bytes(10**5)),
     "fortran order": lambda: _saved(np.asfortranarray(_landmarks())),

@@ -359,13 +359,13 @@ def times(values: list[int], time_base: Fraction) -> Callable[..., None]:
     return make
 
 
-# --- what is no video, or wants to be another file
+# --- files that are not videos, or want to be another file
 
 OTHER_FILES: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "a byte": lambda: b"\x00",
     "zeros": lambda: bytes(100_000),
-    "text": lambda: b"this is no video\n" * 50,
+    "text": lambda: b"this is not a video\n" * 50,
     "a script": lambda: b"#!/bin/sh\ntouch SCRIPT_RAN\n",
     "a picture": lambda: png(64, 64),
     "an SVG": lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
@@ -495,7 +495,7 @@ def named_by_bytes(rng: np.random.Generator, base: Path, folder: Path) -> None:
 
 
 def special(kind: str) -> Callable[..., None]:
-    """What has a video's name but is no file."""
+    """Something with a video's name that is not a file."""
 
     def make(rng: np.random.Generator, base: Path, folder: Path) -> None:
         path = _name(folder, ".mp4")

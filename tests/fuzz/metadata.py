@@ -14,7 +14,7 @@ from tests.fuzz.cases import PROCESSED, BrokenPromiseError, Recipe
 from tests.fuzz.mutate import NASTY_TEXTS, mutate_json, mutate_table, nasty_text, pick
 from tests.trees import TREES
 
-# data sets whose names say everything, and those of which a folder's name says something, too
+# data sets whose names say everything, and those whose folder names matter, too
 NAMED = ("deepfaketimit", "ravdess", "celebdf", "manifest", "kodf", "ffpp", "deepspeak", "fakeavceleb")
 OTHERS = ("split", "exclusions", "folds", "predictions", "results", "curves", "audit")  # files of our own
 TARGET = "target.txt"  # says what a case is about

@@ -1,4 +1,4 @@
-"""What makes a training step faster or smaller changes none of its numbers."""
+"""Options that make a training step faster or smaller do not change its numbers."""
 
 import dataclasses
 import os

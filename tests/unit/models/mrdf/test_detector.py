@@ -100,7 +100,7 @@ def test_padding_changes_neither_outputs_nor_losses(variant, feature_norm):
 
 
 def test_padding_does_not_change_the_batch_norms_statistics_either():
-    """A padded frame is no picture: neither the mean nor the count of pictures knows of it."""
+    """A padded frame is not a picture: it counts neither in the mean nor in the number of pictures."""
     statistics, gradients = [], []
     for extra in (0, 5):
         model = small(image_size=14).train()  # no random crop; mirrored alike, by the seed

@@ -85,7 +85,7 @@ def test_only_the_window_is_decoded(tmp_path, monkeypatch):
         crop._container = CountingContainer(crop._container, decode, decoded)
         crop.read(np.arange(60, 70))
     assert len(converted) == 10
-    assert len(decoded) < 10 + 12  # from the key frame before, of which there is one in 12 at least
+    assert len(decoded) < 10 + 12  # from the key frame before; there is one in every 12 frames at least
 
 
 class CountingContainer:
