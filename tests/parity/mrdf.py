@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from losses.mrdf import MrdfLoss, MrdfLossConfig
 from models.mrdf.config import PRESETS, MrdfConfig
@@ -94,6 +95,17 @@ class Weights:
         return self.known[item]
 
 
+class WithoutInitialisation(TorchFunctionMode):
+    """Modules made in it keep uninitialised weights: for models that load all of theirs."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
 def build(variant: str, encoder_layers: int, weights: Weights, **changes: object) -> MrdfDetector:
     """The released preset of a variant, with the rule's weights loaded as a published checkpoint."""
     fields = PRESETS["released"]["model"] | {
@@ -102,7 +114,8 @@ def build(variant: str, encoder_layers: int, weights: Weights, **changes: object
         "dropout": 0.0,
     }
     fields |= changes
-    model = MrdfDetector(MrdfConfig(**fields))
+    with WithoutInitialisation():
+        model = MrdfDetector(MrdfConfig(**fields))
     shapes = {key: tuple(value.shape) for key, value in model.named_parameters()}
     state = {released_name(key): weights[released_name(key), shape] for key, shape in shapes.items()}
     buffers = {released_name(key): value for key, value in model.state_dict().items() if key not in shapes}
