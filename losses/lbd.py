@@ -13,7 +13,7 @@ def landmark_distillation(
 
     student, teacher: (B, T, D). padding_mask: (B, T), True = no face there, left out; None = all frames
     count. reduction "mean": mean over the valid frames of the batch, so that the value does not depend on B
-    or T; 0 if there is none. "sum": summed over frames, divided by B, as the published code's "batchmean"
+    or T; 0 without any. "sum": summed over frames, divided by B, as the published code's "batchmean"
     over (B, T, D) does; its weight against the other terms then grows with T. No gradient reaches `teacher`.
     """
     student = F.log_softmax(student.float() / temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Detectors out of checkpoints: the model with its weights, and how its scores become verdicts."""
+"""Detectors from checkpoints: the model with its weights, and how its scores become verdicts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL_MODEL = 10_000  # calls of torch
 
 
 def model_type_of(name: str) -> type[Method]:
-    """The class of a method. Raises UsageError if there is none of that name."""
+    """The class of a method. Raises UsageError for an unknown name."""
     if not isinstance(name, str) or name not in MODELS:
         raise UsageError(f"unknown model {name}; there are {', '.join(sorted(MODELS))}")
     return MODELS[name]
@@ -60,7 +60,7 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
     """The model of a run's checkpoint, configured as it says; `bare` with the weights of a bare state_dict.
 
     `content` is what load_checkpoint read from `path`. Raises CheckpointError if weights and model do not go
-    together, UsageError if the configuration is none of this version's.
+    together, UsageError if the configuration does not fit this version.
     """
     model = bare
     if model is None:
@@ -89,8 +89,9 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
 
 
 class _WithinWeights(TorchFunctionMode):
-    """While it is active, no tensor is made that is much larger than all of a checkpoint's weights, nor is
-    far more done than so many weights need: a configuration from a stranger may ask for a model of any size.
+    """While active, limits a tensor's size and the number of torch calls in proportion to the weights.
+
+    The configuration in a stranger's checkpoint may ask for a model of any size.
     """
 
     creating = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn))
@@ -109,17 +110,17 @@ class _WithinWeights(TorchFunctionMode):
         if function in self.creating:
             size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
         if self.num_left < 0 or math.prod(size) > self.largest:
-            raise MemoryError("it is far larger than the weights")
+            raise MemoryError("it asks for far more than the weights hold")
         return function(*args, **kwargs)
 
 
 def _build(model_type: type[Method], config: Any, weights: Mapping[str, Tensor], path: Path) -> Method:
-    """The model that a checkpoint describes. Raises CheckpointError if it is out of proportion, or none."""
+    """The model that a checkpoint describes. Raises CheckpointError if it is out of proportion or invalid."""
     try:
         with _WithinWeights(weights):
             return model_type(config)
     except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: its configuration makes no model ({error})") from error
+        raise CheckpointError(f"{path}: its configuration does not make a model ({error})") from error
 
 
 def restore_decision(content: dict[str, Any], path: Path) -> Decision | None:

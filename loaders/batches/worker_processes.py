@@ -9,7 +9,6 @@ noticed all the same, but the error names the clips of all workers, and may come
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import weakref
@@ -24,12 +23,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from utils.errors import FrameworkError
+from utils.run.device import uses_plain_torch
 from utils.run.memory import keep_freed_memory
-
-
-def uses_plain_torch() -> bool:
-    """Whether PLAIN_TORCH asks for torch's public interface only."""
-    return os.environ.get("PLAIN_TORCH", "0") not in ("", "0")
 
 
 class WorkerError(FrameworkError):

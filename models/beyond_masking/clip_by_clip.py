@@ -1,4 +1,8 @@
-"""A convolution block whose activations are in memory for one clip at a time, in both passes."""
+"""A convolution block whose activations are in memory for one clip at a time, in both passes.
+
+This saves memory only. With PLAIN_TORCH=1 in the environment, MaskedVideoEncoder uses torch's own activation
+checkpointing instead, with the same gradients.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class TemporalAlignment(nn.Module):
     """The MTIA module.
 
     `positions_first` adds positions in seconds to query and keys of the alignment; without it (the published
-    code) alignment sees no order of the audio steps. `fusion_residual` keeps the video stream beside the
+    code) alignment sees no order of the audio steps. `fusion_residual` adds the video stream to the
     fused one; without it the picture reaches the read-out only through attention weights.
     """
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from utils.errors import UsageError
 from utils.media import luma
+from utils.run.device import uses_plain_torch
 
 TORCHVISION_ENCODERS = ("r3d_18", "mc3_18", "r2plus1d_18")
 VIDEO_ENCODERS = ("conv3d", *TORCHVISION_ENCODERS)
@@ -90,7 +91,7 @@ class VideoFrontEnd(nn.Module):
         """video: (B, 3, T, H, W) uint8. Raises UsageError if frames are equalised that should not be."""
         if is_equalized and not self.equalize:
             raise UsageError(
-                "the clips are packed equalised, --equalize_luma false wants plain ones: pack anew"
+                "the clips are packed equalised, but --equalize_luma false needs plain frames: pack again"
             )
         if self.equalize and not is_equalized:
             video = equalize_luma(video)
@@ -133,8 +134,8 @@ class Conv3dEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in zip((3, *channels), channels, strict=False):
-            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs),
-                       FramePool(), nn.ReLU()]  # fmt: skip
+            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs)]
+            layers += [FramePool(), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.out_features = channels[-1]
 
@@ -190,6 +191,7 @@ class MaskedVideoEncoder(nn.Module):
             self.encoder = TorchvisionVideoEncoder(name, pretrained=pretrained)
         self.out_features = self.encoder.out_features
         self.checkpoint_activations = checkpoint_activations
+        self.runs_clip_by_clip = not uses_plain_torch()
         self._padding: Tensor | None = None
         for module in self.encoder.modules():
             if isinstance(module, nn.BatchNorm3d):
@@ -222,7 +224,7 @@ class MaskedVideoEncoder(nn.Module):
             is_wide = block is not blocks[-1] and isinstance(self.encoder, Conv3dEncoder)
             if not self.checkpoint_activations or not torch.is_grad_enabled():
                 video = self._run(block, video, padding)
-            elif is_wide and self.training:
+            elif is_wide and self.training and self.runs_clip_by_clip:
                 # imports torch's compiler: 2 s that only training should cost
                 from models.beyond_masking.clip_by_clip import run_clip_by_clip
 

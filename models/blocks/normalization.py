@@ -15,9 +15,9 @@ class StepNorm(nn.BatchNorm1d):
     """Batch norm over all valid steps of the batch: (B, T, D) with its padding mask (B, T) -> (B, T, D), 0 at
     padding.
 
-    Encoder features are averages over a whole picture: what differs between clips is small beside their
-    common mean, and smaller still beside the positions that are added to them. Standardised over the batch,
-    it is what the transformers see.
+    Encoder features are averages over a whole picture: what differs between clips is small
+    compared with their common mean, and even more so with the positions that are added to them. Standardised
+    over the batch, it is what the transformers see.
     """
 
     def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:

@@ -4,8 +4,8 @@
     detector = load_detector("saved_models/X/best.pt")
     print(detector.judge("clip.mp4").verdict)
 
-This package wires preprocess/, loaders/ and models/ together as test.py does, and stands beside the menu only
-because that is where its callers look for it.
+This package wires preprocess/, loaders/ and models/ together as test.py does: it is an entry point, and is in
+models/ only because callers look for it there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class JudgeConfig(LimitConfig):
 
     stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
     lag_frames: int = opt(
-        10, "shift the sound by up to so many frames to and fro, for the lag curve; 0 = none"
+        10, "shift the sound by up to N frames in both directions for the lag curve; 0 = no curve"
     )
     explain: bool = opt(True, "blur regions of the face, to see which ones the score leans on")
     min_face_px: float = opt(
@@ -144,8 +144,10 @@ class LoadedDetector:
         tracked = call_limited(
             track_video, video, work_dir, source=video, limits=config, progress=f"{video.name}: faces"
         )
-        faces = [self._judge_face(track, tracked, config, f"{video.name}: face {number + 1}")
-                 for number, track in enumerate(tracked.tracks)]  # fmt: skip
+        faces = [
+            self._judge_face(track, tracked, config, f"{video.name}: face {number}")
+            for number, track in enumerate(tracked.tracks, start=1)
+        ]
         verdict, prob, modalities = join_verdicts(faces)
         fps = float(tracked.fps)
         return Verdict(
@@ -244,7 +246,8 @@ class LoadedDetector:
 
     def _starts(self, num_frames: int, fps: float, config: JudgeConfig) -> list[int]:
         """First frames of windows that cover all of a face's frames; none if there are too few frames."""
-        if num_frames / fps < max(self.model.min_window_s, 1 / self.data.video_fps) + 1e-6:
+        num_steps = int(num_frames / fps * self.data.video_fps + 1e-6)  # as ClipDataset counts them
+        if num_steps == 0 or num_steps / self.data.video_fps < self.model.min_window_s:
             return []
         last = max(0, num_frames - round(self.data.window_s * fps))
         stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))

@@ -1,4 +1,4 @@
-"""AV-HuBERT's front ends, which MRDF shares: log filterbank rows beside each frame, and small pictures.
+"""AV-HuBERT's front ends, which MRDF shares: log filterbank rows for each frame, and small pictures.
 
 Shi et al., "Learning Audio-Visual Speech Representation by Masked Multimodal Cluster Prediction", ICLR 2022.
 The filterbank gives the numbers of python_speech_features 0.6, whose `logfbank` AV-HuBERT and MRDF call.
@@ -64,7 +64,7 @@ class LogFilterbank(nn.Module):
         num_rows = 1 + (missing + HOP_SAMPLES - 1) // HOP_SAMPLES
         longest = 1 + -(-max(samples.shape[1] - WINDOW_SAMPLES, 0) // HOP_SAMPLES)
         emphasised = torch.cat([samples[:, :1], samples[:, 1:] - PRE_EMPHASIS * samples[:, :-1]], dim=1)
-        # the published code pads after the emphasis: the sample behind a clip's last one is 0, too
+        # the published code pads after the emphasis: the sample after a clip's last one is 0, too
         outside = torch.arange(samples.shape[1], device=samples.device) >= num_samples[:, None]
         emphasised = emphasised.masked_fill(outside, 0.0)
         length = (longest - 1) * HOP_SAMPLES + WINDOW_SAMPLES
@@ -78,8 +78,8 @@ class LogFilterbank(nn.Module):
 
 
 def stack_rows(rows: Tensor, num_stacked: int, num_frames: int) -> Tensor:
-    """(B, rows, 26) -> (B, T, 26 * num_stacked): the rows beside each frame, those of one frame normalised
-    together. Zeros where there are too few rows; rows past the last frame are dropped.
+    """(B, rows, 26) -> (B, T, 26 * num_stacked): the rows of each frame, normalised
+    together. Zeros where rows are missing; rows past the last frame are dropped.
     """
     wanted = num_frames * num_stacked
     rows = F.pad(rows[:, :wanted], (0, 0, 0, max(0, wanted - rows.shape[1])))
@@ -88,7 +88,7 @@ def stack_rows(rows: Tensor, num_stacked: int, num_frames: int) -> Tensor:
 
 
 class FilterbankFrontEnd(nn.Module):
-    """Waveform (B, N) in [-1, 1] with its padding mask -> (B, T, 26 * num_stacked), the sound beside each
+    """Waveform (B, N) in [-1, 1] with its padding mask -> (B, T, 26 * num_stacked), the sound of each
     frame.
 
     The sound is brought to 16 kHz and 16 bits, as the published pipelines store it.
@@ -161,7 +161,9 @@ class PictureFrontEnd(nn.Module):
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
         """video: (B, 3, T, H, W) uint8. Raises UsageError if the frames are equalised already."""
         if is_equalized:
-            raise UsageError("the clips are packed equalised, this model wants plain frames: pack anew")
+            raise UsageError(
+                "this model needs plain frames, but these clips are packed equalised: pack them again"
+            )
         video, size, slack = self._resize(video), self.crop_size, self.image_size - self.crop_size
         if self.training:
             places = torch.randint(slack + 1, (len(video), 2)).tolist()

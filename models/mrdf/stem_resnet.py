@@ -1,4 +1,4 @@
-"""AV-HuBERT's picture encoder: a ResNet-18 that sees single frames, behind a stem that sees five of them.
+"""AV-HuBERT's picture encoder: a ResNet-18 on single frames, after a stem that sees five frames.
 
 He et al., "Deep Residual Learning", CVPR 2016; with the stem and PReLU as in lip reading. Module names are
 those of the published AV-HuBERT and MRDF checkpoints.
@@ -61,7 +61,7 @@ class ResNetTrunk(nn.Module):
 class StemResNet(nn.Module):
     """(B, 3, T, H, W) float frames -> (B, T, D).
 
-    Padding frames are zeros to the stem, which is what it sees before and behind a clip, and the rest of the
+    Padding frames are zeros to the stem, which is what it sees before and after a clip, and the rest of the
     network, batch norm included, never sees them: a clip's features do not depend on how far it was padded.
     With `freeze_stem` the stem stays as it was initialised but for its running statistics.
     """
@@ -70,7 +70,7 @@ class StemResNet(nn.Module):
         super().__init__()
         if len(channels) != STAGES:
             raise ValueError(f"the ResNet has {STAGES} widths, got {len(channels)}")
-        # behind the convolution time is but more pictures, so that its norm is one of pictures
+        # after the convolution, time only means more pictures, so its norm is one over pictures
         self.frontend3D = nn.Sequential(
             nn.Conv3d(3, channels[0], (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
             nn.BatchNorm2d(channels[0]),

@@ -87,8 +87,8 @@ class EncoderLayer(nn.Module):
 
 
 class Wav2Vec2Encoder(nn.Module):
-    """(B, T, D) -> (B, T, D). `norm_first`: norms before each part of a layer and one behind the last layer,
-    as AV-HuBERT was trained; else norms behind each part, and that one before the first layer.
+    """(B, T, D) -> (B, T, D). `norm_first`: norms before each part of a layer and one after the last layer,
+    as AV-HuBERT was trained; else norms after each part, and that one before the first layer.
     """
 
     def __init__(

@@ -74,3 +74,8 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """bf16 autocast on `device` where `precision` is "bf16", plain float32 where it is "fp32"."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         yield
+
+
+def uses_plain_torch() -> bool:
+    """Whether PLAIN_TORCH=1 in the environment asks for torch's public interface only, where it is slower."""
+    return os.environ.get("PLAIN_TORCH", "0") not in ("", "0")

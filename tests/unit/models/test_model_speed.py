@@ -53,6 +53,16 @@ def test_checkpointed_activations_give_the_same_gradients_and_statistics(encoder
     assert set(counts) == {1}
 
 
+def test_torchs_own_checkpointing_gives_the_same_numbers_as_clip_by_clip(monkeypatch):
+    batch = make_batch(4)
+    changes = {"video_encoder": "conv3d", "landmark_teacher": "random"}
+    plain = gradients(build(checkpoint_activations=False, **changes).train(), batch)
+    monkeypatch.setenv("PLAIN_TORCH", "1")
+    monkeypatch.setattr("models.beyond_masking.video.run_clip_by_clip", None)  # it is not used
+    model = build(checkpoint_activations=True, **changes).train()
+    torch.testing.assert_close(gradients(model, batch), plain, rtol=0, atol=0)
+
+
 def test_bf16_activations_stay_bf16_between_the_convolutions_and_give_the_same_numbers():
     results = []
     for pool in (None, torch.nn.MaxPool3d((1, 2, 2))):  # torch's own is in float32 under a CPU's autocast

@@ -1,0 +1,68 @@
+"""What a method inherits from models/method.py, and how judging asks for it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from loaders.batches.windows import DataConfig
+from models.judging.detector import JudgeConfig, LoadedDetector
+from models.method import Method, without_decay_of_vectors
+from tests.clip_factory import make_batch
+from tests.unit.models.beyond_masking.test_detector import build
+from tests.unit.models.mrdf.test_detector import small
+from utils.errors import CheckpointError
+from utils.types import DetectorOutput
+
+
+class Constant(nn.Module, Method):
+    """One logit for every clip: it sees, and hears nothing."""
+
+    inputs = modalities = frozenset({"video"})
+
+    def __init__(self):
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch):
+        return DetectorOutput(logits=self.logit.expand(len(batch.clip_ids)))
+
+
+def test_one_parameter_group_by_default_and_vectors_without_decay_on_request():
+    model = small()
+    (group,) = model.parameter_groups()
+    assert group["params"] == list(model.parameters())
+    decayed, rest = without_decay_of_vectors(model.parameter_groups())
+    assert "weight_decay" not in decayed
+    assert rest["weight_decay"] == 0.0
+    assert {p.ndim for p in rest["params"]} <= {0, 1}
+    assert len(decayed["params"]) + len(rest["params"]) == len(group["params"])
+    model.fusion.requires_grad_(False)
+    assert len(model.parameter_groups()[0]["params"]) == len(group["params"]) - 4
+
+
+def test_methods_without_published_weights_say_so():
+    assert Constant.released_fields({}, "x.pth") == {}
+    with pytest.raises(CheckpointError, match="no published weights"):
+        Constant().load_released({})
+
+
+@pytest.mark.parametrize("make", [build, small, lambda: small(mrdf_variant="avdf_ensemble")])
+def test_both_methods_give_an_embedding_of_each_clip(make):
+    output = make().eval()(make_batch(3, 10, seconds=0.4))
+    assert output.embedding.shape[0] == 3
+    assert output.embedding.ndim == 2
+
+
+@pytest.mark.parametrize(("modalities", "reasons"), [({"video"}, []), ({"video", "audio"}, ["no sound"])])
+def test_a_silent_video_is_no_reason_for_a_method_that_only_sees(modalities, reasons):
+    model = Constant()
+    model.modalities = frozenset(modalities)
+    detector = LoadedDetector(model, DataConfig(window_s=0.4), None, device=torch.device("cpu"))
+    boxes = np.full((25, 3), 200.0)
+    track = SimpleNamespace(has_face=np.ones(25, bool), face_boxes=boxes, num_frames=25)
+    video = SimpleNamespace(fps=25, silent=True)
+    assert detector._off_domain(track, video, JudgeConfig(), has_score=True) == reasons
+    assert detector._starts(1, 25.0, JudgeConfig()) == [0]  # a frame is enough
