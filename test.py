@@ -45,7 +45,7 @@ from models.judging.modes import choose_mode
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
 from models.method import check_config
 from preprocess.perturb.variants import RobustnessConfig
-from utils.config import first_look, opt, parse_sections, to_plain
+from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
 from utils.evaluation.metrics import require_both_classes
@@ -133,9 +133,6 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     model_type = restore.model_type_of(
         saved.get("train", {}).get("model", chosen["model"] or TestConfig.model)
     )
-    preset_name = chosen["preset"] or TestConfig.preset
-    if preset_name not in model_type.presets:
-        raise UsageError(f"unknown --preset {preset_name}; there are {', '.join(model_type.presets)}")
     groups: dict[str, type[Any]] = {
         "test": TestConfig,
         "workers": WorkerConfig,
@@ -144,14 +141,13 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         "split": SplitConfig,
         "robustness": RobustnessConfig,
     }
-    preset: dict[str, dict[str, Any]] = {}
+    layers: list[tuple[str, Sections]] = [("the checkpoint", saved)]
     if not saved:
         groups["model"] = model_type.config_type
-        preset = dict(model_type.presets[preset_name])
-        preset["model"] = preset.get("model", {}) | restore.released_fields(model_type, content, path)
-    configs = parse_sections(
-        __doc__, groups, ("the checkpoint", saved), (f"preset {preset_name}", preset), argv=argv
-    )
+        origin, preset = restore.preset_layer(model_type, chosen["preset"] or TestConfig.preset)
+        told = restore.released_fields(model_type, content, path)
+        layers.append((origin, {**preset, "model": {**preset.get("model", {}), **told}}))
+    configs = parse_sections(__doc__, groups, *layers, argv=argv)
     test = configs["test"]
     bare = None if saved else model_type(configs.pop("model"))
     model = restore.restore_model(content, test.checkpoint, bare)

@@ -17,7 +17,7 @@ from models.menu import MODELS
 from models.method import Method
 from utils.checkpoint.files import load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
-from utils.config import from_args
+from utils.config import Sections, from_args
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import Decision
 
@@ -28,8 +28,15 @@ SMALL_MODEL = 10_000  # calls of torch
 def model_type_of(name: str) -> type[Method]:
     """The class of a method. Raises UsageError for an unknown name."""
     if not isinstance(name, str) or name not in MODELS:
-        raise UsageError(f"unknown model {name}; there are {', '.join(sorted(MODELS))}")
+        raise UsageError(f"unknown --model {name}; there are {', '.join(sorted(MODELS))}")
     return MODELS[name]
+
+
+def preset_layer(model_type: type[Method], name: str) -> tuple[str, Sections]:
+    """(origin, {flag group: {flag: value}}) of a preset. Raises UsageError if there is no such preset."""
+    if name not in model_type.presets:
+        raise UsageError(f"unknown --preset {name}; there are {', '.join(model_type.presets)}")
+    return f"preset {name}", model_type.presets[name]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -35,6 +35,20 @@ def opt(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
+def require_above(config: Any, bound: float, *names: str) -> None:
+    """Raise ValueError, for a config's __post_init__, unless all of these fields are > `bound`."""
+    for name in names:
+        if getattr(config, name) <= bound:
+            raise ValueError(f"{name} must be > {bound}, got {getattr(config, name)}")
+
+
+def require_at_least(config: Any, bound: float, *names: str) -> None:
+    """Raise ValueError, for a config's __post_init__, unless all of these fields are >= `bound`."""
+    for name in names:
+        if getattr(config, name) < bound:
+            raise ValueError(f"{name} must be >= {bound}, got {getattr(config, name)}")
+
+
 def _field_type(config_type: type[Any], name: str) -> tuple[type, bool, bool]:
     """(element type, is a tuple, may be None) of a field."""
     hint = typing.get_type_hints(config_type)[name]

@@ -90,7 +90,7 @@ def test_resuming_with_another_configuration_is_refused(prepared_root, unbroken,
     assert (run_dir / "last.pt").read_bytes() == (unbroken / "last.pt").read_bytes()
     result = train(prepared_root, run_dir)
     assert result.returncode == 2
-    assert "holds a run already" in result.stderr
+    assert "already holds a run" in result.stderr
 
 
 def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken, tmp_path):

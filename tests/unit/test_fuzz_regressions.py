@@ -122,7 +122,7 @@ def test_a_config_that_is_none_is_refused(tmp_path, content):
 
 def test_a_section_that_a_run_did_not_have_is_a_difference():
     with pytest.raises(UsageError, match="--seed was None, is 1"):
-        require_same({}, {"train": {"seed": 1}}, set())
+        require_same({}, {"train": {"seed": 1}})
 
 
 @pytest.mark.parametrize(

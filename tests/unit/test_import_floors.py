@@ -17,8 +17,8 @@ MAY_IMPORT = {
     "utils/__init__.py": ("utils/run/memory.py",),
     "utils/media": GROUND,
     "utils/clip": (*GROUND, "utils/media"),
-    "utils/run": GROUND,
     "utils/checkpoint": GROUND,
+    "utils/run": (*GROUND, "utils/checkpoint"),  # it saves
     "utils/evaluation": (*GROUND, "utils/run"),
     "utils/report": ("utils",),
     "models/blocks": (*GROUND, "utils/checkpoint"),

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.config import Sections
 from utils.errors import UsageError
 from utils.names import brief, parse_json
 
-Sections = Mapping[str, Mapping[str, Any]]
+# what may differ between a run and its resumption
+RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
+RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile", "save_every_steps", "keep_checkpoints"}
+RESUMABLE |= {"max_bad_clips", "loader_timeout_s"}
 
 
 def read_run_config(path: Path) -> dict[str, dict[str, Any]]:
@@ -25,20 +29,21 @@ def read_run_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def require_known(saved: Sections, groups: Mapping[str, type], path: Path | None) -> None:
-    """Raise UsageError if a section has a value that none of its dataclass's fields takes."""
+    """Raise UsageError if a section has a value that no flag takes; "train" also holds the loop's."""
     for name, section in saved.items():
-        known = {field.name for field in dataclasses.fields(groups[name])} if name in groups else set()
+        kinds = [groups[key] for key in (name, *(("loop",) if name == "train" else ())) if key in groups]
+        known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
         if unknown := section.keys() - known:
             raise UsageError(f"{path}: unknown {name} value {', '.join(map(brief, sorted(unknown)))}")
 
 
-def require_same(saved: Sections, now: Sections, may_differ: set[str]) -> None:
+def require_same(saved: Sections, now: Sections) -> None:
     """Raise UsageError that names the fields in which a resumed run would differ from what it was."""
     changed = [
         f"--{name} was {brief(saved.get(section, {}).get(name))}, is {brief(value)}"
         for section, values in now.items()
         for name, value in values.items()
-        if name not in may_differ and saved.get(section, {}).get(name) != value
+        if name not in RESUMABLE and saved.get(section, {}).get(name) != value
     ]
     if changed:
         raise UsageError(

@@ -153,7 +153,7 @@ def _with_tensors(record: Any, tensors: Iterator[Tensor], **changes: Any) -> Any
         return next(tensors)
     if isinstance(record, Mapping):
         return {name: _with_tensors(value, tensors) for name, value in record.items()}
-    if not dataclasses.is_dataclass(record):
+    if not dataclasses.is_dataclass(record) or isinstance(record, type):
         return record
     fields = [field.name for field in dataclasses.fields(record) if field.init and field.name not in changes]
     values = {name: _with_tensors(getattr(record, name), tensors) for name in fields}

@@ -17,10 +17,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from utils.checkpoint.files import newest_checkpoint
+from utils.config import Sections
 from utils.errors import CheckpointError, UsageError
 from utils.names import brief
 from utils.run import distributed
-from utils.run.config_file import Sections, require_same
+from utils.run.config_file import require_same
 
 STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler",
          "best_value", "epochs_since_best", "progress", "random"}  # fmt: skip
@@ -102,7 +104,8 @@ class TrainingState:
 
 def _random_state(device: torch.device) -> dict[str, Any]:
     """Python's, NumPy's and torch's generators as tensors and plain values."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global one, from which others may draw)
+    state: Any = np.random.get_state()  # noqa: NPY002 (third-party code may use the global generator)
+    name, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
@@ -121,7 +124,7 @@ def _restore_random_state(state: Mapping[str, Any], device: torch.device) -> Non
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def require_state(path: Path, saved: Mapping[str, Any], config: Sections, may_differ: set[str]) -> None:
+def require_state(path: Path, saved: Mapping[str, Any], config: Sections) -> None:
     """Raise CheckpointError if a checkpoint holds no state of a run, UsageError if it is another run's."""
     if missing := sorted(STATE - saved.keys()):
         raise CheckpointError(
@@ -132,7 +135,24 @@ def require_state(path: Path, saved: Mapping[str, Any], config: Sections, may_di
         section: {name: value for name, value in values.items() if name in before.get(section, {})}
         for section, values in config.items()
     }
-    require_same(before, asked, may_differ)
+    require_same(before, asked)
+
+
+def saved_state(run_dir: Path, config: Sections) -> dict[str, Any]:
+    """What --resume continues: the newest whole last.pt. Raises UsageError if there is none, or if it is
+    another run's, CheckpointError if it cannot be read.
+    """
+    found = newest_checkpoint(run_dir / "last.pt")
+    if not found:
+        raise UsageError(f"{run_dir / 'last.pt'}: there is nothing to resume; start without --resume")
+    require_state(*found, config)
+    return found[1]
+
+
+def require_no_run(run_dir: Path) -> None:
+    """Raise UsageError if a run has saved a checkpoint in its folder."""
+    if any(run_dir.glob("last*.pt")):
+        raise UsageError(f"{run_dir} already holds a run: --resume continues it, or choose another --run_dir")
 
 
 class StopRequest:

@@ -1,4 +1,4 @@
-"""One epoch of training, in one process or several, and what its steps are made of."""
+"""What the steps of a training are made of, in one process or several."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.optim.lr_scheduler import LambdaLR
 
 from utils.errors import FrameworkError
 from utils.run import distributed
-from utils.run.device import autocast
-from utils.run.log import RunLog
-from utils.run.resume import TrainingState
+from utils.run.loop_config import LoopConfig
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
@@ -71,9 +69,11 @@ def parallel(step: TrainingStep) -> nn.Module:
 
 
 def shares_gradients(step: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:
-    """The context of a forward and backward pass after which the processes share gradients, or do not yet."""
-    is_parallel = isinstance(step, nn.parallel.DistributedDataParallel)
-    return step.no_sync() if is_parallel and not now else contextlib.nullcontext()
+    """Context of a forward and backward pass, after which processes share gradients (`now`) or not yet."""
+    if isinstance(step, nn.parallel.DistributedDataParallel) and not now:
+        context: contextlib.AbstractContextManager[None] = step.no_sync()
+        return context
+    return contextlib.nullcontext()
 
 
 def learning_rate_factor(schedule: str, warmup_steps: float, total_steps: int) -> Callable[[int], float]:
@@ -88,6 +88,22 @@ def learning_rate_factor(schedule: str, warmup_steps: float, total_steps: int) -
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return factor
+
+
+def make_optimizer(
+    config: LoopConfig, groups: list[dict[str, Any]], steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time."""
+    optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer](
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    factor = learning_rate_factor(
+        config.schedule, config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+    )
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 class WaitingTime:
@@ -144,75 +160,3 @@ class StepReader:
             numbers = dict(zip(names, copy.tolist(), strict=True))
             require_finite(numbers, clip_ids)
             yield numbers | known
-
-
-def train_epoch(
-    step: nn.Module,
-    state: TrainingState,
-    batches: Any,
-    run_log: RunLog,
-    *,
-    precision: str,
-    accumulate_steps: int,
-    max_grad_norm: float,
-    after_step: Callable[[Callable[[], None]], bool],
-) -> dict[str, float] | None:
-    """The rest of one pass over the training clips, from `state.progress` on, which is kept up to date.
-
-    Returns the mean of every loss term over the whole epoch; None if `after_step`, called after every step
-    but the epoch's last, said that training stops here. It is given a function that brings `progress` and
-    the curves up to date, to be called before they are saved. `batches`: a loader whose `batch_sampler` is a
-    loaders.batches.samplers.TrainingBatches. Gradients are clipped to `max_grad_norm`, 0 = not.
-    """
-    optimizer, scheduler, progress, device = state.optimizer, state.scheduler, state.progress, state.device
-    batches.batch_sampler.first_step = progress.step
-    step.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    num_parts, num_steps = accumulate_steps, batches.batch_sampler.num_steps
-    reader, part_terms = StepReader(device), []
-    start, num_clips, step_ids = time.monotonic(), 0, ()
-    waiting = WaitingTime(batches)
-    bar = tqdm(
-        waiting, f"epoch {progress.epoch}", len(batches), leave=False, unit="batch",
-        disable=not distributed.is_main(),
-    )  # fmt: skip
-
-    def record(finished: list[dict[str, float]]) -> None:
-        for numbers in finished:
-            run_log.train_step(numbers)
-            for name in terms:
-                progress.sums[name] = progress.sums.get(name, 0.0) + numbers[name]
-            rate = num_clips / (time.monotonic() - start)
-            bar.set_postfix(loss=f"{numbers['total']:.3f}", clips_per_s=f"{rate:.1f}")
-
-    for number, batch in enumerate(bar, start=1):
-        is_last_part = number % num_parts == 0
-        batch, clip_ids = distributed.pad_to_longest(batch)
-        batch = batch.to(device)
-        with shares_gradients(step, now=is_last_part):
-            with autocast(device, precision):
-                terms = step(batch, clip_ids)
-            (terms["total"] / num_parts).backward()
-        part_terms.append({name: value.detach() for name, value in terms.items()})
-        step_ids += clip_ids
-        if not is_last_part:
-            continue
-        grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf, error_if_nonfinite=False)
-        num_clips += len(step_ids)
-        means = {name: sum(part[name] for part in part_terms) / num_parts for name in terms}
-        rate = {"learning_rate": scheduler.get_last_lr()[0]}
-        record(reader.submit(means | {"grad_norm": grad_norm}, step_ids, rate))
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        part_terms, step_ids = [], ()
-        progress.step += 1
-        if progress.step < num_steps and after_step(lambda: record(reader.flush())):
-            return None
-    record(reader.flush())
-    seconds = time.monotonic() - start
-    share = waiting.seconds / seconds
-    log.info("epoch %d: %d clips, %.1f clips/s, data wait %.1f %%",
-             progress.epoch, num_clips, num_clips / seconds, 100 * share)  # fmt: skip
-    run_log.curves({"speed/data_wait": share}, run_log.step - 1)
-    return {f"train_{name}": value / num_steps for name, value in progress.sums.items()}

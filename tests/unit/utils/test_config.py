@@ -78,6 +78,7 @@ def test_a_flag_without_effect_is_an_error():
 def test_presets_name_fields_that_exist_and_no_two_groups_share_one(name):
     groups = {
         "train": train.TrainConfig,
+        "loop": train.LoopConfig,
         "workers": train.WorkerConfig,
         "data": train.DataConfig,
         "listing": train.ListingConfig,
@@ -89,12 +90,13 @@ def test_presets_name_fields_that_exist_and_no_two_groups_share_one(name):
     assert len(names) == len(set(names))
     for preset in MODELS[name].presets.values():
         for group, values in preset.items():
-            assert values.keys() <= {field.name for field in fields(groups[group])}
+            kinds = [groups[group], *([groups["loop"]] if group == "train" else [])]
+            assert values.keys() <= {field.name for kind in kinds for field in fields(kind)}
 
 
 def test_the_released_preset_reaches_every_group():
     config = train.parse_args(["--preset", "released"])
-    assert (config.train.optimizer, config.train.select_by, config.train.precision) == (
+    assert (config.loop.optimizer, config.loop.select_by, config.loop.precision) == (
         "adam",
         "val_loss",
         "fp32",
@@ -108,7 +110,7 @@ def test_the_released_preset_reaches_every_group():
 
 
 def test_an_explicit_flag_wins_over_the_preset():
-    assert train.parse_args(["--preset", "released", "--optimizer", "adamw"]).train.optimizer == "adamw"
+    assert train.parse_args(["--preset", "released", "--optimizer", "adamw"]).loop.optimizer == "adamw"
 
 
 def test_several_groups_become_several_configs():

@@ -1,0 +1,58 @@
+"""The flags of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.config import opt, require_above, require_at_least
+from utils.run.device import PRECISIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """utils/run/loop_config.py: optimisation, from the first epoch to the last."""
+
+    epochs: int = opt(30, "passes over the training clips")
+    learning_rate: float = opt(1e-4, "peak learning rate")
+    optimizer: str = opt("adamw", "optimiser", choices=("adamw", "adam"))
+    weight_decay: float = opt(0.01, "weight decay")
+    schedule: str = opt("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
+    max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
+    precision: str = opt(
+        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
+    )
+    balance: str = opt(
+        "label",
+        "draw equally many training clips of each class: real and fake, or the data set's categories",
+        choices=("none", "label", "category"),
+    )
+    select_by: str = opt(
+        "val_auc", "metric that decides which epoch is the best", choices=("val_auc", "val_loss")
+    )
+    patience: int = opt(10, "stop after this many epochs without a better one; 0 = never")
+    decision_fpr: float = opt(
+        0.01, "target error rate on validation clips: reals called fake, and fakes called real"
+    )
+    accumulate_steps: int = opt(
+        1,
+        "split each step into N micro-batches (gradient accumulation): less memory; batch norm, contrastive "
+        "pairs and means over frames then see one micro-batch",
+    )
+    compile: bool = opt(
+        False,
+        "torch.compile the model: faster steps after some minutes; needs a C++ compiler, on a GPU Triton",
+    )
+    sync_batch_norm: bool = opt(
+        True, "under torchrun, compute batch norm over the clips of all processes, as a single process does"
+    )
+    seed: int = opt(42, "seed of weights, order and windows")
+    device: str = opt(
+        "auto", "auto, cpu, cuda or cuda:N; auto = cuda if available; each process takes its own GPU"
+    )
+
+    def __post_init__(self) -> None:
+        require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr")
+        require_at_least(self, 0, "seed", "warmup_epochs", "max_grad_norm", "patience", "weight_decay")
+        if self.decision_fpr >= 0.5:
+            raise ValueError(f"decision_fpr must be < 0.5, got {self.decision_fpr}")

@@ -1,0 +1,192 @@
+"""A training run while it lives: where it is, what it logs and saves, and when it stops."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.checkpoint.files import save_checkpoint
+from utils.run import distributed
+from utils.run.bad_clips import BadClips
+from utils.run.log import RunLog
+from utils.run.loop_config import LoopConfig
+from utils.run.resume import Progress, StopRequest, TrainingState
+from utils.run.seed import seed_everything
+from utils.run.training import StepReader, WaitingTime, shares_gradients
+from utils.types import ClipBatch
+
+log = logging.getLogger("train")
+NOT_TERMS = ("grad_norm", "learning_rate")  # of a step's numbers: those that are not loss terms
+
+
+class TrainingLoader(Protocol):
+    """What a run reads: see loaders.batches.data_loader.training_loader."""
+
+    batch_sampler: Any  # a TrainingBatches, with `first_step`, `num_steps` and the sampler that has `epoch`
+    bad_clips: BadClips
+
+    def __iter__(self) -> Iterator[ClipBatch]: ...
+    def __len__(self) -> int: ...
+
+
+class Run:
+    """Everything of a training that is not its mathematics; train.py's loop shows the order of the calls.
+
+    `known`: what every checkpoint repeats of the run (config, environment, split_checksums).
+    """
+
+    is_step: bool  # the current batch is the last part of its step
+    clip_ids: tuple[str, ...]  # of the current batch, over all processes
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: LoopConfig,
+        state: TrainingState,
+        step: nn.Module,
+        loader: TrainingLoader,
+        request: StopRequest,
+        known: Mapping[str, Any],
+        *,
+        save_every_steps: int,
+        keep_checkpoints: int,
+    ) -> None:
+        self.run_dir, self.config, self.state, self.step, self.loader = run_dir, config, state, step, loader
+        self.request, self.known = request, known
+        self.save_every_steps, self.keep_checkpoints = save_every_steps, keep_checkpoints
+        self.bad_clips = loader.bad_clips
+        self.num_steps: int = loader.batch_sampler.num_steps
+        self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        done = self.progress.epoch * self.num_steps + self.progress.step
+        self.log = RunLog(run_dir, first_step=done, num_epochs=self.progress.epoch)
+
+    @property
+    def progress(self) -> Progress:
+        """The next step to compute."""
+        return self.state.progress
+
+    def epochs(self) -> Iterator[int]:
+        """Numbers of the epochs that are left, one that was begun included. Ends early on a signal, or after
+        `patience` epochs without a better one.
+        """
+        while self.progress.epoch < self.config.epochs and not self.request.heard():
+            if self.config.patience and self.state.best.epochs_since >= self.config.patience:
+                log.info(
+                    "stopped: %d epochs without a better %s",
+                    self.state.best.epochs_since,
+                    self.config.select_by,
+                )
+                return
+            if self.progress.step == 0:
+                seed_everything(self.config.seed, self.progress.epoch + 1, distributed.rank())
+            self.loader.batch_sampler.sampler.epoch = self.bad_clips.epoch = self.progress.epoch
+            yield self.progress.epoch
+
+    def batches(self) -> Iterator[ClipBatch]:
+        """This process's batches for the rest of the epoch, on the device; sets `is_step` and `clip_ids`.
+
+        Processes share gradients in a step's last part only.
+        """
+        self.loader.batch_sampler.first_step = self.progress.step
+        self.step.train()
+        self._reader, self._start, self._num_clips = StepReader(self.state.device), time.monotonic(), 0
+        self._part_terms: list[dict[str, Tensor]] = []
+        self._step_ids: tuple[str, ...] = ()
+        waiting = WaitingTime(self.loader)
+        self._bar = tqdm(waiting, f"epoch {self.progress.epoch}", len(self.loader), leave=False,
+                         unit="batch", disable=not distributed.is_main())  # fmt: skip
+        for number, batch in enumerate(self._bar, start=1):
+            self.is_step = number % self.config.accumulate_steps == 0
+            padded, self.clip_ids = distributed.pad_to_longest(batch)
+            with shares_gradients(self.step, now=self.is_step):
+                yield padded.to(self.state.device)
+        self._record(self._reader.flush())
+        seconds = time.monotonic() - self._start
+        share = waiting.seconds / seconds
+        log.info("epoch %d: %d clips, %.1f clips/s, data wait %.1f %%",
+                 self.progress.epoch, self._num_clips, self._num_clips / seconds, 100 * share)  # fmt: skip
+        self.log.curves({"speed/data_wait": share}, self.log.step - 1)
+        distributed.same_buffers(self.state.model)
+
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        """Add the gradients of a batch: of its share of the step's loss."""
+        (terms["total"] / self.config.accumulate_steps).backward()
+        self._part_terms.append({name: value.detach() for name, value in terms.items()})
+        self._step_ids += self.clip_ids
+
+    def optimize(self) -> None:
+        """Clip the gradients, log the step's numbers, and move weights and learning rate one step on."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
+        first, *later = self._part_terms
+        means = {
+            name: sum((part[name] for part in later), value) / self.config.accumulate_steps
+            for name, value in first.items()
+        }
+        self._num_clips += len(self._step_ids)
+        rate = {"learning_rate": float(self.state.scheduler.get_last_lr()[0])}
+        self._record(self._reader.submit(means | {"grad_norm": norm}, self._step_ids, rate))
+        self.state.optimizer.step()
+        self.state.scheduler.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        self._part_terms, self._step_ids = [], ()
+        self.progress.step += 1
+
+    def must_stop(self) -> bool:
+        """Whether a signal stops the run within the epoch. Saves then, and every `save_every_steps` steps."""
+        if self.progress.step >= self.num_steps:
+            return False  # the end of the epoch saves
+        due = self.save_every_steps and self.progress.step % self.save_every_steps == 0
+        stop = self.request.heard()
+        if due or stop:
+            self._record(self._reader.flush())
+            self._save_last({})
+        return bool(stop)
+
+    def end_epoch(self, validation: Mapping[str, float], result: Mapping[str, Any]) -> None:
+        """Log the epoch's row and save last.pt with `result`, and best.pt if no epoch before was better."""
+        row = {f"train_{name}": value / self.num_steps for name, value in self.progress.sums.items()}
+        row |= {**validation, "bad_clips": len(self.bad_clips.found)}
+        is_better = self.state.best.update(row[self.config.select_by])
+        self.log.epoch(self.progress.epoch, row)
+        log.info(
+            "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s",
+            self.progress.epoch, row["train_total"], row["val_loss"], row["val_auc"], row["val_eer"],
+            ", best so far" if is_better else "",
+        )  # fmt: skip
+        self.state.progress = Progress(epoch=self.progress.epoch + 1)
+        if is_better and distributed.is_main():
+            weights = {"model": self.state.model.state_dict()}
+            save_checkpoint(self.run_dir / "best.pt", {**self.known, **result, **weights})
+        self._save_last(result)
+
+    def close(self) -> None:
+        """Close the log, and say which epoch was the best."""
+        self.log.close()
+        if self.state.best.value is None:
+            log.info("no epoch has ended yet: there is no best.pt")
+        else:
+            best = self.run_dir / "best.pt"
+            log.info("best %s %.4f, checkpoint %s", self.config.select_by, self.state.best.value, best)
+
+    def _save_last(self, result: Mapping[str, Any]) -> None:
+        self.log.flush()
+        self.bad_clips.share()
+        content = {**self.known, **self.state.as_plain(), "bad_clips": self.bad_clips.found, **result}
+        if distributed.is_main():
+            save_checkpoint(self.run_dir / "last.pt", content, keep_older=self.keep_checkpoints - 1)
+
+    def _record(self, finished: list[dict[str, float]]) -> None:
+        """Bring curves, sums over the epoch and progress bar up to date."""
+        for numbers in finished:
+            self.log.train_step(numbers)
+            for name in [name for name in numbers if name not in NOT_TERMS]:
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + numbers[name]
+            rate = self._num_clips / (time.monotonic() - self._start)
+            self._bar.set_postfix(loss=f"{numbers['total']:.3f}", clips_per_s=f"{rate:.1f}")
