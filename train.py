@@ -117,11 +117,12 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     """The run's configuration. Raises UsageError for contradictions; exits with 2 on unknown flags."""
     chosen = first_look(argv, "model", "preset", "config", "run_dir", "resume")
     file = Path(chosen["config"]) if chosen["config"] else None
-    if (chosen["resume"] or "no").lower() not in {"false", "0", "no", "off"}:
-        file = file or Path(chosen["run_dir"] or TrainConfig.run_dir) / "config.json"
+    if not file and (chosen["resume"] or "no").lower() not in {"false", "0", "no", "off"}:
+        file = Path(chosen["run_dir"] or TrainConfig.run_dir) / "config.json"
     saved = read_run_config(file) if file else {}
     before = saved.get("train", {})
-    model_type = model_type_of(chosen["model"] or before.get("model", TrainConfig.model))
+    model = chosen["model"] or before.get("model", TrainConfig.model)
+    model_type, loss_type = model_type_of(model), LOSSES[model]
     preset = chosen["preset"] or before.get("preset", TrainConfig.preset)
     if before.get("preset", preset) != preset:
         raise UsageError(
@@ -135,7 +136,7 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
         "listing": ListingConfig,
         "split": SplitConfig,
         "model": model_type.config_type,
-        "loss": LOSSES[chosen["model"] or before.get("model", TrainConfig.model)].config_type,
+        "loss": loss_type.config_type,
     }
     require_known(saved, groups, file)
     layers = [
@@ -169,15 +170,13 @@ def main() -> int:
 def start(config: RunConfig, device: torch.device) -> int:
     """Check what the run works on, describe it in its folder, and train. Returns the exit status."""
     train, run_dir = config.train, config.train.run_dir
-    saved = saved_state(run_dir, config.as_plain()) if train.resume else None
     if not train.resume:
         require_no_run(run_dir)
+    saved = saved_state(run_dir, config.as_plain()) if train.resume else None
     if not train.data_root:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
-    roots = dict(zip(train.dataset, train.data_root, strict=True))
-    parts = load_parts(
-        roots, config.listing, config.split, config.data.label_rule, allow_leaks=train.allow_leaks
-    )
+    roots, rule = dict(zip(train.dataset, train.data_root, strict=True)), config.data.label_rule
+    parts = load_parts(roots, config.listing, config.split, rule, allow_leaks=train.allow_leaks)
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
@@ -215,11 +214,12 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tupl
     model = MODELS[train.model](config.model)
     assert isinstance(model, nn.Module)  # every method is one
     model.to(device)
-    criterion = LOSSES[train.model](config.loss).to(device)
+    criterion: nn.Module = LOSSES[train.model](config.loss).to(device)
     groups = [*model.parameter_groups(), {"params": [p for p in criterion.parameters() if p.requires_grad]}]
-    num_parameters = sum(p.numel() for p in model.parameters())
-    num_trained = sum(p.numel() for group in groups for p in group["params"])
-    log.info("%s: %d parameters, %d trained", train.model, num_parameters, num_trained)
+    sizes = [
+        sum(p.numel() for p in params) for params in (model.parameters(), *(g["params"] for g in groups))
+    ]
+    log.info("%s: %d parameters, %d trained", train.model, sizes[0], sum(sizes[1:]))
     if world_size() > 1 and loop.sync_batch_norm:
         synchronize_batch_norm(model, device)
     if loop.compile:
@@ -261,8 +261,7 @@ def fit(
     val_loader = evaluation_loader(clips["val"], config.data, workers, bad_clips=bad_clips, **needs)
     about = f"{workers.resolved_workers} loader workers, {workers.resolved_prefetch} batches ahead"
     log.info("device %s, precision %s, %d process(es), each with %s", device, precision, world_size(), about)
-    batches: Any = loader.batch_sampler
-    step, state = build(config, batches.num_steps, device)
+    step, state = build(config, loader.batch_sampler.num_steps, device)
     if saved:
         state.restore(saved)
         log.info("resumed before step %d of epoch %d", state.progress.step, state.progress.epoch)

@@ -1,9 +1,14 @@
-"""The menu of objectives, with exactly the keys of MODELS. Each has `config_type` (its flags)."""
+"""The menu of objectives, with exactly the keys of MODELS: name -> nn.Module, called (output, batch) -> terms.
+
+Each class has `config_type`, the dataclass of its flags, and is built from one: Loss(config).
+"""
+
+from typing import Any
 
 from losses.beyond_masking import BeyondMaskingLoss
 from losses.mrdf import MrdfLoss
 
-LOSSES = {
+LOSSES: dict[str, Any] = {  # classes; what they share is said above
     "beyond_masking": BeyondMaskingLoss,
     "mrdf": MrdfLoss,
 }
