@@ -130,9 +130,8 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     for name in ("model", "preset"):
         if saved and chosen[name]:
             raise UsageError(f"--{name} is for bare state_dicts: {path} holds its own configuration")
-    model_type = restore.model_type_of(
-        saved.get("train", {}).get("model", chosen["model"] or TestConfig.model)
-    )
+    method = saved.get("train", {}).get("model", chosen["model"] or TestConfig.model)
+    model_type = restore.model_type_of(method)
     groups: dict[str, type[Any]] = {
         "test": TestConfig,
         "workers": WorkerConfig,
@@ -177,12 +176,7 @@ def evaluate_dataset(
     listing = DATASETS[name](data_root, evaluation.listing)
     trained = evaluation.trained_checksums
     split = split_of_run(
-        listing,
-        evaluation.split,
-        test.checkpoint,
-        trained,
-        datasets=test.dataset,
-        all_clips=test.split == "all",
+        listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
     )
     for line in summarize(listing, split.split_of) + split.describe_dropped():
         log.info(line)
@@ -257,8 +251,7 @@ def write_results(
 
 
 def main() -> int:
-    mode = choose_mode(sys.argv[1:])
-    return mode() if mode else run_evaluation()
+    return (choose_mode(sys.argv[1:]) or run_evaluation)()
 
 
 def run_evaluation() -> int:

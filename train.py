@@ -125,9 +125,7 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     model_type, loss_type = model_type_of(model), LOSSES[model]
     preset = chosen["preset"] or before.get("preset", TrainConfig.preset)
     if before.get("preset", preset) != preset:
-        raise UsageError(
-            f"{file} was made with --preset {before['preset']}; give either --preset or --config"
-        )
+        raise UsageError(f"{file} was made with --preset {before['preset']}: give --preset or --config")
     groups: dict[str, type[Any]] = {
         "train": TrainConfig,
         "loop": LoopConfig,
@@ -139,13 +137,9 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
         "loss": loss_type.config_type,
     }
     require_known(saved, groups, file)
-    layers = [
-        (
-            origin,
-            {**values, "loop": values.get("train", {})},
-        )  # config.json and presets keep both in one section
-        for origin, values in ((str(file), saved), preset_layer(model_type, preset))
-    ]
+    # config.json and presets hold the flags of the loop under "train"
+    sources = ((str(file), saved), preset_layer(model_type, preset))
+    layers = [(origin, {**values, "loop": values.get("train", {})}) for origin, values in sources]
     config = RunConfig(**parse_sections(__doc__, groups, *layers, argv=argv))
     check_config(model_type, config.as_plain())
     if config.train.resume:

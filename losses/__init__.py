@@ -1,4 +1,4 @@
-"""The menu of objectives, with exactly the keys of MODELS: name -> nn.Module, called (output, batch) -> terms.
+"""The menu of objectives, with the keys of MODELS: name -> nn.Module, called (output, batch) -> terms.
 
 Each class has `config_type`, the dataclass of its flags, and is built from one: Loss(config).
 """

@@ -53,8 +53,8 @@ def split_of_run(
     config: SplitConfig,
     checkpoint: Path,
     checksums: Mapping[str, str],
-    *,
     datasets: Sequence[str],
+    *,
     all_clips: bool,
 ) -> Split:
     """The split that `checkpoint` was trained with, from `splits/` next to it; else the one of the flags.
