@@ -10,6 +10,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.clip.sound import read_waveform
@@ -20,7 +21,7 @@ BELOW_LOUD_DB = 40.0  # quieter than the loud part by more than this: silence
 DIGITAL_SILENCE_DB = -80.0  # relative to full scale: about three steps of 16 bits
 
 
-def block_levels_db(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+def block_levels_db(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> npt.NDArray[np.float64]:
     """RMS level of each block of 10 ms, (num_blocks,) dB relative to full scale; an incomplete last block is
     left out, a sound of zeros has -120 dB.
     """
@@ -29,7 +30,7 @@ def block_levels_db(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     return 10 * np.log10(np.maximum((blocks**2).mean(axis=1), 1e-12))
 
 
-def leading_silence_s(levels_db: np.ndarray) -> float:
+def leading_silence_s(levels_db: npt.NDArray[np.float64]) -> float:
     """Seconds before the first block that comes within 40 dB of the loud part, in steps of 10 ms.
 
     0 for a sound that is silent throughout: it has no leading part, and nothing would be left of it.
@@ -42,7 +43,7 @@ def leading_silence_s(levels_db: np.ndarray) -> float:
     return float(np.argmax(levels_db > loud_db - BELOW_LOUD_DB)) * BLOCK_S
 
 
-def leading_digital_silence_s(levels_db: np.ndarray) -> float:
+def leading_digital_silence_s(levels_db: npt.NDArray[np.float64]) -> float:
     """Seconds before the first block above -80 dB of full scale: what an encoder or a tool put there."""
     heard = levels_db > DIGITAL_SILENCE_DB
     return float(np.argmax(heard)) * BLOCK_S if heard.any() else 0.0

@@ -1,6 +1,4 @@
-"""MFCC on the device, in batch, equal to librosa's numbers (Slaney mel, power, dB with top_db 80, ortho
-DCT-II).
-"""
+"""MFCC in batches on the device, equal to librosa's (Slaney mel, power, dB with top_db 80, ortho DCT-II)."""
 
 from __future__ import annotations
 

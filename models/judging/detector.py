@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -254,8 +255,8 @@ class LoadedDetector:
         return sorted({*range(0, last, stride), last})
 
     def _frame_probs(
-        self, starts: Sequence[int], logits: np.ndarray, track: TrackClip, fps: float
-    ) -> np.ndarray:
+        self, starts: Sequence[int], logits: npt.NDArray[np.float64], track: TrackClip, fps: float
+    ) -> npt.NDArray[np.float64]:
         """Per frame the calibrated P(fake) of the mean logit of the windows that cover it."""
         length = round(self.data.window_s * fps)
         sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
@@ -268,7 +269,7 @@ class LoadedDetector:
         return probs
 
     @torch.no_grad()
-    def _forward(self, window: ClipWindow) -> np.ndarray:
+    def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
         """(3,) logits of a window: clip, picture, sound; NaN where the method has no such head."""
         batch = Collate(self.data.video_fps)([window]).to(self.device)
         with autocast(self.device, self.precision):

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
@@ -59,7 +60,9 @@ def region_map(score: Score, dataset: ClipDataset, starts: Sequence[int], fps: F
     return {name: float(np.mean(values)) for name, values in falls.items()}
 
 
-def blur_region(video: np.ndarray, landmarks: np.ndarray, region: str) -> np.ndarray:
+def blur_region(
+    video: npt.NDArray[np.uint8], landmarks: npt.NDArray[np.float32], region: str
+) -> npt.NDArray[np.uint8]:
     """(T, H, W, 3) with a region of the face blurred, frame by frame; frames without landmarks stay."""
     video = video.copy()
     for frame, points in zip(video, landmarks, strict=True):

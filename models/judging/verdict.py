@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from utils.evaluation.decision import FAKE, REAL, UNDECIDED
 
@@ -40,7 +41,7 @@ class FaceVerdict:
     segments: list[Segment]
     lag_curve: dict[str, list[float]] | None  # "delay_s" of the sound -> "logit"
     regions: dict[str, float] | None  # face region -> how far the logit falls when it is blurred
-    frame_probs: np.ndarray  # (num_frames,) P(fake) per frame, NaN where no window covers it
+    frame_probs: npt.NDArray[np.float64]  # (num_frames,) P(fake) per frame, NaN where no window covers it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,9 @@ def join_verdicts(faces: list[FaceVerdict]) -> tuple[str, float | None, list[str
     return verdict, max(probs) if probs else None, modalities
 
 
-def find_segments(frame_probs: np.ndarray, threshold: float, fps: float, first_frame: int) -> list[Segment]:
+def find_segments(
+    frame_probs: npt.NDArray[np.float64], threshold: float, fps: float, first_frame: int
+) -> list[Segment]:
     """Runs of frames above the threshold, in seconds of the video."""
     above = np.concatenate([[False], np.nan_to_num(frame_probs, nan=-1.0) > threshold, [False]])
     edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
@@ -95,7 +98,7 @@ def find_segments(frame_probs: np.ndarray, threshold: float, fps: float, first_f
     ]
 
 
-def spans_without(covered: np.ndarray, fps: float, min_s: float) -> list[tuple[float, float]]:
+def spans_without(covered: npt.NDArray[np.bool_], fps: float, min_s: float) -> list[tuple[float, float]]:
     """(start, end) in seconds of the stretches of at least `min_s` where (T,) bool `covered` is False."""
     missing = np.concatenate([[False], ~covered, [False]])
     edges = np.flatnonzero(missing[1:] != missing[:-1]).reshape(-1, 2)

@@ -58,7 +58,7 @@ def test_torchs_own_checkpointing_gives_the_same_numbers_as_clip_by_clip(monkeyp
     changes = {"video_encoder": "conv3d", "landmark_teacher": "random"}
     plain = gradients(build(checkpoint_activations=False, **changes).train(), batch)
     monkeypatch.setenv("PLAIN_TORCH", "1")
-    monkeypatch.setattr("models.beyond_masking.video.run_clip_by_clip", None)  # it is not used
+    monkeypatch.setattr("models.beyond_masking.clip_by_clip.run_clip_by_clip", None)  # it is not used
     model = build(checkpoint_activations=True, **changes).train()
     torch.testing.assert_close(gradients(model, batch), plain, rtol=0, atol=0)
 
