@@ -1,5 +1,6 @@
-"""A frozen dataclass beside the code that uses it becomes a group of flags: one place for name, type, default
-and help.
+"""Configuration: a frozen dataclass next to the code that uses it becomes a group of flags.
+
+A field is the only place of a flag's name, type, default and help.
 
     @dataclass(frozen=True, kw_only=True)
     class LossConfig:
@@ -31,7 +32,7 @@ LARGEST_INT = 2**63 - 1  # of what NumPy and torch take
 
 
 def opt(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any:
-    """A dataclass field that is a flag: its default, what `--help` says of it, and its allowed values."""
+    """A dataclass field that is a flag: its default, its text in `--help`, and its allowed values."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
@@ -165,7 +166,7 @@ def add_config(parser: argparse.ArgumentParser, config_type: type[Any], name: st
 
 
 def _coerce(config_type: type[Any], name: str, value: Any, origin: str) -> Any:
-    """`value` as the field's type, or an error that says where the wrong one came from."""
+    """`value` as the field's type, or UsageError that says where the wrong one came from."""
     element, is_tuple, optional = _field_type(config_type, name)
 
     def one(item: Any) -> Any:

@@ -1,6 +1,4 @@
-"""Clips that turn out to be unreadable while a run is under way: so many of them are set aside, then it
-stops.
-"""
+"""Clips that turn out to be unreadable during a run: up to N are set aside, then the run stops."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ log = logging.getLogger(__name__)
 
 
 class BadClips:
-    """Up to `limit` clips that were set aside, and in which epoch each was found.
+    """Up to `limit` clips that were set aside, and the epoch in which each was found.
 
-    In training another clip stands in for one that cannot be read, in validation it gets no score; from the
-    next epoch on it is not drawn any more. What a run sees thus depends on the files alone, neither on the
-    speed of loader workers nor on where it was interrupted.
+    In training, another clip replaces one that cannot be read; in validation it gets no score. From the next
+    epoch on it is not drawn again. So what a run sees depends on the files alone, not on the speed of loader
+    workers nor on interruptions.
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -26,7 +24,7 @@ class BadClips:
         self.found: dict[str, int] = {}  # clip id -> epoch
 
     def add(self, clip_id: str, error: FrameworkError) -> None:
-        """Set a clip aside. Raises the error itself where none may be, DatasetError if there are too many."""
+        """Set a clip aside. Raises `error` if none may be, DatasetError if there are too many."""
         if clip_id in self.found:
             return
         if not self.limit:
@@ -36,24 +34,24 @@ class BadClips:
         self._require_within_limit()
 
     def share(self) -> None:
-        """Bring together what the processes of a run have found; all of them call it."""
+        """Merge what the processes of a run have found; all processes must call this."""
         if self.limit and distributed.world_size() > 1:
-            for clip_id, epoch in sorted(pair for found in distributed.gather_objects(self.found)
-                                         for pair in found.items()):  # fmt: skip
+            pairs = {pair for found in distributed.gather_objects(self.found) for pair in found.items()}
+            for clip_id, epoch in sorted(pairs):
                 self.found[clip_id] = min(epoch, self.found.get(clip_id, epoch))
             self._require_within_limit()
 
     def left_out(self) -> set[str]:
-        """Ids of the clips that this epoch does without from its beginning."""
+        """Ids of the clips that are left out from the beginning of this epoch."""
         return {clip_id for clip_id, epoch in self.found.items() if epoch < self.epoch}
 
     def restore(self, found: Mapping[str, int]) -> None:
-        """Take over what a checkpoint says was set aside."""
+        """Restore the clips that a checkpoint lists as set aside."""
         self.found = dict(found)
 
     def _require_within_limit(self) -> None:
         if len(self.found) > self.limit:
             raise DatasetError(
                 f"{len(self.found)} clips cannot be read, --max_bad_clips allows {self.limit}: "
-                f"{', '.join(sorted(self.found))}; look at them with preprocess.verify"
+                f"{', '.join(sorted(self.found))}; check them with preprocess.verify"
             )

@@ -18,7 +18,7 @@ RESUMABLE |= {"max_bad_clips", "loader_timeout_s"}
 
 
 def read_run_config(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections of a config.json, not yet checked against fields. Raises UsageError if it is none."""
+    """The sections of a config.json, not yet checked against fields. Raises UsageError for another file."""
     if not path.is_file():
         raise UsageError(f"{path}: no such configuration; is --run_dir a run, or --config a config.json?")
     try:

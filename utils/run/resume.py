@@ -1,4 +1,4 @@
-"""Going on where a run stopped: what last.pt holds beside the weights, and signals that ask a run to stop."""
+"""Resuming a run: what last.pt holds besides the weights, and signals that ask a run to stop."""
 
 from __future__ import annotations
 
