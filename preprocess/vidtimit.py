@@ -143,12 +143,12 @@ def frame_files(folder: Path) -> list[Path]:
 def read_frame(path: Path) -> npt.NDArray[np.uint8]:
     """One picture, (H, W, 3) uint8 RGB. Raises ClipError if it is not a JPEG, too large or damaged."""
     import cv2
-    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
 
     try:
-        with Image.open(path, formats=("JPEG",)) as header:  # reads the header only
+        with JpegImageFile(path) as header:  # reads the header only
             media_limits().require_pixels(path, *header.size)
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:  # a SyntaxError of the file's, by Pillow
         raise ClipError(path, f"is not a readable JPEG ({error}); get the archive again") from error
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
