@@ -170,11 +170,10 @@ def evaluate_dataset(
 
     Several processes share the clips; only the main one writes, the others return nothing.
     """
-    test, data = evaluation.test, evaluation.data
+    test, data, trained = evaluation.test, evaluation.data, evaluation.trained_checksums
     if is_main():
         output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
     listing = DATASETS[name](data_root, evaluation.listing)
-    trained = evaluation.trained_checksums
     split = split_of_run(
         listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
     )
@@ -184,9 +183,8 @@ def evaluate_dataset(
     part = f"the {test.split} split of {name}"
     require_both_classes(np.array([clip_labels(clip, data.label_rule)[0] for clip in clips]), part)
     batches = evaluation_loader(clips, data, evaluation.workers, **evaluation.needs)
-    num_windows = len(batches.dataset.evaluation_keys())
-    log.info("%d clips, %d windows of %.1f s", len(clips), num_windows, data.window_s)
-    log.info("device %s, precision %s", device, precision)
+    num_windows, window_s = len(batches.dataset.evaluation_keys()), data.window_s
+    log.info("%d clips, %d windows of %.1f s; %s, %s", len(clips), num_windows, window_s, device, precision)
     score = functools.partial(
         evaluate, evaluation.model, device=device, precision=precision, pooling=data.pooling
     )

@@ -133,7 +133,7 @@ class BeyondMaskingConfig:
         if self.video_encoder != "conv3d":
             unused["video_channels"] = f"video_encoder is {self.video_encoder}"
         if self.students == "none":
-            unused |= dict.fromkeys(("landmark_teacher", "teacher_momentum"), "students is none")
+            unused |= dict.fromkeys(("landmark_teacher", "teacher_momentum"), f"students is {self.students}")
         elif self.landmark_teacher != "ema":
             unused["teacher_momentum"] = f"landmark_teacher is {self.landmark_teacher}"
         if not self.temporal_alignment:
