@@ -60,9 +60,11 @@ class BeyondMaskingDetector(nn.Module, Method):
         )
         self.mfcc = Mfcc(c.num_mfcc, SAMPLE_RATE_HZ)
         self.video_encoder = MaskedVideoEncoder(
-            c.video_encoder, c.video_channels,
-            pretrained=c.video_pretrained, checkpoint_activations=c.checkpoint_activations,
-        )  # fmt: skip
+            c.video_encoder,
+            c.video_channels,
+            pretrained=c.video_pretrained,
+            checkpoint_activations=c.checkpoint_activations,
+        )
         self.audio_encoder = AudioEncoder(c.num_mfcc, c.audio_channels)
         self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
         self.audio_projection = nn.Linear(self.audio_encoder.out_features, c.feature_dim)
@@ -80,9 +82,14 @@ class BeyondMaskingDetector(nn.Module, Method):
                 self.audio_student = LandmarkPredictor(c.feature_dim, target_dim, c.dropout)
         if c.temporal_alignment:
             self.alignment = TemporalAlignment(
-                c.feature_dim, c.transformer_nhead, c.stream_layers, c.feedforward_dim, c.dropout,
-                positions_first=c.positions_first, fusion_residual=c.fusion_residual,
-            )  # fmt: skip
+                c.feature_dim,
+                c.transformer_nhead,
+                c.stream_layers,
+                c.feedforward_dim,
+                c.dropout,
+                positions_first=c.positions_first,
+                fusion_residual=c.fusion_residual,
+            )
         self.classifier = nn.Sequential(
             nn.Linear(c.feature_dim, c.classifier_hidden_dim),
             nn.ReLU(),
@@ -111,8 +118,8 @@ class BeyondMaskingDetector(nn.Module, Method):
         frames: Tensor,
         mfcc: Tensor,
         landmarks: Tensor,
-        video_padding_mask: Tensor,
-        num_columns: Tensor,
+        video_padding_mask: Tensor | None,
+        num_columns: Tensor | None,
         landmark_padding_mask: Tensor,
         *,
         video_fps: float,

@@ -44,8 +44,15 @@ class Mfcc(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):  # decibels need float32
             num_samples = (~padding_mask).sum(dim=1)
             waveform = waveform.float().masked_fill(padding_mask, 0.0)
-            spectrum = torch.stft(waveform, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window, center=True,
-                                  pad_mode="constant", return_complex=True)  # fmt: skip
+            spectrum = torch.stft(
+                waveform,
+                WINDOW_SAMPLES,
+                HOP_SAMPLES,
+                window=self.window,
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
+            )
             power = spectrum.real.square() + spectrum.imag.square()
             mel_power = power.transpose(1, 2) @ self.mel  # (B, S, NUM_MELS)
             num_columns = 1 + num_samples // HOP_SAMPLES

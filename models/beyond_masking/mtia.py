@@ -55,9 +55,17 @@ class TemporalAlignment(nn.Module):
     fused one; without it the picture reaches the read-out only through attention weights.
     """
 
-    def __init__(self, feature_dim: int, num_heads: int, num_layers: int, feedforward_dim: int, dropout:
-    float, *,
-                 positions_first: bool, fusion_residual: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        feature_dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        dropout: float,
+        *,
+        positions_first: bool,
+        fusion_residual: bool,
+    ) -> None:
         super().__init__()
         self.positions_first = positions_first
         self.fusion_residual = fusion_residual

@@ -231,9 +231,14 @@ class MaskedVideoEncoder(nn.Module):
                 video = run_clip_by_clip(block, video, padding)
             else:
                 video = checkpoint(
-                    self._run, block, video, padding, use_reentrant=False, preserve_rng_state=False,
+                    self._run,
+                    block,
+                    video,
+                    padding,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                     context_fn=functools.partial(_second_pass_leaves_statistics, block),
-                )  # fmt: skip
+                )
         # summed and given out in float32 at least
         wide = torch.promote_types(video.dtype, torch.float32)
         return video.mean(dim=(3, 4), dtype=wide).transpose(1, 2)  # (B, T, D)
@@ -241,7 +246,7 @@ class MaskedVideoEncoder(nn.Module):
 
 def _second_pass_leaves_statistics(
     block: nn.Module,
-) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """Contexts of a checkpointed block's first and second pass: a batch counts once in running statistics."""
 
     @contextlib.contextmanager

@@ -52,9 +52,13 @@ def annotate_video(
     strip = _Strip(tracked, labels, threshold)
     height = tracked.height + strip.height
     with VideoWriter(
-        target, fps=tracked.fps, width=tracked.width + tracked.width % 2, height=height + height % 2, crf=20,
+        target,
+        fps=tracked.fps,
+        width=tracked.width + tracked.width % 2,
+        height=height + height % 2,
+        crf=20,
         container=container,
-    ) as writer:  # fmt: skip
+    ) as writer:
         if not tracked.silent:
             writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=96_000)
         pictures = show_progress(iterate_schedule(source, times), tracked.num_frames)

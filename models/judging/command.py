@@ -83,9 +83,17 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
         if config.annotate:
             drawn = Path(work) / f"annotated.{config.format}"
             call_limited(
-                annotate_video, video, drawn, tracked, labels, threshold=verdict.threshold,
-                container=config.format, source=video, limits=config, progress=f"{video.name}: drawing",
-            )  # fmt: skip
+                annotate_video,
+                video,
+                drawn,
+                tracked,
+                labels,
+                threshold=verdict.threshold,
+                container=config.format,
+                source=video,
+                limits=config,
+                progress=f"{video.name}: drawing",
+            )
             write_atomically(output_dir / drawn.name, drawn.rename)
         write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
         write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)

@@ -55,9 +55,16 @@ MISSING_FACE_S = 0.4  # a face that is away for longer is mentioned
 SILENCE_DBFS = -60.0
 PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
 NO_DECISION = HeadDecision(
-    temperature=1.0, threshold=0.0, acquittal_threshold=0.0, num_reals=0, num_fakes=0, num_reals_accused=0,
-    num_fakes_acquitted=0, false_positive_bound=1.0, false_negative_bound=1.0,
-)  # fmt: skip
+    temperature=1.0,
+    threshold=0.0,
+    acquittal_threshold=0.0,
+    num_reals=0,
+    num_fakes=0,
+    num_reals_accused=0,
+    num_fakes_acquitted=0,
+    false_positive_bound=1.0,
+    false_negative_bound=1.0,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,9 +312,20 @@ class LoadedDetector:
 
 def _as_clip(track: TrackClip) -> Clip:
     return Clip(
-        clip_id=track.folder.name, folder=track.folder, label=0, video_label=None, audio_label=None,
-        category="", method="", identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",
-    )  # fmt: skip
+        clip_id=track.folder.name,
+        folder=track.folder,
+        label=0,
+        video_label=None,
+        audio_label=None,
+        category="",
+        method="",
+        identity="",
+        source_ids=(),
+        target_id="",
+        pair_key="",
+        stratum="",
+        dataset="",
+    )
 
 
 def _head_prob(head: HeadDecision | None, logit: float | None) -> float | None:

@@ -91,9 +91,15 @@ class MrdfDetector(nn.Module, Method):
                 nn.LayerNorm(2 * c.feature_dim), nn.Linear(2 * c.feature_dim, c.feature_dim)
             )
             self.encoder = Wav2Vec2Encoder(
-                c.feature_dim, c.encoder_layers, c.transformer_nhead, c.feedforward_dim, c.dropout,
-                norm_first=c.norm_first, position_kernel=c.position_kernel, position_groups=c.position_groups,
-            )  # fmt: skip
+                c.feature_dim,
+                c.encoder_layers,
+                c.transformer_nhead,
+                c.feedforward_dim,
+                c.dropout,
+                norm_first=c.norm_first,
+                position_kernel=c.position_kernel,
+                position_groups=c.position_groups,
+            )
             self.classifier = nn.Sequential(
                 nn.Linear(c.feature_dim, c.feature_dim),
                 nn.ReLU(),

@@ -176,7 +176,7 @@ def test_a_clip_is_cropped_at_random_places_in_training_and_in_the_middle_else()
 
 
 def test_equalised_frames_are_refused():
-    with pytest.raises(UsageError, match="wants plain frames"):
+    with pytest.raises(UsageError, match="needs plain frames"):
         small()(dataclasses.replace(batch_of(), is_equalized=True))
 
 
