@@ -66,16 +66,18 @@ def split_of_run(
     if trained and not config.split_file:
         own_file = checkpoint.parent / "splits" / f"{listing.dataset}.csv"
         if not own_file.is_file():
-            raise UsageError(f"{own_file} is missing: give --split_file, the training split of {checkpoint}")
+            raise UsageError(
+                f"{own_file} is missing: say --split_file, the split that {checkpoint} was trained with"
+            )
         if config != SplitConfig() and set(datasets) <= checksums.keys():
             raise UsageError(
-                f"{checkpoint} was trained on {listing.dataset}: it is tested on the split of that run"
+                f"{checkpoint} was trained on {listing.dataset}, and is tested on that run's split"
             )
         config = SplitConfig(split_file=(own_file,))
     split = make_split(listing, config)
     if trained and not all_clips and split_checksum(split) != trained:
         files = " ".join(map(str, config.split_file))
-        raise UsageError(f"{files}: not the split that {checkpoint} was trained with")
+        raise UsageError(f"{files}: is not the split that {checkpoint} was trained with")
     return split
 
 
