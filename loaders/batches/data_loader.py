@@ -82,6 +82,7 @@ class ClipLoader(DataLoader[ClipBatch]):
     """
 
     dataset: ItemDataset
+    batch_sampler: Any  # a TrainingBatches or EvaluationBatches of samplers.py
 
     def __init__(self, dataset: ItemDataset, *, bad_clips: BadClips, **options: Any) -> None:
         super().__init__(dataset, **options)

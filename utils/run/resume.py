@@ -24,8 +24,8 @@ from utils.names import brief
 from utils.run import distributed
 from utils.run.config_file import require_same
 
-STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler",
-         "best_value", "epochs_since_best", "progress", "random"}  # fmt: skip
+STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler"}
+STATE |= {"best_value", "epochs_since_best", "progress", "random"}
 
 
 class Best:

@@ -100,8 +100,8 @@ class Run:
         self._part_terms: list[dict[str, Tensor]] = []
         self._step_ids: tuple[str, ...] = ()
         waiting = WaitingTime(self.loader)
-        self._bar = tqdm(waiting, f"epoch {self.progress.epoch}", len(self.loader), leave=False,
-                         unit="batch", disable=not distributed.is_main())  # fmt: skip
+        title, is_quiet = f"epoch {self.progress.epoch}", not distributed.is_main()
+        self._bar = tqdm(waiting, title, len(self.loader), leave=False, unit="batch", disable=is_quiet)
         for number, batch in enumerate(self._bar, start=1):
             self.is_step = number % self.config.accumulate_steps == 0
             padded, self.clip_ids = distributed.pad_to_longest(batch)
@@ -109,9 +109,8 @@ class Run:
                 yield padded.to(self.state.device)
         self._record(self._reader.flush())
         seconds = time.monotonic() - self._start
-        share = waiting.seconds / seconds
-        log.info("epoch %d: %d clips, %.1f clips/s, data wait %.1f %%",
-                 self.progress.epoch, self._num_clips, self._num_clips / seconds, 100 * share)  # fmt: skip
+        share, rate = waiting.seconds / seconds, self._num_clips / seconds
+        log.info("%s: %d clips, %.1f clips/s, data wait %.1f %%", title, self._num_clips, rate, 100 * share)
         self.log.curves({"speed/data_wait": share}, self.log.step - 1)
         distributed.same_buffers(self.state.model)
 
@@ -155,11 +154,9 @@ class Run:
         row |= {**validation, "bad_clips": len(self.bad_clips.found)}
         is_better = self.state.best.update(row[self.config.select_by])
         self.log.epoch(self.progress.epoch, row)
-        log.info(
-            "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s",
-            self.progress.epoch, row["train_total"], row["val_loss"], row["val_auc"], row["val_eer"],
-            ", best so far" if is_better else "",
-        )  # fmt: skip
+        numbers = [row[name] for name in ("train_total", "val_loss", "val_auc", "val_eer")]
+        text = "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s"
+        log.info(text, self.progress.epoch, *numbers, ", best so far" if is_better else "")
         self.state.progress = Progress(epoch=self.progress.epoch + 1)
         if is_better and distributed.is_main():
             weights = {"model": self.state.model.state_dict()}
