@@ -8,7 +8,7 @@ from typing import Any
 from losses.beyond_masking import BeyondMaskingLoss
 from losses.mrdf import MrdfLoss
 
-LOSSES: dict[str, Any] = {  # classes; what they share is said above
+LOSSES: dict[str, Any] = {  # classes, described above
     "beyond_masking": BeyondMaskingLoss,
     "mrdf": MrdfLoss,
 }

@@ -2,8 +2,8 @@
 
     L = (1 - alpha) * BCE + alpha * (KL_video + beta * KL_audio + gamma * contrastive)
 
-as the published code weighs them. The corrected preset adds to the first bracket one BCE per modality head,
-and to the second what the landmark teacher learns from.
+as weighted in the published code. The corrected preset adds a BCE per modality head to the first term, and
+the landmark teacher's reconstruction loss to the second.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class BeyondMaskingLossConfig:
     """losses/beyond_masking.py: weights and temperatures of the objective."""
 
     auxiliary_weight: float = opt(
-        0.8, "share of LBD and contrastive term against BCE, 0..1 (alpha in the paper)"
+        0.8, "weight of LBD and contrastive term, 0..1; BCE has the rest (alpha in the paper)"
     )
     lbd_audio_weight: float = opt(0.5, "weight of the audio student's KL (beta in the paper)")
     contrastive_weight: float = opt(
-        0.5, "weight of the contrastive term within the auxiliary share (gamma in the paper)"
+        0.5, "weight of the contrastive term within the auxiliary loss (gamma in the paper)"
     )
     lbd_temperature: float = opt(0.1, "softmax temperature of teacher and students")
     contrastive_temperature: float = opt(0.07, "temperature of the contrastive similarities")
     lbd_reduction: str = opt(
-        "mean", "KL: mean over valid frames, or summed over them (published code)", choices=("mean", "sum")
+        "mean", "KL over valid frames: mean, or sum (published code)", choices=("mean", "sum")
     )
     contrastive_pairs: str = opt(
         "real",
-        "positives: only pairs that are real in both modalities, or all (published code)",
+        "positive pairs: those real in both modalities, or all (published code)",
         choices=("real", "all"),
     )
     modality_weight: float = opt(
-        0.5, "weight of each modality head's BCE, relative to the clip's; unknown labels are left out"
+        0.5, "weight of each modality head's BCE relative to the clip's; unknown labels are ignored"
     )
     reconstruction_weight: float = opt(1.0, "weight of the landmark teacher's own reconstruction loss")
 
@@ -57,14 +57,14 @@ class BeyondMaskingLossConfig:
 
 
 def known_bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of (B,) logits over the labels that are known (not NaN); 0 without any."""
+    """Mean binary cross-entropy of (B,) logits over the known labels (not NaN); 0 if all are unknown."""
     known = ~labels.isnan()
     losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
     return (losses * known).sum() / known.sum().clamp_min(1)
 
 
 class BeyondMaskingLoss(nn.Module):
-    """criterion(BeyondMaskingOutput, ClipBatch) -> {"total", "bce", ...}: scalars, unweighted but `total`."""
+    """criterion(BeyondMaskingOutput, ClipBatch) -> {"total", "bce", ...}; only `total` is weighted."""
 
     config_type = BeyondMaskingLossConfig
 
@@ -117,7 +117,7 @@ class BeyondMaskingLoss(nn.Module):
 
 
 def reconstruction_error(reconstruction: LandmarkReconstruction, padding_mask: Tensor | None) -> Tensor:
-    """Mean squared error of the landmarks hidden from the teacher's encoder, over the frames with a face."""
+    """Mean squared error of the hidden landmarks over the frames with a face."""
     errors = (reconstruction.prediction.float() - reconstruction.target).square().mean(dim=-1)  # (B, T, L)
     counted = reconstruction.hidden.expand_as(errors)
     if padding_mask is not None:

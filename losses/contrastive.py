@@ -8,24 +8,19 @@ from torch import Tensor
 
 
 def _similarities(video: Tensor, audio: Tensor, temperature: float) -> Tensor:
-    """Cosine similarity of every picture with every sound over the temperature: (B, D), (B, D) -> (B, B)
-    float32.
-    """
-    with torch.autocast(video.device.type, enabled=False):  # a temperature of 0.07 magnifies bf16's rounding
+    """(B, B) float32: cosine of each (B, D) video with each (B, D) audio embedding, over the temperature."""
+    with torch.autocast(video.device.type, enabled=False):  # a temperature of 0.07 magnifies bf16 rounding
         return F.normalize(video.float(), dim=-1) @ F.normalize(audio.float(), dim=-1).T / temperature
 
 
 def contrastive_all_pairs(video: Tensor, audio: Tensor, *, temperature: float) -> Tensor:
-    """The published code's term: picture i belongs to sound i, real and fake alike; video-to-audio direction,
-    mean over B.
-    """
+    """The published code's term, mean over B: video i matches audio i, real or fake; video-to-audio only."""
     logits = _similarities(video, audio, temperature)
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def contrastive_real_pairs(video: Tensor, audio: Tensor, is_real: Tensor, *, temperature: float) -> Tensor:
-    """Only pairs whose picture and sound are both real are positives; everything else is a negative. Both
-    directions.
+    """InfoNCE in both directions, with pairs real in both modalities as positives, all others as negatives.
 
     is_real: (B,) bool. Mean over the real pairs; 0 if the batch has none.
     """

@@ -9,12 +9,12 @@ from torch import Tensor
 def landmark_distillation(
     student: Tensor, teacher: Tensor, padding_mask: Tensor | None, *, temperature: float, reduction: str
 ) -> Tensor:
-    """KL(teacher || student) of feature distributions softened by `temperature`, over D, per frame.
+    """KL(teacher || student) over D of softmax distributions with `temperature`; no gradient to `teacher`.
 
-    student, teacher: (B, T, D). padding_mask: (B, T), True = no face there, left out; None = all frames
-    count. reduction "mean": mean over the valid frames of the batch, so that the value does not depend on B
-    or T; 0 without any. "sum": summed over frames, divided by B, as the published code's "batchmean"
-    over (B, T, D) does; its weight against the other terms then grows with T. No gradient reaches `teacher`.
+    student, teacher: (B, T, D). padding_mask: (B, T), True = no face, left out; None = all frames count.
+    reduction "mean": over the valid frames of the batch, 0 without any; does not depend on B or T.
+    "sum": over frames, divided by B, like the published code's "batchmean" over (B, T, D); its weight against
+    the other terms grows with T. Raises ValueError for another reduction.
     """
     student = F.log_softmax(student.float() / temperature, dim=-1)
     teacher = F.softmax(teacher.detach().float() / temperature, dim=-1)

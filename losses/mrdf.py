@@ -5,7 +5,7 @@
     avdf    L = CE(clip); _multiclass: over four kinds of clip; _multilabel: BCE over the two modalities;
             _ensemble: CE(sound) + CE(picture)
 
-A clip, or pair of clips, with an unknown label is left out of a mean.
+Means leave out clips, and pairs of clips, with an unknown label.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from models.mrdf import MrdfOutput
 from utils.config import opt
 from utils.types import ClipBatch
 
-COSINE_FLOOR = 1e-8  # below which the product of two lengths does not fall
+COSINE_FLOOR = 1e-8  # lower bound of the product of two lengths
 
 
 @dataclass(frozen=True, kw_only=True)
 class MrdfLossConfig:
-    """losses/mrdf.py: similarities below which a pair that should differ adds no loss."""
+    """losses/mrdf.py: margins; below its margin, the cosine of a pair that should differ adds no loss."""
 
-    margin_contrast: float = opt(0.0, "cosine of a clip's picture and sound, where either is fake")
-    margin_audio: float = opt(0.0, "cosine of two sounds, one real and one fake (variant margin)")
-    margin_visual: float = opt(0.0, "cosine of two pictures, one real and one fake (variant margin)")
+    margin_contrast: float = opt(0.0, "cosine margin of a clip's picture and sound, if either is fake")
+    margin_audio: float = opt(0.0, "cosine margin of a real and a fake sound (variant margin)")
+    margin_visual: float = opt(0.0, "cosine margin of a real and a fake picture (variant margin)")
 
     def __post_init__(self) -> None:
         for name in ("margin_contrast", "margin_audio", "margin_visual"):
@@ -43,21 +43,21 @@ def _mean_of_known(losses: Tensor, known: Tensor) -> Tensor:
 
 
 def known_cross_entropy(class_logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross-entropy of (B, n) scores over the classes (B,) that are known (not NaN); 0 without any."""
+    """Mean cross-entropy of (B, n) scores over the known (not NaN) classes (B,); 0 without any."""
     known = ~classes.isnan()
     losses = F.cross_entropy(class_logits.float(), classes.nan_to_num().long(), reduction="none")
     return _mean_of_known(losses, known)
 
 
 def similarity_loss(cosines: Tensor, alike: Tensor, margin: float) -> Tensor:
-    """1 - cos where `alike`, else how far cos exceeds the margin, element by element."""
+    """Elementwise 1 - cos where `alike`, else the excess of cos over the margin."""
     return torch.where(alike, 1 - cosines, F.relu(cosines - margin))
 
 
 def cross_modality_contrast(video: Tensor, audio: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Mean over the clips: picture and sound of a real clip should agree, those of a fake one differ.
+    """Mean loss over clips: picture and sound should agree in a real clip, and differ in a fake one.
 
-    video, audio: (B, D). labels: (B,), 1 = either is fake, NaN = unknown. Only pairs of one clip count.
+    video, audio: (B, D). labels: (B,), 1 = either is fake, NaN = unknown. Only pairs within a clip count.
     """
     video, audio = video.float(), audio.float()
     lengths = video.norm(dim=1) * audio.norm(dim=1)
@@ -66,9 +66,9 @@ def cross_modality_contrast(video: Tensor, audio: Tensor, labels: Tensor, margin
 
 
 def within_modality_margin(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Mean over all ordered pairs of clips with known labels, each clip with itself included.
+    """Mean loss over all ordered pairs of clips with known labels, including each clip with itself.
 
-    Embeddings (B, D) of equal labels (B,) should agree, those of different labels differ.
+    Embeddings (B, D) should agree if their labels (B,) are equal, and differ otherwise.
     """
     embeddings = embeddings.float()
     lengths = embeddings.norm(dim=1)
@@ -130,6 +130,6 @@ class MrdfLoss(nn.Module):
         return _mean_of_known(losses, ~real.isnan())
 
     def _either_is_fake(self, batch: ClipBatch) -> Tensor:
-        """(B,) 1 = picture or sound is fake, also where the clip's label is the picture's alone."""
+        """(B,) 1 = picture or sound is fake, even if the clip's label covers only the picture."""
         known_fake = (batch.video_labels == 1) | (batch.audio_labels == 1)
         return torch.where(known_fake, 1.0, batch.labels)

@@ -1,4 +1,4 @@
-"""The public face of the models: the menu of methods, and `load_detector` for trained ones."""
+"""Public interface: MODELS, the menu of methods, and `load_detector` for trained ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ __all__ = ["MODELS", "load_detector"]
 
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
     """A trained detector with `.judge("clip.mp4")`; needs the packages of preprocess/."""
-    from models.judging.detector import load_detector as load  # it stands above this menu
+    from models.judging.detector import load_detector as load  # imports rooms above this one
 
     return load(checkpoint, device=device, precision=precision)

@@ -1,11 +1,11 @@
-"""The contract of a method: what train.py, test.py and models/judging ask of every detector.
+"""The interface of a method: what train.py, test.py and models/judging require of every detector.
 
 To add a method, write a package `models/<name>/` with a config dataclass (see utils/config.py) and a detector
 
     class MyDetector(nn.Module, Method): ...
 
 and an objective `losses/<name>.py`, then add a line to MODELS (models/menu.py) and to LOSSES
-(losses/__init__.py). `Method` holds the defaults; members without one must be given.
+(losses/__init__.py). `Method` holds the defaults; members without a default must be defined.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Method(Protocol):
     config_type: ClassVar[type[Any]]
     # name -> {flag group (train, data, model, loss, ...): {flag: value}}; "corrected" is the default preset
     presets: ClassVar[dict[str, dict[str, dict[str, Any]]]]
-    # what is loaded: of "video", "sound", "landmarks", and "features/NAME" for each cached feature NAME
+    # what is loaded: any of "video", "sound", "landmarks", and "features/NAME" for each cached feature NAME
     inputs: ClassVar[frozenset[str]] = INPUTS
-    # what is judged: of "video" and "audio". A clip without sound is undecided for a method that judges audio
+    # what is judged: "video", "audio" or both. A method that judges audio is undecided on a silent clip
     modalities: ClassVar[frozenset[str]] = MODALITIES
     # shortest window in seconds that forward() takes; 0 = a single frame
     min_window_s: ClassVar[float] = 0.0
@@ -67,19 +67,19 @@ class Method(Protocol):
 
     @staticmethod
     def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-        """Fields of the config that a published checkpoint `state` (file `name`) tells; none by default.
+        """Fields of the config read from a published checkpoint `state` (file `name`); {} by default.
 
         Raises CheckpointError if it is not a checkpoint of this method.
         """
         return {}
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
-        """Load a published checkpoint, every key strictly. Raises CheckpointError if it does not fit."""
-        raise CheckpointError("no published weights of this method are known")
+        """Load a published checkpoint; every key must match. Raises CheckpointError if it does not fit."""
+        raise CheckpointError("this method has no published weights")
 
 
 def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same parameters with biases and norms (1-d tensors) in groups of their own, without weight decay.
+    """Split biases and norms (1-d tensors) into groups of their own, without weight decay.
 
     For a method's parameter_groups(). Optimiser states of runs with other groups cannot be resumed.
     """

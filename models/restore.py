@@ -1,4 +1,4 @@
-"""Detectors from checkpoints: the model with its weights, and how its scores become verdicts."""
+"""Restore detectors from checkpoints: the model with its weights, and its decision thresholds."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from utils.config import Sections, from_args
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import Decision
 
-SMALL_TENSOR = 1 << 24  # numbers: tables that a model makes for itself are smaller
+SMALL_TENSOR = 1 << 24  # values; larger than any table that a model computes
 SMALL_MODEL = 10_000  # calls of torch
 
 
 def model_type_of(name: str) -> type[Method]:
     """The class of a method. Raises UsageError for an unknown name."""
     if not isinstance(name, str) or name not in MODELS:
-        raise UsageError(f"unknown --model {name}; there are {', '.join(sorted(MODELS))}")
+        raise UsageError(f"unknown --model {name}; choose from {', '.join(sorted(MODELS))}")
     return MODELS[name]
 
 
 def preset_layer(model_type: type[Method], name: str) -> tuple[str, Sections]:
-    """(origin, {flag group: {flag: value}}) of a preset. Raises UsageError if there is no such preset."""
+    """(origin, {flag group: {flag: value}}) of a preset. Raises UsageError for an unknown one."""
     if name not in model_type.presets:
-        raise UsageError(f"unknown --preset {name}; there are {', '.join(model_type.presets)}")
+        raise UsageError(f"unknown --preset {name}; choose from {', '.join(model_type.presets)}")
     return f"preset {name}", model_type.presets[name]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """`load_checkpoint`, which also reads what Lightning or fairseq has wrapped around published weights."""
+    """`load_checkpoint`, which also reads published weights wrapped by Lightning or fairseq."""
     try:
         return load_checkpoint(path)
     except CheckpointError as error:
@@ -51,9 +51,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def released_fields(model_type: type[Method], content: dict[str, Any], path: Path | str) -> dict[str, Any]:
-    """Fields of the model's configuration that the published checkpoint `content` tells; {} for a run's own.
+    """Fields of the model's config read from a published checkpoint `content`; {} for a run's own.
 
-    Raises CheckpointError if it is not one of that method.
+    Raises CheckpointError if it is not a checkpoint of that method.
     """
     if "released" not in content:
         return {}
@@ -64,10 +64,10 @@ def released_fields(model_type: type[Method], content: dict[str, Any], path: Pat
 
 
 def restore_model(content: dict[str, Any], path: Path, bare: Method | None = None) -> Method:
-    """The model of a run's checkpoint, configured as it says; `bare` with the weights of a bare state_dict.
+    """The model of a run's checkpoint with its configuration; `bare` with the weights of a bare state_dict.
 
-    `content` is what load_checkpoint read from `path`. Raises CheckpointError if weights and model do not go
-    together, UsageError if the configuration does not fit this version.
+    `content` is what load_checkpoint read from `path`. Raises CheckpointError if the weights do not fit the
+    model, UsageError if the configuration does not fit this version.
     """
     model = bare
     if model is None:
@@ -79,7 +79,7 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
         config = from_args(
             model_type.config_type,
             argparse.Namespace(),
-            # its weights are in the checkpoint: where the run's first ones came from need not be there
+            # the checkpoint holds the weights: the files that the run started from are not needed
             ("a restored model", {name: defaults[name] for name in model_type.weight_sources}),
             ("the checkpoint", saved["model"]),
         )
@@ -96,9 +96,9 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
 
 
 class _WithinWeights(TorchFunctionMode):
-    """While active, limits a tensor's size and the number of torch calls in proportion to the weights.
+    """While active, limits tensor sizes and the number of torch calls in proportion to the weights.
 
-    The configuration in a stranger's checkpoint may ask for a model of any size.
+    The configuration in an untrusted checkpoint may describe a model of any size.
     """
 
     creating = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn))
@@ -117,12 +117,12 @@ class _WithinWeights(TorchFunctionMode):
         if function in self.creating:
             size = kwargs.get("size", args[0] if args and isinstance(args[0], (tuple, list)) else args)
         if self.num_left < 0 or math.prod(size) > self.largest:
-            raise MemoryError("it asks for far more than the weights hold")
+            raise MemoryError("it describes a model far larger than its weights")
         return function(*args, **kwargs)
 
 
 def _build(model_type: type[Method], config: Any, weights: Mapping[str, Tensor], path: Path) -> Method:
-    """The model that a checkpoint describes. Raises CheckpointError if it is out of proportion or invalid."""
+    """The model that a checkpoint describes. Raises CheckpointError if it is invalid or far too large."""
     try:
         with _WithinWeights(weights):
             return model_type(config)

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 
 class AudioEncoder(nn.Module):
-    """Three blocks of [Conv1d, batch norm, ReLU, max pool 2]; every step of the result spans eight MFCC
-    columns.
+    """Three blocks of [Conv1d, batch norm, ReLU, max pool 2]; an output step spans eight MFCC columns.
 
-    Same layers as the released Beyond-Masking audio extractor. Padded columns are set to 0 before every
-    convolution, so a clip's valid steps do not depend on how far it was padded.
+    The layers are those of the released Beyond-Masking audio extractor. Padded columns are set to 0 before
+    every convolution, so a clip's valid steps do not depend on padding.
     """
 
     columns_per_step = 8
@@ -32,9 +31,7 @@ class AudioEncoder(nn.Module):
         self.out_features = channels[-1]
 
     def forward(self, mfcc: Tensor, num_columns: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """mfcc: (B, C, S). num_columns: (B,) valid ones, None = all. Returns (B, S // 8, D) and its padding
-        mask.
-        """
+        """mfcc: (B, C, S). num_columns: (B,) valid ones, None = all. -> (B, S // 8, D), its padding mask."""
         features, valid, padding = mfcc, num_columns, None
         for layer in self.layers:
             features = layer(features)

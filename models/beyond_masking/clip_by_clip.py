@@ -1,7 +1,7 @@
-"""A convolution block whose activations are in memory for one clip at a time, in both passes.
+"""A convolution block that keeps the activations of one clip at a time, in both passes, to save memory.
 
-This saves memory only. With PLAIN_TORCH=1 in the environment, MaskedVideoEncoder uses torch's own activation
-checkpointing instead, with the same gradients.
+With PLAIN_TORCH=1 in the environment, MaskedVideoEncoder uses torch's own activation checkpointing instead,
+with the same gradients.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from torch import Tensor, nn
 
 from models.blocks.normalization import batch_moments
 
-# between the convolutions: on a CPU so that they stay in its caches, elsewhere few enough for the memory
+# frames processed together between convolutions: on a CPU they fit its caches, elsewhere the memory
 FRAMES_AT_ONCE = {"cpu": 2}
 FRAMES_AT_ONCE_ELSEWHERE = 12
 ALL_BUT_CHANNELS = (0, 2, 3, 4)
 
 
-@torch.compiler.disable  # its functions share state, and convolutions are most of their time
+@torch.compiler.disable  # its functions share state, and convolutions dominate their time
 def run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
     """[Conv3d, batch norm, max pool, ReLU] in training: (B, C, T, H, W) -> (B, C', T, H / 2, W / 2).
 
     padding: (B, 1, T, 1, 1), True where the batch norm's output is set to 0; None = nowhere. Batch norm needs
-    the sums of the whole batch, so a pass goes over the clips twice and computes the convolution each time:
-    forward for the sums of its output, then for the result; backward for the sums of its output's gradient,
-    then for the gradients of video and weights.
+    sums over the whole batch, so each pass goes over the clips twice and convolves each time: forward for the
+    sums of the output, then for the result; backward for the sums of the output's gradient, then for the
+    gradients of video and weights.
     """
     convolution, norm, _, _ = block
+    assert isinstance(norm, nn.BatchNorm3d)
     work = _Work(block, padding, video.device.type)
     totals = _OutputSums.apply(work, video, convolution.weight, convolution.bias)
     mean, variance = batch_moments(norm, totals, video.numel() // video.shape[1])
@@ -40,9 +41,9 @@ def run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None
 
 
 class _Work:
-    """What the two functions share: the block, and what the second one leaves for the first one's gradients.
+    """State that the two autograd functions share: the block, scale and shift, and the incoming gradient.
 
-    A clip is (1, C, T, H, W), `features` are frames of the convolution's output, `number` is the clip's.
+    A clip is (1, C, T, H, W), `features` are frames of the convolution's output, `number` is the clip.
     """
 
     def __init__(self, block: nn.Sequential, padding: Tensor | None, device_type: str) -> None:
@@ -62,17 +63,17 @@ class _Work:
             return self.convolution(clip)
 
     def slices(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Some frames after the other: which they are, and their features."""
+        """Slices of frames, each with its features."""
         for first in range(0, features.shape[2], self.frames_at_once):
             frames = slice(first, first + self.frames_at_once)
             yield frames, features[:, :, frames]
 
     def normalize(self, features: Tensor) -> Tensor:
-        """Batch norm of the convolution's output, in its type."""
+        """Batch norm of the convolution's output, in the output's dtype."""
         return torch.addcmul(self.shift, features, self.scale).to(features.dtype)
 
     def activate(self, normalized: Tensor, number: int, frames: slice) -> Tensor:
-        """What the block gives for these frames of a clip."""
+        """The block's output for these frames of a clip."""
         if self.padding is not None:
             normalized = normalized.masked_fill(self.padding[number : number + 1, :, frames], 0.0)
         return self.relu(self.pool(normalized))
@@ -89,7 +90,7 @@ class _Work:
 class _OutputSums(torch.autograd.Function):
     """Sums over the batch of the convolution's output and of its squares, (2, C') float64.
 
-    Its backward pass comes after `_Normalized`'s, and gives the gradients of both: they go through the same
+    Its backward pass runs after `_Normalized`'s and returns the gradients of both, since they share the
     convolution.
     """
 
@@ -135,7 +136,7 @@ class _OutputSums(torch.autograd.Function):
 
 
 class _Normalized(torch.autograd.Function):
-    """The block's output, given the batch norm's scale and shift, (C',) float32."""
+    """The block's output from the batch norm's scale and shift, (C',) float32."""
 
     @staticmethod
     def forward(ctx: Any, work: _Work, video: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

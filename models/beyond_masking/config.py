@@ -59,8 +59,8 @@ class BeyondMaskingConfig:
     video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's blocks")
     checkpoint_activations: bool = opt(
         False,
-        "compute the video encoder's blocks again in the backward pass: a tenth of the memory, the same "
-        "gradients, more time",
+        "recompute the video encoder's blocks in the backward pass: a tenth of the memory, the same "
+        "gradients, slower",
     )
     audio_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the audio encoder's three blocks")
     image_size: int = opt(224, "side in pixels that crops are resized to on the device")
@@ -69,7 +69,7 @@ class BeyondMaskingConfig:
     )
     num_mfcc: int = opt(40, "MFCC coefficients")
     mfcc_columns: int = opt(
-        0, "take the middle N MFCC columns of the clip, zeros where there are fewer; 0 = the whole window"
+        0, "take the clip's middle N MFCC columns, zero-padded if it has fewer; 0 = the whole window"
     )
     transformer_nhead: int = opt(4, "attention heads")
     stream_layers: int = opt(2, "transformer layers per stream")
@@ -90,14 +90,14 @@ class BeyondMaskingConfig:
     )
     feature_norm: bool = opt(
         True,
-        "standardise encoder features over the batch: positions would outweigh the differences between clips",
+        "standardise encoder features over the batch, or positions outweigh the differences between clips",
     )
     fusion_residual: bool = opt(
         True,
-        "add the video stream to the fused one: without it the picture reaches the read-out only through "
-        "attention weights",
+        "add the video stream to the fused one, or the picture reaches the read-out only through attention "
+        "weights",
     )
-    use_padding_masks: bool = opt(True, "padding is invisible to convolutions, attention and pooling")
+    use_padding_masks: bool = opt(True, "hide padding from convolutions, attention and pooling")
     modality_heads: bool = opt(True, "also predict which modality is fake")
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
 """Beyond-Masking: landmark-based distillation (LBD) and temporal alignment (MTIA) of picture and sound.
 
 Park, Muneer, Woo: "Beyond Masking: Landmark-based Representation Learning and Knowledge-Distillation for
-Audio-Visual Deepfake Detection", CIKM 2025, DOI 10.1145/3746252.3760853. Preset `released` is the published
-code of 2025-08 to the letter and takes its weights; the defaults (preset `corrected`) mend what the README's
-table of deviations lists.
+Audio-Visual Deepfake Detection", CIKM 2025, DOI 10.1145/3746252.3760853. Preset `released` equals the
+published code of 2025-08 and loads its weights; the defaults (preset `corrected`) fix what the README's table
+of deviations lists.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from utils.types import ClipBatch, DetectorOutput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeyondMaskingOutput(DetectorOutput):
-    """What losses/beyond_masking.py reads. None where the configuration has no such part."""
+    """What losses/beyond_masking.py reads; None where the configuration lacks the part."""
 
     landmark_target: Tensor | None  # (B, T, D) the teacher's features, detached
-    video_prediction: Tensor | None  # (B, T, D) the video student's guess of them
+    video_prediction: Tensor | None  # (B, T, D) the video student's prediction of them
     audio_prediction: Tensor | None  # (B, T, D)
-    # (B, T), True = no face or padding: no distillation there; None: all frames count
+    # (B, T), True = no face or padding, left out of the distillation; None = all frames count
     landmark_padding_mask: Tensor | None
     video_embedding: Tensor | None  # (B, D) mean of the stream, for the contrastive term
     audio_embedding: Tensor | None  # (B, D)
@@ -50,7 +50,7 @@ class BeyondMaskingDetector(nn.Module, Method):
     config_type = BeyondMaskingConfig
     presets = PRESETS
     weight_sources = ("video_pretrained",)
-    min_window_s = 0.1  # with less sound the audio encoder has no step
+    min_window_s = 0.1  # with less sound the audio encoder gives no step
 
     def __init__(self, config: BeyondMaskingConfig) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class BeyondMaskingDetector(nn.Module, Method):
     ) -> BeyondMaskingOutput:
         """The network after the front ends.
 
-        frames: (B, 3, T, S, S). mfcc: (B, C, columns), the first `num_columns` (B,) of a clip valid.
+        frames: (B, 3, T, S, S). mfcc: (B, C, columns); the first `num_columns` (B,) are valid.
         landmarks: (B, T, L, 2).
         """
         masked = self.config.use_padding_masks
@@ -146,7 +146,7 @@ class BeyondMaskingDetector(nn.Module, Method):
             self.alignment.align(streams) if self.config.temporal_alignment else resample_steps(streams)
         )
 
-        # each head sees its own modality only, before the streams are mixed
+        # each head sees only its own modality, before the streams are mixed
         video_mean = masked_mean(video, video_padding_mask)
         audio_mean = masked_mean(audio, audio_padding_mask)
         video_embedding = audio_embedding = None
@@ -171,7 +171,7 @@ class BeyondMaskingDetector(nn.Module, Method):
     def _distill(
         self, video: Tensor, aligned_audio: Tensor, landmarks: Tensor, landmark_padding_mask: Tensor
     ) -> dict[str, Any]:
-        """The fields of the output that concern teacher and students; streams are (B, T, D)."""
+        """The output's fields of teacher and students; both streams are (B, T, D)."""
         students, target, reconstruction = self.config.students, None, None
         if students != "none":
             target, reconstruction = self.landmark_teacher(landmarks, landmark_padding_mask)
@@ -191,9 +191,9 @@ class BeyondMaskingDetector(nn.Module, Method):
         return (frame + 0.5) / video_fps, middle_column * HOP_SAMPLES / SAMPLE_RATE_HZ
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the published code (bare state_dict, its own key names), every key strictly.
+        """Load a checkpoint of the published code (a bare state_dict); every key must match.
 
-        Raises CheckpointError if keys, shapes or its table of positions do not fit.
+        Raises CheckpointError if keys, shapes or its position table do not fit.
         """
         try:
             self.load_state_dict(translate_released(state), strict=True)

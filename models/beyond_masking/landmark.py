@@ -1,12 +1,10 @@
 """Landmark teachers and the students' predictors (LBD).
 
-Whether a teacher learns, and from what, is its whole point:
-
-    random       a projection that nothing ever trains (the published code)
-    autoencoder  trained to fill in hidden landmarks' coordinates and velocities; its own output, detached, is
-    the target ema          an exponential moving average of the autoencoder's weights is the teacher: a
-    target that moves slowly none         no projector: the target is the landmark vector itself (an ablation
-    row of the paper)
+random       a projection that is never trained (the published code)
+autoencoder  trained to fill in coordinates and velocities of hidden landmarks; its detached output is the
+             target
+ema          the teacher is an exponential moving average of the autoencoder: a target that moves slowly
+none         the target is the landmark vector itself (an ablation row of the paper)
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ class LandmarkProjection(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class LandmarkReconstruction:
-    """What the landmark encoder filled in, what was there, and which points it could not see."""
+    """The landmark encoder's prediction, its target, and which points were hidden from it."""
 
     prediction: Tensor  # (B, T, L, 4): x, y and their velocities
     target: Tensor  # (B, T, L, 4)
-    hidden: Tensor  # (B, 1, L) bool, True = the encoder did not see the point
+    hidden: Tensor  # (B, 1, L) bool, True = hidden from the encoder
 
 
 def landmark_velocities(landmarks: Tensor) -> Tensor:
@@ -51,11 +49,10 @@ def landmark_velocities(landmarks: Tensor) -> Tensor:
 
 
 class LandmarkTeacher(nn.Module):
-    """Landmarks (B, T, L, 2) -> target features (B, T, D), always detached. `kind` is one of
-    LANDMARK_TEACHERS.
+    """Landmarks (B, T, L, 2) -> detached target features (B, T, D). kind: one of LANDMARK_TEACHERS.
 
-    The learning kinds ("ema", "autoencoder") see coordinates and velocities, and standardise their output
-    over D, so that the softmax temperature means the same throughout training.
+    The learning kinds ("ema", "autoencoder") take coordinates and velocities, and standardise their output
+    over D, so that the softmax temperature has the same effect throughout training.
     """
 
     velocity_scale = 10.0  # brings velocities (face widths per frame) to the size of the coordinates
@@ -79,8 +76,7 @@ class LandmarkTeacher(nn.Module):
     def forward(
         self, landmarks: Tensor, padding_mask: Tensor
     ) -> tuple[Tensor, LandmarkReconstruction | None]:
-        """padding_mask: (B, T), True = no face there. Returns the detached target and, where the teacher
-        learns, what its reconstruction loss needs."""
+        """padding_mask: (B, T), True = no face. The reconstruction is None if the teacher does not learn."""
         if not self.learns:
             flat = landmarks.flatten(2)  # (B, T, 2L)
             return (self.projection(flat) if self.kind == "random" else flat).detach(), None
@@ -104,15 +100,12 @@ class LandmarkTeacher(nn.Module):
             slow.lerp_(fast.detach(), 1.0 - self.momentum)
 
     def _choose_hidden(self, points: Tensor) -> Tensor:
-        """(B, 1, L) bool: the same points over the whole window, else a neighbouring frame would give them
-        away.
-        """
+        """(B, 1, L) bool: the same points in all frames, or neighbouring frames would reveal them."""
         num_clips, _, num_landmarks, _ = points.shape
         if self.training:
             return torch.rand(num_clips, 1, num_landmarks, device=points.device) < HIDDEN_SHARE
-        every_second = (
-            torch.arange(num_landmarks, device=points.device) % 2 == 0
-        )  # validation is deterministic
+        # validation is deterministic
+        every_second = torch.arange(num_landmarks, device=points.device) % 2 == 0
         return every_second.expand(num_clips, 1, num_landmarks)
 
 

@@ -14,13 +14,16 @@ POWER_FLOOR = 1e-10
 
 
 class Mfcc(nn.Module):
-    """Waveform (B, N) with its padding mask -> MFCC (B, num_mfcc, S) and the number of valid columns (B,).
+    """Waveform (B, N) and its padding mask -> MFCC (B, num_mfcc, S) and the number of valid columns (B,).
 
-    A clip of n samples has 1 + n // 512 columns, frames centred, zeros beyond both ends: what the clip would
-    get alone, whatever it is padded to. Columns past a clip's own end are 0.
+    A clip of n samples has 1 + n // 512 columns, with centred frames and zeros beyond both ends; they do not
+    depend on padding. Columns past a clip's end are 0.
     """
 
     stays_eager = True  # complex numbers
+    mel: Tensor  # (frequencies, NUM_MELS)
+    dct: Tensor  # (NUM_MELS, num_mfcc)
+    window: Tensor  # (WINDOW_SAMPLES,)
 
     def __init__(self, num_mfcc: int, sample_rate_hz: int) -> None:
         super().__init__()
@@ -35,8 +38,8 @@ class Mfcc(nn.Module):
             mel_scale="slaney",
         )
         dct = torchaudio.functional.create_dct(num_mfcc, NUM_MELS, norm="ortho")
-        self.register_buffer("mel", mel, persistent=False)  # (frequencies, NUM_MELS)
-        self.register_buffer("dct", dct, persistent=False)  # (NUM_MELS, num_mfcc)
+        self.register_buffer("mel", mel, persistent=False)
+        self.register_buffer("dct", dct, persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
 
     @torch.no_grad()
@@ -56,9 +59,8 @@ class Mfcc(nn.Module):
             power = spectrum.real.square() + spectrum.imag.square()
             mel_power = power.transpose(1, 2) @ self.mel  # (B, S, NUM_MELS)
             num_columns = 1 + num_samples // HOP_SAMPLES
-            outside = (
-                torch.arange(mel_power.shape[1], device=waveform.device) >= num_columns[:, None]
-            )  # (B, S)
+            columns = torch.arange(mel_power.shape[1], device=waveform.device)
+            outside = columns >= num_columns[:, None]  # (B, S)
             decibels = 10.0 * mel_power.clamp_min(POWER_FLOOR).log10()
             loudest = decibels.masked_fill(outside[..., None], -torch.inf).amax(dim=(1, 2), keepdim=True)
             mfcc = decibels.maximum(loudest - TOP_DB) @ self.dct  # (B, S, num_mfcc)
@@ -66,10 +68,9 @@ class Mfcc(nn.Module):
 
 
 def centre_columns(mfcc: Tensor, num_columns: Tensor, wanted: int) -> Tensor:
-    """The middle `wanted` columns of each clip, trailing zeros where it has fewer: (B, C, S) -> (B, C,
-    wanted).
+    """The middle columns of each clip, with trailing zeros if it has fewer: (B, C, S) -> (B, C, wanted).
 
-    This is how the released Beyond-Masking code makes its audio tensors.
+    The released Beyond-Masking code makes its audio tensors this way.
     """
     starts = ((num_columns - wanted) // 2).clamp_min(0)
     index = starts[:, None] + torch.arange(wanted, device=mfcc.device)  # (B, wanted)

@@ -1,7 +1,7 @@
 """MTIA, Multimodal Temporal Information Alignment: two feature sequences -> one vector per clip.
 
-Alignment attention brings the sound to the picture's time steps, each stream has its transformer,
-cross-attention fuses them, and a CLS token reads the result out.
+Alignment attention resamples the sound to the video's time steps, a transformer encodes each stream,
+cross-attention fuses them, and a CLS token aggregates the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.blocks.position import sinusoidal_positions
 
-POSITIONS_PER_SECOND = 25.0  # positions in seconds are counted in 25ths, so that 25 fps video has whole ones
+POSITIONS_PER_SECOND = 25.0  # frames of 25 fps video are one position apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,19 @@ class Streams:
     audio: Tensor  # (B, S, D)
     video_times_s: Tensor  # (T,) middle of each frame
     audio_times_s: Tensor  # (S,) middle of each step
-    video_padding_mask: Tensor | None  # (B, T), True = padding; None = there is none
+    video_padding_mask: Tensor | None  # (B, T), True = padding; None = no padding
     audio_padding_mask: Tensor | None  # (B, S)
 
 
 def resample_steps(streams: Streams) -> Tensor:
-    """The audio steps read at the video frames' times, linearly between neighbours: (B, S, D) -> (B, T, D).
+    """Audio features (B, T, D), interpolated linearly at the times of the video frames.
 
-    Alignment without attention, for the ablation rows that have no MTIA.
+    Alignment without attention, for the ablation rows without MTIA.
     """
     audio = streams.audio
     step_s = (streams.audio_times_s[1] - streams.audio_times_s[0]) if audio.shape[1] > 1 else 1.0
     place = (streams.video_times_s - streams.audio_times_s[0]) / step_s  # (T,) in audio steps
-    last = audio.shape[1] - 1.0
+    last: Tensor | float = audio.shape[1] - 1.0
     if streams.audio_padding_mask is not None:
         last = ((~streams.audio_padding_mask).sum(dim=1, keepdim=True) - 1.0).clamp_min(0.0)  # (B, 1)
     place = place.clamp_min(0.0).expand(len(audio), -1).clamp(max=torch.as_tensor(last, device=audio.device))
@@ -50,9 +50,9 @@ def resample_steps(streams: Streams) -> Tensor:
 class TemporalAlignment(nn.Module):
     """The MTIA module.
 
-    `positions_first` adds positions in seconds to query and keys of the alignment; without it (the published
-    code) alignment sees no order of the audio steps. `fusion_residual` adds the video stream to the
-    fused one; without it the picture reaches the read-out only through attention weights.
+    `positions_first` adds positions in seconds to the alignment's queries and keys; without it (published
+    code) the alignment does not know the order of the audio steps. `fusion_residual` adds the video stream to
+    the fused one; without it the picture reaches the read-out only through attention weights.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TemporalAlignment(nn.Module):
         return sinusoidal_positions(torch.arange(len(times_s), device=times_s.device), feature_dim)
 
     def align(self, streams: Streams) -> Tensor:
-        """Sound at the picture's time steps: (B, T, D)."""
+        """Audio features at the video's time steps, (B, T, D)."""
         query, keys = streams.video, streams.audio
         if self.positions_first:
             query = query + self._positions(streams.video_times_s, query.shape[-1]).to(query.dtype)
@@ -102,9 +102,7 @@ class TemporalAlignment(nn.Module):
         return aligned
 
     def forward(self, streams: Streams, aligned_audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """aligned_audio: (B, T, D) from `align`. Returns the read-out (B, D) and both streams' sequences (B,
-        T, D).
-        """
+        """aligned_audio: (B, T, D) from `align`. Returns read-out (B, D), video and audio (B, T, D)."""
         padding = streams.video_padding_mask
         positions = self._positions(streams.video_times_s, streams.video.shape[-1]).to(streams.video.dtype)
         video = self.video_transformer(
@@ -116,9 +114,8 @@ class TemporalAlignment(nn.Module):
         fused, _ = self.fusion_attention(video, audio, audio, key_padding_mask=padding, need_weights=False)
         if self.fusion_residual:
             fused = self.fusion_norm(video + fused)
-        tokens = torch.cat(
-            [self.cls_token.expand(len(fused), -1, -1).to(fused.dtype), fused], dim=1
-        )  # (B, 1 + T, D)
+        cls = self.cls_token.expand(len(fused), -1, -1).to(fused.dtype)
+        tokens = torch.cat([cls, fused], dim=1)  # (B, 1 + T, D)
         if padding is not None:
             padding = torch.cat([torch.zeros_like(padding[:, :1]), padding], dim=1)
         return self.aggregation_transformer(tokens, src_key_padding_mask=padding)[:, 0], video, audio

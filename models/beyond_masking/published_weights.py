@@ -1,4 +1,4 @@
-"""Checkpoints of the published Beyond-Masking code under our names."""
+"""Translate checkpoints of the published Beyond-Masking code to our parameter names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RELEASED_PREFIXES = {
     "aggregation_transformer.": "alignment.aggregation_transformer.",
     "classifier.": "classifier.",
 }
-RELEASED_POSITIONS = "pos_encoder.pe"  # (5000, 1, D), a table that we compute instead
+RELEASED_POSITIONS = "pos_encoder.pe"  # (5000, 1, D), computed here instead
 
 
 def translate_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

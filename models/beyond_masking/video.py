@@ -23,10 +23,9 @@ KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
 def equalize_luma(video: Tensor) -> Tensor:
-    """Histogram-equalise the luma of every frame on its own: (B, 3, T, H, W) uint8 RGB -> the same shape and
-    type.
+    """Histogram-equalise the luma of each frame: (B, 3, T, H, W) uint8 RGB -> same shape and type.
 
-    RGB -> YCrCb, equalise Y, back: on a CPU OpenCV does it, on a GPU the same, bit for bit, is done there.
+    RGB -> YCrCb, equalise Y, back: by OpenCV on a CPU, by tensor operations with identical results on a GPU.
     """
     if video.is_cuda:
         return equalize_luma_on_device(video)
@@ -36,7 +35,7 @@ def equalize_luma(video: Tensor) -> Tensor:
 
 
 def equalize_luma_on_device(video: Tensor) -> Tensor:
-    """`equalize_luma` in tensor operations."""
+    """`equalize_luma` by tensor operations."""
     red, green, blue = video.int().unbind(1)  # (B, T, H, W) each
 
     def descale(value: Tensor) -> Tensor:  # OpenCV's fixed point has 14 fractional bits and rounds half up
@@ -53,7 +52,7 @@ def equalize_luma_on_device(video: Tensor) -> Tensor:
 
 
 def _equalize(luma: Tensor) -> Tensor:
-    """OpenCV's equalizeHist on (B, T, H, W) int 0..255, every (H, W) image on its own."""
+    """OpenCV's equalizeHist on each (H, W) image of (B, T, H, W) int 0..255."""
     images = luma.flatten(0, 1).flatten(1)  # (B*T, H*W)
     num_pixels = images.shape[1]
     histogram = torch.zeros(len(images), 256, dtype=torch.int32, device=luma.device)
@@ -62,21 +61,21 @@ def _equalize(luma: Tensor) -> Tensor:
     lowest_count = histogram.gather(1, lowest)
     scale = 255.0 / (num_pixels - lowest_count).clamp_min(1).float()
     table = ((histogram.cumsum(1) - lowest_count).float() * scale).round().int().clamp(0, 255)
-    table = torch.where(
-        lowest_count == num_pixels, lowest.int(), table
-    )  # an image of one value stays as it is
+    # an image of a single value stays as it is
+    table = torch.where(lowest_count == num_pixels, lowest.int(), table)
     return table.gather(1, images.long()).view_as(luma)
 
 
 class VideoFrontEnd(nn.Module):
-    """uint8 frames -> float frames (B, 3, T, S, S): luma equalisation, scaling to 0..1, resizing,
-    normalisation.
+    """Equalise the luma of uint8 frames, scale to 0..1, resize, normalise: -> float (B, 3, T, S, S).
 
-    Equalisation is the published pipeline's: it takes the camera's exposure out of the picture, at a cost of
-    about 9 ms per 60 frames on a CPU core.
+    Equalisation, from the published pipeline, removes the camera's exposure; it takes about 9 ms per 60
+    frames on a CPU core.
     """
 
-    stays_eager = True  # integer histograms: nothing that compiling speeds up
+    stays_eager = True  # compiling does not speed up integer histograms
+    mean: Tensor  # (3, 1, 1, 1)
+    std: Tensor
 
     def __init__(self, image_size: int, *, equalize: bool, kinetics_normalization: bool) -> None:
         super().__init__()
@@ -88,14 +87,14 @@ class VideoFrontEnd(nn.Module):
 
     @torch.no_grad()
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
-        """video: (B, 3, T, H, W) uint8. Raises UsageError if frames are equalised that should not be."""
+        """video: (B, 3, T, H, W) uint8. Raises UsageError for equalised frames if `equalize` is off."""
         if is_equalized and not self.equalize:
             raise UsageError(
                 "the clips are packed equalised, but --equalize_luma false needs plain frames: pack again"
             )
         if self.equalize and not is_equalized:
             video = equalize_luma(video)
-        frames = video.contiguous().float() / 255.0  # numbers do not depend on how the batch lies in memory
+        frames = video.contiguous().float() / 255.0  # same results for any memory layout
         if frames.shape[-2:] != (self.image_size, self.image_size):
             num_clips, _, num_frames = frames.shape[:3]
             frames = frames.transpose(1, 2).flatten(0, 1)  # (B*T, 3, H, W)
@@ -107,10 +106,10 @@ class VideoFrontEnd(nn.Module):
 
 
 class FramePool(nn.MaxPool3d):
-    """The largest of each 2x2 pixels of a frame, in the type that comes in.
+    """Max pool over 2x2 pixels of each frame, in the input's dtype.
 
-    Autocast on a CPU has max pools in float32: the same numbers, with the largest activations of all copied
-    there and back, and all that follows up to the next convolution twice as large.
+    Autocast on a CPU pools in float32: the same values, but it copies the largest activations and doubles the
+    size of all that follow up to the next convolution.
     """
 
     def __init__(self) -> None:
@@ -124,10 +123,8 @@ class FramePool(nn.MaxPool3d):
 class Conv3dEncoder(nn.Module):
     """Blocks of [Conv3d, batch norm, max pool (1, 2, 2), ReLU], then the mean over height and width.
 
-    Max pool and ReLU give the same in either order; ReLU after it has a quarter of the values to go through.
-
-    With three blocks the released Beyond-Masking video extractor; each further one doubles the part of the
-    picture that a feature sees. Time is kept: (B, 3, T, H, W) -> (B, T, D).
+    (B, 3, T, H, W) -> (B, T, D). Three blocks are the released Beyond-Masking video extractor; each further
+    one doubles the receptive field. Max pool and ReLU commute; ReLU last has a quarter of the work.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -139,18 +136,16 @@ class Conv3dEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.out_features = channels[-1]
 
-    def blocks(self) -> list[nn.Sequential]:
-        """The encoder's layers, four to a block."""
+    def blocks(self) -> list[nn.Module]:
+        """The encoder's layers as an nn.Sequential of four per block."""
         return [self.layers[first : first + 4] for first in range(0, len(self.layers), 4)]
 
 
 class TorchvisionVideoEncoder(nn.Module):
-    """A torchvision video ResNet without its classifier, temporal strides set to 1: (B, 3, T, H, W) -> (B, T,
-    512).
+    """A torchvision video ResNet without classifier and temporal strides: (B, 3, T, H, W) -> (B, T, 512).
 
-    One feature per frame is what distillation and alignment need; published weights fit all the same, since a
-    stride has no weights. `pretrained` loads torchvision's Kinetics-400 weights (a download, at
-    construction).
+    Distillation and alignment need one feature per frame; published weights still fit, since strides have no
+    weights. `pretrained` downloads torchvision's Kinetics-400 weights at construction.
     """
 
     out_features = 512
@@ -167,18 +162,18 @@ class TorchvisionVideoEncoder(nn.Module):
             network.stem, network.layer1, network.layer2, network.layer3, network.layer4
         )
 
-    def blocks(self) -> list[nn.Sequential]:
+    def blocks(self) -> list[nn.Module]:
         """The stem and the four layers."""
         return list(self.layers)
 
 
 class MaskedVideoEncoder(nn.Module):
-    """A video encoder whose padding frames cannot leak into valid ones: (B, 3, T, H, W) -> (B, T, D).
+    """A video encoder whose features do not depend on padding: (B, 3, T, H, W) -> (B, T, D).
 
-    Padding frames are set to 0 after every batch norm, which is what a convolution at the clip's end would
-    see: a clip's features do not depend on how far it was padded. With `checkpoint_activations` the backward
-    pass computes each block once more, so that only what lies between the blocks is kept, and those of
-    conv3d but for the last, whose activations are the largest, one clip at a time.
+    Padding frames are set to 0 after every batch norm, as a convolution sees the frames past a clip's end.
+    With `checkpoint_activations` the backward pass recomputes each block, so only the activations between
+    blocks are kept. All blocks of conv3d but the last, whose activations are the largest, are computed one
+    clip at a time.
     """
 
     def __init__(
@@ -200,7 +195,7 @@ class MaskedVideoEncoder(nn.Module):
     def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         return None if self._padding is None else output.masked_fill(self._padding, 0.0)
 
-    def _run(self, block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, video: Tensor, padding: Tensor | None) -> Tensor:
         self._padding = padding
         try:
             return block(video)
@@ -208,12 +203,10 @@ class MaskedVideoEncoder(nn.Module):
             self._padding = None
 
     def forward(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """video: (B, 3, T, H, W) float. padding_mask: (B, T), True = padding; None = no frame is. -> (B, T,
-        D).
-        """
+        """video: (B, 3, T, H, W) float. padding_mask: (B, T), True = padding; None = no padding."""
         if video.is_cuda or torch.is_autocast_enabled(video.device.type):
-            # what convolutions are fastest in; float32 on a CPU keeps the order in which the published
-            # numbers were summed
+            # convolutions are fastest in this layout; float32 on a CPU keeps the order of summation of the
+            # published numbers
             video = video.contiguous(memory_format=torch.channels_last_3d)
         padding = None
         if padding_mask is not None and padding_mask.any():
@@ -225,9 +218,10 @@ class MaskedVideoEncoder(nn.Module):
             if not self.checkpoint_activations or not torch.is_grad_enabled():
                 video = self._run(block, video, padding)
             elif is_wide and self.training and self.runs_clip_by_clip:
-                # imports torch's compiler: 2 s that only training should cost
+                # imports torch's compiler, which takes 2 s
                 from models.beyond_masking.clip_by_clip import run_clip_by_clip
 
+                assert isinstance(block, nn.Sequential)  # a block of Conv3dEncoder
                 video = run_clip_by_clip(block, video, padding)
             else:
                 video = checkpoint(
@@ -239,7 +233,7 @@ class MaskedVideoEncoder(nn.Module):
                     preserve_rng_state=False,
                     context_fn=functools.partial(_second_pass_leaves_statistics, block),
                 )
-        # summed and given out in float32 at least
+        # at least float32
         wide = torch.promote_types(video.dtype, torch.float32)
         return video.mean(dim=(3, 4), dtype=wide).transpose(1, 2)  # (B, T, D)
 
@@ -247,19 +241,22 @@ class MaskedVideoEncoder(nn.Module):
 def _second_pass_leaves_statistics(
     block: nn.Module,
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Contexts of a checkpointed block's first and second pass: a batch counts once in running statistics."""
+    """Contexts of a checkpointed block's two passes: only the first updates the running statistics."""
 
     @contextlib.contextmanager
     def second_pass() -> Iterator[None]:
-        norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm3d)]
-        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0
+        before = []
+        for norm in block.modules():
+            if isinstance(norm, nn.BatchNorm3d):
+                counter = norm.num_batches_tracked
+                assert counter is not None
+                before.append((norm, norm.momentum, counter, counter.clone()))
+                norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm, (momentum, count) in zip(norms, before, strict=True):
+            for norm, momentum, counter, count in before:
                 norm.momentum = momentum
-                norm.num_batches_tracked.copy_(count)
+                counter.copy_(count)
 
     return contextlib.nullcontext(), second_pass()

@@ -12,15 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class StepNorm(nn.BatchNorm1d):
-    """Batch norm over all valid steps of the batch: (B, T, D) with its padding mask (B, T) -> (B, T, D), 0 at
-    padding.
+    """Batch norm over the valid steps of a batch: (B, T, D) -> (B, T, D), 0 at padding.
 
-    Encoder features are averages over a whole picture: what differs between clips is small
-    compared with their common mean, and even more so with the positions that are added to them. Standardised
-    over the batch, it is what the transformers see.
+    padding_mask: (B, T), True = padding; None = no padding. Encoder features are means over whole pictures:
+    clips differ little compared with their common mean, and with the positions added later.
     """
 
-    def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def forward(  # type: ignore[override]  # a forgotten mask must be an error
+        self, features: Tensor, padding_mask: Tensor | None
+    ) -> Tensor:
         if padding_mask is None or not padding_mask.any():
             return super().forward(features.flatten(0, 1)).view_as(features)
         normalized = torch.zeros_like(features)
@@ -42,15 +42,18 @@ def _moments(totals: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _count_batch(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-    """Take a batch's moments into the running statistics."""
+    """Update the running statistics with the moments of a batch."""
+    assert norm.num_batches_tracked is not None  # the norms of all methods keep running statistics
+    assert norm.momentum is not None
     norm.num_batches_tracked.add_(1)
     unbiased = variance * count / (count - 1)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        assert running is not None
+        running.lerp_(value.to(running.dtype), norm.momentum)
 
 
 class _NormalizeOverProcesses(torch.autograd.Function):
-    """(N, C, ...) of every process -> standardised by mean and variance over all processes' values."""
+    """Standardise (N, C, ...) by the mean and variance over the values of all processes."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -79,8 +82,9 @@ class _NormalizeOverProcesses(torch.autograd.Function):
 
 
 class SynchronizedBatchNorm(_BatchNorm):
-    """Batch norm whose statistics in training are those of all processes' batches, on CPUs: torch's
-    SyncBatchNorm takes GPU tensors only. Sums are kept in float64.
+    """Batch norm over the batches of all processes in training, on CPUs; sums are float64.
+
+    torch's own SyncBatchNorm takes GPU tensors only.
     """
 
     stays_eager = True  # an exchange between processes
@@ -96,9 +100,10 @@ class SynchronizedBatchNorm(_BatchNorm):
 
 
 def batch_moments(norm: _BatchNorm, totals: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) of a batch norm in training, from the sums of the values and of their squares,
-    (2, C) float64, over `count` values per channel; over all processes' if it is synchronised. Counts the
-    batch in the running statistics.
+    """Mean and variance (C,) of a batch norm in training; updates its running statistics.
+
+    totals: (2, C) float64, sums of the values and of their squares over `count` values per channel. If the
+    norm is synchronised, the result covers all processes.
     """
     values = torch.cat([totals.flatten(), totals.new_tensor([count])])
     if isinstance(norm, (nn.SyncBatchNorm, SynchronizedBatchNorm)):
@@ -109,13 +114,13 @@ def batch_moments(norm: _BatchNorm, totals: Tensor, count: int) -> tuple[Tensor,
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Let every batch norm of `model` take its statistics over the clips of all processes.
+    """Make every batch norm of `model` take its statistics over the clips of all processes.
 
-    A module keeps its parameters, hooks and its own `forward`; what that calls as batch norm is exchanged.
+    A module keeps its parameters, hooks and own `forward`; only the batch norm that this calls is replaced.
     """
     synchronized = nn.SyncBatchNorm if device.type == "cuda" else SynchronizedBatchNorm
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             kind = type(module)
-            module.__class__ = type(f"Synchronized{kind.__name__}", (kind, synchronized), {})
-            module.process_group = None  # torch's: all of them
+            members = {"process_group": None}  # torch's way to say: all processes
+            module.__class__ = type(f"Synchronized{kind.__name__}", (kind, synchronized), members)

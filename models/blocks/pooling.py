@@ -1,4 +1,4 @@
-"""Means over time that know about padding."""
+"""Means over time that leave padding out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def masked_mean(features: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Mean over the valid steps: (B, T, D) with its padding mask (B, T), None = no padding -> (B, D)."""
+    """Mean (B, D) over the valid steps of (B, T, D). padding_mask: (B, T), True = padding; None = none."""
     if padding_mask is None:
         return features.mean(dim=1)
     valid = (~padding_mask).to(features.dtype)[..., None]

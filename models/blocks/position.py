@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def sinusoidal_positions(positions: Tensor, feature_dim: int) -> Tensor:
-    """Sine and cosine code of real-valued positions ("Attention Is All You Need", section 3.5).
+    """(T, D) float32 sinusoidal encoding of positions ("Attention Is All You Need", section 3.5).
 
-    positions: (T,), in steps (they need not be whole). Returns (T, D) float32; even columns hold sines, odd
-    ones cosines.
+    positions: (T,), in steps, fractions allowed. Even columns hold sines, odd ones cosines.
+    Raises ValueError if `feature_dim` is odd.
     """
     if feature_dim % 2:
         raise ValueError(f"feature_dim must be even for sinusoidal positions, got {feature_dim}")

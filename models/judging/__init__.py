@@ -1,1 +1,1 @@
-"""Raw videos to verdicts: detector.py, what it says (verdict.py) and leans on (probes.py), test.py's mode."""
+"""From raw videos to verdicts: detector, verdict, evidence, annotated video, page, and modes of test.py."""

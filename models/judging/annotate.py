@@ -1,4 +1,4 @@
-"""A copy of a video with what was found drawn into it: boxes, landmarks, verdicts, P(fake) over time."""
+"""Copy a video with the findings drawn into it: boxes, landmarks, verdicts, P(fake) over time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from preprocess.clip.schedule import iterate_schedule
@@ -17,7 +18,7 @@ from utils.media.picture import Picture
 from utils.media.video import read_video_times
 from utils.media.writer import VideoWriter
 
-# RGB; the words carry the meaning, too
+# RGB; verdicts are also written in words
 COLORS = {"real": (42, 157, 143), "fake": (214, 69, 65), "undecided": (233, 196, 106)}
 CURVES = ((240, 240, 240), (120, 190, 255), (255, 190, 120), (190, 255, 150))
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -26,11 +27,11 @@ CONTAINERS = ("mp4", "avi")
 
 @dataclass(frozen=True, kw_only=True)
 class FaceLabels:
-    """What is written at a face."""
+    """The text next to a face."""
 
     verdict: str
     prob: float | None  # of the whole track
-    frame_probs: np.ndarray  # (track.num_frames,), NaN = no score
+    frame_probs: npt.NDArray[np.float64]  # (track.num_frames,), NaN = no score
 
 
 def annotate_video(
@@ -45,7 +46,7 @@ def annotate_video(
 ) -> None:
     """Write `target`: all frames of `source` at its frame rate, with its sound, and a strip chart below.
 
-    The strip shows P(fake) of each face up to the present moment, and `threshold`. Memory is constant.
+    The chart shows P(fake) of each face up to the current frame, and `threshold`. Memory is constant.
     """
     times = read_video_times(source)
     landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
@@ -75,7 +76,7 @@ def annotate_video(
                 writer.write_audio(_samples(tracked.sound, start, end - start))
 
 
-def _samples(path: Path, start: int, count: int) -> np.ndarray:
+def _samples(path: Path, start: int, count: int) -> npt.NDArray[np.float32]:
     samples = read_waveform(
         path, SAMPLE_RATE_HZ, start_s=start / SAMPLE_RATE_HZ, duration_s=count / SAMPLE_RATE_HZ
     )
@@ -83,11 +84,16 @@ def _samples(path: Path, start: int, count: int) -> np.ndarray:
 
 
 def _draw_face(
-    frame: np.ndarray, track: TrackClip, place: int, landmarks: np.ndarray, labels: FaceLabels, number: int
+    frame: npt.NDArray[np.uint8],
+    track: TrackClip,
+    place: int,
+    landmarks: npt.NDArray[np.float32],
+    labels: FaceLabels,
+    number: int,
 ) -> None:
     x, y, side = track.face_boxes[place]
     color = COLORS[labels.verdict]
-    unit = max(frame.shape[0], frame.shape[1]) / 640  # line widths and letters grow with the picture
+    unit = max(frame.shape[0], frame.shape[1]) / 640  # line widths and text grow with the picture
     thick = max(1, round(1.5 * unit))
     points = landmarks[place]
     if not np.isnan(points).any():
@@ -109,7 +115,7 @@ def _draw_face(
 
 
 class _Strip:
-    """P(fake) over time, drawn up to the present frame."""
+    """P(fake) over time, drawn up to the current frame."""
 
     def __init__(self, tracked: TrackedVideo, labels: list[FaceLabels], threshold: float) -> None:
         self.height = max(48, tracked.height // 6) // 2 * 2
@@ -146,7 +152,7 @@ class _Strip:
     def _column(self, index: int) -> int:
         return round(index / max(1, self._num_frames - 1) * (self._width - 1))
 
-    def draw(self, index: int) -> np.ndarray:
+    def draw(self, index: int) -> npt.NDArray[np.uint8]:
         """The strip (height, width, 3) at a frame."""
         for number, probs in enumerate(self._curves):
             before, now = probs[max(0, index - 1)], probs[index]

@@ -1,11 +1,11 @@
-"""test.py --video: judge raw videos and write what was found, to be read and to be looked at.
+"""test.py --video: judge raw videos and write the verdicts as JSON, video, plot and page.
 
     python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
     python test.py --video FOLDER   --checkpoint saved_models/X/best.pt --output_dir verdicts
 
-Writes, for a folder into a folder for each video: verdict.json, annotated.mp4 (--format avi: annotated.avi),
-timeline.png and report.html. A video that cannot be decoded within the limits is reported, and the exit
-status is 1.
+Writes verdict.json, annotated.mp4 (--format avi: annotated.avi), timeline.png and report.html; for a FOLDER,
+into a subfolder per video. If a video cannot be decoded within the limits, it is reported and the exit status
+is 1.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ log = logging.getLogger("test")
 class VideoConfig(JudgeConfig):
     """models/judging/command.py: what is judged, and what is written."""
 
-    video: Path = opt(dataclasses.MISSING, "a raw video, or a folder that is searched for videos")
+    video: Path = opt(dataclasses.MISSING, "a raw video, or a folder to search for videos")
     checkpoint: Path = opt(dataclasses.MISSING, "best.pt of a run")
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
-    format: str = opt("mp4", "of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
+    format: str = opt("mp4", "format of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
     annotate: bool = opt(True, "write the annotated video")
     no_thumbnails: bool = opt(
-        False, "report.html shows no face; with --annotate false, no file that is written does"
+        False, "show no faces in report.html; with --annotate false, no written file shows one"
     )
     precision: str = opt(
-        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
+        "auto", "auto = bf16 autocast if the device is fast at it, else fp32", choices=PRECISIONS
     )
-    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda if available")
 
 
 def find_videos(path: Path, output_dir: Path) -> list[Path]:
-    """The video, or all videos below the folder, sorted; not what this command has written.
+    """The video, or all videos below the folder, sorted; skips what this command has written.
 
     Raises UsageError if there is none.
     """

@@ -1,10 +1,10 @@
-"""Judge raw videos with a trained detector: every face, every moment, through training's own preprocessing.
+"""Judge raw videos with a trained detector: each face over its whole track, preprocessed as in training.
 
     from models import load_detector
     detector = load_detector("saved_models/X/best.pt")
     print(detector.judge("clip.mp4").verdict)
 
-This package wires preprocess/, loaders/ and models/ together as test.py does: it is an entry point, and is in
+Like test.py, this package wires preprocess/, loaders/ and models/ together: it is an entry point, and lies in
 models/ only because callers look for it there.
 """
 
@@ -51,7 +51,7 @@ from utils.types import Clip
 
 log = logging.getLogger(__name__)
 
-MISSING_FACE_S = 0.4  # a face that is away for longer is mentioned
+MISSING_FACE_S = 0.4  # longer gaps without a face are noted
 SILENCE_DBFS = -60.0
 PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
 NO_DECISION = HeadDecision(
@@ -69,16 +69,12 @@ NO_DECISION = HeadDecision(
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(LimitConfig):
-    """models/judging/detector.py: how a raw video is judged, and what decoding it may cost."""
+    """models/judging/detector.py: how a raw video is judged, and the limits of decoding it."""
 
     stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
-    lag_frames: int = opt(
-        10, "shift the sound by up to N frames in both directions for the lag curve; 0 = no curve"
-    )
-    explain: bool = opt(True, "blur regions of the face, to see which ones the score leans on")
-    min_face_px: float = opt(
-        48.0, "faces lower than this, from hairline to chin, are not judged real or fake"
-    )
+    lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
+    explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
+    min_face_px: float = opt(48.0, "faces smaller than this, from hairline to chin, are undecided")
 
     def __post_init__(self) -> None:
         LimitConfig.__post_init__(self)
@@ -89,15 +85,13 @@ class JudgeConfig(LimitConfig):
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
     """The detector of a run's checkpoint (best.pt), ready to judge raw videos.
 
-    Raises CheckpointError if it is damaged, or a bare state_dict without a configuration; UsageError if
-    there is no such device.
+    Raises CheckpointError if it is damaged or a bare state_dict without a configuration; UsageError if the
+    device does not exist.
     """
     path = Path(checkpoint)
     content = load_checkpoint(path)
     if "released" in content:
-        raise CheckpointError(
-            f"{path}: a bare state_dict does not say how its clips are cut; judge with a run's best.pt"
-        )
+        raise CheckpointError(f"{path}: a bare state_dict does not say how to cut clips; use a run's best.pt")
     resolved = resolve_device(device)
     model = restore_model(content, path)
     data = from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"]))
@@ -125,7 +119,7 @@ class LoadedDetector:
         precision: str = "fp32",
         name: str = "",
     ) -> None:
-        if data.window == "released":  # its windows are counted in frames of whatever rate
+        if data.window == "released":  # such windows are a number of frames at any rate
             data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
         assert isinstance(model, nn.Module)  # every method is one
         self.model = model
@@ -138,17 +132,17 @@ class LoadedDetector:
     def judge(
         self, video: Path | str, config: JudgeConfig | None = None, *, work_dir: Path | None = None
     ) -> Verdict:
-        """Judge every face of a raw video. Raises ClipError if it cannot be decoded within the limits of
-        `config`; that is tried in a process of its own.
+        """Judge every face of a raw video.
 
         Crops and sound are written to `work_dir` (default: a temporary folder); memory does not grow with the
-        video's length.
+        video's length. Decoding runs in its own process. Raises ClipError if it fails or exceeds the limits
+        of `config`.
         """
         with tempfile.TemporaryDirectory() as temporary:
             return self.judge_tracks(Path(video), work_dir or Path(temporary), config or JudgeConfig())[0]
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
-        """As `judge`, with what was found in the video, whose files stay in `work_dir`."""
+        """`judge`, plus the tracked faces, whose files stay in `work_dir`."""
         tracked = call_limited(
             track_video, video, work_dir, source=video, limits=config, progress=f"{video.name}: faces"
         )
@@ -253,7 +247,7 @@ class LoadedDetector:
         )
 
     def _starts(self, num_frames: int, fps: float, config: JudgeConfig) -> list[int]:
-        """First frames of windows that cover all of a face's frames; none if there are too few frames."""
+        """First frames of windows that cover a face's track; [] if it is too short."""
         num_steps = int(num_frames / fps * self.data.video_fps + 1e-6)  # as ClipDataset counts them
         if num_steps == 0 or num_steps / self.data.video_fps < self.model.min_window_s:
             return []
@@ -264,7 +258,7 @@ class LoadedDetector:
     def _frame_probs(
         self, starts: Sequence[int], logits: npt.NDArray[np.float64], track: TrackClip, fps: float
     ) -> npt.NDArray[np.float64]:
-        """Per frame the calibrated P(fake) of the mean logit of the windows that cover it."""
+        """Calibrated P(fake) per frame, from the mean logit of the windows that cover it."""
         length = round(self.data.window_s * fps)
         sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
         for start, logit in zip(starts, logits, strict=True):
@@ -277,7 +271,7 @@ class LoadedDetector:
 
     @torch.no_grad()
     def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
-        """(3,) logits of a window: clip, picture, sound; NaN where the method has no such head."""
+        """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
         batch = Collate(self.data.video_fps)([window]).to(self.device)
         with autocast(self.device, self.precision):
             output = self.model(batch)
@@ -291,7 +285,7 @@ class LoadedDetector:
     def _off_domain(
         self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, has_score: bool
     ) -> list[str]:
-        """Why the detector, which has learnt from talking faces, should not be trusted on this one."""
+        """Reasons not to trust the detector, trained on talking faces, with this face."""
         reasons = []
         height = _face_height_px(track)
         if height < config.min_face_px:
@@ -335,7 +329,7 @@ def _head_prob(head: HeadDecision | None, logit: float | None) -> float | None:
 
 
 def _spread(starts: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the starts, evenly spread."""
+    """At most `count` of the starts, evenly spaced."""
     if not starts:
         return []
     places = np.linspace(0, len(starts) - 1, min(count, len(starts)) + 2)[1:-1].round().astype(int)
@@ -347,7 +341,7 @@ def _face_height_px(track: TrackClip) -> float:
 
 
 def _level_dbfs(path: Path) -> float:
-    """The loudest second of a sound, root mean square."""
+    """Root mean square level of the loudest second, in dBFS."""
     loudest, start = 0.0, 0.0
     while len(piece := read_waveform(path, 16_000, start_s=start, duration_s=1.0)):
         loudest = max(loudest, float((piece**2).mean()))

@@ -1,4 +1,4 @@
-"""What a score leans on: sound shifted against the picture, regions of the face blurred."""
+"""What a score relies on: shift the sound against the picture, blur regions of the face."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ REGIONS = {
 def lag_curve(
     score: Score, dataset: ClipDataset, starts: Sequence[int], fps: Fraction, lag_frames: int
 ) -> dict[str, list[float]]:
-    """Mean logit of some windows against the delay of their sound, from -lag_frames to lag_frames.
+    """Mean logit of some windows for each delay of their sound, from -lag_frames to lag_frames.
 
-    Where picture and sound belong together, a detector that listens and looks scores lowest near 0.
+    If picture and sound belong together, a detector that uses both scores lowest near 0.
     """
     delays = [frames / float(fps) for frames in range(-lag_frames, lag_frames + 1)]
     curve = [
@@ -45,8 +45,9 @@ def lag_curve(
 
 
 def region_map(score: Score, dataset: ClipDataset, starts: Sequence[int], fps: Fraction) -> dict[str, float]:
-    """How far the logit falls when a region of the face is blurred, mean over some windows: what is large and
-    positive speaks for a forgery there, what is negative against one.
+    """Mean drop of the logit over some windows when a region of the face is blurred.
+
+    A large positive drop suggests a forgery there; a negative one speaks against it.
     """
     falls: dict[str, list[float]] = {name: [] for name in REGIONS}
     landmarks = open_landmarks(dataset.clips[0].folder)
@@ -63,7 +64,7 @@ def region_map(score: Score, dataset: ClipDataset, starts: Sequence[int], fps: F
 def blur_region(
     video: npt.NDArray[np.uint8], landmarks: npt.NDArray[np.float32], region: str
 ) -> npt.NDArray[np.uint8]:
-    """(T, H, W, 3) with a region of the face blurred, frame by frame; frames without landmarks stay."""
+    """(T, H, W, 3) with a region of the face blurred; frames without landmarks stay unchanged."""
     video = video.copy()
     for frame, points in zip(video, landmarks, strict=True):
         if np.isnan(points).any():
@@ -73,11 +74,11 @@ def blur_region(
         for vertices in REGIONS[region]:
             hull = cv2.convexHull((points[list(vertices)] * scale).astype(np.int32))
             if region == "contour":
-                cv2.polylines(mask, [hull], True, 255, thickness=max(1, round(0.1 * scale)))
+                cv2.polylines(mask, [hull], True, (255,), thickness=max(1, round(0.1 * scale)))
             else:
-                cv2.fillConvexPoly(mask, hull, 255)
+                cv2.fillConvexPoly(mask, hull, (255,))
         if region != "contour":
-            mask = cv2.dilate(mask, np.ones((5, 5), np.uint8), iterations=2)
+            mask[:] = cv2.dilate(mask, np.ones((5, 5), np.uint8), iterations=2)
         sigma = BLUR_SIGMA * scale / CROP_SIZE
         frame[mask > 0] = cv2.GaussianBlur(frame, (0, 0), sigma)[mask > 0]
     return video

@@ -1,4 +1,4 @@
-"""Modes of test.py that need no data set: --compare, --matrix, --video, each with its own flags."""
+"""Modes of test.py without a data set: --compare, --matrix, --video, each with its own flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.judging import command
 from utils.errors import UsageError
 from utils.report import compare, matrix
 
-# flag that chooses the mode -> (its flags, what it does)
+# flag that selects the mode -> (its flags, its main function)
 MODES: dict[str, tuple[type[Any], Callable[[], int]]] = {
     "compare": (compare.CompareConfig, compare.main),
     "matrix": (matrix.MatrixConfig, matrix.main),
@@ -20,8 +20,9 @@ MODES: dict[str, tuple[type[Any], Callable[[], int]]] = {
 
 
 def choose_mode(argv: Sequence[str]) -> Callable[[], int] | None:
-    """The mode that the flags ask for; None = evaluate a data set. Raises UsageError if flags of different
-    modes are mixed.
+    """The mode that the flags select; None = evaluate a data set.
+
+    Raises UsageError if flags of different modes are mixed.
     """
     given = list(dict.fromkeys(word.split("=")[0][2:] for word in argv if word.startswith("--")))
     modes = [name for name in given if name in MODES]
@@ -29,7 +30,7 @@ def choose_mode(argv: Sequence[str]) -> Callable[[], int] | None:
         return None
     config_type, mode = MODES[modes[0]]
     if not {"-h", "--help"}.isdisjoint(argv):
-        sys.argv[1:] = ["--help"]  # "--video --help" names no video
+        sys.argv[1:] = ["--help"]  # "--video --help" lacks a video
     known = {"help", "debug", *(field.name for field in dataclasses.fields(config_type))}
     if foreign := [f"--{name}" for name in given if name not in known]:
         raise UsageError(f"--{modes[0]} does not go with {', '.join(foreign)}; see --{modes[0]} --help")

@@ -34,7 +34,7 @@ ENVELOPE_RATE_HZ = 8000
 def write_video_page(
     output_dir: Path, verdict: Verdict, tracked: TrackedVideo, *, no_thumbnails: bool = False
 ) -> None:
-    """Write report.html, timeline.png and a PNG per further plot. `no_thumbnails`: show no faces."""
+    """Write report.html, timeline.png and a PNG for each other plot. `no_thumbnails`: show no faces."""
     plots = {"timeline": _plot_timeline(output_dir / "timeline.png", verdict, tracked)}
     faces = []
     for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1):
@@ -54,7 +54,7 @@ def write_video_page(
 
 
 def _pictures(track: TrackClip) -> list[str]:
-    """Some frames of the crop, as "data:" URLs."""
+    """Evenly spaced frames of the crop as "data:" URLs."""
     frames = np.linspace(0, track.num_frames - 1, NUM_PICTURES + 2).round().astype(int)[1:-1]
     return [jpeg_data_url(frame, 160, 85) for frame in read_frames(track.folder / VIDEO_NAME, frames)]
 

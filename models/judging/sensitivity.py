@@ -31,14 +31,14 @@ class Scored:
     score: Callable[..., ClipScores]  # (batches, description=...)
     data: DataConfig
     workers: WorkerConfig
-    needs: Mapping[str, Any]  # what the method asks of a loader
+    needs: Mapping[str, Any]  # loader arguments that the method requires
     output_dir: Path
 
 
 def measure_shortcuts(scored: Scored) -> list[dict[str, Any]]:
-    """Score the same clips without sound, picture, ...; write shortcuts.csv and return its rows.
+    """Score the clips again without sound, without picture, ...; write shortcuts.csv and return its rows.
 
-    With several processes all of them take part, and the main one writes.
+    All processes must call this; the main one writes.
     """
     rows = [shortcut_row(scored.scores, scored.scores, "untouched")]
     for change, batches in probe_batches(scored.clips, scored.data, scored.workers, **scored.needs):
@@ -52,9 +52,9 @@ def measure_shortcuts(scored: Scored) -> list[dict[str, Any]]:
 def measure_robustness(
     scored: Scored, config: RobustnessConfig, data_root: Path, raw_roots: Mapping[str, Path], split: str
 ) -> dict[str, Any]:
-    """Score the clips under each perturbation; write robustness.json, .csv and .png and return the first.
+    """Score the clips under each perturbation; write robustness.json, .csv and .png; return the JSON.
 
-    data_root: the prepared set. raw_roots: raw videos of every evaluated data set. split: for the title.
+    data_root: the prepared set. raw_roots: data set -> its raw videos. split: for the title.
     """
     name = scored.clips[0].dataset
     cache_dir = config.cache_dir or scored.output_dir / "variants"

@@ -1,4 +1,4 @@
-"""What is said of a raw video: of every face that was followed in it, and of the whole."""
+"""The verdict on a raw video: of each tracked face, and of the whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.evaluation.decision import FAKE, REAL, UNDECIDED
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A stretch of a face's track in which P(fake) lies above the threshold."""
+    """A stretch of a face's track with P(fake) above the threshold."""
 
     start_s: float
     end_s: float
@@ -24,15 +24,15 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceVerdict:
-    """One face, from its first frame in the video to its last one."""
+    """One face, from its first to its last frame in the video."""
 
     verdict: str  # real, fake or undecided
     prob: float | None  # calibrated P(fake); None: too short for a score
     logit: float | None
-    modalities: dict[str, str]  # "video", "audio" -> verdict, where the method says
+    modalities: dict[str, str]  # "video", "audio" -> verdict, if the method has that head
     video_prob: float | None
     audio_prob: float | None
-    off_domain: list[str]  # why the detector should not be trusted on it
+    off_domain: list[str]  # reasons not to trust the detector on it
     first_frame: int
     num_frames: int
     num_frames_with_face: int
@@ -40,7 +40,7 @@ class FaceVerdict:
     num_windows: int
     segments: list[Segment]
     lag_curve: dict[str, list[float]] | None  # "delay_s" of the sound -> "logit"
-    regions: dict[str, float] | None  # face region -> how far the logit falls when it is blurred
+    regions: dict[str, float] | None  # face region -> drop of the logit when it is blurred
     frame_probs: npt.NDArray[np.float64]  # (num_frames,) P(fake) per frame, NaN where no window covers it
 
 
@@ -52,18 +52,18 @@ class Verdict:
     verdict: str
     prob: float | None  # of the most suspicious face
     modalities: list[str]  # which of "video" and "audio" are fake
-    notes: list[str]  # what a reader must know: no face for a second, no sound, no stored threshold
+    notes: list[str]  # caveats: gaps without a face, no sound, no stored threshold
     fps: float
     num_frames: int
     duration_s: float
     width: int
     height: int
-    threshold: float  # P(fake) above which a face is accused
+    threshold: float  # P(fake) above which a face is called fake
     faces: list[FaceVerdict]
     checkpoint: str
 
     def as_plain(self) -> dict[str, Any]:
-        """For verdict.json: NaN becomes null."""
+        """The content of verdict.json; NaN becomes null."""
         values = dataclasses.asdict(self)
         for face in values["faces"]:
             face["frame_probs"] = [
@@ -85,7 +85,7 @@ def join_verdicts(faces: list[FaceVerdict]) -> tuple[str, float | None, list[str
 def find_segments(
     frame_probs: npt.NDArray[np.float64], threshold: float, fps: float, first_frame: int
 ) -> list[Segment]:
-    """Runs of frames above the threshold, in seconds of the video."""
+    """Runs of frames above the threshold, in seconds from the video's start."""
     above = np.concatenate([[False], np.nan_to_num(frame_probs, nan=-1.0) > threshold, [False]])
     edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
     return [

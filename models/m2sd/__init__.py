@@ -1,1 +1,1 @@
-"""M2SD, of which only the rule that cuts clips is here."""
+"""M2SD: only its rule for cutting clips, for comparison with its published numbers."""

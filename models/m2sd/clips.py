@@ -1,8 +1,8 @@
-"""How M2SD (TCSVT 2024) turns detections of faces into clips, and clip scores into frame scores.
+"""How M2SD (TCSVT 2024) turns face detections into clips, and clip scores into frame scores.
 
-Followed from its released inference code: which stretches of a video are judged, what is cropped, which 16
-frames make a clip. Our own judging (preprocess/clip/all_faces.py) follows faces otherwise; this
-is for comparison with M2SD's numbers.
+Taken from its released inference code: which stretches of a video are judged, what is cropped, which 16
+frames form a clip. It serves comparison with M2SD's numbers; our own judging tracks faces differently
+(preprocess/clip/all_faces.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 CLIP_FRAMES = 16
 MIN_SCORE, MIN_IOU, MAX_OVERLAP = 0.8, 0.5, 0.5
@@ -24,7 +25,7 @@ class Detection(NamedTuple):
 
 
 class FaceSegment(NamedTuple):
-    """A face followed through frames `start` to `end` (excluded): the number of its detection in each."""
+    """A face tracked through frames `start` to `end` (excluded), with its detection's index in each."""
 
     start: int
     end: int
@@ -42,7 +43,7 @@ def iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def follow(frames: Sequence[Sequence[Detection]], face: int) -> tuple[int, ...] | None:
-    """The detections that continue detection `face` of the first frame; None if it cannot be followed."""
+    """Indices of the detections that continue `face` of the first frame; None if the face is lost."""
     if not frames or face >= len(frames[0]) or frames[0][face].score < MIN_SCORE:
         return None
     box = frames[0][face].box
@@ -64,10 +65,10 @@ def _tracks(frames: Sequence[Sequence[Detection]]) -> list[tuple[int, ...]]:
 
 
 def find_segments(frames: Sequence[Sequence[Detection]]) -> list[FaceSegment]:
-    """The stretches that M2SD judges: every face that is there in all frames, else the first face of each of
-    the longest stretches in which the number of faces stays.
+    """The stretches that M2SD judges: every face that is visible in all frames, if there is one.
 
-    A pair of frames in which nobody can be followed is skipped as a whole, as in the released code.
+    Else the first face of each longest stretch with a constant number of faces. A pair of frames in which no
+    face can be followed is skipped whole, as in the released code.
     """
     count = len(frames)
     if whole := _tracks(frames):
@@ -87,7 +88,7 @@ def find_segments(frames: Sequence[Sequence[Detection]]) -> list[FaceSegment]:
 
 
 def crop_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """The face's box, twice as large, inside a frame of `width` x `height` pixels."""
+    """A face's box (x1, y1, x2, y2), doubled in size and clipped to a frame of `width` x `height` pixels."""
     x1, y1, x2, y2 = np.rint(box)
     half = np.array([x2 - x1, y2 - y1]) / 2
     low, high = np.array([x1, y1]) - half, np.array([x2, y2]) + half
@@ -95,9 +96,11 @@ def crop_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, i
     return tuple(np.rint(places).astype(int).tolist())
 
 
-def clip_indices(num_frames: int) -> np.ndarray:
-    """(clips, 16) frame numbers of all clips of a face that is there for `num_frames`: each step of a window,
-    with the frames mirrored at both ends where there are fewer than 16.
+def clip_indices(num_frames: int) -> npt.NDArray[np.int64]:
+    """(clips, 16) frame numbers of the clips of a face that is visible for `num_frames` frames.
+
+    A window slides by one frame; fewer than 16 frames are mirrored at both ends.
+    Raises ValueError if `num_frames` is below 1.
     """
     if num_frames < 1:
         raise ValueError("a face of no frames has no clips")
@@ -111,10 +114,12 @@ def clip_indices(num_frames: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(order, CLIP_FRAMES)
 
 
-def frame_scores(indices: np.ndarray, scores: np.ndarray, num_frames: int) -> np.ndarray:
-    """(num_frames,) mean of the scores of all clips that show a frame, as often as they show it; NaN: none.
+def frame_scores(
+    indices: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], num_frames: int
+) -> npt.NDArray[np.float64]:
+    """(num_frames,) mean score of the clips that show each frame; NaN where no clip does.
 
-    indices: (clips, 16) of `clip_indices`; scores: (clips,).
+    indices: (clips, 16) of `clip_indices`; scores: (clips,). A clip counts as often as it shows the frame.
     """
     sums, counts = np.zeros(num_frames), np.zeros(num_frames)
     np.add.at(sums, indices, np.broadcast_to(scores[:, None], indices.shape))

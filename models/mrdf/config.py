@@ -70,47 +70,47 @@ class MrdfConfig:
 
     mrdf_variant: str = opt(
         "ce",
-        "ce and margin are MRDF with two ways to train the modalities' branches; avdf has no branches, "
-        "avdf_ensemble only the branches; avdf_multiclass classifies four kinds of clip, avdf_multilabel "
+        "ce and margin are MRDF with two losses of the modality branches; avdf has no branches, "
+        "avdf_ensemble only the branches; avdf_multiclass predicts four kinds of clip, avdf_multilabel "
         "each modality",
         choices=VARIANTS,
     )
     init_from: Path | None = opt(
         None,
-        "start from the weights of an AV-HuBERT base checkpoint, where shapes fit; the log lists them. A "
-        "resumed run reads the file again",
+        "initialise from an AV-HuBERT base checkpoint where shapes fit; the log lists them. A resumed run "
+        "reads the file again",
     )
     feature_dim: int = opt(768, "width of all feature sequences")
     video_channels: tuple[int, ...] = opt((64, 128, 256, 512), "widths of the ResNet's four stages")
-    freeze_stem: bool = opt(False, "leave the ResNet's stem at its random weights (published code)")
+    freeze_stem: bool = opt(False, "keep the ResNet's stem at its random weights (published code)")
     image_size: int = opt(112, "side in pixels that crops are resized to on the device")
     crop_size: int = opt(
-        100, "side in pixels of the cut that the model sees: at a random place in training, else central"
+        100, "side in pixels of the crop that the model sees: random in training, else central"
     )
-    filterbank_stack: int = opt(4, "filterbank rows (100 per second) for each frame: 100 / video_fps")
+    filterbank_stack: int = opt(4, "filterbank rows (100 per second) per frame: 100 / video_fps")
     feature_norm: bool = opt(
         True,
-        "standardise the features of picture and sound over the batch: clips share far more than they differ "
-        "in (published code: false)",
+        "standardise the features of picture and sound over the batch: clips differ little from their common "
+        "mean (published code: false)",
     )
     encoder_layers: int = opt(12, "transformer layers; the published code has 0, by mistake")
     transformer_nhead: int = opt(12, "attention heads")
     feedforward_dim: int = opt(3072, "width of the transformer's feed-forward layers")
     norm_first: bool = opt(
         True,
-        "norms before each part of a layer, as AV-HuBERT was trained; false = after it (published code)",
+        "norms before each part of a layer, as AV-HuBERT was trained; false = after (published code)",
     )
     position_kernel: int = opt(128, "frames that the positional convolution spans")
     position_groups: int = opt(16, "groups of the positional convolution")
     readout: str = opt(
         "mean",
-        "judge the clip by the mean over its frames, or by the first one (published code)",
+        "classify the mean over the clip's frames, or the first frame (published code)",
         choices=("mean", "first"),
     )
     cut_to_shortest: bool = opt(
         False,
-        "cut all clips of a batch to the frames of the shortest instead of masking their padding (published "
-        "code): scores then depend on what else is in the batch",
+        "cut all clips of a batch to the shortest instead of masking padding (published code): scores then "
+        "depend on the rest of the batch",
     )
     dropout: float = opt(0.1, "dropout in the encoder and the branches")
 

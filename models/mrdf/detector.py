@@ -1,22 +1,23 @@
 """MRDF: regularisation across and within the modalities, over AV-HuBERT's network.
 
 Zou et al., "Cross-Modality and Within-Modality Regularization for Audio-Visual DeepFake Detection", ICASSP
-2024, arXiv 2401.05746; published code: Vincent-ZHQ/MRDF, 2024-04. Sound and picture of each frame are joined,
-a wav2vec 2.0 encoder reads them, and a head judges the clip; two branches judge each modality from its mean.
+2024, arXiv 2401.05746; published code: Vincent-ZHQ/MRDF, 2024-04. Sound and picture of each frame are
+concatenated and encoded by wav2vec 2.0's transformer, and a head classifies the clip; two branches classify
+each modality from its mean.
 
 The presets:
 
 - `corrected`, the default: the paper's network with twelve layers, norms first as AV-HuBERT was trained;
-  features standardised over the batch; read out by the mean over frames; our windows and recipe.
-- `paper`: what the paper describes. Twelve layers, norms last, read out at the first frame.
+  features standardised over the batch; mean over frames as read-out; our windows and training recipe.
+- `paper`: what the paper describes: twelve layers, norms last, first frame as read-out.
 - `released`: the network and data of the published code, which builds an encoder without layers, never trains
   the stem, and cuts all clips of a batch to the length of the shortest.
 - `demo`: a network for the demo set and two CPU cores.
 
-No preset repeats: the choice of epoch and learning rate by the test fold (published: the rate halves if the
-test loss stalls for three epochs; here it is constant), and Adam's moments of 0.5 and 0.9. Of clips longer
-than 20 s any 20 s are taken, not the first. Unused published weights (`mask_emb`, `final_proj`, parts of the
-baselines) are not built.
+Deviations of all presets: epoch and learning rate are not chosen on the test fold (published: the rate halves
+if the test loss stalls for three epochs; here it is constant), and Adam's moments are not 0.5 and 0.9. Clips
+longer than 20 s give any 20 s, not the first. Unused published weights (`mask_emb`, `final_proj`, parts of
+the baselines) are not built.
 """
 
 from __future__ import annotations
@@ -44,26 +45,26 @@ from utils.types import ClipBatch, DetectorOutput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MrdfOutput(DetectorOutput):
-    """What losses/mrdf.py reads. None where the variant has no such part.
+    """What losses/mrdf.py reads; None where the variant lacks the part.
 
-    `logits` are positive exactly where the published code decides "fake". Of two classes the second is real.
+    `logits` are positive exactly where the published code decides "fake". Two classes are (fake, real).
     """
 
     variant: str
     # (B, n): fake and real; multiclass: real, fake picture, fake sound, both fake; multilabel: sound is real,
     # picture is real
     class_logits: Tensor | None
-    video_class_logits: Tensor | None  # (B, 2) from the picture alone
-    audio_class_logits: Tensor | None  # (B, 2) from the sound alone
+    video_class_logits: Tensor | None  # (B, 2) from the picture only
+    audio_class_logits: Tensor | None  # (B, 2) from the sound only
     video_embedding: Tensor | None  # (B, D) mean of the picture's branch
     audio_embedding: Tensor | None  # (B, D)
     video_mean: Tensor  # (B, D) mean of the picture's features, before any branch
     audio_mean: Tensor  # (B, D)
 
 
-def fake_logit(class_logits: Tensor | None) -> Tensor | None:
+def fake_logit(class_logits: Tensor) -> Tensor:
     """(B, 2) scores of fake and real -> (B,) log odds of fake."""
-    return None if class_logits is None else class_logits[:, 0] - class_logits[:, 1]
+    return class_logits[:, 0] - class_logits[:, 1]
 
 
 class MrdfDetector(nn.Module, Method):
@@ -166,8 +167,11 @@ class MrdfDetector(nn.Module, Method):
             assert video_embedding is not None
             assert audio_embedding is not None
             readout = torch.cat([video_embedding, audio_embedding], dim=1)
+        logits, video_logits, audio_logits = self._decide(class_logits, video_classes, audio_classes)
         return MrdfOutput(
-            **self._decide(class_logits, video_classes, audio_classes),
+            logits=logits,
+            video_logits=video_logits,
+            audio_logits=audio_logits,
             embedding=readout,
             variant=self.config.mrdf_variant,
             class_logits=class_logits,
@@ -181,32 +185,32 @@ class MrdfDetector(nn.Module, Method):
 
     def _decide(
         self, classes: Tensor | None, video_classes: Tensor | None, audio_classes: Tensor | None
-    ) -> dict[str, Tensor | None]:
-        """The logits of the contract out of the variant's scores."""
-        video, audio = fake_logit(video_classes), fake_logit(audio_classes)
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(logits, video_logits, audio_logits) of DetectorOutput from the variant's scores."""
         variant = self.config.mrdf_variant
-        if variant == "avdf_multiclass":
+        video = None if video_classes is None else fake_logit(video_classes)
+        audio = None if audio_classes is None else fake_logit(audio_classes)
+        if classes is not None and variant == "avdf_multiclass":
             video = classes[:, [1, 3]].logsumexp(1) - classes[:, [0, 2]].logsumexp(1)
             audio = classes[:, [2, 3]].logsumexp(1) - classes[:, [0, 1]].logsumexp(1)
-            logits = classes[:, 1:].amax(1) - classes[:, 0]
-        elif variant == "avdf_multilabel":
+            return classes[:, 1:].amax(1) - classes[:, 0], video, audio
+        if classes is not None and variant == "avdf_multilabel":
             audio, video = -classes[:, 0], -classes[:, 1]
-            logits = torch.maximum(video, audio)
-        elif variant == "avdf_ensemble":
-            logits = torch.maximum(video, audio)
-        else:
-            logits = fake_logit(classes)
-        return {"logits": logits, "video_logits": video, "audio_logits": audio}
+        elif classes is not None:
+            return fake_logit(classes), video, audio
+        assert video is not None
+        assert audio is not None
+        return torch.maximum(video, audio), video, audio
 
     @staticmethod
     def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-        """The fields that the keys and shapes of a published checkpoint, and its file name, tell."""
+        """Fields of MrdfConfig read from a published checkpoint's keys, shapes and file name."""
         return fields_of_released(state, name)
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
-        """Load the weights of a checkpoint of the published code, every key strictly.
+        """Load a checkpoint of the published code; every key must match.
 
-        Raises CheckpointError where keys or shapes do not fit, or where two names of one tensor differ.
+        Raises CheckpointError if keys or shapes do not fit, or if two names of one tensor hold other values.
         """
         try:
             self.load_state_dict(translate_released(state, self.config.mrdf_variant), strict=True)

@@ -1,4 +1,4 @@
-"""AV-HuBERT's front ends, which MRDF shares: log filterbank rows for each frame, and small pictures.
+"""AV-HuBERT's front ends, which MRDF shares: log filterbank rows per frame, and small crops.
 
 Shi et al., "Learning Audio-Visual Speech Representation by Masked Multimodal Cluster Prediction", ICLR 2022.
 The filterbank gives the numbers of python_speech_features 0.6, whose `logfbank` AV-HuBERT and MRDF call.
@@ -7,6 +7,7 @@ The filterbank gives the numbers of python_speech_features 0.6, whose `logfbank`
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,15 +22,15 @@ FFT_SAMPLES = 512
 NUM_FILTERS = 26
 PRE_EMPHASIS = 0.97
 FULL_SCALE = 32_768  # of 16-bit samples
-ENERGY_FLOOR = float(np.finfo(np.float64).eps)  # in place of an energy of exactly 0
-# low-pass before the rate is lowered: zero crossings on each side, share of the band kept, Kaiser's beta
+ENERGY_FLOOR = float(np.finfo(np.float64).eps)  # replaces an energy of exactly 0
+# low-pass before decimation: zero crossings on each side, share of the band kept, Kaiser's beta
 ZERO_CROSSINGS, PASS_BAND, KAISER_BETA = 64, 0.9476, 14.77
-# of grey pictures in 0..1, which MRDF uses for each colour
+# of grey pictures in 0..1; MRDF uses them for each colour
 PICTURE_MEAN, PICTURE_STD = 0.421, 0.165
 
 
-def triangular_filters() -> np.ndarray:
-    """(257, 26): triangles over the bins of the spectrum, their edges equally spaced in mel, 0 to 8 kHz."""
+def triangular_filters() -> npt.NDArray[np.float64]:
+    """(257, 26) triangular filters over the spectrum's bins, equally spaced in mel from 0 to 8 kHz."""
     highest_mel = 2595 * np.log10(1 + SOUND_RATE_HZ / 2 / 700)
     edges_hz = 700 * (10 ** (np.linspace(0, highest_mel, NUM_FILTERS + 2) / 2595) - 1)
     edges = np.floor((FFT_SAMPLES + 1) * edges_hz / SOUND_RATE_HZ)
@@ -40,31 +41,33 @@ def triangular_filters() -> np.ndarray:
     return rising + falling
 
 
-def decimation_filter(factor: int) -> np.ndarray:
-    """Taps of a low-pass that leaves what a `factor` times lower sampling rate can hold."""
+def decimation_filter(factor: int) -> npt.NDArray[np.float64]:
+    """Taps of the low-pass filter to apply before the sampling rate is divided by `factor`."""
     half = ZERO_CROSSINGS * factor
     taps = np.sinc(np.arange(-half, half + 1) * PASS_BAND / factor) * np.kaiser(2 * half + 1, KAISER_BETA)
     return taps / taps.sum()
 
 
 class LogFilterbank(nn.Module):
-    """Samples (B, N) at 16 kHz in 16-bit units, of which the first `num_samples` (B,) are a clip's own ->
-    log energies (B, rows, 26) at 100 rows a second, and how many rows each clip has (B,).
+    """Samples (B, N) at 16 kHz -> log energies (B, rows, 26), 100 rows per second, and row counts (B,).
 
-    A clip's rows are what it would get alone. Rows past its end are 0.
+    Samples are in 16-bit units; the first `num_samples` (B,) of a clip are valid. Rows do not depend on
+    padding, and are 0 past a clip's end.
     """
+
+    filters: Tensor  # (257, 26)
 
     def __init__(self) -> None:
         super().__init__()
         filters = torch.from_numpy(triangular_filters()).float()
-        self.register_buffer("filters", filters, persistent=False)  # (257, 26)
+        self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, samples: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         missing = (num_samples - WINDOW_SAMPLES).clamp_min(0)
         num_rows = 1 + (missing + HOP_SAMPLES - 1) // HOP_SAMPLES
         longest = 1 + -(-max(samples.shape[1] - WINDOW_SAMPLES, 0) // HOP_SAMPLES)
         emphasised = torch.cat([samples[:, :1], samples[:, 1:] - PRE_EMPHASIS * samples[:, :-1]], dim=1)
-        # the published code pads after the emphasis: the sample after a clip's last one is 0, too
+        # the published code pads after the emphasis, so the sample after a clip's last one is 0, too
         outside = torch.arange(samples.shape[1], device=samples.device) >= num_samples[:, None]
         emphasised = emphasised.masked_fill(outside, 0.0)
         length = (longest - 1) * HOP_SAMPLES + WINDOW_SAMPLES
@@ -78,8 +81,9 @@ class LogFilterbank(nn.Module):
 
 
 def stack_rows(rows: Tensor, num_stacked: int, num_frames: int) -> Tensor:
-    """(B, rows, 26) -> (B, T, 26 * num_stacked): the rows of each frame, normalised
-    together. Zeros where rows are missing; rows past the last frame are dropped.
+    """(B, rows, 26) -> (B, T, 26 * num_stacked): the rows of each frame, normalised together.
+
+    Missing rows are zeros; rows past the last frame are dropped.
     """
     wanted = num_frames * num_stacked
     rows = F.pad(rows[:, :wanted], (0, 0, 0, max(0, wanted - rows.shape[1])))
@@ -88,13 +92,13 @@ def stack_rows(rows: Tensor, num_stacked: int, num_frames: int) -> Tensor:
 
 
 class FilterbankFrontEnd(nn.Module):
-    """Waveform (B, N) in [-1, 1] with its padding mask -> (B, T, 26 * num_stacked), the sound of each
-    frame.
+    """Waveform (B, N) in [-1, 1] and its padding mask -> (B, T, 26 * num_stacked), the sound of each frame.
 
-    The sound is brought to 16 kHz and 16 bits, as the published pipelines store it.
+    The sound is converted to 16 kHz and 16 bits, as the published pipelines store it.
     """
 
     stays_eager = True  # complex numbers
+    low_pass: Tensor  # (1, 1, taps)
 
     def __init__(self, sample_rate_hz: int, num_stacked: int) -> None:
         super().__init__()
@@ -126,18 +130,17 @@ class FilterbankFrontEnd(nn.Module):
 def halve(video: Tensor) -> Tensor:
     """Means of 2x2 pixels, halves rounded up: (..., H, W) uint8 -> (..., H/2, W/2) uint8.
 
-    This is what OpenCV's bilinear resizing by exactly one half gives.
+    Equals OpenCV's bilinear resizing by one half.
     """
     pairs = video[..., ::2].short() + video[..., 1::2]
     return ((pairs[..., ::2, :] + pairs[..., 1::2, :] + 2) >> 2).to(torch.uint8)
 
 
 class PictureFrontEnd(nn.Module):
-    """uint8 frames -> float frames (B, 3, T, crop_size, crop_size): resizing to `image_size`, crop,
-    normalisation.
+    """Resize uint8 frames to `image_size`, crop, normalise: -> float (B, 3, T, crop_size, crop_size).
 
-    In training each clip is cropped at a random place and mirrored with probability 1/2, all of its frames
-    alike; else the crop is the middle.
+    In training each clip is cropped at a random place and mirrored with probability 1/2, the same for all of
+    its frames; else the crop is central.
     """
 
     stays_eager = True  # random numbers on the CPU, integers
@@ -159,7 +162,7 @@ class PictureFrontEnd(nn.Module):
 
     @torch.no_grad()
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
-        """video: (B, 3, T, H, W) uint8. Raises UsageError if the frames are equalised already."""
+        """video: (B, 3, T, H, W) uint8. Raises UsageError if the frames are already equalised."""
         if is_equalized:
             raise UsageError(
                 "this model needs plain frames, but these clips are packed equalised: pack them again"

@@ -1,4 +1,4 @@
-"""Other people's weights for MRDF: checkpoints of its published code, and AV-HuBERT's to start from."""
+"""Published weights for MRDF: checkpoints of its own code, and AV-HuBERT's as initial weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ALIASES = {
     "final_proj_video.": "model.final_proj.",
     "final_proj_hubert.": "model.final_proj.",
 }
-# how newer versions of PyTorch call the parts of a normalised weight
+# names of a normalised weight's parts in newer versions of PyTorch
 WEIGHT_NORM = {
     "parametrizations.weight.original0": "weight_g",
     "parametrizations.weight.original1": "weight_v",
@@ -53,12 +53,12 @@ UNUSED_BY = {
 }
 STEM = "model.feature_extractor_video.resnet.frontend3D.0.weight"
 GREY_OF_RGB = (0.299, 0.587, 0.114)
-# of AV-HuBERT's: what MRDF has no use for
+# keys of AV-HuBERT that MRDF does not use
 NOT_WANTED = (*UNUSED, "model.label_embs_concat")
 
 
 def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once, under its first name. Raises CheckpointError where its other names say otherwise."""
+    """Each tensor once, under its first name. Raises CheckpointError if its other names hold other values."""
     named: dict[str, Tensor] = {}
     for key, value in state.items():
         for new, old in WEIGHT_NORM.items():
@@ -67,13 +67,13 @@ def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         alias = next((prefix for prefix in ALIASES if key.startswith(prefix)), "")
         name = ALIASES[alias] + key.removeprefix(alias) if alias else key
         if name in named and not torch.equal(named[name], value):
-            raise CheckpointError(f"{key} differs from {name}, of which it is another name")
+            raise CheckpointError(f"{key} differs from {name}, but both name the same tensor")
         named.setdefault(name, value)
     return named
 
 
 def released_name(name: str) -> str:
-    """Our name of a parameter or buffer -> the published code's first."""
+    """The published code's first name of our parameter or buffer. Raises KeyError for an unknown one."""
     for theirs, ours in RELEASED_PREFIXES.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
@@ -81,7 +81,10 @@ def released_name(name: str) -> str:
 
 
 def translate_released(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
-    """The state_dict of a published checkpoint under our names, without what `variant` does not use."""
+    """The state_dict of a published checkpoint under our names, without tensors that `variant` lacks.
+
+    Raises CheckpointError for an unknown key.
+    """
     unused = (*UNUSED, *UNUSED_BY.get(variant, ()))
     renamed: dict[str, Tensor] = {}
     for key, value in _first_names(state).items():
@@ -95,11 +98,11 @@ def translate_released(state: Mapping[str, Tensor], variant: str) -> dict[str, T
 
 
 def fields_of_released(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    """Fields of MrdfConfig that a published checkpoint tells: variant, number of layers, widths.
+    """Fields of MrdfConfig read from a published checkpoint: variant, number of layers, widths.
 
-    Keys and shapes do not tell margin, avdf and avdf_multilabel apart; the file name does, which the
-    published code begins with the model's. Nothing tells the margins, which only training needs. Raises
-    CheckpointError if the keys are not MRDF's.
+    Keys and shapes do not tell margin, avdf and avdf_multilabel apart, but the file name does: the published
+    code begins it with the model's name. The margins are unknown; only training needs them.
+    Raises CheckpointError if the keys are not MRDF's.
     """
     state = _first_names(state)
     numbers = [int(m[1]) for key in state if (m := re.match(r"model\.encoder\.layers\.(\d+)\.", key))]
@@ -136,19 +139,19 @@ def _variant(state: Mapping[str, Tensor], file_name: str) -> str:
         if part in file_name:
             return variant
     log.warning(
-        "%s: its keys are those of margin, avdf and avdf_multilabel alike; taken for margin, which "
-        "decides as avdf does. Say --mrdf_variant if it is avdf_multilabel",
+        "%s: its keys fit margin, avdf and avdf_multilabel; loaded as margin, which scores like avdf. "
+        "If it is avdf_multilabel, pass --mrdf_variant avdf_multilabel",
         file_name,
     )
     return "margin"
 
 
 def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Start `model` from the weights of an AV-HuBERT checkpoint, and log what was taken and what was not.
+    """Initialise `model` from an AV-HuBERT checkpoint, and log what was taken and what was not.
 
-    A tensor is taken where name and shape fit. The stem, which AV-HuBERT has for grey pictures, is spread
-    over the colours by their share in grey, and sees the same in a grey picture. Raises CheckpointError if
-    nothing fits.
+    Tensors are taken if name and shape fit. AV-HuBERT's stem is for grey pictures: its weights are spread
+    over the colours by their share in grey, so a grey picture gives the same features.
+    Raises CheckpointError if nothing fits.
     """
     own = model.state_dict()
     taken, refused = {}, []
@@ -156,7 +159,7 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         theirs = key.removeprefix("model.")
         prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
         if prefix is None:
-            refused.append(f"{theirs}: {'of no use' if key.startswith(NOT_WANTED) else 'unknown'} here")
+            refused.append(f"{theirs}: {'not used' if key.startswith(NOT_WANTED) else 'unknown'} here")
             continue
         name = RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)
         if key == STEM and value.shape[1] == 1:
@@ -179,11 +182,11 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     for group, count in _by_module(own.keys() - taken.keys()).items():
         log.info("  left at its random start: %s (%d tensors)", group, count)
     if not getattr(model.config, "norm_first", True):
-        log.warning("AV-HuBERT was trained with --norm_first true; its layers mean little otherwise")
+        log.warning("AV-HuBERT was trained with --norm_first true; with false its weights are of little use")
 
 
 def _by_module(names: Mapping[str, Tensor] | set[str]) -> dict[str, int]:
-    """Module -> how many of its tensors are among `names`; the parts of a layer or a stage count as one."""
+    """Module -> number of its tensors in `names`; the parts of a layer or stage count as one module."""
     groups: dict[str, int] = {}
     for name in sorted(names):
         parts = name.split(".")

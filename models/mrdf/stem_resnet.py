@@ -1,7 +1,7 @@
-"""AV-HuBERT's picture encoder: a ResNet-18 on single frames, after a stem that sees five frames.
+"""AV-HuBERT's picture encoder: a stem over five frames, then a ResNet-18 on single frames.
 
-He et al., "Deep Residual Learning", CVPR 2016; with the stem and PReLU as in lip reading. Module names are
-those of the published AV-HuBERT and MRDF checkpoints.
+He et al., "Deep Residual Learning", CVPR 2016; stem and PReLU as in lip reading. Module names are those of
+the published AV-HuBERT and MRDF checkpoints.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STAGES = 4
 
 
 class ResidualBlock(nn.Module):
-    """conv3x3, batch norm, PReLU, conv3x3, batch norm; plus the input; PReLU."""
+    """conv3x3, batch norm, PReLU, conv3x3, batch norm, add the input, PReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetTrunk(nn.Module):
-    """Four stages of two blocks; all but the first halve the picture. (N, C, H, W) -> (N, D), its mean."""
+    """Four stages of two blocks, all but the first halving the picture; (N, C, H, W) -> mean (N, D)."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -61,16 +61,16 @@ class ResNetTrunk(nn.Module):
 class StemResNet(nn.Module):
     """(B, 3, T, H, W) float frames -> (B, T, D).
 
-    Padding frames are zeros to the stem, which is what it sees before and after a clip, and the rest of the
-    network, batch norm included, never sees them: a clip's features do not depend on how far it was padded.
-    With `freeze_stem` the stem stays as it was initialised but for its running statistics.
+    The stem gets zeros for padding frames, as before and after a clip; the rest of the network, batch norm
+    included, never gets them, so a clip's features do not depend on padding. With `freeze_stem` the stem
+    keeps its initial weights; its running statistics are still updated.
     """
 
     def __init__(self, channels: Sequence[int], *, freeze_stem: bool) -> None:
         super().__init__()
         if len(channels) != STAGES:
             raise ValueError(f"the ResNet has {STAGES} widths, got {len(channels)}")
-        # after the convolution, time only means more pictures, so its norm is one over pictures
+        # after the convolution frames are treated as single pictures, hence the 2d norm
         self.frontend3D = nn.Sequential(
             nn.Conv3d(3, channels[0], (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
             nn.BatchNorm2d(channels[0]),
@@ -84,10 +84,10 @@ class StemResNet(nn.Module):
             self.frontend3D.requires_grad_(False)
 
     def _stem(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """(B, 3, T, H, W) -> pictures (N, C, H/4, W/4) of the N frames that are no padding."""
+        """(B, 3, T, H, W) -> pictures (N, C, H/4, W/4) of the N frames that are not padding."""
         convolution, norm, activation = self.frontend3D
         if video.is_cuda or torch.is_autocast_enabled(video.device.type):
-            # what convolutions are fastest in
+            # convolutions are fastest in this layout
             video = video.contiguous(memory_format=torch.channels_last_3d)
         if padding_mask is None:
             images = convolution(video).transpose(1, 2).flatten(0, 1)
@@ -97,7 +97,7 @@ class StemResNet(nn.Module):
         return self.pool(activation(norm(images)))
 
     def forward(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """padding_mask: (B, T), True = padding, whose features are 0; None = no frame is."""
+        """padding_mask: (B, T), True = padding, whose features are 0; None = no padding."""
         with torch.no_grad() if self.freeze_stem else contextlib.nullcontext():
             images = self._stem(video, padding_mask)
         features = self.trunk(images)  # (N, D)

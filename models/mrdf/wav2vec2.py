@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class PositionConvolution(nn.Module):
     """A grouped convolution over time with normalised weights: (B, D, T) -> (B, D, T).
 
-    weight = weight_g * weight_v / |weight_v|, the norm taken for each tap. Of an even kernel the last output
-    is dropped: step t sees t - kernel/2 to t + kernel/2 - 1.
+    weight = weight_g * weight_v / |weight_v|, with the norm taken per tap. An even kernel's last output is
+    dropped: step t sees t - kernel/2 to t + kernel/2 - 1.
     """
 
     def __init__(self, feature_dim: int, kernel: int, groups: int) -> None:
@@ -37,7 +37,7 @@ class PositionConvolution(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself."""
+    """Multi-head self-attention."""
 
     def __init__(self, feature_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(feature_dim, feature_dim)
 
     def forward(self, features: Tensor, attended: Tensor | None) -> Tensor:
-        """features: (B, T, D). attended: (B, 1, 1, T), True = steps that may be looked at; None = all."""
+        """features: (B, T, D). attended: (B, 1, 1, T), True = steps to attend to; None = all."""
         query, key, value = (
             projection(features).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, T, D/heads)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network, each with a residual; norms before them or after the sum."""
+    """Self-attention and a feed-forward network, each with a residual; norms before each or after the sum."""
 
     def __init__(
         self, feature_dim: int, num_heads: int, feedforward_dim: int, dropout: float, *, norm_first: bool
@@ -87,8 +87,10 @@ class EncoderLayer(nn.Module):
 
 
 class Wav2Vec2Encoder(nn.Module):
-    """(B, T, D) -> (B, T, D). `norm_first`: norms before each part of a layer and one after the last layer,
-    as AV-HuBERT was trained; else norms after each part, and that one before the first layer.
+    """(B, T, D) -> (B, T, D).
+
+    norm_first: norms before each part of a layer and one after the last layer, as AV-HuBERT was trained; else
+    norms after each part and one before the first layer.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Wav2Vec2Encoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """padding_mask: (B, T), True = padding, which no other step sees; None = no step is."""
+        """padding_mask: (B, T), True = padding, hidden from the other steps; None = no padding."""
         attended = None
         if padding_mask is not None:
             features = features.masked_fill(padding_mask[..., None], 0.0)

@@ -338,7 +338,7 @@ def test_av_huberts_weights_are_taken_where_they_fit_and_listed(tmp_path, caplog
     assert torch.equal(model.audio_projection.bias, state["feature_extractor_audio.proj.bias"])
     for line in (
         "not taken: encoder.layers.0.fc1.weight: (48, 16) there, (32, 16) here",
-        "not taken: mask_emb: of no use here",
+        "not taken: mask_emb: not used here",
         "taken: video_encoder.trunk.layer1",
         "left at its random start: encoder.layers.1 (16 tensors)",
         "left at its random start: classifier.0",
