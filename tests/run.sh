@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test command: lint and all tests, on two cores and without a network in about ten minutes.
+# The test command: lint, types and all tests, on two cores and without a network in about ten minutes.
 #   bash tests/run.sh [any pytest flag]       e.g. -n 0 -k splits: in one process, what matches
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,6 +7,7 @@ source utils/shell/environment.sh
 
 python -m ruff check .
 python -m ruff format --check .
+python -m mypy
 # three processes with one thread each, since they also wait (for disks, and for each other); files keep their fixtures to
 # themselves, and the slow ones, end to end, come first, so that no process works alone at the end
 export OMP_NUM_THREADS=1
