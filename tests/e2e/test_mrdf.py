@@ -138,7 +138,7 @@ def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_pat
     ok(run_command("train.py", "--model", "mrdf", *where, "--run_dir", tmp_path / "fold_2", *fold_2))
     ok(run_command("test.py", "--checkpoint", tmp_path / "fold_2/best.pt", *where, "--report", "false"))
     result = ok(bash(*flags, **variables, FOLDS="2-3"))
-    assert "fold 2 is done" in result.stderr
+    assert "fold 2 is already done" in result.stderr
     assert "fold 3 -> " in result.stderr
     matrix = json.loads((tmp_path / "folds/matrix.json").read_text())
     (group,) = matrix["groups"]
