@@ -174,6 +174,7 @@ def start(config: RunConfig, device: torch.device) -> int:
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
+    loaders = make_loaders(config, parts.clips, saved)
     about = {
         "config": config.as_plain(),
         "command": shlex.join(sys.argv),
@@ -194,7 +195,7 @@ def start(config: RunConfig, device: torch.device) -> int:
         stack.enter_context(logging_redirect_tqdm())
         request = stack.enter_context(stop_request())
         known = {name: value for name, value in about.items() if name != "command"}
-        fit(config, parts.clips, saved, device, known, request)
+        fit(config, loaders, parts.clips["val"], saved, device, known, request)
         if number := request.heard():
             log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
     return 128 + number if number else 0
@@ -224,35 +225,35 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tupl
     return step, TrainingState(model, criterion, optimizer, scheduler, best, device)
 
 
-def fit(
-    config: RunConfig,
-    clips: dict[str, list[Clip]],
-    saved: dict[str, Any] | None,
-    device: torch.device,
-    known: dict[str, Any],
-    request: StopRequest,
-) -> None:
-    """Train on clips["train"] from the first weights, or from `saved`, and validate on clips["val"]."""
+def make_loaders(
+    config: RunConfig, clips: dict[str, list[Clip]], saved: dict[str, Any] | None
+) -> tuple[ClipLoader, ClipLoader]:
+    """Batches of the training and of the validation clips, without those that `saved` has set aside."""
     train, loop, workers = config.train, config.loop, config.workers
-    precision = resolve_precision(loop.precision, device)
     bad_clips = BadClips(train.max_bad_clips)
     if saved:
         bad_clips.restore(saved["bad_clips"])
     weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
     method = MODELS[train.model]
     needs: dict[str, Any] = {"inputs": method.inputs, "min_window_s": method.min_window_s}
-    loader, _ = training_loader(
-        clips["train"],
-        config.data,
-        workers,
-        balance=loop.balance,
-        seed=loop.seed,
-        dataset_weights=weights,
-        accumulate_steps=loop.accumulate_steps,
-        bad_clips=bad_clips,
-        **needs,
-    )
-    val_loader = evaluation_loader(clips["val"], config.data, workers, bad_clips=bad_clips, **needs)
+    draws: dict[str, Any] = {"balance": loop.balance, "seed": loop.seed, "dataset_weights": weights}
+    draws |= {"accumulate_steps": loop.accumulate_steps, "bad_clips": bad_clips}
+    loader, _ = training_loader(clips["train"], config.data, workers, **draws, **needs)
+    return loader, evaluation_loader(clips["val"], config.data, workers, bad_clips=bad_clips, **needs)
+
+
+def fit(
+    config: RunConfig,
+    loaders: tuple[ClipLoader, ClipLoader],
+    val_clips: list[Clip],
+    saved: dict[str, Any] | None,
+    device: torch.device,
+    known: dict[str, Any],
+    request: StopRequest,
+) -> None:
+    """Train from the first weights, or from `saved`, and validate after every epoch."""
+    train, loop, workers, (loader, val_loader) = config.train, config.loop, config.workers, loaders
+    precision = resolve_precision(loop.precision, device)
     about = f"{workers.resolved_workers} loader workers, {workers.resolved_prefetch} batches ahead"
     log.info("device %s, precision %s, %d process(es), each with %s", device, precision, world_size(), about)
     step, state = build(config, loader.batch_sampler.num_steps, device)
@@ -261,13 +262,14 @@ def fit(
         log.info("resumed before step %d of epoch %d", state.progress.step, state.progress.epoch)
     keep = {"save_every_steps": train.save_every_steps, "keep_checkpoints": train.keep_checkpoints}
     run = Run(train.run_dir, loop, state, step, loader, request, known, **keep)
-    train_epochs(config, run, (val_loader, clips["val"]), precision)
+    train_epochs(config, run, (val_loader, val_clips), precision)
     run.close()
 
 
 def train_epochs(config: RunConfig, run: Run, val: tuple[ClipLoader, list[Clip]], precision: str) -> None:
     """The training loop: returns when all epochs are done, none gets better, or a signal was heard."""
     (val_loader, val_clips), part, device = val, "the validation split", run.state.device
+    how: dict[str, Any] = {"precision": precision, "pooling": config.data.pooling, "description": "validate"}
     for epoch in run.epochs():
         for batch in run.batches():
             with autocast(device, precision):
@@ -278,14 +280,7 @@ def train_epochs(config: RunConfig, run: Run, val: tuple[ClipLoader, list[Clip]]
                 if run.must_stop():
                     return
         scores = evaluate(
-            run.state.model,
-            val_loader,
-            device,
-            precision=precision,
-            criterion=run.state.criterion,
-            pooling=config.data.pooling,
-            bad_clips=run.bad_clips,
-            description="validate",
+            run.state.model, val_loader, device, criterion=run.state.criterion, bad_clips=run.bad_clips, **how
         )
         metrics = detection_metrics(scores.labels, scores.logits, part)
         decision = decision_of_scores(val_clips, scores, config.loop.decision_fpr, part)

@@ -136,7 +136,10 @@ def _dead_workers(iterator: Any, wait_s: float) -> tuple[list[int], str]:
     A worker that dies takes announced batches along: reading them may fail before its end is seen.
     """
     workers = iterator._workers
-    wait([worker.sentinel for worker in workers], timeout=wait_s)
+    ending = wait([worker.sentinel for worker in workers], timeout=wait_s)
+    for worker in workers:
+        if worker.sentinel in ending:
+            worker.join(5)  # its files are closed a moment before its exit status is there
     dead = [number for number, worker in enumerate(workers) if worker.exitcode is not None]
     code = workers[dead[0]].exitcode if dead else 0
     return dead, f"with signal {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
