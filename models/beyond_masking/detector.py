@@ -145,6 +145,8 @@ class BeyondMaskingDetector(nn.Module, Method):
         aligned_audio = (
             self.alignment.align(streams) if self.config.temporal_alignment else resample_steps(streams)
         )
+        # before the alignment: runs resume bit for bit only if dropout draws its numbers in this order
+        distilled = self._distill(video, aligned_audio, landmarks, landmark_padding_mask)
 
         # each head sees only its own modality, before the streams are mixed
         video_mean = masked_mean(video, video_padding_mask)
@@ -162,7 +164,7 @@ class BeyondMaskingDetector(nn.Module, Method):
             video_logits=self.video_head(video_mean).squeeze(1) if heads else None,
             audio_logits=self.audio_head(audio_mean).squeeze(1) if heads else None,
             embedding=readout,
-            **self._distill(video, aligned_audio, landmarks, landmark_padding_mask),
+            **distilled,
             landmark_padding_mask=landmark_padding_mask if masked else None,
             video_embedding=video_embedding,
             audio_embedding=audio_embedding,
