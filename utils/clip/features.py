@@ -15,17 +15,22 @@ import numpy.typing as npt
 
 from utils.clip.packed import open_array
 from utils.errors import ClipError
+from utils.files import write_atomically, write_text
 from utils.names import parse_json
 
 FEATURES = "features/"  # a clip's subfolder: inputs that begin with it name cached features
 
 
 def write_features(folder: Path, name: str, rows: npt.NDArray[np.float32], rate_hz: float) -> None:
-    """Write `rows` (S, D) into the clip `folder` as "features/NAME"."""
+    """Write `rows` (S, D) into the clip `folder` as "features/NAME", the rows last: they are then whole."""
     path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    np.save(path.with_name(f"{path.name}.npy"), rows)
-    path.with_name(f"{path.name}.json").write_text(json.dumps({"rate_hz": rate_hz}) + "\n")
+
+    def save(partial: Path) -> None:
+        with partial.open("wb") as file:  # given a name, NumPy would append a suffix of its own
+            np.save(file, rows)
+
+    write_text(path.with_name(f"{path.name}.json"), json.dumps({"rate_hz": rate_hz}) + "\n")
+    write_atomically(path.with_name(f"{path.name}.npy"), save)
 
 
 def read_features(folder: Path, name: str, start_s: float, end_s: float) -> npt.NDArray[np.float32]:
