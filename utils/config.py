@@ -39,15 +39,22 @@ def opt(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any
 def require_above(config: Any, bound: float, *names: str) -> None:
     """Raise ValueError, for a config's __post_init__, unless all of these fields are > `bound`."""
     for name in names:
-        if getattr(config, name) <= bound:
+        if not getattr(config, name) > bound:
             raise ValueError(f"{name} must be > {bound}, got {getattr(config, name)}")
 
 
 def require_at_least(config: Any, bound: float, *names: str) -> None:
     """Raise ValueError, for a config's __post_init__, unless all of these fields are >= `bound`."""
     for name in names:
-        if getattr(config, name) < bound:
+        if not getattr(config, name) >= bound:
             raise ValueError(f"{name} must be >= {bound}, got {getattr(config, name)}")
+
+
+def require_between(config: Any, low: float, high: float, *names: str) -> None:
+    """Raise ValueError, for a config's __post_init__, unless all of these fields are in [`low`, `high`]."""
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"{name} must be between {low} and {high}, got {getattr(config, name)}")
 
 
 def _field_type(config_type: type[Any], name: str) -> tuple[type, bool, bool]:

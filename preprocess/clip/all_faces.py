@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.clip.crop import write_landmarks
 from preprocess.clip.schedule import iterate_schedule
 from preprocess.clip.sound import AudioConfig, WavWriter, extract_audio
 from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
-from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.files import AUDIO_NAME
 from utils.media.picture import Picture
 from utils.media.video import read_video_times
 
@@ -66,22 +65,16 @@ def track_video(
     sound = folder / AUDIO_NAME
     audio = extract_audio(source, sound, times, AudioConfig(allow_silent=True, max_missing_audio_s=1e9))
     tracker = FaceTracker(folder, num_frames=num_frames, fps=fps, config=config, max_tracks=MAX_TRACKS)
-    width = height = 0
-    for picture in show_progress(iterate_schedule(source, times), num_frames):
-        width, height = picture.width, picture.height
-        tracker.step(picture)
     tracks = []
-    for number, track in enumerate(tracker.finish_all()):
+    pictures = show_progress(iterate_schedule(source, times), num_frames)
+    for number, track in enumerate(tracker.follow(pictures)):
         length = len(track.boxes)
         if length < MIN_TRACK_S * fps:
-            track.video_path.unlink()
-            track.landmarks_path.unlink()
+            track.delete_files()
             continue
         clip = folder / f"face_{number}"
         clip.mkdir(exist_ok=True)
-        track.video_path.rename(clip / VIDEO_NAME)
-        write_landmarks(track.landmarks_path, clip / LANDMARKS_NAME, length)
-        track.landmarks_path.unlink()
+        track.move_to(clip)
         _cut_sound(sound, clip / AUDIO_NAME, track.first_frame / fps, length / fps)
         has_face = np.ones(length, bool)
         has_face[[frame - track.first_frame for frame in track.without_face]] = False
@@ -97,8 +90,8 @@ def track_video(
     return TrackedVideo(
         fps=fps,
         num_frames=num_frames,
-        width=width,
-        height=height,
+        width=tracker.width,
+        height=tracker.height,
         silent=audio.silent,
         sound=sound,
         tracks=tracks,

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from preprocess.clip.schedule import iterate_schedule
 from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
-from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.errors import NoFaceError
 from utils.media.picture import Picture
 from utils.media.video import VideoTimes
@@ -24,10 +20,10 @@ PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]
 
 @dataclass(frozen=True, kw_only=True)
 class CropReport:
-    """What was found in one video while its face was cropped."""
+    """What was found in one video while its face was cropped: these fields of clip.json."""
 
-    width: int  # of the displayed source, in pixels
-    height: int
+    source_width: int  # as displayed, in pixels
+    source_height: int
     face_boxes: list[list[float]]  # x, y, side per frame; [] outside of the track
     frames_without_face: list[int]
     num_face_tracks: int
@@ -44,40 +40,23 @@ def crop_face(
     """
     num_frames = len(times.starts_s)
     tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
-    width = height = 0
     pictures = iterate_schedule(source, times)
     if change is not None:
         pictures = change(pictures, times.fps, folder)
-    for picture in pictures:
-        width, height = picture.width, picture.height
-        tracker.step(picture)
-    track = tracker.finish()
-    if track is None:
+    tracks = tracker.follow(pictures)
+    if not tracks:
         raise NoFaceError(source, f"no face in any of its {num_frames} frames")
-    track.video_path.rename(folder / VIDEO_NAME)
-    write_landmarks(track.landmarks_path, folder / LANDMARKS_NAME, num_frames)
-    track.landmarks_path.unlink()
+    (track,) = tracks
+    track.move_to(folder)
     end = track.first_frame + len(track.boxes)
     boxes = [[round(value, 2) for value in box] for box in track.boxes]
     return CropReport(
-        width=width,
-        height=height,
+        source_width=tracker.width,
+        source_height=tracker.height,
         face_boxes=[[]] * track.first_frame + boxes + [[]] * (num_frames - end),
         frames_without_face=[*range(track.first_frame), *track.without_face, *range(end, num_frames)],
         num_face_tracks=tracker.num_tracks,
     )
-
-
-def write_landmarks(raw: Path, path: Path, num_frames: int) -> None:
-    """Write a .npy file (T, 478, 2) from its raw float32 numbers, without reading them all at once."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype("<f4")),
-        "fortran_order": False,
-        "shape": (num_frames, NUM_LANDMARKS, 2),
-    }
-    with path.open("wb") as target, raw.open("rb") as numbers:
-        np.lib.format.write_array_header_1_0(target, header)
-        shutil.copyfileobj(numbers, target)
 
 
 def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:

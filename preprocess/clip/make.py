@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.clip.crop import PictureChange, crop_face, require_faces
-from preprocess.clip.sound import AudioConfig, AudioReport, WaveformChange, extract_audio, require_sound
+from preprocess.clip.sound import AudioConfig, WaveformChange, extract_audio, require_sound
 from preprocess.faces.track import CropConfig
 from utils.clip.files import (
     AUDIO_NAME,
@@ -21,11 +20,12 @@ from utils.clip.files import (
     read_clip_info,
     write_clip_info,
 )
-from utils.config import opt, to_plain
+from utils.config import opt, require_between, to_plain
 from utils.errors import ClipError
 from utils.files import file_sha256
 from utils.media.video import read_video_times
 
+FILES = (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)  # of a clip folder, next to clip.json
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 
 
@@ -38,8 +38,7 @@ class ClipConfig(CropConfig, AudioConfig):
     def __post_init__(self) -> None:
         CropConfig.__post_init__(self)
         AudioConfig.__post_init__(self)
-        if not 0 <= self.min_face_fraction <= 1:
-            raise ValueError(f"min_face_fraction must be between 0 and 1, got {self.min_face_fraction}")
+        require_between(self, 0, 1, "min_face_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +50,15 @@ class Change:
     waveform: WaveformChange | None = None
 
 
+UNCHANGED = Change(settings={})
 # they decide which clips are good enough, not what is in the files: changing them makes no clip stale
 _THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
 
 
-def clip_settings(config: ClipConfig, change: Change | None = None) -> dict[str, Any]:
+def clip_settings(config: ClipConfig, change: Change) -> dict[str, Any]:
     """The settings of clip.json: the flags that shape a clip's files."""
-    names = {field.name for field in dataclasses.fields(ClipConfig)} - set(_THRESHOLDS)
-    settings = {name: value for name, value in sorted(to_plain(config).items()) if name in names}
-    return settings | (change.settings if change else {})
+    settings = {name: value for name, value in sorted(to_plain(config).items()) if name not in _THRESHOLDS}
+    return settings | change.settings
 
 
 def prepare_clip(
@@ -69,7 +68,7 @@ def prepare_clip(
     *,
     name: str | None = None,
     sound: Path | None = None,
-    change: Change | None = None,
+    change: Change = UNCHANGED,
 ) -> ClipInfo:
     """Make the four files of a clip folder in `folder`, which must exist and be empty; return its clip.json.
 
@@ -78,11 +77,10 @@ def prepare_clip(
     hold temporary files.
     """
     times = read_video_times(source)
-    change_waveform = change.waveform if change else None
-    audio = extract_audio(  # first, because it fails quickly
-        source, folder / AUDIO_NAME, times, config, sound=sound, change=change_waveform
-    )
-    crop = crop_face(source, folder, times, config, change.pictures if change else None)
+    wav = folder / AUDIO_NAME
+    # first, because it fails quickly
+    audio = extract_audio(source, wav, times, config, sound=sound, change=change.waveform)
+    crop = crop_face(source, folder, times, config, change.pictures)
     info = ClipInfo(
         layout_version=LAYOUT_VERSION,
         source=name or source.name,
@@ -90,22 +88,16 @@ def prepare_clip(
         source_bytes=source.stat().st_size,
         source_codecs=times.codecs,
         sound_sha256="" if sound is None else file_sha256(sound),
-        source_width=crop.width,
-        source_height=crop.height,
         source_fps=str(times.fps),
         variable_frame_rate=not times.constant,
         fps=str(times.fps),
         num_frames=len(times.starts_s),
-        face_boxes=crop.face_boxes,
-        frames_without_face=crop.frames_without_face,
-        num_face_tracks=crop.num_face_tracks,
         sample_rate_hz=config.sample_rate_hz,
-        audio_start_s=audio.start_s,
-        audio_padded_s=audio.padded_s,
-        silent=audio.silent,
         settings=clip_settings(config, change),
         tools=_tool_versions(),
-        files={file: file_sha256(folder / file) for file in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)},
+        files={file: file_sha256(folder / file) for file in FILES},
+        **vars(crop),
+        **vars(audio),
     )
     require_usable(source, info, config)
     write_clip_info(folder, info)
@@ -121,12 +113,11 @@ def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
     """Raise ClipError if a clip does not meet the thresholds of `config`."""
     num_seen = info.num_frames - len(info.frames_without_face)
     require_faces(path, num_seen, info.num_frames, config.min_face_fraction)
-    audio = AudioReport(start_s=info.audio_start_s, padded_s=info.audio_padded_s, silent=info.silent)
-    require_sound(path, audio, config)
+    require_sound(path, info, config)
 
 
 def is_finished(
-    source: Path, folder: Path, config: ClipConfig, *, sound: Path | None = None, change: Change | None = None
+    source: Path, folder: Path, config: ClipConfig, *, sound: Path | None = None, change: Change = UNCHANGED
 ) -> bool:
     """Whether `folder` holds what `prepare_clip` would make of this source file now."""
     info = current_info(source, folder, config, change)
@@ -141,7 +132,7 @@ def is_finished(
 
 
 def current_info(
-    source: Path, folder: Path, config: ClipConfig, change: Change | None = None
+    source: Path, folder: Path, config: ClipConfig, change: Change = UNCHANGED
 ) -> ClipInfo | None:
     """clip.json of a folder if it was made with these flags; else None."""
     try:
@@ -154,6 +145,6 @@ def current_info(
     current = (
         info.layout_version == LAYOUT_VERSION
         and info.settings == clip_settings(config, change)
-        and set(info.files) == {VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME}
+        and set(info.files) == set(FILES)
     )
     return info if current else None

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from utils.clip.files import SAMPLE_RATE_HZ
+from utils.clip.files import SAMPLE_RATE_HZ, ClipInfo
 from utils.clip.sound import read_waveform
-from utils.config import opt
+from utils.config import opt, require_at_least, require_between
 from utils.errors import ClipError
 from utils.media.sound import iterate_audio
 from utils.media.video import VideoTimes
@@ -30,18 +30,16 @@ class AudioConfig:
     allow_silent: bool = opt(False, "keep videos without sound, with a silent wav, marked in clip.json")
 
     def __post_init__(self) -> None:
-        if not 8000 <= self.sample_rate_hz <= 192_000:
-            raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
-        if self.max_missing_audio_s < 0:
-            raise ValueError(f"max_missing_audio_s must not be negative, got {self.max_missing_audio_s}")
+        require_between(self, 8000, 192_000, "sample_rate_hz")
+        require_at_least(self, 0, "max_missing_audio_s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioReport:
-    """How the sound of one video fits its picture."""
+    """How the sound of one video fits its picture: these fields of clip.json."""
 
-    start_s: float  # of the sound's first sample, relative to the first frame
-    padded_s: float  # silence added at the end
+    audio_start_s: float = 0.0  # of the sound's first sample, relative to the first frame
+    audio_padded_s: float = 0.0  # silence added at the end
     silent: bool  # there was no sound at all
 
 
@@ -121,10 +119,10 @@ def extract_audio(
         padded = wav.pad_to(total)
     if change is not None:
         _rewrite(path, rate, change)
-    if first is None:
-        report = AudioReport(start_s=0.0, padded_s=0.0, silent=True)
-    else:
-        report = AudioReport(start_s=round(first / rate, 6), padded_s=round(padded / rate, 6), silent=False)
+    report = AudioReport(silent=True)
+    if first is not None:
+        start_s, padded_s = round(first / rate, 6), round(padded / rate, 6)
+        report = AudioReport(audio_start_s=start_s, audio_padded_s=padded_s, silent=False)
     require_sound(source, report, config)
     return report
 
@@ -138,15 +136,14 @@ def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
         wav.write(changed)
 
 
-def require_sound(path: Path, report: AudioReport, config: AudioConfig) -> None:
+def require_sound(path: Path, report: AudioReport | ClipInfo, config: AudioConfig) -> None:
     """Raise ClipError if the sound is too short for its picture, or silent where that is not allowed."""
     if report.silent and not config.allow_silent:
         raise ClipError(path, "has no sound; --allow_silent keeps such videos")
-    missing_s = max(0.0, report.start_s) + report.padded_s
-    if missing_s > config.max_missing_audio_s:
+    late_s, padded_s = max(0.0, report.audio_start_s), report.audio_padded_s
+    if late_s + padded_s > config.max_missing_audio_s:
         raise ClipError(
             path,
-            f"the sound starts {max(0.0, report.start_s):.2f} s after the picture and ends"
-            f" {report.padded_s:.2f} s before it: more than --max_missing_audio_s"
-            f" {config.max_missing_audio_s:g} is missing",
+            f"the sound starts {late_s:.2f} s after the picture and ends {padded_s:.2f} s before it:"
+            f" more than --max_missing_audio_s {config.max_missing_audio_s:g} is missing",
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,30 +23,21 @@ from preprocess.faces.solutions import Image, Landmarks, import_mediapipe, quiet
 from utils.clip.files import NUM_LANDMARKS
 
 _STEP_US = 33_333  # between two images, by the graph's clock; nothing in the graphs depends on it
-_shared: dict[str, ImageGraph] = {}
 
 # what mediapipe.solutions.face_detection.FaceDetection(model_selection=1) builds
 _DETECTION_GRAPH = """
 input_stream: "image"
 output_stream: "found"
-node {
-  calculator: "FaceDetectionFullRangeCpu"
-  input_stream: "IMAGE:image"
-  output_stream: "DETECTIONS:found"
-}
+node { calculator: "FaceDetectionFullRangeCpu" input_stream: "IMAGE:image" output_stream: "DETECTIONS:found" }
 """
 # where a face is, from an image that is mostly face
 _SEARCH_GRAPH = """
 input_stream: "image"
-output_stream: "place"
-node {
-  calculator: "FaceDetectionShortRangeCpu"
-  input_stream: "IMAGE:image"
-  output_stream: "DETECTIONS:faces"
-}
+output_stream: "found"
+node { calculator: "FaceDetectionShortRangeCpu" input_stream: "IMAGE:image" output_stream: "DETECTIONS:seen" }
 node {
   calculator: "SplitDetectionVectorCalculator"
-  input_stream: "faces"
+  input_stream: "seen"
   output_stream: "face"
   options { [mediapipe.SplitVectorCalculatorOptions.ext] { ranges { begin: 0 end: 1 } element_only: true } }
 }
@@ -55,7 +46,7 @@ node {
   calculator: "FaceDetectionFrontDetectionToRoi"
   input_stream: "DETECTION:face"
   input_stream: "IMAGE_SIZE:size"
-  output_stream: "ROI:place"
+  output_stream: "ROI:found"
 }
 """
 
@@ -66,7 +57,7 @@ _INPUT_SIDE = 192
 _MESH_GRAPH = f"""
 input_stream: "image"
 input_stream: "place"
-output_stream: "values"
+output_stream: "found"
 node {{ calculator: "TfLiteCustomOpResolverCalculator" output_side_packet: "OP_RESOLVER:operations" }}
 node {{
   calculator: "ImageToTensorCalculator"
@@ -93,7 +84,7 @@ node {{
 node {{
   calculator: "TensorsToEmbeddingsCalculator"
   input_stream: "TENSORS:outputs"
-  output_stream: "EMBEDDINGS:values"
+  output_stream: "EMBEDDINGS:found"
   options {{ [mediapipe.TensorsToEmbeddingsCalculatorOptions.ext] {{ embedder_options {{ }} }} }}
 }}
 """
@@ -109,36 +100,28 @@ _FLOAT, _FLOATS = struct.Struct("<f"), np.dtype("<f4")
 class ImageGraph:
     """A running graph that takes one image at a time and keeps no state between images.
 
-    Its config is in MediaPipe's text form; the input stream of the image is called "image".
+    Its config is in MediaPipe's text form; the image's stream is called "image", the output's "found".
     """
 
-    def __init__(self, config: str, outputs: Iterable[str]) -> None:
+    def __init__(self, config: str) -> None:
         mediapipe = import_mediapipe()
         self._packet, self._format = mediapipe.packet_creator.create_image_frame, mediapipe.ImageFormat.SRGB
-        self._config, self._time_us = config, 0
-        self._found: dict[str, Any] = {}
+        self._time_us = 0
+        self._packets: dict[str, Any] = {}
         mediapipe.resource_util.set_resource_dir(str(Path(mediapipe.__file__).parents[1]))  # the models
         with quiet_native_code():
             self._graph = mediapipe.CalculatorGraph(
                 graph_config=f'executor {{ type: "ApplicationThreadExecutor" }}\n{config}'
             )
-            for name in outputs:
-                self._graph.observe_output_stream(name, self._found.__setitem__)
+            self._graph.observe_output_stream("found", self._packets.__setitem__)
             self._graph.start_run({})
             self._graph.wait_until_idle()  # the models are loaded here
 
-    @classmethod
-    def shared(cls, config: str, outputs: Iterable[str]) -> ImageGraph:
-        """This process's graph with that config: creating one takes as long as a dozen images."""
-        if config not in _shared:
-            _shared[config] = cls(config, outputs)
-        return _shared[config]
-
-    def __call__(self, image: Image, **further: Any) -> dict[str, Any]:
-        """Output stream -> packet for an image and for packets on further input streams."""
+    def __call__(self, image: Image, **further: Any) -> Any:
+        """The packet that results from an image and packets on further input streams; None without one."""
         image = np.ascontiguousarray(image).view()
         image.flags.writeable = False  # a read-only array is handed over without a copy
-        self._found.clear()
+        self._packets.clear()
         self._time_us += _STEP_US
         packet = self._packet(data=image, image_format=self._format)
         try:
@@ -147,21 +130,27 @@ class ImageGraph:
                 self._graph.add_packet_to_input_stream(name, packet.at(self._time_us))
             self._graph.wait_until_idle()
         except BaseException:  # it cannot go on after an error
-            _shared.pop(self._config, None)
+            _shared_graph.cache_clear()
             raise
-        return self._found
+        return self._packets.get("found")
+
+
+@functools.cache
+def _shared_graph(config: str) -> ImageGraph:
+    """This process's graph with that config: creating one takes as long as a dozen images."""
+    return ImageGraph(config)
 
 
 class FastDetection:
     """Full-range face detection in single images: a list of MediaPipe's Detection messages."""
 
     def __init__(self) -> None:
-        self._graph = ImageGraph.shared(_DETECTION_GRAPH, ["found"])
+        self._graph = _shared_graph(_DETECTION_GRAPH)
         self._messages = import_mediapipe().packet_getter.get_proto_list
 
     def __call__(self, image: Image) -> list[Any]:
-        packets = self._graph(image)
-        return self._messages(packets["found"]) if packets else []
+        packet = self._graph(image)
+        return [] if packet is None else self._messages(packet)
 
 
 class _Place(NamedTuple):
@@ -176,8 +165,7 @@ class FastMesh:
     """Face Mesh with the irises, following one face: (H, W, 3) -> (478, 2), or None without a face."""
 
     def __init__(self) -> None:
-        self._search = ImageGraph.shared(_SEARCH_GRAPH, ["place"])
-        self._mesh = ImageGraph.shared(_MESH_GRAPH, ["values"])
+        self._search, self._mesh = _shared_graph(_SEARCH_GRAPH), _shared_graph(_MESH_GRAPH)
         mediapipe = import_mediapipe()
         from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 
@@ -195,7 +183,7 @@ class FastMesh:
             return None
         (x, y), (width, height) = place.centre.tolist(), place.size.tolist()
         rect = self._rect(x_center=x, y_center=y, width=width, height=height, rotation=place.rotation)
-        message = self._to_bytes(self._mesh(image, place=self._to_packet(rect))["values"])
+        message = self._to_bytes(self._mesh(image, place=self._to_packet(rect)))
         assert len(message) == self._length
         if _FLOAT.unpack_from(message, self._last)[0] <= 0:
             self._place = None
@@ -207,10 +195,10 @@ class FastMesh:
         self._place = None
 
     def _find(self, image: Image) -> _Place | None:
-        packets = self._search(image)
-        if not packets:
+        packet = self._search(image)
+        if packet is None:
             return None
-        rect = self._to_message(packets["place"])
+        rect = self._to_message(packet)
         centre, size = np.array([[rect.x_center, rect.y_center], [rect.width, rect.height]], np.float32)
         return _Place(centre, size, rect.rotation)
 

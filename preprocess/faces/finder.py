@@ -6,7 +6,6 @@ of a portrait frame's height is at its limit; tiles of half and of a quarter of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -37,22 +36,19 @@ class FaceDetector:
     def __init__(self) -> None:
         self._detections = SolutionDetection() if use_solutions() else FastDetection()
 
-    def _detect(self, image: Image) -> list[tuple[float, float, float, float, float]]:
-        """(centre x, centre y, width, height, score) per face, the first four as shares of the image."""
-        found = []
+    def _detect(self, image: Image, left: int, top: int, width: int, height: int) -> list[Face]:
+        """Faces in an image of this part of a frame; the image itself may be smaller."""
+        faces = []
         for detection in self._detections(image):
             box = detection.location_data.relative_bounding_box
-            centre = box.xmin + box.width / 2, box.ymin + box.height / 2
-            found.append((*centre, box.width, box.height, detection.score[0]))
-        return found
+            x, y = left + (box.xmin + box.width / 2) * width, top + (box.ymin + box.height / 2) * height
+            faces.append(Face(x, y, max(box.width * width, box.height * height), detection.score[0]))
+        return faces
 
     def in_frame(self, picture: Picture) -> list[Face]:
         """Faces in the whole frame, largest first."""
-        found = self._detect(picture.thumbnail(DETECTOR_SIDE))
-        return _distinct(
-            Face(x * picture.width, y * picture.height, max(w * picture.width, h * picture.height), score)
-            for x, y, w, h, score in found
-        )
+        image = picture.thumbnail(DETECTOR_SIDE)
+        return _distinct(self._detect(image, 0, 0, picture.width, picture.height))
 
     def in_tiles(self, picture: Picture, parts: int) -> list[Face]:
         """Faces in squares of 1 / `parts` of the longer side that overlap by half, largest first.
@@ -69,9 +65,8 @@ class FaceDetector:
 
     def around(self, picture: Picture, x: float, y: float, side: float) -> list[Face]:
         """Faces in a square of `side` around (x, y), largest first."""
-        return _distinct(
-            self._in_square(picture, round(x - side / 2), round(y - side / 2), max(16, round(side)))
-        )
+        left, top = round(x - side / 2), round(y - side / 2)
+        return _distinct(self._in_square(picture, left, top, max(16, round(side))))
 
     def _in_square(self, picture: Picture, left: int, top: int, side: int) -> list[Face]:
         right, bottom = min(left + side, picture.width), min(top + side, picture.height)
@@ -84,10 +79,7 @@ class FaceDetector:
         if scale < 1:
             size = max(1, round(width * scale)), max(1, round(height * scale))
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return [
-            Face(left + x * width, top + y * height, max(w * width, h * height), score)
-            for x, y, w, h, score in self._detect(image)
-        ]
+        return self._detect(image, left, top, width, height)
 
 
 def _tile_starts(length: int, side: int) -> list[int]:
@@ -97,7 +89,7 @@ def _tile_starts(length: int, side: int) -> list[int]:
     return [*range(0, length - side, max(1, side // 2)), length - side]
 
 
-def _distinct(faces: Iterable[Face]) -> list[Face]:
+def _distinct(faces: list[Face]) -> list[Face]:
     """Each face once (the best score of those at one place), largest first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):

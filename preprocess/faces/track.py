@@ -19,8 +19,8 @@ import numpy as np
 from preprocess.faces.finder import Face
 from preprocess.faces.mesh import FaceMesh
 from preprocess.faces.solutions import Landmarks
-from utils.clip.files import CROP_SIZE, NUM_LANDMARKS
-from utils.config import opt
+from utils.clip.files import CROP_SIZE, LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
+from utils.config import opt, require_above, require_at_least, require_between
 from utils.media.picture import Picture
 from utils.media.planes import Planes, new_frame
 from utils.media.writer import VideoWriter
@@ -55,17 +55,11 @@ class CropConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop_margin <= 2.2:
-            raise ValueError(f"crop_margin must be between 1 and 2.2, got {self.crop_margin}")
-        for name in ("smoothing_s", "detect_every_s", "max_gap_s"):
-            if not 0 < getattr(self, name) <= 10:
-                raise ValueError(f"{name} must be above 0 and at most 10, got {getattr(self, name)}")
-        if self.max_faces < 1:
-            raise ValueError(f"max_faces must be at least 1, got {self.max_faces}")
-        if not 0.6 <= self.min_detection_score < 1:
-            raise ValueError(
-                f"min_detection_score must be at least 0.6 and below 1, got {self.min_detection_score}"
-            )
+        require_between(self, 1, 2.2, "crop_margin")
+        require_above(self, 0, "smoothing_s", "detect_every_s", "max_gap_s")
+        require_between(self, 0, 10, "smoothing_s", "detect_every_s", "max_gap_s")
+        require_at_least(self, 1, "max_faces")
+        require_between(self, 0.6, 1, "min_detection_score")
 
 
 class Pose(NamedTuple):
@@ -107,8 +101,15 @@ class _Output:
     def __init__(self, video: Path, landmarks: Path, fps: Fraction) -> None:
         self.video = VideoWriter(video, fps=fps, width=CROP_SIZE, height=CROP_SIZE, preset=ENCODER_PRESET)
         self.landmarks = landmarks.open("wb")
+        self._write_header()
         self.crop = new_frame(CROP_SIZE, CROP_SIZE)  # the same for all: the encoder copies it
         self.planes = Planes.of_frame(self.crop)
+
+    def _write_header(self) -> None:
+        """Begin a .npy file (T, 478, 2); NumPy leaves room in it for any T, which is known at the end."""
+        shape = (self.video.num_frames, NUM_LANDMARKS, 2)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.landmarks, header)
 
     def write_black(self, count: int) -> None:
         """Write frames without a face."""
@@ -119,14 +120,17 @@ class _Output:
             self.landmarks.write(nothing)
 
     def close(self) -> None:
+        self.landmarks.seek(0)
+        self._write_header()
         self.landmarks.close()
         self.video.close()
 
 
 class FaceTrack:
-    """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.landmarks`.
+    """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.npy`.
 
-    With `pad` these are as long as the video, black before the face appears and after it has gone.
+    With `pad_to`, the number of frames of the video, these are as long as the video: black before the face
+    appears and after it has gone.
     """
 
     def __init__(
@@ -134,13 +138,12 @@ class FaceTrack:
         stem: Path,
         *,
         first_frame: int,
-        num_frames: int,
         fps: Fraction,
         pose: Pose,
         config: CropConfig,
-        pad: bool = True,
+        pad_to: int | None,
     ) -> None:
-        self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".landmarks")
+        self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".npy")
         self.first_frame, self.config = first_frame, config
         self.pose = self._window = pose
         self._mesh = FaceMesh()  # this track's own: it remembers where the face was
@@ -149,7 +152,7 @@ class FaceTrack:
         self.area = 0.0  # face area x frames, by which tracks are compared
         self.boxes: list[list[float]] = []  # x, y, side per frame from first_frame on, smoothed
         self.without_face: list[int] = []
-        self._num_frames, self._fps, self._pad = num_frames, fps, pad
+        self._fps, self._pad_to = fps, pad_to
         self._output: _Output | None = None
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
@@ -249,7 +252,7 @@ class FaceTrack:
         """Write the next BURST of the kept frames, or all that are left."""
         if self._output is None:
             self._output = _Output(self.video_path, self.landmarks_path, self._fps)
-            self._output.write_black(self.first_frame if self._pad else 0)
+            self._output.write_black(self.first_frame if self._pad_to else 0)
         kept = [self._kept.popleft() for _ in range(min(BURST, len(self._kept)))]
         boxes = self._smoothed_boxes(len(kept))
         landmarks = np.full((len(kept), NUM_LANDMARKS, 2), np.nan, np.float32)
@@ -298,19 +301,26 @@ class FaceTrack:
             self._write_burst()
 
     def finish(self) -> None:
-        """Fill up with black to the length of the video (with `pad`) and close the files."""
+        """Fill up with black to the length of the video (with `pad_to`) and close the files."""
         assert self._output is not None  # a track has a frame at least, and has ended
-        if self._pad:
-            self._output.write_black(self._num_frames - self.first_frame - len(self.boxes))
+        if self._pad_to:
+            self._output.write_black(self._pad_to - self.first_frame - len(self.boxes))
         self._output.close()
 
+    def move_to(self, folder: Path) -> None:
+        """Move the finished files into a clip folder."""
+        self.video_path.rename(folder / VIDEO_NAME)
+        self.landmarks_path.rename(folder / LANDMARKS_NAME)
+
     def discard(self) -> None:
-        """Delete the files of an ended track."""
-        self._kept.clear()
-        if self._output is not None:
-            self._output.close()
-            self.video_path.unlink()
-            self.landmarks_path.unlink()
+        """Close and delete the files of an ended track."""
+        assert self._output is not None
+        self._output.close()
+        self.delete_files()
+
+    def delete_files(self) -> None:
+        self.video_path.unlink()
+        self.landmarks_path.unlink()
 
 
 def _even_span(start: float, end: float, length: int) -> tuple[int, int]:

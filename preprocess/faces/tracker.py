@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -36,27 +37,37 @@ class FaceTracker:
         config: CropConfig,
         max_tracks: int | None = None,
     ) -> None:
-        self._folder, self._num_frames, self._fps, self._config = folder, num_frames, fps, config
+        self._folder, self._fps, self._config = folder, fps, config
         self._rate = float(fps)  # a Fraction would take microseconds, several times per frame
         self._idle_after, self._detect_every, self._max_gap = map(
             self._frames, (IDLE_AFTER_S, config.detect_every_s, config.max_gap_s)
         )
         self._detector = FaceDetector()
         self._live: list[FaceTrack] = []
-        self._pad = max_tracks is None
+        self._pad_to = num_frames if max_tracks is None else None
         self._max_tracks = max_tracks or 1
         self._ended: list[FaceTrack] = []  # the largest ones
         self._num_started = self._in_vain = 0
-        self._frame = 0
-        self._last_in_sight = 0
+        self._frame = self._last_in_sight = 0
         self._tiles_due = dict.fromkeys(TILES_EVERY_S, 0)
         self.num_tracks = 0  # faces that lasted long enough to be counted
+        self.width = self.height = 0  # of the displayed frames
 
     def _frames(self, seconds: float) -> int:
         return max(1, round(seconds * self._rate))
 
-    def step(self, picture: Picture) -> None:
-        """Take the next frame."""
+    def follow(self, pictures: Iterable[Picture]) -> list[FaceTrack]:
+        """The tracks in all frames of the video that are kept, the largest first, their files complete."""
+        for picture in pictures:
+            self.width, self.height = picture.width, picture.height
+            self._step(picture)
+        while self._live:
+            self._end(self._live[0])
+        for track in self._ended:
+            track.finish()
+        return self._ended
+
+    def _step(self, picture: Picture) -> None:
         for track in self._live:
             if not track.look(picture) and (
                 track.missing < RETRY_FRAMES or track.missing % RETRY_FRAMES == 0
@@ -67,7 +78,7 @@ class FaceTracker:
             self._last_in_sight = self._frame
         idle = self._frame - self._last_in_sight > self._idle_after
         if in_sight:
-            rarely = self._pad and self._in_vain >= SEARCHES_IN_VAIN
+            rarely = self._pad_to and self._in_vain >= SEARCHES_IN_VAIN
             due = self._frame % (2 * self._detect_every if rarely else self._detect_every) == 0
         else:
             due = not idle or self._frame % RETRY_FRAMES == 0
@@ -83,36 +94,20 @@ class FaceTracker:
                 self._end(track)
         self._frame += 1
 
-    def finish(self) -> FaceTrack | None:
-        """After the last frame: the largest continuous face, its files complete; None if there was none."""
-        tracks = self.finish_all()
-        return tracks[0] if tracks else None
-
-    def finish_all(self) -> list[FaceTrack]:
-        """After the last frame: the tracks that were kept, the largest first, their files complete."""
-        while self._live:
-            self._end(self._live[0])
-        for track in self._ended:
-            track.finish()
-        return self._ended
-
     def _look_around(self, track: FaceTrack, picture: Picture) -> None:
         """Zoom in where a face was lost; a face that only the detector sees keeps the track alive."""
         lost_at = track.pose
-        faces = [
-            pose_of_detection(face)
-            for face in self._detector.around(picture, lost_at.x, lost_at.y, 4 * lost_at.height)
-        ]
+        faces = self._detector.around(picture, lost_at.x, lost_at.y, 4 * lost_at.height)
         others = [other.pose for other in self._live if other is not track and other.sees]
-        faces = [
+        poses = [
             pose
-            for pose in faces
+            for pose in map(pose_of_detection, faces)
             if _distance(pose, lost_at) < 1.2 * lost_at.height
             and 0.5 < pose.height / lost_at.height < 2
             and all(_distance(pose, other) > 0.5 * other.height for other in others)
         ]
-        if faces:
-            track.look(picture, near=min(faces, key=lambda pose: _distance(pose, lost_at)))
+        if poses:
+            track.look(picture, near=min(poses, key=lambda pose: _distance(pose, lost_at)))
 
     def _look_for_new_faces(self, picture: Picture) -> None:
         """Search the whole frame, and if no track sees its face then, in tiles when these are due."""
@@ -142,11 +137,10 @@ class FaceTracker:
         track = FaceTrack(
             self._folder / f"track_{self._num_started}",
             first_frame=self._frame,
-            num_frames=self._num_frames,
             fps=self._fps,
             pose=pose,
             config=self._config,
-            pad=self._pad,
+            pad_to=self._pad_to,
         )
         if not track.look(picture) or any(_same_place(track, other) for other in self._live):
             return

@@ -39,13 +39,13 @@ def test_clicks_stay_where_they_were(tmp_path, rate):
     assert len(samples) == 2 * rate
     assert click_times(samples, rate) == pytest.approx([0.25, 1.5], abs=0.002)
     assert not report.silent
-    assert report.padded_s < 0.03
+    assert report.audio_padded_s < 0.03
 
 
 def test_a_late_sound_is_placed_by_its_start_time(tmp_path):
     source = video(tmp_path, 2, waveform=clicks(1.8, at_s=[0.25]), sound_starts_s=0.2)
     report, samples, rate = extract(source, tmp_path / "out.wav")
-    assert report.start_s == pytest.approx(0.2, abs=0.025)
+    assert report.audio_start_s == pytest.approx(0.2, abs=0.025)
     assert click_times(samples, rate) == pytest.approx([0.45], abs=0.002)
     assert not samples[: int(0.17 * rate)].any()
 
@@ -58,14 +58,14 @@ def test_sound_before_the_first_frame_is_cut(tmp_path):
     samples, rate = soundfile.read(tmp_path / "out.wav", dtype="int16")
     assert len(samples) == 45 * rate // 25
     assert click_times(samples, rate) == pytest.approx([0.3], abs=0.002)
-    assert report.start_s == pytest.approx(-0.2, abs=0.025)
+    assert report.audio_start_s == pytest.approx(-0.2, abs=0.025)
 
 
 def test_what_is_missing_at_the_end_is_silence_and_counted(tmp_path):
     source = video(tmp_path, 2, waveform=clicks(1.7, at_s=[1.6]))
     report, samples, rate = extract(source, tmp_path / "out.wav")
     assert len(samples) == 2 * rate
-    assert report.padded_s == pytest.approx(0.3, abs=0.03)
+    assert report.audio_padded_s == pytest.approx(0.3, abs=0.03)
     assert not samples[-int(0.25 * rate) :].any()
 
 
@@ -74,7 +74,7 @@ def test_too_little_sound_is_refused_unless_allowed(tmp_path):
     with pytest.raises(ClipError, match=r"ends 0\.\d+ s before it"):
         extract(source, tmp_path / "out.wav")
     report, samples, rate = extract(source, tmp_path / "out.wav", max_missing_audio_s=1.0)
-    assert report.padded_s == pytest.approx(0.8, abs=0.03)
+    assert report.audio_padded_s == pytest.approx(0.8, abs=0.03)
     assert len(samples) == 2 * rate
 
 

@@ -29,9 +29,8 @@ def track(folder, frames, fps=25, **flags):
     frames = list(frames)
     folder.mkdir(exist_ok=True)
     tracker = FaceTracker(folder, num_frames=len(frames), fps=Fraction(fps), config=CropConfig(**flags))
-    for image in frames:
-        tracker.step(stored(image))
-    return tracker, tracker.finish()
+    best = tracker.follow(stored(image) for image in frames)
+    return tracker, best[0] if best else None
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,7 @@ def test_landmarks_follow_the_true_motion_and_the_box_does_not_tremble(tmp_path)
     assert tracker.num_tracks == 1
     assert (best.first_frame, best.num_seen, best.without_face) == (0, 60, [])
     boxes = np.array(best.boxes)  # (60, 3)
-    landmarks = np.fromfile(best.landmarks_path, "<f4").reshape(60, 478, 2)
+    landmarks = np.load(best.landmarks_path)
     nose = landmarks[:, 168] * boxes[:, 2:] + boxes[:, :2]  # back in the source's pixels
     moved = nose - nose[0]
     true = np.array([path(i) for i in range(60)]) - np.array(path(0))
@@ -182,7 +181,7 @@ def test_landmarks_follow_the_true_motion_and_the_box_does_not_tremble(tmp_path)
 def test_the_crop_shows_what_the_landmarks_say(tmp_path):
     """Face Mesh on the written crop finds the landmarks that were written with it."""
     _, best = track(tmp_path, moving_face(12, face_height=100, path=lambda i: (200 + 3 * i, 150)))
-    landmarks = np.fromfile(best.landmarks_path, "<f4").reshape(12, 478, 2)
+    landmarks = np.load(best.landmarks_path)
     crops = read_frames(best.video_path, np.arange(12))
     assert crops.shape == (12, 224, 224, 3)
     mesh = FaceMesh()
@@ -203,7 +202,7 @@ def test_before_the_face_comes_and_after_it_has_gone_the_crop_is_black(tmp_path)
     np.testing.assert_array_less(brightness[:10], 3)
     np.testing.assert_array_less(brightness[41:], 3)
     np.testing.assert_array_less(40, brightness[10:41])
-    seen = np.isfinite(np.fromfile(best.landmarks_path, "<f4").reshape(60, -1)).all(axis=1)
+    seen = np.isfinite(np.load(best.landmarks_path).reshape(60, -1)).all(axis=1)
     np.testing.assert_array_equal(np.flatnonzero(seen), np.arange(10, 30))
 
 
@@ -225,7 +224,7 @@ def test_the_larger_of_two_faces_is_taken_and_both_are_counted(tmp_path):
     assert tracker.num_tracks == 2
     x, _, side = best.boxes[15]
     assert x + side / 2 == pytest.approx(300 + 140, abs=15)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".landmarks", ".mp4"]  # the other is gone
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".mp4", ".npy"]  # the other is gone
 
 
 def test_a_longer_look_at_a_smaller_face_beats_a_glimpse_of_a_larger_one(tmp_path):
@@ -250,9 +249,7 @@ def test_after_two_searches_in_vain_further_faces_are_found_later_unless_all_are
     tracker = FaceTracker(
         tmp_path, num_frames=60, fps=Fraction(10), config=CropConfig(), max_tracks=max_tracks
     )
-    for pair in zip(small, large, strict=True):
-        tracker.step(stored(np.hstack(pair)))
-    best = tracker.finish()
+    best, *_ = tracker.follow(stored(np.hstack(pair)) for pair in zip(small, large, strict=True))
     assert tracker.num_tracks == 2
     assert best.first_frame == found_at
 
@@ -262,7 +259,7 @@ def test_a_fast_face_stays_inside_its_crop(tmp_path):
         return 300 + round(130 * np.sin(i * 0.3)), 160
 
     _, best = track(tmp_path, moving_face(50, size=(640, 360), path=path))
-    landmarks = np.fromfile(best.landmarks_path, "<f4").reshape(50, 478, 2)
+    landmarks = np.load(best.landmarks_path)
     assert best.num_seen >= 49
     assert np.nanmin(landmarks) > -0.02
     assert np.nanmax(landmarks) < 1.02
