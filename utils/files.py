@@ -78,6 +78,14 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 text file. Raises DatasetError if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
 def file_sha256(source: Path | BinaryIO) -> str:
     """Hex sha256 of a file, or of what is left of an open one, read in pieces."""
     digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from pathlib import Path
 from loaders.listing import Listing
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
 from utils.errors import DatasetError, UsageError
-from utils.files import write_text
+from utils.files import read_text, write_text
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,7 @@ def write_split(folder: Path, split: Split) -> None:
 
 def read_split(path: Path) -> Split:
     """The split in a split file. Raises DatasetError if it is missing or was changed."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such split file")
-    try:
-        head, _, text = path.read_text(encoding="utf-8").partition("\n")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
+    head, _, text = read_text(path).partition("\n")
     if head != f"# sha256={hashlib.sha256(text.encode()).hexdigest()}":
         raise DatasetError(
             f"{path}: the checksum in its first line does not fit its content: it was changed by hand; use "

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DatasetError, UsageError
+from utils.files import read_text
 from utils.types import Clip
 
 PROTOCOLS = ("mrdf5",)
@@ -73,11 +74,7 @@ def _read_folds(folder: Path, known: dict[str, str]) -> list[list[str]]:
             raise DatasetError(
                 f"{path}: no such fold file; --protocol_files is a folder with train_1.txt to train_5.txt"
             )
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()[1:]
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
-        starts = (line.strip()[:ID_LENGTH] for line in lines)
+        starts = (line.strip()[:ID_LENGTH] for line in read_text(path).splitlines()[1:])
         names = list(dict.fromkeys(start for start in starts if "id" in start))
         if unknown := [name for name in names if name not in known]:
             raise DatasetError(
