@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import clip_names
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
+from utils.files import read_text
 from utils.names import brief, is_plain
 from utils.types import Clip
 
@@ -69,47 +71,38 @@ class Listing:
         return self.clips + self.missing + self.excluded
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether a clip folder has all three files (preprocess.verify checks what is in them)."""
-    return _are_complete(clip_names(folder))
-
-
-def _are_complete(names: Iterable[str]) -> bool:
-    there = set(names)
-    return {LANDMARKS_NAME, VIDEO_NAME} <= there and not there.isdisjoint(AUDIO_NAMES)
-
-
 class _Folders:
     """Whether clip folders are there and really lie below a data root, which itself may be a link."""
 
     def __init__(self, data_root: Path, *, allow_links: bool) -> None:
-        self._root, self._real_root = data_root, os.path.realpath(data_root)
-        self._allow_links = allow_links
-        self._real_parents: dict[str, str] = {}  # clips share them
+        self._root, self._allow_links = data_root, allow_links
+        self._real_path = functools.cache(os.path.realpath)  # of folders that clips share
 
-    def is_prepared(self, clip: Clip) -> bool:
-        """Raises DatasetError if the clip's folder, or a file in it, lies outside the data root."""
+    def is_prepared(self, folder: Path) -> bool:
+        """Whether a clip folder has all three files (preprocess.verify checks what is in them).
+
+        Raises DatasetError if the folder, or a file in it, lies outside the data root.
+        """
         try:
-            with os.scandir(clip.folder) as entries:  # one call to the file system instead of many
+            with os.scandir(folder) as entries:  # one call to the file system instead of many
                 names = {entry.name: entry.is_symlink() for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
-            return is_prepared(clip.folder)  # in a pack, perhaps
-        if not self._allow_links:
-            self._require_inside(clip, [name for name, is_link in names.items() if is_link])
-        return _are_complete(names)
+            names = dict.fromkeys(clip_names(folder), False)  # in a pack, perhaps
+        else:
+            if not self._allow_links:
+                self._require_inside(folder, [name for name, is_link in names.items() if is_link])
+        return {LANDMARKS_NAME, VIDEO_NAME} <= names.keys() and not names.keys().isdisjoint(AUDIO_NAMES)
 
-    def _require_inside(self, clip: Clip, links: list[str]) -> None:
-        folder = os.fspath(clip.folder)
+    def _require_inside(self, folder: Path, links: list[str]) -> None:
         parent, name = os.path.split(folder)
-        if parent not in self._real_parents:
-            self._real_parents[parent] = os.path.realpath(parent)
-        real = f"{self._real_parents[parent]}{os.sep}{name}"
-        if clip.folder.is_symlink():
-            real = os.path.realpath(folder)
+        real = f"{self._real_path(parent)}{os.sep}{name}"
+        if folder.is_symlink():
+            real = os.path.realpath(real)
+        top = f"{self._real_path(self._root).rstrip(os.sep)}{os.sep}"
         for place in (real, *(os.path.realpath(f"{real}{os.sep}{link}") for link in links)):
-            if not place.startswith(f"{self._real_root.rstrip(os.sep)}{os.sep}"):
+            if not place.startswith(top):
                 raise DatasetError(
-                    f"{clip.folder}: a link leads out of the data root {self._root}, to {place}; give "
+                    f"{folder}: a link leads out of the data root {self._root}, to {place}; give "
                     "--allow_links to use such clips"
                 )
 
@@ -121,19 +114,21 @@ def select_clips(
     config: ListingConfig,
     *,
     variants: Sequence[str] = (),
+    unwanted: Container[str] = (),
     donor_rule: str = "drop",
     known_overlap: str = "",
 ) -> Listing:
-    """Sort the listed clips into prepared, missing and excluded.
+    """Sort the listed clips into prepared, missing and excluded, among them those with `unwanted` ids.
 
-    Raises DatasetError if more than 2 % are missing without `allow_missing`, if nothing is left, if a clip
-    lies outside `data_root` by a link, or if the exclusion list or `methods` name what the metadata does not;
-    UsageError for an unknown `variant`.
+    Raises DatasetError if a clip is listed twice, if more than 2 % are missing without `allow_missing`, if
+    nothing is left, if a clip lies outside `data_root` by a link, or if the exclusion list or `methods` name
+    what the metadata does not; UsageError for an unknown `variant`.
     """
     config.variant_of(dataset, variants)
     if not listed:
         raise DatasetError(f"{dataset}: its metadata lists no clip")
     _require_plain(dataset, listed)
+    _require_unique(listed)
     _require_known_methods(dataset, listed, config.methods)
     excluded_ids = _read_exclusions(config.exclude_list, dataset, listed)
     clips: list[Clip] = []
@@ -142,20 +137,20 @@ def select_clips(
     folders = _Folders(data_root, allow_links=config.allow_links)
     for clip in listed:
         of_method = not config.methods or clip.label == 0 or clip.method in config.methods
-        if clip.clip_id in excluded_ids or not of_method:
+        if clip.clip_id in excluded_ids or clip.clip_id in unwanted or not of_method:
             excluded.append(clip)
         else:
-            (clips if folders.is_prepared(clip) else missing).append(clip)
+            (clips if folders.is_prepared(clip.folder) else missing).append(clip)
     if missing:
         num_wanted = len(clips) + len(missing)
         share = len(missing) / num_wanted
         message = (
             f"{dataset}: {len(missing)} of {num_wanted} listed clips ({share:.1%}) are not prepared "
-            f"({_by_category(missing)}), e.g. {missing[0].folder}; run preprocess.prepare, or see its "
-            "failures.csv"
+            f"({tally(Counter(clip.category for clip in missing))}), e.g. {missing[0].folder}; run "
+            "preprocess.prepare, or see its failures.csv"
         )
         if not clips or (share > MAX_MISSING_SHARE and not config.allow_missing):
-            raise DatasetError(message + ("" if not clips else ", or give --allow_missing to go on without"))
+            raise DatasetError(message + (", or give --allow_missing to go on without" if clips else ""))
         log.warning(message)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
@@ -178,6 +173,16 @@ def _require_plain(dataset: str, clips: list[Clip]) -> None:
             )
 
 
+def _require_unique(clips: list[Clip]) -> None:
+    first: dict[str, Clip] = {}
+    for clip in clips:
+        other = first.setdefault(clip.clip_id, clip)
+        if other is not clip:
+            raise DatasetError(
+                f"{clip.clip_id} is listed twice, as {other.folder} and as {clip.folder}; remove one of them"
+            )
+
+
 def _require_known_methods(dataset: str, listed: list[Clip], methods: Sequence[str]) -> None:
     """Raise DatasetError if the data set has fakes of none of the `methods`; warn if some are unknown."""
     fakes = {clip.method for clip in listed if clip.label == 1}
@@ -193,13 +198,7 @@ def _read_exclusions(path: Path | None, dataset: str, listed: list[Clip]) -> set
     """The clip ids of an exclusion list. Raises DatasetError if one of `dataset` is not listed."""
     if path is None:
         return set()
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such exclusion list")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not UTF-8 text ({error})") from error
-    ids = {line.partition("#")[0].strip() for line in text.splitlines()} - {""}
+    ids = {line.partition("#")[0].strip() for line in read_text(path).splitlines()} - {""}
     of_dataset = {clip_id for clip_id in ids if clip_id.startswith(f"{dataset}/")}
     if unknown := of_dataset - {clip.clip_id for clip in listed}:
         raise DatasetError(f"{path}: names clips that {dataset} does not list: {sorted(unknown)[:3]}")
@@ -209,10 +208,9 @@ def _read_exclusions(path: Path | None, dataset: str, listed: list[Clip]) -> set
     return ids
 
 
-def _by_category(clips: list[Clip]) -> str:
-    return ", ".join(
-        f"{category} {count}" for category, count in sorted(Counter(c.category for c in clips).items())
-    )
+def tally(counts: Mapping[str, int]) -> str:
+    """ "fake 3, real 2": the counts that are not 0, by name."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if count)
 
 
 def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:

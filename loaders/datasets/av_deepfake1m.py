@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from typing import Any
 from loaders.datasets.metadata import (
     as_segments,
     inside,
+    new_clip,
     no_metadata,
     read_json_entries,
     read_text,
-    require_folder,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
@@ -46,20 +45,17 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    require_folder(data_root)
     paths = {part: data_root / f"{part}_metadata.json" for part in PARTS}
     if not any(path.is_file() for path in paths.values()):
         raise no_metadata(data_root, *(path.name for path in paths.values()))
-    clips: dict[str, Clip] = {}
+    clips: list[Clip] = []
     oddities: Counter[str] = Counter()
     for part, path in paths.items():
-        if not path.is_file():
+        if path.is_file():
+            entries = read_json_entries(path, KEYS)
+            clips += [_make_clip(data_root, part, where, entry, oddities) for where, entry in entries]
+        else:
             log.warning("av_deepfake1m: %s is missing: its clips are not listed", path)
-            continue
-        for where, entry in read_json_entries(path, KEYS):
-            clip = _make_clip(data_root, part, where, entry, oddities)
-            if clips.setdefault(clip.clip_id, clip) is not clip:
-                raise DatasetError(f"{where}: {entry['file']} is already listed in an earlier entry")
     for oddity, count in sorted(oddities.items()):
         log.info("av_deepfake1m: %d clips %s", count, oddity)
     hidden = data_root / "test_files.txt"
@@ -68,7 +64,7 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
         log.info(
             "av_deepfake1m: %d clips of test_files.txt are left out: their labels are hidden", num_hidden
         )
-    return select_clips("av_deepfake1m", data_root, list(clips.values()), config)
+    return select_clips("av_deepfake1m", data_root, clips, config)
 
 
 def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], oddities: Counter[str]) -> Clip:
@@ -93,29 +89,19 @@ def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], odditie
     video_segments, audio_segments = (
         (spans or None) if label else None for label, spans in zip(labels, segments, strict=True)
     )
-    # a hundred thousand clips share few of these strings
-    speaker = sys.intern(f"av_deepfake1m/{name.split('/')[-4]}")
-    category = sys.intern(kind)
-    original = entry["original"]
-    pair = name if original is None else _clip_name(original, part, where)
-    return Clip(
-        clip_id=f"av_deepfake1m/{name}",
-        folder=Path(f"{root}{os.sep}{name}"),
-        label=max(labels),
-        video_label=labels[0],
-        audio_label=labels[1],
-        category=category,
-        method=category,  # one generator for the picture; `audio_model` names the voice's
-        identity=speaker,
-        source_ids=(),
-        target_id=speaker,
-        pair_key=sys.intern(f"av_deepfake1m/{pair}"),
-        stratum="",
-        dataset="av_deepfake1m",
+    speaker, original = name.split("/")[-4], entry["original"]
+    # the method is the category: one generator makes the pictures; `audio_model` names the voice's
+    return new_clip(
+        "av_deepfake1m",
+        name,
+        Path(f"{root}{os.sep}{name}"),
+        labels,
+        category=kind,
+        person=speaker,
+        pair=name if original is None else _clip_name(original, part, where),
         split=PARTS[part],
-        split_group=speaker,
-        video_fake_segments=video_segments,
-        audio_fake_segments=audio_segments,
+        group=speaker,
+        segments=(video_segments, audio_segments),
     )
 
 

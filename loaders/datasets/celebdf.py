@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import inside, nfc, read_text, require_file, require_folder, walk_clips
-from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.datasets.metadata import inside, new_clip, nfc, read_text, require_file, walk_clips
+from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.errors import DatasetError
 from utils.types import Clip
 
@@ -26,9 +26,9 @@ PUBLISHED_COUNTS = {  # release -> folder -> clips
 }
 PUBLISHED_TEST_COUNTS = {"v2": {"Celeb-real": 108, "YouTube-real": 70, "Celeb-synthesis": 340}}
 NAMES = {
-    "Celeb-real": re.compile(r"(?P<person>id\d+)_(?P<recording>\d+)"),
-    "YouTube-real": re.compile(r"(?P<recording>\d+)"),
-    "Celeb-synthesis": re.compile(r"(?P<person>id\d+)_(?P<donor>id\d+)_(?P<recording>\d+)"),
+    "Celeb-real": re.compile(r"id\d+_\d+"),  # <person>_<recording>
+    "YouTube-real": re.compile(r"\d+"),
+    "Celeb-synthesis": re.compile(r"id\d+_id\d+_\d+"),  # <person>_<donor>_<recording>
 }
 KNOWN_OVERLAP = (
     "Celeb-DF's official test part shows celebrities of its train part; use it to test across data sets"
@@ -40,26 +40,18 @@ def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, test list or names are not as expected.
     """
-    require_folder(data_root)
     tested = _read_test_list(require_file(data_root / TEST_LIST, "Celeb-DF's official test part"))
-    walked: dict[tuple[str, str], Path] = {}
-    for path, folder in walk_clips(data_root).items():
-        key = _key(path, folder)
-        if key in walked:
-            raise DatasetError(f"{folder} and {walked[key]} are the same clip; remove one of them")
-        walked[key] = folder
-    counts = Counter(name for name, _ in walked)
+    walked = [(_key(path, folder), folder) for path, folder in walk_clips(data_root).items()]
+    counts = Counter(category for (category, _), _ in walked)
     for name in ("Celeb-real", "Celeb-synthesis"):
         if not counts[name]:
-            raise DatasetError(
-                f"{data_root}: no clip in {name}; found {dict(sorted(counts.items())) or 'none'}"
-            )
+            raise DatasetError(f"{data_root}: no clip in {name}; found {tally(counts) or 'none'}")
     release = next((name for name, published in PUBLISHED_COUNTS.items() if published == counts), None)
     state = f"release {release}, complete" if release else "not a complete release"
-    log.info("celebdf: %s: %s", state, ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    log.info("celebdf: %s: %s", state, tally(counts))
     # a test clip that is not prepared is missing; the other clips are listed nowhere
-    walked |= {key: data_root / key[0] / key[1] for key in tested if key not in walked}
-    clips = [_make_clip(*key, folder, tested) for key, folder in sorted(walked.items())]
+    walked += [(key, data_root.joinpath(*key)) for key in tested - {key for key, _ in walked}]
+    clips = [_make_clip(*key, folder, key in tested) for key, folder in sorted(walked)]
     # nearly all celebrities are linked by swaps: without the fakes between parts, few would be left
     return select_clips("celebdf", data_root, clips, config, donor_rule="keep", known_overlap=KNOWN_OVERLAP)
 
@@ -93,27 +85,20 @@ def _key(path: PurePosixPath, origin: Path | str) -> tuple[str, str]:
     return folder, name
 
 
-def _make_clip(category: str, name: str, folder: Path, tested: set[tuple[str, str]]) -> Clip:
-    match = NAMES[category].fullmatch(name)
-    assert match is not None  # see _key
-    fields = match.groupdict()
-    fake = int(category == "Celeb-synthesis")
-    # the persons of the YouTube videos are unknown: each video counts as a person of its own
-    person = f"celebdf/{fields.get('person') or f'youtube{name}'}"
-    original = f"Celeb-real/{fields['person']}_{fields['recording']}" if fake else f"{category}/{name}"
-    return Clip(
-        clip_id=f"celebdf/{category}/{name}",
-        folder=folder,
-        label=fake,
-        video_label=fake,
-        audio_label=None,
+def _make_clip(category: str, name: str, folder: Path, tested: bool) -> Clip:
+    *persons, recording = name.split("_")
+    fake = category == "Celeb-synthesis"
+    return new_clip(
+        "celebdf",
+        f"{category}/{name}",
+        folder,
+        (int(fake), None),
         category=category,
-        method="celeb-synthesis" if fake else "real",
-        identity=person,
-        source_ids=(f"celebdf/{fields['donor']}",) if fake else (),
-        target_id=person,
-        pair_key=f"celebdf/{original}",
-        stratum="youtube" if category == "YouTube-real" else "celebrity",
-        dataset="celebdf",
-        split="test" if (category, name) in tested else "train",
+        method="celeb-synthesis",
+        # the persons of the YouTube videos are unknown: each video counts as a person of its own
+        person=persons[0] if persons else f"youtube{name}",
+        donors=persons[1:],
+        pair=f"Celeb-real/{persons[0]}_{recording}" if fake else f"{category}/{name}",
+        stratum="celebrity" if persons else "youtube",
+        split="test" if tested else "train",
     )

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from loaders.datasets.metadata import (
     as_id,
     inside,
+    new_clip,
     nfc,
     read_rows,
     require_file,
-    require_folder,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
@@ -42,10 +42,9 @@ class _Row(NamedTuple):
     category: str
     method: str
     identity: str
-    sources: tuple[str, ...]
+    source: str  # "" if nobody's
     pair: str
-    video_label: int
-    audio_label: int | None
+    labels: tuple[int, int | None]
     voice: str  # where it comes from, for the log
 
 
@@ -55,7 +54,6 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
     Raises DatasetError where root, annotations or clips are not as expected, or two clip folders have the
     same name.
     """
-    require_folder(data_root)
     for name in (REAL_CSV, FAKE_CSV, SPLIT_CSV):
         require_file(data_root / name, "of DeepSpeak; all three annotation files are needed")
     split_of = _read_split(data_root / SPLIT_CSV)
@@ -69,7 +67,7 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
         num_duplicates += rows[name] is not row
     if num_duplicates:
         log.info("deepspeak: %d rows list a file again with the same values", num_duplicates)
-    if unknown := Counter(row.voice for row in rows.values() if row.audio_label is None):
+    if unknown := Counter(row.voice for row in rows.values() if row.labels[1] is None):
         voices = ", ".join(f"{voice}: {count}" for voice, count in sorted(unknown.items()))
         log.info(
             "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)", unknown.total(), voices
@@ -104,7 +102,7 @@ def _read_real(path: Path) -> Iterator[tuple[str, str, _Row]]:
         name, identity = _file_name(row["video-file"], where), as_id(row["identity"])
         if not identity:
             raise DatasetError(f"{where}: the row has no identity")
-        yield where, name, _Row("real", "real", identity, (), name, 0, 0, "")
+        yield where, name, _Row("real", "real", identity, "", name, (0, 0), "")
 
 
 def _read_fake(path: Path) -> Iterator[tuple[str, str, _Row]]:
@@ -124,10 +122,9 @@ def _read_fake(path: Path) -> Iterator[tuple[str, str, _Row]]:
                 category=kind,
                 method=row["engine"] or "unknown",
                 identity=target,
-                sources=(source,) if source else (),
+                source=source,
                 pair=f"{target}-{recording}" if recording else target,
-                video_label=1,
-                audio_label=_audio_label(kind, voice),
+                labels=(1, _audio_label(kind, voice)),  # the picture of every fake is forged
                 voice=f"{kind} with audio-config {voice!r}",
             ),
         )
@@ -167,19 +164,15 @@ def _find_folders(root: Path, wanted: Container[str]) -> dict[str, Path]:
 
 
 def _make_clip(name: str, folder: Path, row: _Row, split_of: dict[str, str]) -> Clip:
-    return Clip(
-        clip_id=f"deepspeak/{name}",
-        folder=folder,
-        label=row.video_label,  # the picture of every fake is forged
-        video_label=row.video_label,
-        audio_label=row.audio_label,
+    return new_clip(
+        "deepspeak",
+        name,
+        folder,
+        row.labels,
         category=row.category,
         method=row.method,
-        identity=f"deepspeak/{row.identity}",
-        source_ids=tuple(f"deepspeak/{source}" for source in row.sources),
-        target_id=f"deepspeak/{row.identity}",
-        pair_key=f"deepspeak/{row.pair}",
-        stratum="",
-        dataset="deepspeak",
+        person=row.identity,
+        donors=(row.source,),
+        pair=row.pair,
         split=split_of[row.identity],
     )

@@ -12,14 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import (
     FolderIndex,
-    contents,
     inside,
+    new_clip,
     nfc,
+    no_metadata,
     parse_label,
     read_json,
     read_rows,
     require_file,
-    require_folder,
 )
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
@@ -48,18 +48,14 @@ def list_dfdc(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    require_folder(data_root)
     folders = FolderIndex(data_root)
     clips = list(_train_clips(data_root, folders))
     for name, split in LABELLED_FOLDERS.items():
         if (data_root / name).is_dir():
             clips += _labelled_clips(data_root, name, split, folders)
     if not clips:
-        raise DatasetError(
-            f"{data_root}: holds neither a dfdc_train_part_*/metadata.json (also below train/) nor a "
-            f"{' or '.join(f'{name}/labels.csv' for name in LABELLED_FOLDERS)}, only {contents(data_root)}; "
-            "--data_root is the folder that preprocess.prepare wrote"
-        )
+        labels = (f"{name}/labels.csv" for name in LABELLED_FOLDERS)
+        raise no_metadata(data_root, "dfdc_train_part_*/metadata.json (also below train/)", *labels)
     return select_clips("dfdc", data_root, clips, config)
 
 
@@ -95,12 +91,8 @@ def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[Clip]:
 
 def _labelled_clips(data_root: Path, name: str, split: str, folders: FolderIndex) -> Iterator[Clip]:
     file = require_file(data_root / name / "labels.csv", f"the labels of DFDC's {name} folder")
-    seen = set()
     for line, row in read_rows(file, ("filename", "label")):
         path = name / inside(row["filename"], f"{file}, line {line}")
-        if path in seen:
-            raise DatasetError(f"{file}, line {line}: {row['filename']} is listed twice")
-        seen.add(path)
         label = parse_label(row["label"], f"{file}, line {line}")
         yield _make_clip(folders, path, label, split, path.name, name)
 
@@ -109,22 +101,14 @@ def _make_clip(
     folders: FolderIndex, path: PurePosixPath, label: int, split: str, original: str, group: str
 ) -> Clip:
     path = path.with_suffix("")
-    person = f"dfdc/{PurePosixPath(original).stem}"  # unknown: the original clip stands for the person
-    unknown = None if label == 1 else 0
-    return Clip(
-        clip_id=f"dfdc/{path}",
-        folder=folders.clip_folder(path),
-        label=label,
-        video_label=unknown,
-        audio_label=unknown,
+    return new_clip(
+        "dfdc",
+        path,
+        folders.clip_folder(path),
+        (None, None) if label else (0, 0),
         category="fake" if label else "real",
-        method="unknown" if label else "real",
-        identity=person,
-        source_ids=(),
-        target_id=person,
-        pair_key=person,
-        stratum="",
-        dataset="dfdc",
+        method="unknown",
+        person=PurePosixPath(original).stem,  # unknown: the original clip stands for the person
         split=split,
-        split_group=f"dfdc/{group}",
+        group=group,
     )

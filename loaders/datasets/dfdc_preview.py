@@ -15,10 +15,10 @@ from loaders.datasets.metadata import (
     FolderIndex,
     as_id,
     inside,
+    new_clip,
     no_metadata,
     parse_label,
     read_json,
-    require_folder,
 )
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
@@ -53,7 +53,6 @@ def list_dfdc_preview(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    require_folder(data_root)
     found = [(data_root / file, data_root / clips) for file, clips in LAYOUTS if (data_root / file).is_file()]
     if not found:
         raise no_metadata(data_root, METADATA, f"dfdc_preview_set/{METADATA}")
@@ -122,24 +121,18 @@ def _groups(rows: list[_Row]) -> tuple[dict[tuple[str, str], str], str]:
 
 def _make_clip(folders: FolderIndex, row: _Row, group_of: dict[tuple[str, str], str]) -> Clip:
     path, fake = row.path.with_suffix(""), row.label
-    person = f"dfdc_preview/{row.target}"
-    group = group_of.get((row.part, row.target), "")
     # <donor>_<target>_<scene>_<n> and <target>_<scene>_<n> show the same person in the same scene
     name = path.name.removeprefix(f"{row.donor}_") if fake else path.name
-    return Clip(
-        clip_id=f"dfdc_preview/{path}",
-        folder=folders.clip_folder(path),
-        label=fake,
-        video_label=fake,
-        audio_label=0,
+    return new_clip(
+        "dfdc_preview",
+        path,
+        folders.clip_folder(path),
+        (fake, 0),
         category="fake" if fake else "real",
-        method=path.parts[0] if fake else "real",
-        identity=person,
-        source_ids=(f"dfdc_preview/{row.donor}",) if fake else (),
-        target_id=person,
-        pair_key=f"dfdc_preview/{name.rpartition('_')[0] or name}",
-        stratum="",
-        dataset="dfdc_preview",
+        method=path.parts[0],
+        person=row.target,
+        donors=(row.donor,),
+        pair=name.rpartition("_")[0] or name,
         split=row.part,
-        split_group=f"dfdc_preview/{group}" if group else "",
+        group=group_of.get((row.part, row.target), ""),
     )

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import FolderIndex, inside, no_metadata, read_rows, require_folder
+from loaders.datasets.metadata import FolderIndex, inside, new_clip, no_metadata, read_rows
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -46,7 +46,6 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    require_folder(data_root)
     corrected, original = data_root / CORRECTED_METADATA, data_root / ORIGINAL_METADATA
     if corrected.is_file():
         records = _read_corrected(corrected)
@@ -121,19 +120,15 @@ def _make_clip(folders: FolderIndex, path: PurePosixPath, fields: dict[str, str]
     folder = next(filter(None, found), folders.root / name)
     # target1 and target2 hold donors' ids, but also "-" and bare indices
     donors = {fields[name] for name in ("target1", "target2") if IDENTITY.fullmatch(fields.get(name, ""))}
-    return Clip(
-        clip_id=f"fakeavceleb/{name}",
-        folder=folder,
-        label=int(video_label or audio_label),
-        video_label=video_label,
-        audio_label=audio_label,
+    return new_clip(
+        "fakeavceleb",
+        name,
+        folder,
+        (video_label, audio_label),
         category=category,
         method=fields["method"],
-        identity=f"fakeavceleb/{fields['source']}",
-        source_ids=tuple(f"fakeavceleb/{donor}" for donor in sorted(donors)),
-        target_id=f"fakeavceleb/{fields['source']}",
-        pair_key=f"fakeavceleb/{fields['source']}",
+        person=fields["source"],
+        donors=sorted(donors),
         stratum=f"{fields['race']}/{fields['gender']}",
-        dataset="fakeavceleb",
         split=fields["split"] or None,
     )

@@ -13,9 +13,9 @@ from typing import Any
 from loaders.datasets.metadata import (
     as_segments,
     inside,
+    new_clip,
     no_metadata,
     read_json_entries,
-    require_folder,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
@@ -40,16 +40,11 @@ def list_lavdf(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    require_folder(data_root)
     path = next((data_root / name for name in METADATA if (data_root / name).is_file()), None)
     if path is None:
         raise no_metadata(data_root, *METADATA)
-    clips: dict[str, Clip] = {}
-    for where, entry in read_json_entries(path, KEYS):
-        clip = _make_clip(data_root, where, entry)
-        if clips.setdefault(clip.clip_id, clip) is not clip:
-            raise DatasetError(f"{where}: {entry['file']} is already listed in an earlier entry")
-    return select_clips("lavdf", data_root, list(clips.values()), config)
+    clips = [_make_clip(data_root, where, entry) for where, entry in read_json_entries(path, KEYS)]
+    return select_clips("lavdf", data_root, clips, config)
 
 
 def _make_clip(root: Path, where: str, entry: dict[str, Any]) -> Clip:
@@ -72,23 +67,15 @@ def _make_clip(root: Path, where: str, entry: dict[str, Any]) -> Clip:
     if original is None and (video or audio):
         raise DatasetError(f"{where}: original is null, but a fake needs one")
     family = name if original is None else without_suffix(inside(original, where)).as_posix()
-    family, category = f"lavdf/{family}", CATEGORIES[video, audio]
-    return Clip(
-        clip_id=f"lavdf/{name}",
-        folder=root / name,
-        label=int(video or audio),
-        video_label=int(video),
-        audio_label=int(audio),
-        category=category,
-        method=category,  # the tool of each clip is not published
-        identity=family,
-        source_ids=(),
-        target_id=family,
-        pair_key=family,
-        stratum="",
-        dataset="lavdf",
+    # the method is the category: the tool of each clip is not published
+    return new_clip(
+        "lavdf",
+        name,
+        root / name,
+        (int(video), int(audio)),
+        category=CATEGORIES[video, audio],
+        person=family,
         split=PARTS[str(entry["split"])],
-        split_group=family,
-        video_fake_segments=periods if video else None,
-        audio_fake_segments=periods if audio else None,
+        group=family,
+        segments=(periods if video else None, periods if audio else None),
     )

@@ -20,15 +20,16 @@ from pathlib import Path, PurePosixPath
 from loaders.datasets.metadata import (
     LABELS,
     FolderIndex,
+    Segments,
     as_id,
     as_segments,
-    contents,
     inside,
+    new_clip,
     nfc,
+    no_metadata,
     parse_label,
     read_rows,
     read_text,
-    require_folder,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
@@ -66,7 +67,6 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError that says file, line, what was expected and what was found.
     """
-    require_folder(data_root)
     lists = [
         data_root / f"{part}{kind}.txt"
         for part in PARTS
@@ -80,18 +80,12 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
         entries = [entry for path in lists for entry in _read_list(path, folders)]
     else:
         entries = _read_folders(data_root)
-    clips: dict[str, Clip] = {}
-    places: dict[str, str] = {}
-    for entry in entries:
-        clip = _make_clip(folders, entry)
-        if clip.clip_id in clips:
-            raise DatasetError(f"{entry.where}: {entry.path} is already named in {places[clip.clip_id]}")
-        clips[clip.clip_id], places[clip.clip_id] = clip, entry.where
-    has_split = [bool(entry.values.get("split")) for entry in entries]
-    if any(has_split) and not all(has_split):
+    clips = [_make_clip(folders, entry) for entry in entries]
+    without = [entry.where for entry in entries if not entry.values.get("split")]
+    if 0 < len(without) < len(entries):
         raise DatasetError(
-            f"{entries[has_split.index(False)].where}: no split, although other clips have one; fill in the "
-            "column for all clips or for none"
+            f"{without[0]}: no split, although other clips have one; fill in the column for all clips or for "
+            "none"
         )
     nameless = sum(not (entry.values.get("identity") or entry.values.get("target_id")) for entry in entries)
     if nameless:
@@ -100,7 +94,7 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
             "person may be in several splits",
             *(nameless, len(entries)),
         )
-    return select_clips("manifest", data_root, list(clips.values()), config)
+    return select_clips("manifest", data_root, clips, config)
 
 
 def _read_table(path: Path) -> Iterator[_Entry]:
@@ -153,12 +147,8 @@ def _foreign_prefix(names: list[PurePosixPath], folders: FolderIndex) -> tuple[s
 
 
 def _read_folders(root: Path) -> list[_Entry]:
-    missing = [name for name in ("real", "fake") if not (root / name).is_dir()]
-    if missing:
-        raise DatasetError(
-            f"{root}: no {TABLE}, no {PARTS[0]}.txt, {PARTS[1]}.txt or {PARTS[2]}.txt, and no folder "
-            f"{' and no folder '.join(missing)}; it holds {contents(root)}"
-        )
+    if not ((root / "real").is_dir() and (root / "fake").is_dir()):
+        raise no_metadata(root, TABLE, *(f"{part}.txt" for part in PARTS), "real/ and fake/")
     entries: list[_Entry] = []
     for label in ("real", "fake"):
         num_before = len(entries)
@@ -173,7 +163,7 @@ def _read_folders(root: Path) -> list[_Entry]:
     return entries
 
 
-def _read_segments(entry: _Entry, column: str) -> tuple[tuple[float, float], ...] | None:
+def _read_segments(entry: _Entry, column: str) -> Segments | None:
     """((0.5, 1.2), (3, 4)) in seconds for "0.5-1.2;3-4", None for an empty cell."""
     text = entry.values.get(column, "")
     if not text:
@@ -213,29 +203,25 @@ def _part_labels(entry: _Entry, label: int) -> tuple[int | None, int | None]:
 def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
     values, name = entry.values, entry.path.as_posix()
     label = parse_label(values["label"], entry.where)
-    video_label, audio_label = _part_labels(entry, label)
+    labels = _part_labels(entry, label)
     method = values.get("method") or ("unknown" if label else "real")
     if label == 0 and method != "real":
         raise DatasetError(f"{entry.where}: a real clip has the method {method!r}; leave it empty")
-    default = CATEGORIES.get((video_label, audio_label), "fake") if label else "real"
-    identity = as_id(values.get("identity", "")) or as_id(values.get("target_id", "")) or f"clip {name}"
-    target = as_id(values.get("target_id", "")) or identity
-    sources = [as_id(source) for source in values.get("source_id", "").split(";")]
-    return Clip(
-        clip_id=f"manifest/{name}",
-        folder=folders.clip_folder(entry.path),
-        label=label,
-        video_label=video_label,
-        audio_label=audio_label,
+    default = CATEGORIES.get(labels, "fake") if label else "real"
+    target = as_id(values.get("target_id", ""))
+    return new_clip(
+        "manifest",
+        name,
+        folders.clip_folder(entry.path),
+        labels,
         category=values.get("category") or default,
         method=method,
-        identity=f"manifest/{identity}",
-        source_ids=tuple(f"manifest/{source}" for source in sources if source),
-        target_id=f"manifest/{target}",
-        pair_key=f"manifest/{target}",
-        stratum="",
-        dataset="manifest",
+        person=as_id(values.get("identity", "")) or target or f"clip {name}",
+        target=target,
+        donors=map(as_id, values.get("source_id", "").split(";")),
         split=values.get("split") or None,
-        video_fake_segments=_read_segments(entry, "video_fake_segments"),
-        audio_fake_segments=_read_segments(entry, "audio_fake_segments"),
+        segments=(
+            _read_segments(entry, "video_fake_segments"),
+            _read_segments(entry, "audio_fake_segments"),
+        ),
     )

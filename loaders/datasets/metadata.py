@@ -10,8 +10,9 @@ import io
 import json
 import os
 import re
+import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,11 +20,13 @@ from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME, VIDEO_SUFF
 from utils.clip.packed import clip_names, packed_clips, walk
 from utils.errors import DatasetError
 from utils.names import brief, fits_file_system, is_plain, one_line, parse_json
+from utils.types import Clip
 
 ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
 LABELS = {"real": 0, "0": 0, "fake": 1, "1": 1}
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
+Segments = tuple[tuple[float, float], ...]  # (start, end) in seconds
 
 
 def nfc(text: str) -> str:
@@ -47,8 +50,8 @@ def require_folder(path: Path) -> Path:
 
 
 def contents(folder: Path) -> str:
-    """The first names in a folder, for an error message."""
-    found = sorted(entry.name for entry in folder.iterdir())
+    """The first names in a folder, for an error message. Raises DatasetError if it is not a folder."""
+    found = sorted(entry.name for entry in require_folder(folder).iterdir())
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     return shown or "nothing"
 
@@ -150,7 +153,7 @@ def parse_label(value: object, where: str, name: str = "label") -> int:
     return label
 
 
-def as_segments(values: Any, where: str) -> tuple[tuple[float, float], ...]:
+def as_segments(values: Any, where: str) -> Segments:
     """[[start, end], ...] in seconds, sorted. Raises DatasetError unless 0 <= start <= end for each.
 
     A segment of length 0 is where something was cut out.
@@ -242,3 +245,51 @@ def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
             path = without_suffix(inside(row["path"], f"{failures}, line {line}"))
             found.setdefault(path, root / path)
     return dict(sorted(found.items()))
+
+
+def new_clip(
+    dataset: str,
+    name: PurePosixPath | str,
+    folder: Path,
+    labels: tuple[int | None, int | None],
+    *,
+    category: str,
+    person: str,
+    target: str = "",
+    donors: Iterable[str] = (),
+    method: str = "",
+    pair: str = "",
+    stratum: str = "",
+    split: str | None = None,
+    group: str = "",
+    segments: tuple[Segments | None, Segments | None] = (None, None),
+) -> Clip:
+    """A clip; its name, persons, pair and group are preceded by "<dataset>/".
+
+    labels and segments are those of picture and sound. A clip of whose labels none is known is a fake: a real
+    clip's are all 0. method: of a fake, by default its category. target: by default the person; pair: by
+    default the target; empty donors do not count.
+    """
+    fake = 1 in labels or labels == (None, None)
+    # a million clips share few of these strings
+    identity, category = sys.intern(f"{dataset}/{person}"), sys.intern(category)
+    target_id = f"{dataset}/{target}" if target else identity
+    return Clip(
+        clip_id=f"{dataset}/{name}",
+        folder=folder,
+        label=int(fake),
+        video_label=labels[0],
+        audio_label=labels[1],
+        category=category,
+        method=(method or category) if fake else "real",
+        identity=identity,
+        source_ids=tuple(f"{dataset}/{donor}" for donor in donors if donor),
+        target_id=target_id,
+        pair_key=sys.intern(f"{dataset}/{pair}") if pair else target_id,
+        stratum=stratum,
+        dataset=dataset,
+        split=split,
+        split_group=sys.intern(f"{dataset}/{group}") if group else "",
+        video_fake_segments=segments[0],
+        audio_fake_segments=segments[1],
+    )

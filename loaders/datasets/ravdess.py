@@ -10,7 +10,7 @@ import logging
 import re
 from pathlib import Path
 
-from loaders.datasets.metadata import walk_clips
+from loaders.datasets.metadata import new_clip, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -35,7 +35,7 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError if there is none, or if a name is not as expected.
     """
-    clips: dict[str, Clip] = {}
+    clips: list[Clip] = []
     skipped = 0
     for path, folder in walk_clips(data_root).items():
         match = NAME.fullmatch(path.name)
@@ -44,43 +44,31 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
                 f"{folder}: {path.name!r} is not <modality>-<channel>-<emotion>-<intensity>-<statement>-"
                 "<repetition>-<actor>, followed by -0 or -1 in 2D3MF's copies"
             )
-        if match["modality"] != "01":
+        if match["modality"] == "01":
+            clips.append(_make_clip(match, folder))
+        else:
             skipped += 1
-            continue
-        clip = _make_clip(match, folder)
-        if clip.clip_id in clips:
-            raise DatasetError(
-                f"{folder} and {clips[clip.clip_id].folder} are the same clip; remove one of them"
-            )
-        clips[clip.clip_id] = clip
     if skipped:
         log.info(
             "ravdess: %d clips without picture or without sound (modality 02 and 03) are left out", skipped
         )
     if not clips:
         raise DatasetError(f"{data_root}: no clip 01-*-<actor>, which has picture and sound, is there")
-    return select_clips("ravdess", data_root, list(clips.values()), config)
+    return select_clips("ravdess", data_root, clips, config)
 
 
 def _make_clip(match: re.Match[str], folder: Path) -> Clip:
     actor = match["actor"]
-    person = f"ravdess/Actor_{actor}"
     fake = match["suffix"] == "1"
-    label = None if fake else 0  # 2D3MF's name of a fake does not say what is forged
     name = match.string if fake else match.string[: match.end("actor")]  # one clip, with -0 and without
-    return Clip(
-        clip_id=f"ravdess/Actor_{actor}/{name}",
-        folder=folder,
-        label=int(fake),
-        video_label=label,
-        audio_label=label,
+    return new_clip(
+        "ravdess",
+        f"Actor_{actor}/{name}",
+        folder,
+        (None, None) if fake else (0, 0),  # 2D3MF's name of a fake does not say what is forged
         category="fake" if fake else CHANNELS[match["channel"]],
-        method="unknown" if fake else "real",
-        identity=person,
-        source_ids=(),
-        target_id=person,
-        pair_key=person,
+        method="unknown",
+        person=f"Actor_{actor}",
         stratum="men" if int(actor) % 2 else "women",
-        dataset="ravdess",
         split=next((split for split, actors in ACTORS.items() if actor in actors), "train"),
     )

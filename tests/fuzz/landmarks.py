@@ -484,7 +484,7 @@ def exercise(folder: Path, output: Path) -> str:
     """Everything that reads prepared clips: windows, the audit, verify. Returns why it was refused, if so."""
     from loaders.audit.facts import measure_clip
     from loaders.batches.windows import ClipDataset, DataConfig
-    from loaders.listing import is_prepared
+    from loaders.listing import ListingConfig, select_clips
     from preprocess.verify import check_clip
     from tests.clip_factory import make_clip
     from utils.clip.files import read_clip_info
@@ -519,7 +519,7 @@ def exercise(folder: Path, output: Path) -> str:
             attempt(lambda dataset=dataset, draw=(0, 0) if training else 0: dataset[0, draw])
         attempt(lambda clip=clip: ClipDataset([clip], windows, training=False).evaluation_keys())
         attempt(lambda clip=clip: measure_clip(clip))
-        attempt(lambda place=place: is_prepared(place))
+        attempt(lambda clip=clip: select_clips("test", folder, [clip], ListingConfig()))
         if place.is_dir():
             attempt(lambda place=place: read_clip_info(place))
             reasons += [f"{path.name}: {reason}" for path, reason in check_clip(place, deep=True)]

@@ -85,7 +85,7 @@ def test_paths_may_begin_with_the_part(prepared):
         (1, {"modify_type": "visual"}, "train_metadata.json, entry 1: unknown modify_type 'visual'"),
         (0, {"visual_fake_segments": [[0, 1]]}, "modify_type is real, but the picture has forged segments"),
         (1, {"file": "real.mp4"}, "expected <speaker>/<video>/<clip>/<kind>.mp4, found 'real.mp4'"),
-        (1, {"file": "id00012/21Uxsk56VDQ/00001/real.mp4"}, "is already listed in an earlier entry"),
+        (1, {"file": "id00012/21Uxsk56VDQ/00001/real.mp4"}, "00001/real is listed twice"),
         (1, {"visual_fake_segments": [["a", 1]]}, "expected segments"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_drawn_split_keeps_the_clips_of_one_original_together(prepared):
         (1, {"fake_periods": [0.3, 0.7]}, r"expected segments \[\[start, end\], ...\]"),
         (1, {"original": None}, "original is null, but a fake needs one"),
         (1, {"file": "../train/000001.mp4"}, "outside the data root"),
-        (1, {"file": "train/000000.mp4"}, "entry 1: train/000000.mp4 is already listed in an earlier entry"),
+        (1, {"file": "train/000000.mp4"}, "lavdf/train/000000 is listed twice"),
     ],
 )
 def test_a_bad_entry_is_named(prepared, index, values, message):
