@@ -21,19 +21,19 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import (
     FolderIndex,
     as_id,
-    contents,
     inside,
+    new_clip,
+    no_metadata,
     read_rows,
     require_file,
-    require_folder,
 )
-from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.errors import DatasetError
 from utils.types import Clip
 
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 METHODS = ("dfl", "dffs", "fsgan", "fo", "audio-driven")
 PARTS = {"train": "train", "validate": "test"}  # prefix of AI-Hub's folders -> our split
+# kind of AI-Hub's tables and folders (real, fake) -> the column of the person, and columns of its own
+TABLES = {"원본": ("UUID",), "변조": ("타겟UUID", "타겟영상", "변조모델")}
 PUBLISHED_COUNTS = {  # AI-Hub part -> (real, fake)
     "train": (49_419, 139_951),
     "validate": (6_093, 16_894),
@@ -57,7 +59,6 @@ def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
     Raises DatasetError where root, metadata or names are not as expected, or if there is no real or no fake
     clip.
     """
-    require_folder(data_root)
     released = [root for root in (data_root, data_root / "features_mtcnn") if _is_released(root)]
     folders = FolderIndex(data_root)
     if released:
@@ -81,40 +82,35 @@ def _clip(
     *,
     method: str,
     person: str,
-    source: str = "",
     pair: str = "",
     sex: str = "",
     split: str | None = None,
 ) -> Clip:
     """A clip; `name` is its id, `pair` the id of the real clip it was made from, both without "kodf/"."""
-    fake = int(method != "real")
-    identity, donor = f"kodf/{person.lower()}", f"kodf/{source.lower()}"
-    return Clip(
-        clip_id=f"kodf/{name}",
-        folder=folder,
-        label=fake,
-        video_label=fake,
-        audio_label=0,
+    fake, person = method != "real", person.lower()
+    # who drove a fake or lent the face, where its name says so
+    match = FAKE_NAME.fullmatch(name.rpartition("/")[2])
+    donor = match[2].lower() if fake and match and match[1].lower() == person else ""
+    return new_clip(
+        "kodf",
+        name,
+        folder,
+        (int(fake), 0),
         category=method,
-        method=method,
-        identity=identity,
-        source_ids=(donor,) if source and donor != identity else (),
-        target_id=identity,
-        pair_key=f"kodf/{pair}" if pair else identity,
+        person=person,
+        donors=() if donor == person else (donor,),
+        pair=pair,
         stratum=sex or "unknown",
-        dataset="kodf",
         split=split,
     )
 
 
-def _donor(stem: str, person: str) -> str:
-    """Who drove a fake or lent the face, according to its name; "" where the name does not say."""
-    match = FAKE_NAME.fullmatch(stem)
-    return match[2] if match and match[1].lower() == person.lower() else ""
+def _dashed(text: str) -> str:
+    return text.lower().replace("_", "-")
 
 
 def _method(text: str, origin: str) -> str:
-    method = text.strip().lower().replace("_", "-")
+    method = _dashed(text.strip())
     if method not in METHODS:
         raise DatasetError(f"{origin}: unknown method {text!r}, expected one of {', '.join(METHODS)}")
     return method
@@ -123,31 +119,22 @@ def _method(text: str, origin: str) -> str:
 # ---------------------------------------------------------------------------------------------------- AI-Hub
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A part of AI-Hub's distribution: its prefix and where its tables and clips lie."""
-
-    name: str  # "train" or "validate"
-    tables: dict[str, Path]  # 원본 (real) and 변조 (fake) -> CSV
-    clips: dict[str, PurePosixPath]  # the same -> folder of clip folders, relative to the root
-
-
 def _list_aihub(folders: FolderIndex) -> list[Clip]:
-    parts = _find_parts(folders)
+    found = _find_folders(folders)
+    parts = [part for part in PARTS if f"{part}_meta_data" in found]
     if not parts:
-        raise DatasetError(
-            f"{folders.root}: expected train_meta_data or validate_meta_data (AI-Hub) up to three folders "
-            "deep, original_videos and synthesized_videos, or validate_meta_data/real.csv, found "
-            f"{contents(folders.root)}; --data_root is the folder that preprocess.prepare wrote"
+        raise no_metadata(
+            folders.root,
+            "train_meta_data or validate_meta_data (AI-Hub, up to three folders deep)",
+            "original_videos and synthesized_videos",
+            "validate_meta_data/real.csv",
         )
-    clips = [clip for part in parts for clip in _list_part(folders, part)]
-    in_both = set.intersection(
-        *({c.identity for c in clips if c.split == PARTS[part.name]} for part in parts)
-    )
+    clips = [clip for part in parts for kind in TABLES for clip in _list_table(folders, part, kind, found)]
+    in_both = set.intersection(*({c.identity for c in clips if c.split == PARTS[part]} for part in parts))
     if len(parts) == 1 or in_both:
         why = f"{len(in_both)} persons are in Training and in Validation"
         if len(parts) == 1:
-            why = f"only the part {parts[0].name} is there"
+            why = f"only the part {parts[0]} is there"
         log.warning("kodf: %s: the official split cannot be used, a split is drawn by person", why)
         clips = [replace(clip, split=None) for clip in clips]
     nameless = sum(clip.label == 1 and not FAKE_NAME.fullmatch(_stem(clip.clip_id)) for clip in clips)
@@ -156,26 +143,60 @@ def _list_aihub(folders: FolderIndex) -> list[Clip]:
     return clips
 
 
-def _find_parts(folders: FolderIndex) -> list[_Part]:
-    """The parts whose tables lie at most three folders below the root."""
-    found: dict[str, PurePosixPath] = {}  # name of a folder -> where it is
-    perturbed: list[PurePosixPath] = []
+def _find_folders(folders: FolderIndex) -> dict[str, PurePosixPath]:
+    """Name of a folder -> where it is, at most three folders below the root."""
+    found: dict[str, PurePosixPath] = {}
+    num_perturbed: Counter[str] = Counter()
     level = [PurePosixPath()]
     for _ in range(3):
         level = [below for place in level for below in _walk(folders, place, 1)]
         for place in level:
             found.setdefault(place.name, place)
             if place.name.endswith("_탐지방해"):
-                perturbed.append(place)
+                num_perturbed[place.name] += len(_walk(folders, place, 3))
         level = [place for place in level if not place.name.startswith(("train_", "validate_"))]
-    _count_perturbed(folders, perturbed)
-    parts = []
-    for name in PARTS:
-        if tables_at := found.get(f"{name}_meta_data"):
-            tables = {kind: _table(folders, tables_at, kind) for kind in ("원본", "변조")}
-            clips = {k: found.get(f"{name}_{k}", tables_at.with_name(f"{name}_{k}")) for k in tables}
-            parts.append(_Part(name, tables, clips))
-    return parts
+    if num_perturbed:
+        log.info(
+            "kodf: %d perturbed clips left out (%s): no table says whom they show",
+            *(num_perturbed.total(), ", ".join(num_perturbed)),
+        )
+    return found
+
+
+def _list_table(
+    folders: FolderIndex, part: str, kind: str, found: dict[str, PurePosixPath]
+) -> Iterator[Clip]:
+    """The clips of a part's table of one kind."""
+    tables_at = found[f"{part}_meta_data"]
+    path = _table(folders, tables_at, kind)
+    clips_at = found.get(f"{part}_{kind}", tables_at.with_name(f"{part}_{kind}"))
+    places: dict[str, list[PurePosixPath]] = defaultdict(list)  # name of a clip -> its folders
+    for place in _walk(folders, clips_at, 3):
+        places[place.name].append(place)
+    person_column, *others = TABLES[kind]
+    for line, row in read_rows(path, ("영상ID", person_column, "인물성별", *others)):
+        origin = f"{path}, line {line}"
+        stem, person = _stem(row["영상ID"], origin), as_id(row[person_column])
+        if not person:
+            raise DatasetError(f"{origin}: {person_column} is empty")
+        method, pair, own = "real", "", places[stem]
+        if kind == "변조":
+            method = _method(row["변조모델"], origin)
+            if original := row["타겟영상"]:
+                pair = f"{part}/real/{person}/{_stem(original, origin)}"
+            own = [place for place in own if _dashed(place.parts[-3]).startswith(method)]
+        # the tables do not say in which folder a clip is (원본1, fsgan2, ...): if possible, its person's
+        expected = clips_at / ("원본" if method == "real" else method) / person / stem
+        place = min(own, key=lambda place: place.parts[-2] != person, default=expected)
+        yield _clip(
+            f"{part}/{method}/{person}/{stem}",
+            folders.clip_folder(place),
+            method=method,
+            person=person,
+            pair=pair,
+            sex=row["인물성별"],
+            split=PARTS[part],
+        )
 
 
 def _table(folders: FolderIndex, place: PurePosixPath, kind: str) -> Path:
@@ -186,60 +207,6 @@ def _table(folders: FolderIndex, place: PurePosixPath, kind: str) -> Path:
         found = ", ".join(names or sorted(entries)) or "nothing"
         raise DatasetError(f"{folder}: expected one {kind}영상_..._메타데이터.csv, found {found}")
     return folder / entries[names[0]]
-
-
-def _list_part(folders: FolderIndex, part: _Part) -> Iterator[Clip]:
-    real, fake = (_clip_folders(folders, part.clips[kind]) for kind in ("원본", "변조"))
-    split = PARTS[part.name]
-    for line, row in read_rows(part.tables["원본"], ("영상ID", "UUID", "인물성별")):
-        origin = f"{part.tables['원본']}, line {line}"
-        stem, person = _stem(row["영상ID"], origin), _require(as_id(row["UUID"]), "UUID", origin)
-        place = _choose(real.get(stem, []), person, "")
-        yield _clip(
-            f"{part.name}/real/{person}/{stem}",
-            folders.clip_folder(place or part.clips["원본"] / "원본" / person / stem),
-            method="real",
-            person=person,
-            sex=row["인물성별"],
-            split=split,
-        )
-    columns = ("영상ID", "타겟영상", "타겟UUID", "변조모델", "인물성별")
-    for line, row in read_rows(part.tables["변조"], columns):
-        origin = f"{part.tables['변조']}, line {line}"
-        stem, person = _stem(row["영상ID"], origin), _require(as_id(row["타겟UUID"]), "타겟UUID", origin)
-        method = _method(row["변조모델"], origin)
-        place = _choose(fake.get(stem, []), person, method)
-        yield _clip(
-            f"{part.name}/{method}/{person}/{stem}",
-            folders.clip_folder(place or part.clips["변조"] / method / person / stem),
-            method=method,
-            person=person,
-            source=_donor(stem, person),
-            pair=f"{part.name}/real/{person}/{_stem(row['타겟영상'], origin)}" if row["타겟영상"] else "",
-            sex=row["인물성별"],
-            split=split,
-        )
-
-
-def _clip_folders(folders: FolderIndex, top: PurePosixPath) -> dict[str, list[PurePosixPath]]:
-    """Name of a clip -> its folders: the tables do not say in which it is (원본1, fsgan2, ...)."""
-    places: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for place in _walk(folders, top, 3):
-        places[place.name].append(place)
-    return places
-
-
-def _choose(places: list[PurePosixPath], person: str, method: str) -> PurePosixPath | None:
-    """The best of the folders with a clip's name: one of its method, if possible of its person, too."""
-    own = [place for place in places if place.parts[-3].lower().replace("_", "-").startswith(method)]
-    return min(own, key=lambda place: place.parts[-2] != person, default=None)
-
-
-def _count_perturbed(folders: FolderIndex, places: list[PurePosixPath]) -> None:
-    if places:
-        count = sum(len(_walk(folders, top, 3)) for top in places)
-        names = ", ".join(place.name for place in places)
-        log.info("kodf: %d perturbed clips left out (%s): no table says whom they show", count, names)
 
 
 def _walk(folders: FolderIndex, top: PurePosixPath, depth: int) -> list[PurePosixPath]:
@@ -258,12 +225,6 @@ def _stem(name: str, origin: str = "kodf") -> str:
     """The name of a clip without folders and suffix."""
     path = inside(name, origin)
     return path.name[: -len(path.suffix)] if path.suffix.lower() == ".mp4" else path.name
-
-
-def _require(value: str, column: str, origin: str) -> str:
-    if not value:
-        raise DatasetError(f"{origin}: {column} is empty")
-    return value
 
 
 # --------------------------------------------------------------------------- the international distribution
@@ -290,12 +251,11 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
         method = _method(method, str(folders.root / place))
         other_code[method] += METHODS.index(method) + 1 != int(match[3])
         name = place.as_posix()
-        clips.append(_clip(name, folders.clip_folder(place), method=method, person=person, source=match[2]))
+        clips.append(_clip(name, folders.clip_folder(place), method=method, person=person))
     if other_code.total():
         log.warning(
             "kodf: the names of %d clips have another method code than their folder (%s); the folder counts",
-            other_code.total(),
-            ", ".join(f"{method} {count}" for method, count in sorted(other_code.items()) if count),
+            *(other_code.total(), tally(other_code)),
         )
     return clips
 
@@ -332,8 +292,5 @@ def _list_released(root: Path) -> list[Clip]:
         method = _method(place.parts[0].rstrip("0123456789"), origin)  # folders are fsgan1, fsgan2, ...
         person = stem.partition("_")[0]
         name = f"validate/{method}/{person}/{stem}"
-        clip = _clip(
-            name, folders.clip_folder(place), method=method, person=person, source=_donor(stem, person)
-        )
-        clips.append(clip)
+        clips.append(_clip(name, folders.clip_folder(place), method=method, person=person))
     return clips
