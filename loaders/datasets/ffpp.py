@@ -23,11 +23,11 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import FolderIndex, no_metadata, read_json, require_folder
-from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.datasets.metadata import FolderIndex, new_clip, no_metadata, read_json
+from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.errors import DatasetError
 from utils.names import brief
 from utils.types import Clip
@@ -40,8 +40,8 @@ VARIANTS = {"c23": ("c23",), "c0": ("raw", "c0"), "c40": ("c40",)}  # -> names o
 SPLITS = ("train", "val", "test")
 PUBLISHED_PAIRS = {"train": 360, "val": 70, "test": 70}
 SEQUENCE = re.compile(r"\d{3}")
-ACTOR_REAL = re.compile(r"(\d{2})__(\w+)")
-ACTOR_FAKE = re.compile(r"(\d{2})_(\d{2})__(\w+)__([A-Z0-9]{8})")
+ACTOR_REAL = re.compile(r"(?P<target>\d{2})__(?P<scene>\w+)")
+ACTOR_FAKE = re.compile(r"(?P<target>\d{2})_(?P<source>\d{2})__(?P<scene>\w+)__[A-Z0-9]{8}")
 RELEASED_CLIPS = "video_data/c40_features"  # of the published code, which has c40 only
 
 
@@ -51,7 +51,6 @@ def list_ffpp(data_root: Path, config: ListingConfig) -> Listing:
     Raises DatasetError where root, split files or names are not as expected, or if there is no original or
     no fake.
     """
-    require_folder(data_root)
     tree = _find_tree(data_root, config.variant_of("ffpp", tuple(VARIANTS)))
     pairs = _read_pairs(tree.root)
     clips = [*_list_sequences(tree, pairs), *_list_actors(tree)]
@@ -64,8 +63,8 @@ def list_ffpp(data_root: Path, config: ListingConfig) -> Listing:
             )
     _count_unlisted(tree, clips)
     _warn_of_shared_videos(tree, pairs)
-    listing = select_clips("ffpp", data_root, clips, config, variants=tuple(VARIANTS))
-    return _without_other_reals(listing, config.methods)
+    unwanted = _other_reals(clips, config.methods)
+    return select_clips("ffpp", data_root, clips, config, variants=tuple(VARIANTS), unwanted=unwanted)
 
 
 @dataclass(frozen=True)
@@ -93,29 +92,24 @@ class _Tree:
         return self.folders.clip_folder(self.place(family) / name)
 
     def clip_id(self, family: str, name: str) -> str:
-        """The same in either layout, so that a split file fits both."""
-        return f"ffpp/{family}/{self.variant}/videos/{name}"
+        """Without "ffpp/"; the same in either layout, so that a split file fits both."""
+        return f"{family}/{self.variant}/videos/{name}"
 
 
 def _find_tree(data_root: Path, variant: str) -> _Tree:
     for root in (data_root, data_root / "FaceForensics++"):
-        if (root / RELEASED_CLIPS).is_dir():
-            if variant != "c40":
-                raise DatasetError(
-                    f"{root / RELEASED_CLIPS}: the published code's layout has c40 only, not {variant}; use "
-                    "--variant c40"
-                )
-            return _Tree(root, FolderIndex(root / RELEASED_CLIPS), variant, released=True)
-    for root in (data_root, data_root / "FaceForensics++"):
-        tree = _Tree(root, FolderIndex(root), variant)
+        released = (root / RELEASED_CLIPS).is_dir()
+        tree = _Tree(root, FolderIndex(root / RELEASED_CLIPS if released else root), variant, released)
         families = [
-            PurePosixPath(kind, family)
+            root / kind / family
             for kind in ("original_sequences", "manipulated_sequences")
             for family in tree.folders.entries(str(root / kind))
         ]
-        if not families:
+        found = {name for family in families for name in tree.folders.entries(str(family))}
+        if released:
+            found = {"c40"}
+        elif not families:
             continue
-        found = {name for family in families for name in tree.folders.entries(str(root / family))}
         if found.isdisjoint(VARIANTS[variant]):
             there = sorted(name for name, folders in VARIANTS.items() if not found.isdisjoint(folders))
             raise DatasetError(
@@ -161,31 +155,26 @@ def _clip(
     tree: _Tree,
     family: str,
     name: str,
-    *,
     method: str,
+    *,
     target: str,
-    source: str,
-    pair_key: str,
+    source: str = "",
+    pair: str,
     split: str,
-    split_group: str = "",
+    group: str = "",
 ) -> Clip:
-    fake = int(method != "real")
-    return Clip(
-        clip_id=tree.clip_id(family, name),
-        folder=tree.clip_folder(family, name),
-        label=fake,
-        video_label=fake,
-        audio_label=0,
+    return new_clip(
+        "ffpp",
+        tree.clip_id(family, name),
+        tree.clip_folder(family, name),
+        (int(method != "real"), 0),
         category=method,
-        method=method,
-        identity=f"ffpp/{target}",
-        source_ids=(f"ffpp/{source}",) if source and source != target else (),
-        target_id=f"ffpp/{target}",
-        pair_key=pair_key,
+        person=target,
+        donors=() if source == target else (source,),
+        pair=pair,
         stratum="actors" if target.startswith("actor") else "youtube",
-        dataset="ffpp",
         split=split,
-        split_group=split_group,
+        group=group,
     )
 
 
@@ -193,21 +182,21 @@ def _list_sequences(tree: _Tree, pairs: dict[tuple[str, str], str]) -> Iterator[
     """Every original and fake that the pairs name, in the families that are there."""
     original = "original_sequences/youtube"
     methods = [name for name in METHODS if tree.names(f"manipulated_sequences/{name}")]
-    has_originals = bool(tree.names(original))
-    if methods and not has_originals:
-        raise DatasetError(
-            f"{tree.folders.root / tree.place(original)}: no original is prepared, although fakes of "
-            f"{', '.join(methods)} are; prepare the originals, too"
-        )
+    if not tree.names(original):
+        if methods:
+            raise DatasetError(
+                f"{tree.folders.root / tree.place(original)}: no original is prepared, although fakes of "
+                f"{', '.join(methods)} are; prepare the originals, too"
+            )
+        return
     for pair, split in sorted(pairs.items()):
-        group = f"ffpp/{'+'.join(sorted(pair))}"
         for target, source in (pair, pair[::-1]):
-            common = {"pair_key": tree.clip_id(original, target), "split": split, "split_group": group}
-            if has_originals:
-                yield _clip(tree, original, target, method="real", target=target, source="", **common)
+            common = {"target": target, "pair": tree.clip_id(original, target), "split": split}
+            common["group"] = "+".join(sorted(pair))
+            yield _clip(tree, original, target, "real", **common)
             for method in methods:
                 family, name = f"manipulated_sequences/{method}", f"{target}_{source}"
-                yield _clip(tree, family, name, method=method, target=target, source=source, **common)
+                yield _clip(tree, family, name, method, source=source, **common)
 
 
 def _list_actors(tree: _Tree) -> Iterator[Clip]:
@@ -223,59 +212,46 @@ def _list_actors(tree: _Tree) -> Iterator[Clip]:
                 raise DatasetError(
                     f"{tree.folders.root / tree.place(family) / name}: expected a name such as {example}"
                 )
-            target = match[1]
-            source, scene = (match[2], match[3]) if method == ACTORS else ("", match[2])
+            target, scene = match["target"], match["scene"]
             yield _clip(
                 tree,
                 family,
                 name,
-                method=method,
+                method,
                 target=f"actor{target}",
-                source=source and f"actor{source}",
-                pair_key=tree.clip_id(original, f"{target}__{scene}"),
+                source=f"actor{match['source']}" if method == ACTORS else "",
+                pair=tree.clip_id(original, f"{target}__{scene}"),
                 split="test",
             )
 
 
-def _without_other_reals(listing: Listing, methods: tuple[str, ...]) -> Listing:
-    """Exclude the real clips of actors, or of YouTube, where `methods` names none of their fakes."""
+def _other_reals(clips: list[Clip], methods: tuple[str, ...]) -> set[str]:
+    """Ids of the real clips of actors, or of YouTube, where `methods` names none of their fakes."""
+    reals = [clip for clip in clips if clip.label == 0]
     if not methods:
-        kinds = {clip.stratum for clip in listing.clips if clip.label == 0}
-        if len(kinds) > 1:
+        if len({clip.stratum for clip in reals}) > 1:
             log.info(
                 "ffpp: the test part has real clips of YouTube and of %s; --methods %s leaves out the actors",
-                ACTORS,
-                " ".join(sorted({c.method for c in listing.clips} - {"real", ACTORS})),
+                *(ACTORS, " ".join(sorted({clip.method for clip in clips} - {"real", ACTORS}))),
             )
-        return listing
+        return set()
     wanted = {"actors" if method == ACTORS else "youtube" for method in methods}
-    clips = [clip for clip in listing.clips if clip.stratum in wanted]
-    excluded = [clip for clip in listing.clips if clip.stratum not in wanted]
-    return replace(
-        listing,
-        clips=clips,
-        missing=[clip for clip in listing.missing if clip.stratum in wanted],
-        excluded=listing.excluded + excluded + [c for c in listing.missing if c.stratum not in wanted],
-    )
+    return {clip.clip_id for clip in reals if clip.stratum not in wanted}
 
 
 def _count_unlisted(tree: _Tree, clips: list[Clip]) -> None:
     """Log how many prepared folders the split files do not name: they are not used."""
     listed = {clip.clip_id for clip in clips}
     unlisted: Counter[str] = Counter()
-    families = ["original_sequences/youtube"]
-    families += [
-        f"manipulated_sequences/{name}"
-        for name in tree.folders.entries(str(tree.folders.root / "manipulated_sequences"))
-    ]
-    for family in families:
-        unlisted[family] = sum(tree.clip_id(family, name) not in listed for name in tree.names(family))
+    methods = tree.folders.entries(str(tree.folders.root / "manipulated_sequences"))
+    for family in ("original_sequences/youtube", *(f"manipulated_sequences/{name}" for name in methods)):
+        names = tree.names(family)
+        unlisted[family] = sum(f"ffpp/{tree.clip_id(family, name)}" not in listed for name in names)
     if unlisted.total():
         log.warning(
             "ffpp: %d prepared clips are not used, since no split file names them or their method is unknown "
             "(%s)",
-            unlisted.total(),
-            ", ".join(f"{family} {count}" for family, count in sorted(unlisted.items()) if count),
+            *(unlisted.total(), tally(unlisted)),
         )
 
 

@@ -166,7 +166,7 @@ def test_the_released_codes_layout(tmp_path):
             ("test", "DeepFakeDetection", "DeepFakeDetection"): 1,
         }
         assert "ffpp/original_sequences/youtube/c40/videos/071" in {clip.clip_id for clip in listing.clips}
-    with pytest.raises(DatasetError, match="has c40 only, not c23; use --variant c40"):
+    with pytest.raises(DatasetError, match="no clip of c23; prepared there: c40; choose another"):
         list_ffpp(tmp_path, ListingConfig())
 
 
