@@ -29,10 +29,10 @@ import os
 import shutil
 import sqlite3
 import tarfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -53,7 +53,7 @@ from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA, walk
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, UsageError, run_command
-from utils.files import file_sha256, sync, write_atomically
+from utils.files import file_sha256, sync, write_atomically, write_text
 from utils.media.allowed import report_length
 from utils.media.luma import equalize_luma
 
@@ -141,6 +141,22 @@ class Shard(Job):
     def local_source(self) -> None:
         return None  # each clip has its own clock
 
+    @property
+    def record_path(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def current_path(self) -> Path:
+        """File that names the clip that is being packed, for when the process dies."""
+        return self.folder / f"{self.name}.at"
+
+    def read_record(self) -> dict[str, Any]:
+        """What `write_shard` wrote for the index, with rows as in utils/clip/packed.py:
+        {"plan": folders, "size": bytes, "clips": [...], "files": [...], "failures": [...]}.
+        """
+        record: dict[str, Any] = json.loads(self.record_path.read_text(encoding="utf-8"))
+        return record
+
 
 def plan_shards(clips: Sequence[str], config: PackConfig) -> list[Shard]:
     """All clips in the given order, in shards of about `shard_mb`."""
@@ -163,49 +179,37 @@ def plan_shards(clips: Sequence[str], config: PackConfig) -> list[Shard]:
     ]
 
 
-def shard_job(shard: Shard, config: PackConfig) -> str:
-    """Write the shard and its record: "done"."""
-    write_shard(shard, config)
-    return "done"
-
-
-def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
-    """Write one tar file, and a record for the index, by which a later run knows that it is finished.
-
-    Returns the record: {"size": bytes, "clips": [...], "files": [...], "failures": [...]}, with rows as in
-    utils/clip/packed.py. While it works, a file names the current clip, for when the process dies.
-    """
-    partial = config.output / PARTIAL_NAME
-    record_path = partial / f"{shard.name}.json"
-    if record_path.is_file():
-        record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
-        if record["plan"] == [*shard.folders]:
-            return record
-    record = {"plan": [*shard.folders], "clips": [], "files": [], "failures": []}
-    path, place_path = partial / shard.name, _place_path(shard, config)
+def write_shard(shard: Shard, config: PackConfig) -> str:
+    """Write one tar file, and its record, by which a later run knows that it is finished: "done"."""
+    if shard.record_path.is_file() and shard.read_record()["plan"] == [*shard.folders]:
+        return "done"
+    record: dict[str, Any] = {
+        "plan": shard.folders,
+        "clips": [],
+        "files": [],
+        "failures": [*shard.lost.items()],
+    }
+    path = shard.folder / shard.name
     with path.open("wb") as file:
-        tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)
         for folder in shard.folders:
             if folder in shard.lost:
-                record["failures"].append((folder, shard.lost[folder]))
                 continue
-            place_path.write_text(folder, encoding="utf-8")
+            shard.current_path.write_text(folder, encoding="utf-8")
             begin_with(config.data_root / folder / VIDEO_NAME)
-            start, count = tar.offset, len(tar.getmembers())
+            start = file.tell()
             try:
-                clip, files = _add_clip(tar, config.data_root, folder, config.frames)
+                clip, files = _add_clip(file, config.data_root, folder, config.frames)
             except (ClipError, OSError) as error:
                 record["failures"].append((folder, getattr(error, "reason", str(error))))
                 file.seek(start)  # undo what was written of it
                 file.truncate()
-                tar.offset = start
-                del tar.getmembers()[count:]
                 continue
             record["clips"].append(clip)
             record["files"] += [(folder, name, shard.number, place, size) for name, place, size in files]
         stop_clock()
-        place_path.unlink(missing_ok=True)
-        tar.close()
+        shard.current_path.unlink(missing_ok=True)
+        end = file.tell() + 2 * tarfile.BLOCKSIZE  # a tar file ends with two empty blocks, and full records
+        file.truncate(math.ceil(end / tarfile.RECORDSIZE) * tarfile.RECORDSIZE)
     sync(path)
     record["size"] = path.stat().st_size
     if "://" in config.shards:
@@ -217,35 +221,27 @@ def write_shard(shard: Shard, config: PackConfig) -> dict[str, Any]:
         path.unlink()
     else:
         path.replace(Path(config.shards or config.output) / shard.name)
-    write_atomically(record_path, lambda place: place.write_text(json.dumps(record), encoding="utf-8"))
-    return record
-
-
-def _place_path(shard: Shard, config: PackConfig) -> Path:
-    """File that names the clip that is being packed."""
-    return config.output / PARTIAL_NAME / f"{shard.name}.at"
+    write_text(shard.record_path, json.dumps(record))
+    return "done"
 
 
 def _write_shards(
     shards: Sequence[Shard], config: PackConfig, limits: LimitConfig
-) -> Generator[tuple[Shard, dict[str, Any]], None, None]:
-    """Yield (shard, its record) as they are written, without the clips on which a process died."""
-    partial = config.output / PARTIAL_NAME
+) -> Generator[Shard, None, None]:
+    """Yield the shards as they are written, without the clips on which a process died."""
     for shard in shards:
-        _place_path(shard, config).unlink(missing_ok=True)  # of an earlier run
+        shard.current_path.unlink(missing_ok=True)  # of an earlier run
     limits = dataclasses.replace(limits, max_output_gb=limits.max_output_gb or NO_LIMIT_GB)
-    do = functools.partial(shard_job, config=config)
+    do = functools.partial(write_shard, config=config)
+    scratch = config.output / PARTIAL_NAME / "work"
     while shards:
         again = []
-        with contextlib.closing(
-            run_workers(shards, do, limits, partial / "work", config.num_workers)
-        ) as outcomes:
+        with contextlib.closing(run_workers(shards, do, limits, scratch, config.num_workers)) as outcomes:
             for shard, status, reason in outcomes:
-                place = _place_path(shard, config)
-                if status == "done":  # reads the record, writes nothing
-                    yield shard, write_shard(shard, config)
-                elif place.is_file():
-                    lost = shard.lost | {place.read_text(encoding="utf-8"): reason}
+                if status == "done":
+                    yield shard
+                elif shard.current_path.is_file():
+                    lost = shard.lost | {shard.current_path.read_text(encoding="utf-8"): reason}
                     again.append(dataclasses.replace(shard, lost=lost))
                 else:
                     raise DatasetError(f"{shard.name}: {reason}")
@@ -253,7 +249,7 @@ def _write_shards(
 
 
 def _add_clip(
-    tar: tarfile.TarFile, data_root: Path, folder: str, frames: str
+    shard: BinaryIO, data_root: Path, folder: str, frames: str
 ) -> tuple[tuple[str, str, str, int], list[tuple[str, int, int]]]:
     """Append a clip's files; return its row of the index, and (name, start, size) of each file."""
     clip_folder = data_root / folder
@@ -271,27 +267,31 @@ def _add_clip(
             paths.insert(0, clip_folder / VIDEO_NAME)
         else:
             size, pieces = _npy_pieces(crop, num_frames, equalized=frames == "equalized")
-            files.append(_add(tar, folder, FRAMES_NAME, size, _Pieces(pieces)))
+            files.append(_add(shard, folder, FRAMES_NAME, size, pieces))
         fps = str(crop.fps)
     for path in paths:
         if info and path.name in info.files and file_sha256(path) != info.files[path.name]:
             raise ClipError(path, "checksum differs from clip.json; prepare the clip again")
         with path.open("rb") as file:
-            files.append(_add(tar, folder, path.name, path.stat().st_size, file))
+            pieces = iter(functools.partial(file.read, 1 << 20), b"")
+            files.append(_add(shard, folder, path.name, path.stat().st_size, pieces))
     parent, _, name = folder.rpartition("/")
     return (parent, name, fps, num_frames), files
 
 
-def _add(
-    tar: tarfile.TarFile, folder: str, name: str, size: int, content: BinaryIO | _Pieces
-) -> tuple[str, int, int]:
+def _add(shard: BinaryIO, folder: str, name: str, size: int, pieces: Iterable[bytes]) -> tuple[str, int, int]:
     """Append one file; the same input gives the same bytes. Returns (name, start of its content, size)."""
     parent, slash, key = folder.rpartition("/")
     # WebDataset's key of a sample is the file name up to the first dot
     info = tarfile.TarInfo(f"{parent}{slash}{key.replace('.', '%2E')}.{EXTENSIONS.get(name, 'wav')}")
     info.size = size
-    tar.addfile(info, cast(BinaryIO, content))  # it calls `read` only
-    return name, tar.offset - math.ceil(size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, size
+    shard.write(info.tobuf(tarfile.GNU_FORMAT))
+    start = shard.tell()
+    shard.writelines(pieces)
+    if shard.tell() != start + size:
+        raise OSError(f"{name} changed while it was packed")
+    shard.write(bytes(-size % tarfile.BLOCKSIZE))
+    return name, start, size
 
 
 def _npy_pieces(crop: Crop, num_frames: int, *, equalized: bool) -> tuple[int, Iterator[bytes]]:
@@ -309,39 +309,21 @@ def _npy_pieces(crop: Crop, num_frames: int, *, equalized: bool) -> tuple[int, I
     return header.tell() + int(np.prod(shape, dtype=np.int64)), pieces()
 
 
-class _Pieces:
-    """A file whose bytes are made while they are read."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        if not self._rest:
-            self._rest = memoryview(next(self._pieces, b""))
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return (
-            bytes(taken) if len(taken) == size or not taken else bytes(taken) + self.read(size - len(taken))
-        )
-
-
-def write_index(config: PackConfig, shards: Sequence[Shard], records: dict[int, dict[str, Any]]) -> None:
+def write_index(config: PackConfig, shards: Sequence[Shard]) -> None:
     """Write pack.sqlite, the last step: without it, there is no pack."""
     about = {"format": FORMAT, "frames": config.frames, "shards": config.shards}
 
     def write(path: Path) -> None:
         path.unlink(missing_ok=True)
-        database = sqlite3.connect(path)
-        database.executescript(SCHEMA)
-        database.executemany("INSERT INTO about VALUES (?, ?)", about.items())
-        for shard in shards:
-            record = records[shard.number]
-            database.execute(
-                "INSERT INTO shards VALUES (?, ?, ?)", (shard.number, shard.name, record["size"])
-            )
-            database.executemany("INSERT INTO clips VALUES (?, ?, ?, ?)", record["clips"])
-            database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", record["files"])
-        database.commit()
-        database.close()
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.executescript(SCHEMA)
+            database.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+            for shard in shards:
+                record = shard.read_record()
+                row = shard.number, shard.name, record["size"]
+                database.execute("INSERT INTO shards VALUES (?, ?, ?)", row)
+                database.executemany("INSERT INTO clips VALUES (?, ?, ?, ?)", record["clips"])
+                database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", record["files"])
 
     write_atomically(config.output / INDEX_NAME, write)
 
@@ -372,19 +354,18 @@ def main() -> int:
     tree = read_tree(config)
     shards = plan_shards(tree.clips, config)
     (config.output / PARTIAL_NAME).mkdir(parents=True, exist_ok=True)
-    records: dict[int, dict[str, Any]] = {}
     with (
         contextlib.closing(_write_shards(shards, config, limits)) as written,
         tqdm(total=len(tree.clips), unit="clip", dynamic_ncols=True) as progress,
     ):
-        for shard, record in written:
-            records[shard.number] = record
+        for shard in written:
             progress.update(len(shard.folders))
-    failures = [(folder, reason) for record in records.values() for folder, reason in record["failures"]]
+    records = [shard.read_record() for shard in shards]
+    failures = [(folder, reason) for record in records for folder, reason in record["failures"]]
     copy_metadata(tree, config)
-    write_index(config, shards, records)
+    write_index(config, shards)
     shutil.rmtree(config.output / PARTIAL_NAME)
-    num_packed, size_gb = len(tree.clips) - len(failures), sum(r["size"] for r in records.values()) / 1e9
+    num_packed, size_gb = len(tree.clips) - len(failures), sum(record["size"] for record in records) / 1e9
     log.info("%d clips packed into %d shards, %.2f GB (%s)", num_packed, len(shards), size_gb, config.frames)
     if failures:
         place = config.output / "pack_failures.csv"

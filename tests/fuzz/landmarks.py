@@ -78,9 +78,10 @@ def build(base: Path) -> None:
     tree = read_tree(config)
     shards = plan_shards(tree.clips, config)
     (config.output / PARTIAL_NAME).mkdir(parents=True)
-    records = {shard.number: write_shard(shard, config) for shard in shards}
+    for shard in shards:
+        write_shard(shard, config)
     copy_metadata(tree, config)
-    write_index(config, shards, records)
+    write_index(config, shards)
     shutil.rmtree(config.output / PARTIAL_NAME)
 
 
