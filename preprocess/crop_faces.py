@@ -45,7 +45,7 @@ def main() -> int:
     )
     inputs.require_paths()
     do = functools.partial(crop_job, crop=crop, overwrite=own.overwrite)
-    return run_batch(find_jobs(inputs, work), do, work, limits)
+    return run_batch(find_jobs(inputs), do, work, limits)
 
 
 if __name__ == "__main__":

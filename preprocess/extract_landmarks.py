@@ -72,7 +72,7 @@ def main() -> int:
     folders, own, work, limits = parse_groups(
         __doc__, FolderConfig, ExtractLandmarksConfig, WorkConfig, LimitConfig
     )
-    batch = Batch(jobs=find_folder_jobs(folders.data_root, work), output=LocalStore(folders.data_root))
+    batch = Batch(jobs=find_folder_jobs(folders.data_root), output=LocalStore(folders.data_root))
     return run_batch(batch, functools.partial(landmarks_job, config=own), work, limits)
 
 

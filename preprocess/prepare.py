@@ -113,7 +113,7 @@ def main() -> int:
     if own.recheck and not inputs.has_urls:
         raise UsageError("recheck is for URLs; with paths, checksums are always compared")
     do = functools.partial(prepare_job, clip=clip, recheck=own.recheck)
-    return run_batch(find_jobs(inputs, work), do, work, limits, done="prepared", run=executor.runner())
+    return run_batch(find_jobs(inputs), do, work, limits, done="prepared", run=executor.runner())
 
 
 if __name__ == "__main__":

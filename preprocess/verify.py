@@ -204,7 +204,7 @@ def _require_writable(path: Path) -> None:
 def main() -> int:
     folders, own, work, limits = parse_groups(__doc__, FolderConfig, VerifyConfig, WorkConfig, LimitConfig)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    jobs = find_folder_jobs(folders.data_root, work, packed=True)
+    jobs = work.take_shard(find_folder_jobs(folders.data_root, packed=True))
     if own.output is not None:
         _require_writable(own.output)
     problems: list[tuple[str, str]] = []

@@ -98,7 +98,7 @@ def chosen_subjects(config: VidTimitConfig, found: dict[str, Path]) -> list[str]
     return sorted(wanted)
 
 
-def find_sentences(config: VidTimitConfig, work: WorkConfig | None = None) -> Batch:
+def find_sentences(config: VidTimitConfig) -> Batch:
     """One job per sentence that has sound. Raises DatasetError if there is none."""
     found = find_subjects(config.source)
     jobs, num_silent = [], 0
@@ -118,7 +118,7 @@ def find_sentences(config: VidTimitConfig, work: WorkConfig | None = None) -> Ba
     if not jobs:
         raise DatasetError(f"{config.source}: the wanted subjects have no <subject>/audio/<sentence>.wav")
     log.info("%d sentences; %d sequences without sound (head rotations) left out", len(jobs), num_silent)
-    return Batch(jobs=(work or WorkConfig()).take_shard(jobs), output=LocalStore(config.output / "real"))
+    return Batch(jobs=jobs, output=LocalStore(config.output / "real"))
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -185,7 +185,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config, work, limits = parse_groups(__doc__, VidTimitConfig, WorkConfig, LimitConfig)
     do = functools.partial(sentence_job, config=config)
-    return run_batch(find_sentences(config, work), do, work, limits, done="built")
+    return run_batch(find_sentences(config), do, work, limits, done="built")
 
 
 if __name__ == "__main__":

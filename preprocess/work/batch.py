@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -17,12 +18,12 @@ from typing import Any, TypeVar
 from preprocess.work.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
-from preprocess.work.raw_layouts import SOURCES, any_of, nfc, read_raw_dataset
+from preprocess.work.raw_layouts import SOURCES, RawDataset, any_of, nfc, read_raw_dataset
 from preprocess.work.stores import LocalStore, Store, StoredJob, open_store
 from preprocess.work.workers import PACKAGES, AnyJob, Outcomes, lock_partial, run_workers
 from utils.clip.files import VIDEO_SUFFIXES
 from utils.clip.packed import walk
-from utils.config import opt
+from utils.config import opt, require_at_least
 from utils.errors import DatasetError, UsageError, require_packages
 
 log = logging.getLogger(__name__)
@@ -39,19 +40,15 @@ class WorkConfig:
     shard: str = opt("1/1", "k/n: take only every n-th video, starting with the k-th, on this machine")
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        require_at_least(self, 0, "num_workers")
         self.shard_numbers()
 
     def shard_numbers(self) -> tuple[int, int]:
         """(k, n) of `shard`, 1 <= k <= n."""
-        parts = self.shard.split("/")
-        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-            raise ValueError(f"shard must look like 3/16, got {self.shard!r}")
-        k, n = map(int, parts)
-        if not 1 <= k <= n:
-            raise ValueError(f"shard k/n must have 1 <= k <= n, got {self.shard!r}")
-        return k, n
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard, re.ASCII)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"shard must be k/n with 1 <= k <= n, such as 3/16, got {self.shard!r}")
+        return int(match[1]), int(match[2])
 
     def take_shard(self, items: list[Item]) -> list[Item]:
         """The items of this machine's shard."""
@@ -104,61 +101,61 @@ class Batch:
     metadata: tuple[Path, ...] = ()  # files of `raw` to copy to `output`
 
 
-def find_jobs(inputs: InputConfig, work: WorkConfig | None = None) -> Batch:
+def find_jobs(inputs: InputConfig) -> Batch:
     """The videos that a command's flags name: StoredJobs if one of the places is a URL.
 
     Raises UsageError for contradicting flags, DatasetError if there is no video.
     """
-    if (inputs.input is None) == (inputs.dataset is None):
-        raise UsageError("give either --dataset with --source, or --input")
-    if (inputs.source is None) != (inputs.dataset is None):
-        raise UsageError("--dataset and --source belong together")
-    output = open_store(inputs.output)
+    if (inputs.input is None) == (inputs.dataset is None) or (inputs.source is None) != (
+        inputs.dataset is None
+    ):
+        raise UsageError("give either --input, or --dataset with --source")
+    source, output = open_store(inputs.input or inputs.source or ""), open_store(inputs.output)
     if output.is_file():
         raise UsageError(f"--output {output} is not a folder")
-    metadata: list[Path] = []
-    sounds: dict[Path, Path] = {}
-    raw: Store
     links = inputs.allow_links
-    if inputs.dataset is not None and inputs.source is not None:
-        found = read_raw_dataset(inputs.dataset, open_store(inputs.source))
-        raw, names, sounds, metadata = found.root, found.videos, found.sounds, found.metadata
+    if inputs.dataset is not None:
+        raw = read_raw_dataset(inputs.dataset, source)
+    elif source.is_file():  # named by the user, who may name a link to anywhere
+        root, video = source.above()
+        raw, links = RawDataset(root=root, videos=[Path(video)]), True
     else:
-        raw = open_store(inputs.input or "")
-        if raw.is_file():  # named by the user, who may name a link to anywhere
-            raw, video = raw.above()
-            names, links = [Path(video)], True
-        else:
-            names = _videos_below(raw, output, follow=links)
+        raw = RawDataset(root=source, videos=_videos_below(source, output, follow=links))
+    names = raw.videos
     if inputs.only:
         wanted = any_of(inputs.only)
         names = [name for name in names if wanted(nfc(name))]
         if not names:
-            raise DatasetError(f"{raw}: no video matches --only {' '.join(inputs.only)}")
-    _require_names(names, raw)
+            raise DatasetError(f"{raw.root}: no video matches --only {' '.join(inputs.only)}")
+    _require_names(names, raw.root)
     _require_distinct(names)
-    _require_sources_outside(names, raw, output)
-    within = None if links else raw.local_path()
+    _require_sources_outside(names, raw.root, output)
+    within = None if links else raw.root.local_path()
     if within is not None:
-        for path in metadata:
+        for path in raw.metadata:
             require_within(within / path, within)
-    names = (work or WorkConfig()).take_shard(names)
-    jobs = [_job(name, sounds.get(name), raw, output, within) for name in names]
-    return Batch(jobs=jobs, output=output, raw=raw, metadata=tuple(metadata))
+    jobs = [_job(name, raw, output, within) for name in names]
+    return Batch(jobs=jobs, output=output, raw=raw.root, metadata=tuple(raw.metadata))
 
 
-def _job(name: Path, sound: Path | None, raw: Store, output: Store, within: Path | None) -> Job:
-    folder = name.with_suffix("")
-    if isinstance(raw, LocalStore) and isinstance(output, LocalStore):
+def _job(name: Path, raw: RawDataset, output: Store, within: Path | None) -> Job:
+    root, sound, folder = raw.root, raw.sounds.get(name), name.with_suffix("")
+    if isinstance(root, LocalStore) and isinstance(output, LocalStore):
         return Job(
             name=name.as_posix(),
-            source=raw.path / name,
+            source=root.path / name,
             folder=output.path / folder,
-            sound=raw.path / sound if sound else None,
+            sound=root.path / sound if sound else None,
             within=within,
         )
     return StoredJob(
-        name=name.as_posix(), source=name, folder=folder, sound=sound, within=within, raw=raw, prepared=output
+        name=name.as_posix(),
+        source=name,
+        folder=folder,
+        sound=sound,
+        within=within,
+        raw=root,
+        prepared=output,
     )
 
 
@@ -215,10 +212,9 @@ def _require_sources_outside(names: list[Path], raw: Store, output: Store) -> No
     for name in names:
         source = sources.get(output.place(name.with_suffix("")))
         if source is not None:
-            folder = output.below(name.with_suffix("").as_posix())
             raise UsageError(
-                f"{folder}, the clip folder of {raw.below(name.as_posix())}, would replace the video "
-                f"{raw.below(source.as_posix())}; choose another --output"
+                f"{output}/{name.with_suffix('')}, the clip folder of {raw}/{name}, would replace the video "
+                f"{raw}/{source}; choose another --output"
             )
 
 
@@ -239,11 +235,11 @@ def clip_folders(root: Path, *, packed: bool = False) -> list[Path]:
     return sorted(folders)
 
 
-def find_folder_jobs(data_root: Path, work: WorkConfig, *, packed: bool = False) -> list[Job]:
+def find_folder_jobs(data_root: Path, *, packed: bool = False) -> list[Job]:
     """The clip folders below `data_root` as jobs. Raises DatasetError if there is none."""
     return [
         Job(name=folder.relative_to(data_root).as_posix(), source=folder, folder=folder)
-        for folder in work.take_shard(clip_folders(data_root, packed=packed))
+        for folder in clip_folders(data_root, packed=packed)
     ]
 
 
@@ -256,13 +252,14 @@ def run_batch(
     done: str = "done",
     run: Runner = run_workers,
 ) -> int:
-    """Call `do(job)` for each job by `run`; return the exit status, 1 if a job failed.
+    """Call `do(job)` for each job of the shard by `run`; return the exit status, 1 if a job failed.
 
     `do` returns "done" or "already there", or raises ClipError. Failures go to OUTPUT/failures.csv (with
     the shard in its name if there are several); the file is removed if there is none.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     require_packages(PACKAGES, "preprocessing")
+    jobs = work.take_shard(batch.jobs)
     k, n = work.shard_numbers()
     shard = f"{k}_of_{n}"
     counts = {"done": 0, "already there": 0}
@@ -272,8 +269,8 @@ def run_batch(
         for name in batch.metadata:
             if batch.raw and batch.raw.place(name) != batch.output.place(name):
                 batch.output.write(name, batch.raw.fetch(name, partial / "metadata").read_bytes(), partial)
-        outcomes = run(batch.jobs, do, limits, partial, work.num_workers)
-        with with_progress(outcomes, len(batch.jobs)) as shown:
+        outcomes = run(jobs, do, limits, partial, work.num_workers)
+        with with_progress(outcomes, len(jobs)) as shown:
             for job, status, reason in shown:
                 if status == "failed":
                     failures.append((job.name, reason))
@@ -283,7 +280,7 @@ def run_batch(
         batch.output.remove(failures_name)
         if failures:
             batch.output.write(failures_name, failures_csv(failures), partial)
-    where = f" (see {batch.output.below(failures_name)})" if failures else ""
+    where = f" (see {batch.output}/{failures_name})" if failures else ""
     counted = f"{counts['done']} {done}, {counts['already there']} already there, {len(failures)} failed"
     log.info("%s%s", counted, where)
     return 1 if failures else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import shutil
@@ -39,21 +38,11 @@ class Job:
         """The video, or None if it must be downloaded first."""
         return self.source
 
-    def absolute(self) -> Job:
-        """The same job with absolute paths, for a process that starts in another folder."""
-        return dataclasses.replace(
-            self,
-            source=self.source.absolute(),
-            folder=self.folder.absolute(),
-            sound=self.sound and self.sound.absolute(),
-            within=self.within and self.within.absolute(),
-        )
-
     def require_within(self) -> None:
         """Raise ClipError if a link leads the video or its sound out of `within`."""
         if self.within is not None:
             for path in filter(None, (self.source, self.sound)):
-                require_within(path, self.within)
+                require_within(self.within / path, self.within)  # an absolute path stays what it is
 
     def install(self, name: str) -> None:
         """Move one finished file from the scratch folder to the clip folder."""

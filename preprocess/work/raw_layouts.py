@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -37,8 +37,8 @@ class RawDataset:
 
     root: Store
     videos: list[Path]
-    sounds: dict[Path, Path]  # video -> its separate sound file
-    metadata: list[Path]
+    sounds: dict[Path, Path] = field(default_factory=dict)  # video -> its separate sound file
+    metadata: list[Path] = field(default_factory=list)
 
 
 FFPP_COMPRESSIONS = ("raw", "c0", "c23", "c40")  # the download script's raw is the papers' c0
@@ -245,9 +245,14 @@ def _shown(globs: tuple[str, ...], joint: str) -> str:
 
 
 def _roots(source: Store, layout: RawLayout) -> list[Store]:
-    """`source` and its subfolders that may be the root, in whatever Unicode form their names are."""
-    named = {nfc(name): source.below(name.as_posix()) for name in source.folders()}
-    return [source, *(named[name] for name in layout.root_names if name in named)]
+    """`source` and its subfolders that may be the root, in either Unicode form of their names."""
+    places = [source.below(form) for name in layout.root_names for form in _forms(name)]
+    return [source, *(place for place in places if place.is_folder())]
+
+
+def _forms(name: str) -> dict[str, None]:
+    """The Unicode forms in which file systems and archives may hold a name."""
+    return dict.fromkeys(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
 
 
 def nfc(path: Path) -> str:
@@ -262,7 +267,7 @@ def _files_below(root: Store) -> dict[str, Path]:
 
 def _matches(root: Store, glob: str, files_below: Callable[[Store], dict[str, Path]]) -> bool:
     if not set(glob) & set("*?["):
-        return any(root.size(unicodedata.normalize(form, glob)) is not None for form in ("NFC", "NFD"))
+        return any(root.size(form) is not None for form in _forms(glob))
     return any(map(any_of((glob,)), files_below(root)))
 
 

@@ -95,7 +95,7 @@ def _hand_out(
     asked_s, limit = float("-inf"), 1
 
     def submit(job: AnyJob, attempt: int) -> None:
-        running[task.remote(job.absolute(), work, limits, partial.absolute())] = job, attempt
+        running[task.remote(job, work, limits, partial)] = job, attempt
 
     try:
         while True:

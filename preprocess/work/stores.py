@@ -8,7 +8,6 @@ as finished. fsspec finds the credentials (environment, configuration files, ins
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
@@ -19,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from preprocess.work.jobs import PARTIAL_NAME, Job, require_clip_folder, require_clip_names, require_within
+from preprocess.work.jobs import PARTIAL_NAME, Job, require_clip_folder, require_clip_names
 from utils.clip.files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
 from utils.files import sync, walk_tree
 
 log = logging.getLogger(__name__)
+
+LOCAL_SCHEMES = ("file://", "local://")
 
 
 class StoreError(FrameworkError):
@@ -39,9 +40,6 @@ class LocalStore:
 
     def __str__(self) -> str:
         return str(self.path)
-
-    def absolute(self) -> LocalStore:
-        return LocalStore(self.path.absolute())
 
     def local_path(self) -> Path | None:
         """The folder, if its files are this machine's."""
@@ -59,10 +57,6 @@ class LocalStore:
 
     def is_folder(self) -> bool:
         return self.path.is_dir()
-
-    def folders(self) -> list[Path]:
-        """The folders directly in it."""
-        return [path.relative_to(self.path) for path in self.path.iterdir() if path.is_dir()]
 
     def above(self) -> tuple[LocalStore, str]:
         """The folder above, and the name in it."""
@@ -138,46 +132,41 @@ class UrlStore:
     def __str__(self) -> str:
         return re.sub(r"//[^/@]*@", "//", self.url)  # without user and password
 
-    def absolute(self) -> UrlStore:
-        return self
-
     def local_path(self) -> Path | None:
         """The folder, if its files are this machine's."""
-        scheme, _, path = self.url.partition("://")
-        return Path(path) if scheme in ("file", "local") else None
+        path = self.url.partition("://")[2]
+        return Path(path) if self.url.startswith(LOCAL_SCHEMES) else None
 
     def below(self, name: str) -> UrlStore:
         return UrlStore(f"{self.url}/{name}")
 
     def place(self, name: str | PurePath) -> PurePath:
         """Path that is equal for equal files; file:// gives the same as LocalStore."""
-        scheme = self.url.partition("://")[0]
-        path = self._open(name)[1]
-        if scheme in ("file", "local"):
-            return Path(path).resolve()
-        return PurePosixPath(scheme, path.lstrip("/"))
-
-    def _open(self, name: str | PurePath = "") -> tuple[Any, str]:
-        """(file system, path in it). fsspec keeps one file system per process."""
-        import fsspec
-
-        try:
-            # only file:// needs folders to be created first
-            options = {"auto_mkdir": True} if self.url.startswith(("file://", "local://")) else {}
-            files, root = fsspec.url_to_fs(self.url, **options)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"{self}: {error}") from error
-        return files, f"{root.rstrip('/')}/{_posix(name)}" if _posix(name) else root
+        with self._files(name) as (_, path):
+            if self.url.startswith(LOCAL_SCHEMES):
+                return Path(path).resolve()
+        return PurePosixPath(self.url.partition("://")[0], path.lstrip("/"))
 
     @contextlib.contextmanager
     def _files(self, name: str | PurePath = "") -> Iterator[tuple[Any, str]]:
-        """`_open` with errors as StoreError that names the URL. FileNotFoundError passes."""
+        """(file system, path in it); fsspec keeps one file system per process.
+
+        Errors become a StoreError that names the URL. FileNotFoundError passes.
+        """
+        import fsspec
+
+        # only file:// needs folders to be created first
+        options = {"auto_mkdir": True} if self.url.startswith(LOCAL_SCHEMES) else {}
         try:
-            yield self._open(name)
+            try:
+                files, root = fsspec.url_to_fs(self.url, **options)
+            except (ImportError, ValueError) as error:
+                raise UsageError(f"{self}: {error}") from error
+            yield files, f"{root.rstrip('/')}/{name}" if name else root
         except (FrameworkError, FileNotFoundError):
             raise
         except Exception as error:
-            where = f"{self}/{_posix(name)}" if _posix(name) else str(self)
+            where = f"{self}/{name}" if name else str(self)
             raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
 
     def is_file(self) -> bool:
@@ -187,12 +176,6 @@ class UrlStore:
     def is_folder(self) -> bool:
         with self._files() as (files, path):
             return files.isdir(path)
-
-    def folders(self) -> list[Path]:
-        with self._files() as (files, path):
-            found = files.ls(path, detail=True)
-            files.invalidate_cache()
-        return [Path(PurePosixPath(entry["name"]).name) for entry in found if entry["type"] == "directory"]
 
     def above(self) -> tuple[UrlStore, str]:
         url, _, name = self.url.rpartition("/")
@@ -233,12 +216,12 @@ class UrlStore:
     def fetch(self, name: str | PurePath, folder: Path) -> Path:
         """Download the file into `folder`. Raises StoreError if that fails."""
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / PurePosixPath(_posix(name)).name
+        target = folder / PurePosixPath(name).name
         with self._files(name) as (files, path):
             try:
                 files.get_file(path, str(target))
             except FileNotFoundError as error:
-                raise StoreError(f"{self}/{_posix(name)}: no such file") from error
+                raise StoreError(f"{self}/{name}: no such file") from error
         return target
 
     def write(self, name: str | PurePath, data: bytes, scratch: Path) -> None:
@@ -275,9 +258,9 @@ Store = LocalStore | UrlStore
 
 
 def open_store(place: str | Path) -> Store:
-    """The store that a flag names: a URL or a path. Reads nothing yet."""
+    """The store that a flag names: a URL or a path, made absolute. Reads nothing yet."""
     scheme, found, rest = str(place).partition("://")
-    return UrlStore(f"{scheme}://{rest.rstrip('/')}") if found else LocalStore(Path(place))
+    return UrlStore(f"{scheme}://{rest.rstrip('/')}") if found else LocalStore(Path(place).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,18 +273,3 @@ class StoredJob(Job):
     @property
     def local_source(self) -> None:
         return None
-
-    def absolute(self) -> StoredJob:
-        within = self.within and self.within.absolute()
-        raw, prepared = self.raw.absolute(), self.prepared.absolute()
-        return dataclasses.replace(self, raw=raw, prepared=prepared, within=within)
-
-    def require_within(self) -> None:
-        if self.within is not None:
-            for name in filter(None, (self.source, self.sound)):
-                require_within(self.within / name, self.within)
-
-
-def _posix(name: str | PurePath) -> str:
-    text = name if isinstance(name, str) else name.as_posix()
-    return "" if text == "." else text

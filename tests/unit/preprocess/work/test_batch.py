@@ -38,7 +38,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def names_of(shard: str = "1/1", **flags) -> list[str]:
-    return [job.name for job in find_jobs(InputConfig(**flags), WorkConfig(shard=shard)).jobs]
+    return [job.name for job in WorkConfig(shard=shard).take_shard(find_jobs(InputConfig(**flags)).jobs)]
 
 
 def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
