@@ -106,9 +106,8 @@ def find_jobs(inputs: InputConfig) -> Batch:
 
     Raises UsageError for contradicting flags, DatasetError if there is no video.
     """
-    if (inputs.input is None) == (inputs.dataset is None) or (inputs.source is None) != (
-        inputs.dataset is None
-    ):
+    given = [name for name in ("input", "dataset", "source") if getattr(inputs, name) is not None]
+    if given not in (["input"], ["dataset", "source"]):
         raise UsageError("give either --input, or --dataset with --source")
     source, output = open_store(inputs.input or inputs.source or ""), open_store(inputs.output)
     if output.is_file():
@@ -141,21 +140,11 @@ def find_jobs(inputs: InputConfig) -> Batch:
 def _job(name: Path, raw: RawDataset, output: Store, within: Path | None) -> Job:
     root, sound, folder = raw.root, raw.sounds.get(name), name.with_suffix("")
     if isinstance(root, LocalStore) and isinstance(output, LocalStore):
-        return Job(
-            name=name.as_posix(),
-            source=root.path / name,
-            folder=output.path / folder,
-            sound=root.path / sound if sound else None,
-            within=within,
-        )
+        sound = root.path / sound if sound else None
+        place = output.path / folder
+        return Job(name=str(name), source=root.path / name, folder=place, sound=sound, within=within)
     return StoredJob(
-        name=name.as_posix(),
-        source=name,
-        folder=folder,
-        sound=sound,
-        within=within,
-        raw=root,
-        prepared=output,
+        name=str(name), source=name, folder=folder, sound=sound, within=within, raw=root, prepared=output
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import resource
 import signal
 import time
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config import opt
+from utils.config import opt, require_at_least
 from utils.media.allowed import MediaLimits, limit_media
 
 # CPU seconds, ten times what preprocess.prepare takes on a core of 2026: 0.007 per frame, 0.005 per megapixel
@@ -46,8 +47,7 @@ class LimitConfig(MediaLimits):
 
     def __post_init__(self) -> None:
         MediaLimits.__post_init__(self)
-        if min(self.clip_timeout_s, self.max_memory_gb, self.max_output_gb) < 0:
-            raise ValueError("clip_timeout_s, max_memory_gb and max_output_gb must not be negative")
+        require_at_least(self, 0, "clip_timeout_s", "max_memory_gb", "max_output_gb")
 
     def limits_only(self) -> LimitConfig:
         """These limits without the fields that a subclass adds."""
@@ -122,13 +122,11 @@ def describe_error(error: OSError | MemoryError, limits: LimitConfig) -> str:
     return str(error)
 
 
-def describe_death(signal_number: int) -> str | None:
-    """The limit that ends a process with this signal; None for other signals."""
-    limits: dict[int, str] = {
-        signal.SIGALRM: "took longer than allowed for its length; --clip_timeout_s changes the limit",
-        signal.SIGXCPU: "took more CPU time than allowed for its length; --clip_timeout_s changes the limit",
-    }
-    return limits.get(signal_number)
+# signal -> why it ended a process, where a limit sends it
+LIMIT_SIGNALS: dict[int, str] = {
+    signal.SIGALRM: "took longer than allowed for its length; --clip_timeout_s changes the limit",
+    signal.SIGXCPU: "took more CPU time than allowed for its length; --clip_timeout_s changes the limit",
+}
 
 
 class _Meter:
@@ -142,7 +140,7 @@ class _Meter:
 
     def begin(self, source: Path) -> None:
         self._source_bytes = source.stat().st_size if source.is_file() else 0
-        self._start, self._longest = (time.monotonic(), _cpu_s()), (0, 0, 0.0)
+        self._start, self._longest = (time.monotonic(), time.process_time()), (0, 0, 0.0)
         self._enforce()
 
     def stop(self) -> None:
@@ -169,7 +167,6 @@ class _Meter:
 
 
 _meter: _Meter | None = None
-_base: int | None = None
 
 
 def _set_limit(kind: int, value: int) -> None:
@@ -178,15 +175,8 @@ def _set_limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
+@functools.cache
 def _data_at_start() -> int:
     """Bytes that counted for RLIMIT_DATA when this process began its first video."""
-    global _base
-    if _base is None:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        _base = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData"))
-    return _base
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData"))

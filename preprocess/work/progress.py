@@ -18,6 +18,8 @@ def with_progress(
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    bar = tqdm(total=total, unit=unit, smoothing=0.05, dynamic_ncols=True)
+
     def shown() -> Iterator[tuple[AnyJob, str, str]]:
         num_failed = 0
         for job, status, reason in outcomes:
@@ -26,11 +28,7 @@ def with_progress(
             bar.set_postfix(failed=num_failed, refresh=False)
             bar.update()
 
-    with (
-        logging_redirect_tqdm(),
-        contextlib.closing(outcomes),
-        tqdm(total=total, unit=unit, smoothing=0.05, dynamic_ncols=True) as bar,
-    ):
+    with logging_redirect_tqdm(), contextlib.closing(outcomes), bar:
         yield shown()
 
 

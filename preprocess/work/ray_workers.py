@@ -78,17 +78,7 @@ def run_on_ray(
     With two per CPU no CPU is idle, and an autoscaler sees the demand. A job whose process or node dies is
     tried again, MAX_ATTEMPTS times in all.
     """
-    return _hand_out(_connect(address), jobs, work, limits, partial, num_workers)
-
-
-def _hand_out(
-    ray: Any,
-    jobs: Sequence[AnyJob],
-    work: Callable[[AnyJob], str],
-    limits: LimitConfig,
-    partial: Path,
-    num_workers: int,
-) -> Outcomes[AnyJob]:
+    ray = _connect(address)
     task = ray.remote(num_cpus=1, max_calls=JOBS_PER_PROCESS, max_retries=0)(_work_on_node)
     queue = iter(jobs)
     running: dict[Any, tuple[AnyJob, int]] = {}  # reference -> job, attempt

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from preprocess.work.jobs import Job
-from preprocess.work.limits import LimitConfig, describe_death, describe_error, limited
+from preprocess.work.limits import LIMIT_SIGNALS, LimitConfig, describe_error, limited
 from utils.errors import ClipError, FrameworkError, UsageError
 from utils.run.memory import huge_pages_for_children
 
@@ -34,13 +34,13 @@ JOBS_PER_PROCESS = 500  # a new process then takes over: native libraries leak
 
 
 @contextlib.contextmanager
-def lock_partial(partial: Path, shard: str, *, patience_s: float | None = None) -> Iterator[Path]:
+def lock_partial(partial: Path, shard: str, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[Path]:
     """Yield an empty folder `partial`/`shard` that only this run writes to; remove it at the end.
 
     Deletes what an earlier run left there. Raises UsageError if that run is still alive.
     """
     folder, lock_path = partial / shard, partial / f"{shard}.lock"
-    lock = _take_lock(lock_path, LOCK_PATIENCE_S if patience_s is None else patience_s)
+    lock = _take_lock(lock_path, patience_s)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -67,9 +67,9 @@ def _take_lock(path: Path, patience_s: float) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
+                where = path.parent.parent
                 raise UsageError(
-                    f"another run is writing to {path.parent.parent}; wait for it, or give each run its own "
-                    "--shard"
+                    f"another run is writing to {where}: wait, or use different --shards"
                 ) from None
         except OSError:  # the file system has no locks: go on without
             return descriptor
@@ -197,7 +197,7 @@ def run_workers(
     queue = iter(jobs)
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
     workers: list[_Worker] = []
-    busy: dict[Connection, _Worker] = {}
+    busy: dict[Any, _Worker] = {}  # its connection -> the worker
 
     def hire(index: int) -> _Worker:
         do = functools.partial(_do_job, work=work, limits=limits, scratch=partial / f"worker_{index}")
@@ -214,8 +214,8 @@ def run_workers(
             workers.append(hire(index))
             employ(workers[-1])
         while busy:
-            for worker in [busy[ready] for ready in wait(list(busy)) if isinstance(ready, Connection)]:
-                del busy[worker.connection]
+            for ready in wait(list(busy)):
+                worker = busy.pop(ready)
                 job, outcome = worker.job, worker.take()
                 if outcome is None:
                     outcome = "failed", _exit_text(worker.process.exitcode)
@@ -233,18 +233,16 @@ def run_workers(
 
 
 def _exit_text(code: int | None) -> str:
-    if code is not None and code < 0:
-        hint = ": out of memory?" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
-        died = f"the worker process ended with signal {signal.Signals(-code).name}{hint}"
-        return describe_death(-code) or died
-    return f"the worker process ended with status {code}; its traceback is above"
+    if code is None or code >= 0:
+        return f"the worker process ended with status {code}; its traceback is above"
+    hint = ": out of memory?" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
+    died = f"the worker process ended with signal {signal.Signals(-code).name}{hint}"
+    return LIMIT_SIGNALS.get(-code, died)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
     function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
     source: Path
     limits: LimitConfig
     shows_progress: bool
@@ -272,9 +270,8 @@ def call_limited(
     functions with the option `show_progress(pictures, count)`; `effort` is that of `limited`.
     """
     global _helper
-    call = _Call(
-        function, arguments, options, source, limits.limits_only(), bool(progress), effort, Path.cwd()
-    )
+    function = functools.partial(function, *arguments, **options)
+    call = _Call(function, source, limits.limits_only(), bool(progress), effort, Path.cwd())
     with _calling, contextlib.ExitStack() as cleanup:
         if _helper is None or _helper[0] != os.getpid() or not _helper[1].can_go_on():
             _stop_helper()
@@ -333,7 +330,7 @@ def _do_call(call: _Call, connection: Connection) -> tuple[str, Any]:
     options = {"show_progress": show_progress} if call.shows_progress else {}
     try:
         with limited(call.limits, call.source, call.effort):
-            return "returned", call.function(*call.arguments, **call.options, **options)
+            return "returned", call.function(**options)
     except FrameworkError as error:
         return "raised", error
     except (OSError, MemoryError) as error:

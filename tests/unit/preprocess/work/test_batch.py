@@ -289,10 +289,10 @@ def test_a_fresh_process_takes_over_after_some_clips(tmp_path, monkeypatch):
     assert found[0] == found[1] != found[2] == found[3] != found[4]
 
 
-def test_a_second_run_into_the_same_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("preprocess.work.workers.LOCK_PATIENCE_S", 0.3)
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
     with lock_partial(tmp_path / ".partial", "1_of_2"):
-        with pytest.raises(UsageError, match="another run"), lock_partial(tmp_path / ".partial", "1_of_2"):
+        again = lock_partial(tmp_path / ".partial", "1_of_2", patience_s=0.3)
+        with pytest.raises(UsageError, match="another run"), again:
             pass
         with lock_partial(tmp_path / ".partial", "2_of_2"):  # another shard may
             pass
