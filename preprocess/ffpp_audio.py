@@ -41,7 +41,7 @@ from preprocess.work.progress import csv_text, with_progress
 from preprocess.work.raw_layouts import FFPP_SOUNDS
 from preprocess.work.workers import lock_partial, run_workers
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.config import opt, parse_groups
+from utils.config import opt, parse_groups, require_at_least
 from utils.errors import ClipError, DatasetError, require_packages, run_command
 from utils.files import write_text
 from utils.media.sound import iterate_audio
@@ -74,8 +74,7 @@ class FfppAudioConfig:
     def __post_init__(self) -> None:
         if not 8000 <= self.sample_rate_hz <= 192_000:
             raise ValueError(f"sample_rate_hz must be between 8000 and 192000, got {self.sample_rate_hz}")
-        if self.max_missing_audio_s < 0 or self.num_workers < 0:
-            raise ValueError("max_missing_audio_s and num_workers must not be negative")
+        require_at_least(self, 0, "max_missing_audio_s", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -85,18 +84,6 @@ class Sequence:
     name: str  # "000"
     video: str  # YouTube id
     index: int  # which of the sequences of that video
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a sequence lies in its source, in seconds from the source's first frame."""
-
-    start_s: Fraction
-    end_s: Fraction
-
-
-class NoSound(Exception):
-    """A sequence has no sound; the text says why."""
 
 
 def read_sequences(path: Path) -> list[Sequence]:
@@ -123,34 +110,35 @@ def read_sequences(path: Path) -> list[Sequence]:
     return sequences
 
 
-def read_span(info: Path, sequence: Sequence) -> Span:
-    """Where a sequence lies in its source; `info` is the folder downloaded_videos_info.
+def read_span(info: Path, sequence: Sequence) -> tuple[Fraction, Fraction]:
+    """Start and end of a sequence in its source, in s from the first frame; `info`: downloaded_videos_info.
 
-    Raises NoSound if its two files do not say, or if frames between the first and the last were left out: no
-    single cut of the sound fits them.
+    Raises ClipError if its two files do not say, or if frames between the first and the last were left out:
+    no single cut of the sound fits them.
     """
-    fps = _read_json(info / sequence.video / f"{sequence.video}.json", dict).get("fps")
+    path = info / sequence.video / f"{sequence.video}.json"
+    fps = _read_json(path, dict).get("fps")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 1e-3 < fps < 1e6:
-        raise NoSound(f"{sequence.video}.json gives no frame rate (fps is {fps!r})")
-    path = info / sequence.video / "extracted_sequences" / f"{sequence.index}.json"
+        raise ClipError(path, f"gives no frame rate (fps is {fps!r})")
+    path = path.with_name("extracted_sequences") / f"{sequence.index}.json"
     frames = _read_json(path, list)
     if not frames or not all(type(frame) is int and frame >= 0 for frame in frames):
-        raise NoSound(f"extracted_sequences/{path.name} is not a list of frame numbers")
+        raise ClipError(path, "is not a list of frame numbers")
     if frames[-1] - frames[0] + 1 != len(frames) or any(np.diff(frames) != 1):
-        raise NoSound(f"the frames of extracted_sequences/{path.name} are not consecutive")
+        raise ClipError(path, "its frames are not consecutive")
     exact = Fraction(str(fps))  # 29.97 as written, never 29
-    return Span(frames[0] / exact, (frames[-1] + 1) / exact)
+    return frames[0] / exact, (frames[-1] + 1) / exact
 
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise NoSound(f"{path.parent.name}/{path.name} is missing") from None
+        raise ClipError(path, "is missing") from None
     except ValueError as error:
-        raise NoSound(f"{path.parent.name}/{path.name} is not JSON ({error})") from error
+        raise ClipError(path, f"is not JSON ({error})") from error
     if not isinstance(content, kind):
-        raise NoSound(f"{path.parent.name}/{path.name} is not a JSON {kind.__name__}")
+        raise ClipError(path, f"is not a JSON {kind.__name__}")
     return content
 
 
@@ -161,16 +149,16 @@ def find_source_sounds(downloads: Path, video: str) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -> None:
+def cut_sound(source: Path, target: Path, span: tuple[Fraction, Fraction], config: FfppAudioConfig) -> None:
     """Write the samples of `span` as mono PCM16 wav, in constant memory.
 
     Sample 0 is at the time of the first frame. If the sound begins later, silence fills the gap; if it ends
-    earlier, the file is shorter. Raises NoSound if more than `max_missing_audio_s` or everything is missing,
-    ClipError if the source cannot be decoded.
+    earlier, the file is shorter. Raises ClipError if the source cannot be decoded, or if more than
+    `max_missing_audio_s` or everything is missing.
     """
     rate = config.sample_rate_hz
     origin_s = read_picture_start_s(source)
-    start, end = (round(time_s * rate) for time_s in (span.start_s, span.end_s))
+    start, end = (round(time_s * rate) for time_s in span)
     position: int | None = None  # of the next sample, counted from the first frame of the source
     late = 0
     with WavWriter(target, rate, end - start) as wav:
@@ -184,12 +172,13 @@ def cut_sound(source: Path, target: Path, span: Span, config: FfppAudioConfig) -
                 break
     written = wav.num_written - late
     if position is None:
-        raise NoSound(f"{source.name} has no sound")
+        raise ClipError(source, "has no sound")
     missing_s = (end - start - written) / rate
     if missing_s > config.max_missing_audio_s or written == 0:
-        raise NoSound(
-            f"{source.name} lacks {missing_s:.2f} of the {(end - start) / rate:.2f} s from "
-            f"{float(span.start_s):.2f} s on: more than --max_missing_audio_s {config.max_missing_audio_s:g}"
+        raise ClipError(
+            source,
+            f"lacks {missing_s:.2f} of the {(end - start) / rate:.2f} s from {float(span[0]):.2f} s on: more "
+            f"than --max_missing_audio_s {config.max_missing_audio_s:g}",
         )
 
 
@@ -198,27 +187,20 @@ class SoundJob(Job):
     """One sequence. `source` is the wav to be made."""
 
     sequence: Sequence
-    info: Path
-    downloads: Path
 
 
-def sound_job(job: SoundJob, config: FfppAudioConfig) -> str:
+def sound_job(job: SoundJob, info: Path, downloads: Path, config: FfppAudioConfig) -> str:
     """Make the wav of one sequence. Raises ClipError with all reasons if that fails."""
+    span = read_span(info, job.sequence)
     reasons = []
-    try:
-        span = read_span(job.info, job.sequence)
-        for source in find_source_sounds(job.downloads, job.sequence.video):
-            try:
-                cut_sound(source, job.scratch / job.source.name, span, config)
-                job.install(job.source.name)
-                return "done"
-            except ClipError as error:
-                reasons.append(f"{source.name}: {error.reason}")
-            except NoSound as error:
-                reasons.append(str(error))
-    except NoSound as error:
-        reasons.append(str(error))
-    nothing = f"no sound or video file of {job.sequence.video} in {job.downloads.name}"
+    for source in find_source_sounds(downloads, job.sequence.video):
+        try:
+            cut_sound(source, job.scratch / job.name, span, config)
+            job.install(job.name)
+            return "done"
+        except ClipError as error:
+            reasons.append(f"{source.name}: {error.reason}")
+    nothing = f"no sound or video file of {job.sequence.video} in {downloads.name}"
     raise ClipError(job.source, "; ".join(reasons) or nothing)
 
 
@@ -226,32 +208,33 @@ def make_sounds(config: FfppAudioConfig, limits: LimitConfig | None = None) -> i
     """Cut all sounds; return the exit status, 1 if a sequence has no sound."""
     root = _find_root(config.source)
     sequences = read_sequences(config.conversion or root / "conversion_dict.json")
-    jobs = _find_jobs(config, root, sequences)
+    info, downloads = _find_inputs(config, root)
     folder = root / FFPP_SOUNDS
+    folder.mkdir(exist_ok=True)
+    jobs = []
+    for sequence in sequences:
+        target = folder / f"{sequence.name}.wav"
+        if config.overwrite or not target.is_file():
+            target.unlink(missing_ok=True)  # if a new wav cannot be made, no old one may remain
+            jobs.append(SoundJob(name=target.name, source=target, folder=folder, sequence=sequence))
     report = folder / MISSING_NAME
-    do = functools.partial(sound_job, config=config)
-    missing: list[tuple[str, str, str]] = []
+    do = functools.partial(sound_job, info=info, downloads=downloads, config=config)
     with lock_partial(folder / PARTIAL_NAME, "1_of_1") as partial:
         outcomes = run_workers(jobs, do, limits or LimitConfig(), partial, config.num_workers)
         with with_progress(outcomes, len(jobs), "sequence") as shown:
-            for job, status, reason in shown:
-                if status == "failed":
-                    missing.append((job.sequence.name, job.sequence.video, reason))
+            failed = [(job.sequence, reason) for job, status, reason in shown if status == "failed"]
     report.unlink(missing_ok=True)
-    if missing:
-        write_text(report, csv_text(("sequence", "youtube_id", "reason"), missing))
-    log.info(
-        "%d of %d sequences have sound in %s%s",
-        len(sequences) - len(missing),
-        len(sequences),
-        folder,
-        f"; {len(missing)} do not (see {report})" if missing else "",
-    )
-    return 1 if missing else 0
+    if failed:
+        rows = [(sequence.name, sequence.video, reason) for sequence, reason in failed]
+        write_text(report, csv_text(("sequence", "youtube_id", "reason"), rows))
+    num_made = len(sequences) - len(failed)
+    where = f"; see {report} for the others" if failed else ""
+    log.info("%d of %d sequences have sound in %s%s", num_made, len(sequences), folder, where)
+    return 1 if failed else 0
 
 
-def _find_jobs(config: FfppAudioConfig, root: Path, sequences: list[Sequence]) -> list[SoundJob]:
-    """One job per sequence whose wav is to be made. Raises DatasetError if a folder is missing."""
+def _find_inputs(config: FfppAudioConfig, root: Path) -> tuple[Path, Path]:
+    """The folders of the frame numbers and of the sources. Raises DatasetError if one is missing."""
     info = next((root / name for name in INFO_FOLDERS if (root / name).is_dir()), None)
     if info is None:
         raise DatasetError(
@@ -260,29 +243,8 @@ def _find_jobs(config: FfppAudioConfig, root: Path, sequences: list[Sequence]) -
         )
     downloads = config.downloads or root / "downloaded_videos"
     if not downloads.is_dir():
-        raise DatasetError(
-            f"{downloads}: no such folder; it must hold the sources' sound or video files, named by "
-            "YouTube id"
-        )
-    folder = root / FFPP_SOUNDS
-    folder.mkdir(exist_ok=True)
-    jobs = []
-    for sequence in sequences:
-        target = folder / f"{sequence.name}.wav"
-        if target.is_file() and not config.overwrite:
-            continue
-        target.unlink(missing_ok=True)  # if a new wav cannot be made, no old one may remain
-        jobs.append(
-            SoundJob(
-                name=target.name,
-                source=target,
-                folder=folder,
-                sequence=sequence,
-                info=info,
-                downloads=downloads,
-            )
-        )
-    return jobs
+        raise DatasetError(f"{downloads}: no such folder; it must hold sounds or videos named by YouTube id")
+    return info, downloads
 
 
 def _find_root(source: Path) -> Path:

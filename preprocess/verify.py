@@ -12,9 +12,11 @@ sample. Each problem is one line: path and reason. The exit status is 1 if there
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,9 +107,8 @@ def _check_video(path: Path, *, deep: bool) -> tuple[int, Fraction]:
     if not times.constant:
         raise ClipError(path, "its frame rate varies; prepare the clip again")
     if deep:
-        num_decoded = sum(
-            picture.rgb() is not None for _, picture in iterate_pictures(path, open_member(path))
-        )
+        pictures = iterate_pictures(path, open_member(path))
+        num_decoded = sum(picture.rgb() is not None for _, picture in pictures)
         if num_decoded != num_frames:
             raise ClipError(path, f"{num_decoded} of {num_frames} frames can be decoded")
     return num_frames, times.fps
@@ -117,14 +118,11 @@ def _check_landmarks(folder: Path, num_frames: int | None, *, deep: bool) -> Non
     landmarks = open_landmarks(folder)
     path = folder / LANDMARKS_NAME
     if num_frames is not None and len(landmarks) != num_frames:
-        raise ClipError(
-            path,
-            f"{len(landmarks)} landmark frames for {num_frames} video frames; run "
-            "preprocess.extract_landmarks",
-        )
+        found = f"{len(landmarks)} landmark frames for {num_frames} video frames"
+        raise ClipError(path, f"{found}; run preprocess.extract_landmarks")
     if not deep:
         return
-    num_seen = 0
+    has_face = False
     for start in range(0, len(landmarks), FRAMES_AT_ONCE):
         piece = np.asarray(landmarks[start : start + FRAMES_AT_ONCE])
         if np.isinf(piece).any():
@@ -132,8 +130,8 @@ def _check_landmarks(folder: Path, num_frames: int | None, *, deep: bool) -> Non
         missing = np.isnan(piece).reshape(len(piece), -1)
         if (missing.any(axis=1) != missing.all(axis=1)).any():
             raise ClipError(path, "holds frames with only some landmarks; run preprocess.extract_landmarks")
-        num_seen += int((~missing[:, 0]).sum())
-    if num_seen == 0:
+        has_face |= not missing.all()
+    if not has_face:
         raise ClipError(path, "holds no frame with a face")
 
 
@@ -143,9 +141,8 @@ def _check_audio_length(path: Path, num_frames: int, fps: Fraction, tolerance_s:
     # a little over a frame by default: tools round to whole samples in different ways
     allowed_s = 1.001 / float(fps) if tolerance_s is None else tolerance_s
     if abs(found_s - wanted_s) > allowed_s:
-        raise ClipError(
-            path, f"{found_s:.3f} s of sound for {wanted_s:.3f} s of picture; run preprocess.extract_audio"
-        )
+        found = f"{found_s:.3f} s of sound for {wanted_s:.3f} s of picture"
+        raise ClipError(path, f"{found}; run preprocess.extract_audio")
 
 
 def _read_samples(path: Path) -> None:
@@ -183,9 +180,9 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: P
         problems.append((folder / VIDEO_NAME, f"{reason}; prepare the clip again"))
 
 
-def check_job(job: Job, data_root: Path, deep: bool, audio_tolerance_s: float | None) -> str:
+def check_job(job: Job, data_root: Path, config: VerifyConfig) -> str:
     """All problems of one clip folder, as JSON: [[path below the data root, reason], ...]."""
-    found = check_clip(job.folder, deep=deep, audio_tolerance_s=audio_tolerance_s)
+    found = check_clip(job.folder, deep=config.deep, audio_tolerance_s=config.audio_tolerance_s)
     return json.dumps([(str(path.relative_to(data_root)), reason) for path, reason in found])
 
 
@@ -193,12 +190,9 @@ def _require_writable(path: Path) -> None:
     """Make the folder of the CSV file. Raises OSError or UsageError before hours of checking, not after."""
     if path.is_dir():
         raise UsageError(f"--output {path} is a folder; give the name of a CSV file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "this folder is not writable", str(path.parent))
 
 
 def main() -> int:
@@ -209,17 +203,15 @@ def main() -> int:
         _require_writable(own.output)
     problems: list[tuple[str, str]] = []
     num_bad = 0
-    do = functools.partial(
-        check_job, data_root=folders.data_root, deep=own.deep, audio_tolerance_s=own.audio_tolerance_s
-    )
+    do = functools.partial(check_job, data_root=folders.data_root, config=own)
     with tempfile.TemporaryDirectory() as temporary:
         outcomes = run_workers(jobs, do, limits, Path(temporary) / "scratch", work.num_workers)
         with with_progress(outcomes, len(jobs)) as shown:
             for job, status, reason in shown:
                 found = [(job.name, reason)] if status == "failed" else json.loads(status)
                 num_bad += bool(found)
+                problems += found
                 for path, why in found:
-                    problems.append((path, why))
                     log.warning("%s: %s", path, why)
     if own.output is not None:
         table = failures_csv(problems)
