@@ -10,41 +10,29 @@ pass; this command is for looking at a single step.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 from preprocess.clip.crop import crop_face
 from preprocess.faces.track import CropConfig
-from preprocess.work.batch import InputConfig, WorkConfig, find_jobs, run_batch
+from preprocess.work.batch import InputConfig, StepConfig, WorkConfig, find_jobs, make_file, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
 from utils.clip.files import VIDEO_NAME
-from utils.config import opt, parse_groups
+from utils.config import parse_groups
 from utils.errors import run_command
 from utils.media.video import read_video_times
 
 
-@dataclass(frozen=True, kw_only=True)
-class CropFacesConfig:
-    """python -m preprocess.crop_faces"""
-
-    overwrite: bool = opt(False, "crop again where a crop exists")
-
-
-def crop_job(job: Job, crop: CropConfig, overwrite: bool) -> str:
-    """Crop one video: "done" or "already there"."""
-    if (job.folder / VIDEO_NAME).is_file() and not overwrite:
-        return "already there"
-    crop_face(job.source, job.scratch, read_video_times(job.source), crop)
-    job.install(VIDEO_NAME)
-    return "done"
+def crop(job: Job, config: CropConfig) -> None:
+    """Crop the face of one video, into the scratch folder."""
+    crop_face(job.source, job.scratch, read_video_times(job.source), config)
 
 
 def main() -> int:
-    inputs, own, crop, work, limits = parse_groups(
-        __doc__, InputConfig, CropFacesConfig, CropConfig, WorkConfig, LimitConfig
+    inputs, step, config, work, limits = parse_groups(
+        __doc__, InputConfig, StepConfig, CropConfig, WorkConfig, LimitConfig
     )
     inputs.require_paths()
-    do = functools.partial(crop_job, crop=crop, overwrite=own.overwrite)
+    do = functools.partial(make_file, name=VIDEO_NAME, make=crop, config=config, overwrite=step.overwrite)
     return run_batch(find_jobs(inputs), do, work, limits)
 
 

@@ -12,7 +12,6 @@ sample. Each problem is one line: path and reason. The exit status is 1 if there
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
 import logging
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.work.batch import FolderConfig, WorkConfig, find_folder_jobs
+from preprocess.work.batch import FolderConfig, WorkConfig, find_folders
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
@@ -188,17 +187,15 @@ def check_job(job: Job, data_root: Path, config: VerifyConfig) -> str:
 
 def _require_writable(path: Path) -> None:
     """Make the folder of the CSV file. Raises OSError or UsageError before hours of checking, not after."""
-    if path.is_dir():
-        raise UsageError(f"--output {path} is a folder; give the name of a CSV file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, "this folder is not writable", str(path.parent))
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--output {path} is a folder, or in one that is not writable; name a CSV file")
 
 
 def main() -> int:
     folders, own, work, limits = parse_groups(__doc__, FolderConfig, VerifyConfig, WorkConfig, LimitConfig)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    jobs = work.take_shard(find_folder_jobs(folders.data_root, packed=True))
+    jobs = work.take_shard(find_folders(folders.data_root, packed=True).jobs)
     if own.output is not None:
         _require_writable(own.output)
     problems: list[tuple[str, str]] = []

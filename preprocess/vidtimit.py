@@ -49,9 +49,7 @@ class VidTimitConfig:
 
     source: Path = opt(dataclasses.MISSING, "folder that VidTIMIT's subjects were unpacked to")
     output: Path = opt(dataclasses.MISSING, "the DeepfakeTIMIT folder, or a new one")
-    subjects: tuple[str, ...] = opt(
-        (), "only these, e.g. fadg0 fram1; default: those who have fakes in OUTPUT"
-    )
+    subjects: tuple[str, ...] = opt((), "only these, e.g. fadg0 fram1; default: those with fakes in OUTPUT")
     crf: int = opt(
         0, "H.264 quality; 0 is lossless but for half of the colour resolution, as JPEG usually is"
     )
@@ -67,17 +65,13 @@ def find_subjects(source: Path) -> dict[str, Path]:
     if not source.is_dir():
         raise DatasetError(f"{source}: no such folder; --source must be the folder of VidTIMIT")
     found: dict[str, Path] = {}
-    for place in sorted(
-        [*source.glob("*"), *source.glob("*/*")]
-    ):  # some archives contain a folder above the subject
+    # some archives contain a folder above the subject
+    for place in sorted([*source.glob("*"), *source.glob("*/*")]):
         if SUBJECT.fullmatch(place.name) and (place / "video").is_dir() and (place / "audio").is_dir():
             found.setdefault(place.name, place)
     if not found:
-        names = sorted(entry.name for entry in source.iterdir())
-        raise DatasetError(
-            f"{source}: expected VidTIMIT's <subject>/video and <subject>/audio, e.g. fadg0/video; found "
-            f"{', '.join(names[:8]) or 'nothing'}"
-        )
+        names = ", ".join(sorted(entry.name for entry in source.iterdir())[:8]) or "nothing"
+        raise DatasetError(f"{source}: expected VidTIMIT's <subject>/video, e.g. fadg0/video; found {names}")
     return found
 
 
@@ -91,10 +85,8 @@ def chosen_subjects(config: VidTimitConfig, found: dict[str, Path]) -> list[str]
     }
     wanted = set(config.subjects) or faked or set(found)
     if absent := sorted(wanted - set(found)):
-        raise DatasetError(
-            f"{config.source}: has no subject {', '.join(absent)}; unpack their archives there. Found "
-            f"{len(found)}: {', '.join(sorted(found))}"
-        )
+        there = f"Found {len(found)}: {', '.join(sorted(found))}"
+        raise DatasetError(f"{config.source}: has no subject {', '.join(absent)}; unpack it there. {there}")
     return sorted(wanted)
 
 
@@ -103,16 +95,11 @@ def find_sentences(config: VidTimitConfig) -> Batch:
     found = find_subjects(config.source)
     jobs, num_silent = [], 0
     for subject in chosen_subjects(config, found):
-        videos = {place.name for place in (found[subject] / "video").iterdir() if place.is_dir()}
+        videos, folder = found[subject] / "video", config.output / "real" / subject
         sounds = {place.stem: place for place in (found[subject] / "audio").glob("*.wav")}
-        num_silent += len(videos - set(sounds))
+        num_silent += sum(place.is_dir() and place.name not in sounds for place in videos.iterdir())
         jobs += [
-            Job(
-                name=f"{subject}/{sentence}",
-                source=found[subject] / "video" / sentence,
-                folder=config.output / "real" / subject,
-                sound=sound,
-            )
+            Job(name=f"{subject}/{sentence}", source=videos / sentence, folder=folder, sound=sound)
             for sentence, sound in sorted(sounds.items())
         ]
     if not jobs:
@@ -126,12 +113,10 @@ def frame_files(folder: Path) -> list[Path]:
     numbered: dict[int, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = FRAME.fullmatch(path.name)
-        if match is None:
+        if match is None or int(match[1]) in numbered:
             raise ClipError(
-                folder, f"{path.name} is not a frame: expected 001, 002, ..., with or without .jpg"
+                folder, f"{path.name} is not a frame, or is there twice: expected 001, 002.jpg, ..."
             )
-        if int(match[1]) in numbered:
-            raise ClipError(folder, f"{path.name} and {numbered[int(match[1])].name} are the same frame")
         numbered[int(match[1])] = path
     if not numbered:
         raise ClipError(folder, "holds no frames 001, 002, ...")
@@ -170,9 +155,8 @@ def sentence_job(job: Job, config: VidTimitConfig) -> str:
         for path in frames:
             image = read_frame(path)
             if image.shape[:2] != (height, width):
-                raise ClipError(
-                    path, f"is {image.shape[1]}x{image.shape[0]}, the first frame {width}x{height}"
-                )
+                found = f"{image.shape[1]}x{image.shape[0]}"
+                raise ClipError(path, f"is {found}, the first frame {width}x{height}")
             writer.write(image)
     assert job.sound is not None  # find_sentences takes those with sound
     shutil.copyfile(job.sound, job.scratch / sound)

@@ -92,6 +92,13 @@ class FolderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """preprocess/work/batch.py: one step of preparing a clip, which makes one file."""
+
+    overwrite: bool = opt(False, "make the file again where it exists")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """The jobs of one command."""
 
@@ -224,12 +231,22 @@ def clip_folders(root: Path, *, packed: bool = False) -> list[Path]:
     return sorted(folders)
 
 
-def find_folder_jobs(data_root: Path, *, packed: bool = False) -> list[Job]:
-    """The clip folders below `data_root` as jobs. Raises DatasetError if there is none."""
-    return [
+def find_folders(data_root: Path, *, packed: bool = False) -> Batch:
+    """The clip folders below `data_root`. Raises DatasetError if there is none."""
+    jobs = [
         Job(name=folder.relative_to(data_root).as_posix(), source=folder, folder=folder)
         for folder in clip_folders(data_root, packed=packed)
     ]
+    return Batch(jobs=jobs, output=LocalStore(data_root))
+
+
+def make_file(job: Job, name: str, make: Callable[[Job, Any], None], config: Any, overwrite: bool) -> str:
+    """Call `make(job, config)`, which writes the file `name` of a clip: "done" or "already there"."""
+    if (job.folder / name).is_file() and not overwrite:
+        return "already there"
+    make(job, config)
+    job.install(name)
+    return "done"
 
 
 def run_batch(

@@ -28,7 +28,7 @@ class RawLayout:
     optional_metadata: tuple[str, ...] = ()  # the same, but they may be missing
     root_names: tuple[str, ...] = ()  # folders that may lie between --source and the root
     # video -> candidates for its separate sound file, best first
-    side_sounds: Callable[[PurePosixPath], tuple[str, ...]] | None = None
+    side_sounds: Callable[[PurePosixPath], tuple[str, ...]] = lambda video: ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,6 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
         source = LocalStore(source)
     if not source.is_folder():
         raise DatasetError(f"{source}: no such folder; --source must be the folder of the raw {dataset}")
-    without_videos: list[str] = []
     files_below = cache(_files_below)  # walks each root once per call
     for layout in SOURCES[dataset]:
         for root in _roots(source, layout):
@@ -214,10 +213,7 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
             videos = sorted(
                 path for name, path in files.items() if is_video(name) and path.name != VIDEO_NAME
             )
-            if not videos and not layout.metadata:
-                continue  # not this layout
             if not videos:
-                without_videos.append(f"{root} holds no video; expected {_shown(layout.videos, ', ')}")
                 continue
             is_metadata = any_of(layout.metadata + layout.optional_metadata)
             return RawDataset(
@@ -226,22 +222,19 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
                 sounds=_side_sounds(layout, videos, files),
                 metadata=sorted(path for name, path in files.items() if is_metadata(name)),
             )
-    if without_videos:
-        raise DatasetError("; ".join(without_videos))
-    wanted = " or ".join(
-        " and ".join(layout.metadata) if layout.metadata else _shown(layout.videos, " and ")
-        for layout in SOURCES[dataset]
-    )
     names = sorted({name for layout in SOURCES[dataset] for name in layout.root_names})
-    where = f"is neither there nor in {' or '.join(names)}" if names else "is not there"
+    inside = f", also not in {' or '.join(names)}" if names else ""
     raise DatasetError(
-        f"{source}: {wanted} of {dataset} {where}; --source must be the folder that the data set was "
-        "unpacked to"
+        f"{source}: holds no {dataset}{inside}; expected "
+        f"{' or '.join(map(_description, SOURCES[dataset]))}; --source must be the folder that the data set "
+        "was unpacked to"
     )
 
 
-def _shown(globs: tuple[str, ...], joint: str) -> str:
-    return joint.join(globs[:4]) + (f"{joint}so on" if len(globs) > 4 else "")
+def _description(layout: RawLayout) -> str:
+    """What a layout must hold: all metadata, and some videos."""
+    videos = ", ".join(layout.videos[:4]) + (", ..." if len(layout.videos) > 4 else "")
+    return " and ".join((*layout.metadata, f"videos ({videos})"))
 
 
 def _roots(source: Store, layout: RawLayout) -> list[Store]:
@@ -285,8 +278,6 @@ def any_of(globs: tuple[str, ...]) -> Callable[[str], object]:
 
 
 def _side_sounds(layout: RawLayout, videos: list[Path], files: dict[str, Path]) -> dict[Path, Path]:
-    if layout.side_sounds is None:
-        return {}
     sounds = {}
     for video in videos:
         candidates = layout.side_sounds(PurePosixPath(nfc(video)))

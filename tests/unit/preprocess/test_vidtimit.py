@@ -146,7 +146,7 @@ def test_a_damaged_sequence_is_named_and_leaves_no_video(vidtimit, tmp_path, dam
 
 def test_a_wrong_folder_is_named(tmp_path):
     (tmp_path / "fadg0").mkdir()
-    with pytest.raises(DatasetError, match="expected VidTIMIT's <subject>/video .* found fadg0"):
+    with pytest.raises(DatasetError, match="expected VidTIMIT's <subject>/video, .* found fadg0"):
         find_sentences(VidTimitConfig(source=tmp_path, output=tmp_path / "out"))
     with pytest.raises(DatasetError, match="no such folder"):
         find_sentences(VidTimitConfig(source=tmp_path / "nowhere", output=tmp_path / "out"))

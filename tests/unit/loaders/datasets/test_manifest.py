@@ -177,6 +177,7 @@ def test_clips_prepared_inside_the_root_are_no_raw_videos(tmp_path):
 def test_a_raw_folder_of_another_kind_is_named(tmp_path):
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(
-        DatasetError, match=r"manifest.csv or train\*.txt .* or real/.* and so on of manifest is not there"
+        DatasetError,
+        match=r"holds no manifest; .*manifest.csv and .* or train\*.txt .* or videos \(real/.*, \.\.\.\)",
     ):
         read_raw_dataset("manifest", tmp_path)
