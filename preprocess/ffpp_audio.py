@@ -60,12 +60,8 @@ class FfppAudioConfig:
     """python -m preprocess.ffpp_audio"""
 
     source: Path = opt(dataclasses.MISSING, "the raw data set, as the official script downloads it")
-    downloads: Path | None = opt(
-        None, "folder of the sources' sound or video files; default: SOURCE/downloaded_videos"
-    )
-    conversion: Path | None = opt(
-        None, "which sequence is of which video; default: SOURCE/conversion_dict.json"
-    )
+    downloads: Path | None = opt(None, "the sources' sounds or videos; default: SOURCE/downloaded_videos")
+    conversion: Path | None = opt(None, "videos of the sequences; default: SOURCE/conversion_dict.json")
     sample_rate_hz: int = opt(SAMPLE_RATE_HZ, "samples per second of the wav files")
     max_missing_audio_s: float = opt(0.5, "seconds of sound that may be missing, start and end together")
     num_workers: int = opt(0, "sequences at a time; 0: one per CPU core")

@@ -75,16 +75,12 @@ class PackConfig:
     """python -m preprocess.pack"""
 
     data_root: Path = opt(dataclasses.MISSING, "the prepared data set (output of preprocess.prepare)")
-    output: Path = opt(
-        dataclasses.MISSING, "folder of the pack: index, metadata, and the shards unless --shards is given"
-    )
+    output: Path = opt(dataclasses.MISSING, "folder of the pack; --shards puts its tar files elsewhere")
     shards: str = opt("", "folder or URL of the tar files, if they are not to lie in --output")
     frames: str = opt("video", "how pictures are stored: see above", choices=("video", "rgb", "equalized"))
     shard_mb: int = opt(1024, "approximate size of a shard, in MB")
     num_workers: int = opt(0, "processes, each with one shard at a time; 0: one per CPU core")
-    allow_links: bool = opt(
-        False, "pack files although links inside --data_root lead out of it: parts on other disks"
-    )
+    allow_links: bool = opt(False, "accept links out of --data_root: parts on other disks")
 
     def __post_init__(self) -> None:
         if self.shard_mb < 1 or self.num_workers < 0:

@@ -50,9 +50,7 @@ class VidTimitConfig:
     source: Path = opt(dataclasses.MISSING, "folder that VidTIMIT's subjects were unpacked to")
     output: Path = opt(dataclasses.MISSING, "the DeepfakeTIMIT folder, or a new one")
     subjects: tuple[str, ...] = opt((), "only these, e.g. fadg0 fram1; default: those with fakes in OUTPUT")
-    crf: int = opt(
-        0, "H.264 quality; 0 is lossless but for half of the colour resolution, as JPEG usually is"
-    )
+    crf: int = opt(0, "H.264 quality; 0 is lossless, with the halved colour resolution of most JPEGs")
     overwrite: bool = opt(False, "make videos again that exist")
 
     def __post_init__(self) -> None:

@@ -60,18 +60,11 @@ class WorkConfig:
 class InputConfig:
     """preprocess/work/batch.py: which raw videos are read, and where the clips go."""
 
-    input: str | None = opt(
-        None, "one video, or a folder that is searched for videos; prepare also takes URLs"
-    )
+    input: str | None = opt(None, "a video, or a folder that is searched for videos; prepare also takes URLs")
     dataset: str | None = opt(None, "instead of --input: a raw data set", choices=sorted(SOURCES))
     source: str | None = opt(None, "folder of that raw data set, in its own layout; prepare also takes URLs")
-    only: tuple[str, ...] = opt(
-        (),
-        "take only the videos whose path below the root matches one of these globs, e.g. '**/c23/**/*.mp4'",
-    )
-    allow_links: bool = opt(
-        False, "accept files although links inside --input or --source lead out of it: parts on other disks"
-    )
+    only: tuple[str, ...] = opt((), "globs of the videos to take, below the root, e.g. '**/c23/**/*.mp4'")
+    allow_links: bool = opt(False, "accept links out of --input or --source: parts on other disks")
     output: str = opt(dataclasses.MISSING, "folder of the prepared clips; prepare also takes a URL")
 
     @property

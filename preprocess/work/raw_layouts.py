@@ -92,75 +92,65 @@ def _next_to_avi(video: PurePosixPath) -> tuple[str, ...]:
     return tuple(video.with_name(f"{stem}.wav").as_posix() for stem in (video.stem, sentence))
 
 
-SOURCES: dict[str, tuple[RawLayout, ...]] = {
-    "celebdf": (
-        RawLayout(
-            videos=tuple(
-                f"{folder}/**/*.mp4"
-                for folder in ("Celeb-real", "YouTube-real", "Youtube-real", "Celeb-synthesis")
-            ),
-            metadata=("List_of_testing_videos.txt",),
-            root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF"),
+_ONE_LAYOUT = {
+    "celebdf": RawLayout(
+        videos=tuple(
+            f"{folder}/**/*.mp4"
+            for folder in ("Celeb-real", "YouTube-real", "Youtube-real", "Celeb-synthesis")
         ),
+        metadata=("List_of_testing_videos.txt",),
+        root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF"),
     ),
-    "deepfaketimit": (
-        RawLayout(
-            videos=(
-                "higher_quality/*/*.avi",
-                "lower_quality/*/*.avi",
-                "low_quality/*/*.avi",
-                *(f"real/*/*{suffix}" for suffix in VIDEO_SUFFIXES),
-            ),
-            root_names=("DeepfakeTIMIT",),
-            side_sounds=_next_to_avi,
+    "deepfaketimit": RawLayout(
+        videos=(
+            "higher_quality/*/*.avi",
+            "lower_quality/*/*.avi",
+            "low_quality/*/*.avi",
+            *(f"real/*/*{suffix}" for suffix in VIDEO_SUFFIXES),
         ),
+        root_names=("DeepfakeTIMIT",),
+        side_sounds=_next_to_avi,
     ),
+    "dfdc_preview": RawLayout(
+        videos=("original_videos/**/*.mp4", "method_*/**/*.mp4"),
+        metadata=("dataset.json",),
+        root_names=("dfdc_preview_set",),
+    ),
+    "fakeavceleb": RawLayout(
+        videos=(
+            "RealVideo-RealAudio/**/*.mp4",
+            "RealVideo-FakeAudio/**/*.mp4",
+            "FakeVideo-RealAudio/**/*.mp4",
+            "FakeVideo-FakeAudio/**/*.mp4",
+        ),
+        metadata=("meta_data.csv",),
+        root_names=("FakeAVCeleb_v1.2", "FakeAVCeleb"),
+    ),
+    "ffpp": RawLayout(
+        videos=tuple(
+            f"{kind}_sequences/*/{compression}/videos/*.mp4"
+            for kind in ("original", "manipulated")
+            for compression in FFPP_COMPRESSIONS
+        ),
+        optional_metadata=("splits/*.json", "conversion_dict.json"),
+        root_names=("FaceForensics++", "FaceForensics"),
+        side_sounds=ffpp_sounds,
+    ),
+    "deepspeak": RawLayout(  # the zip parts unpack to folders of various names
+        videos=("**/*.mp4",),
+        metadata=("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv"),
+        root_names=("deepspeak_v1", "deepspeak_v1_1", "deepspeak_v2", "DeepSpeak"),
+    ),
+}
+_SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
     "dfdc": tuple(
         map(_dfdc, ("**/dfdc_train_part_*/metadata.json", "validation/labels.csv", "test/labels.csv"))
-    ),
-    "dfdc_preview": (
-        RawLayout(
-            videos=("original_videos/**/*.mp4", "method_*/**/*.mp4"),
-            metadata=("dataset.json",),
-            root_names=("dfdc_preview_set",),
-        ),
-    ),
-    "fakeavceleb": (
-        RawLayout(
-            videos=(
-                "RealVideo-RealAudio/**/*.mp4",
-                "RealVideo-FakeAudio/**/*.mp4",
-                "FakeVideo-RealAudio/**/*.mp4",
-                "FakeVideo-FakeAudio/**/*.mp4",
-            ),
-            metadata=("meta_data.csv",),
-            root_names=("FakeAVCeleb_v1.2", "FakeAVCeleb"),
-        ),
-    ),
-    "ffpp": (
-        RawLayout(
-            videos=tuple(
-                f"{kind}_sequences/*/{compression}/videos/*.mp4"
-                for kind in ("original", "manipulated")
-                for compression in FFPP_COMPRESSIONS
-            ),
-            optional_metadata=("splits/*.json", "conversion_dict.json"),
-            root_names=("FaceForensics++", "FaceForensics"),
-            side_sounds=ffpp_sounds,
-        ),
     ),
     "kodf": (
         _kodf_part("train", "validate"),
         _kodf_part("validate", "train"),
         RawLayout(  # the edition for other countries has no tables
             videos=("original_videos/**/*.mp4", "synthesized_videos/**/*.mp4"), root_names=KODF_ROOTS
-        ),
-    ),
-    "deepspeak": (
-        RawLayout(  # the zip parts unpack to folders of various names
-            videos=("**/*.mp4",),
-            metadata=("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv"),
-            root_names=("deepspeak_v1", "deepspeak_v1_1", "deepspeak_v2", "DeepSpeak"),
         ),
     ),
     "lavdf": tuple(
@@ -191,6 +181,7 @@ SOURCES: dict[str, tuple[RawLayout, ...]] = {
         RawLayout(videos=("video/01-*.mp4",), root_names=("RAVDESS",)),  # 2D3MF's
     ),
 }
+SOURCES = {name: (layout,) for name, layout in _ONE_LAYOUT.items()} | _SEVERAL_LAYOUTS
 
 
 def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
@@ -224,10 +215,10 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
             )
     names = sorted({name for layout in SOURCES[dataset] for name in layout.root_names})
     inside = f", also not in {' or '.join(names)}" if names else ""
+    wanted = " or ".join(map(_description, SOURCES[dataset]))
     raise DatasetError(
-        f"{source}: holds no {dataset}{inside}; expected "
-        f"{' or '.join(map(_description, SOURCES[dataset]))}; --source must be the folder that the data set "
-        "was unpacked to"
+        f"{source}: holds no {dataset}{inside}; expected {wanted}; --source must be the folder that the data "
+        "set was unpacked to"
     )
 
 

@@ -46,12 +46,8 @@ CODE = Path(__file__).resolve().parents[2]
 class ExecutorConfig:
     """preprocess/work/ray_workers.py: where the worker processes run."""
 
-    executor: str = opt(
-        "local", "run the workers on this machine, or on a Ray cluster", choices=("local", "ray")
-    )
-    ray_address: str = opt(
-        "auto", "with --executor ray: HEAD:PORT of the cluster; auto: the cluster of this machine"
-    )
+    executor: str = opt("local", "where workers run: this machine or a Ray cluster", choices=("local", "ray"))
+    ray_address: str = opt("auto", "with --executor ray: HEAD:PORT of the cluster; auto: this machine's")
 
     def __post_init__(self) -> None:
         if self.executor == "local" and self.ray_address != "auto":
