@@ -106,10 +106,9 @@ class LocalStore:
     def clip_files(self, name: PurePath) -> set[str]:
         """Names of the files of a clip folder. Raises ClipError if it is something else."""
         folder = self.path / name
-        if not os.path.lexists(folder):
-            return set()
-        require_clip_folder(folder)
-        return {path.name for path in folder.iterdir()}
+        if os.path.lexists(folder):
+            require_clip_folder(folder)
+        return {path.name for path in folder.glob("*")}
 
     def remove_clip(self, name: PurePath, scratch: Path) -> None:
         Job(name=str(name), source=Path(), folder=self.path / name, scratch=scratch).remove_folder()
@@ -182,28 +181,24 @@ class UrlStore:
         return UrlStore(url), name
 
     def all_files(self, *, follow: bool = False) -> Iterator[Path]:
-        return map(Path, self._sizes(""))
+        return map(Path, self._names(""))
 
     def files(self) -> list[Path]:
         return [
             path for path in self.all_files() if not any(part.startswith(".") for part in path.parts[:-1])
         ]
 
-    def _sizes(self, name: str | PurePath) -> dict[str, int]:
-        """Relative name -> size in bytes of every file below a folder, from one listing of that folder.
+    def _names(self, name: str | PurePath) -> list[str]:
+        """Relative names of all files below a folder, from one listing of that folder.
 
         Not by `ls`, which lists the parent if the folder does not exist: with many clips, most of the work.
         """
         with self._files(name) as (files, path):
             files.invalidate_cache(path)
-            found = files.find(path, detail=True)
+            found = files.find(path)
             files.invalidate_cache()  # do not keep a listing of millions, nor trust it later
         start = len(path.rstrip("/")) + 1
-        return {
-            full[start:]: entry["size"]
-            for full, entry in found.items()
-            if full[start:] and not full.endswith("/")
-        }
+        return [full[start:] for full in found if full[start:] and not full.endswith("/")]
 
     def size(self, name: str | PurePath) -> int | None:
         with self._files(name) as (files, path):
@@ -233,7 +228,7 @@ class UrlStore:
             files.rm_file(path)
 
     def clip_files(self, name: PurePath) -> set[str]:
-        names = set(self._sizes(name))
+        names = set(self._names(name))
         require_clip_names(name, names)
         return names
 

@@ -67,10 +67,8 @@ def _take_lock(path: Path, patience_s: float) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                where = path.parent.parent
-                raise UsageError(
-                    f"another run is writing to {where}: wait, or use different --shards"
-                ) from None
+                text = f"another run is writing to {path.parent.parent}: wait, or use different --shards"
+                raise UsageError(text) from None
         except OSError:  # the file system has no locks: go on without
             return descriptor
         os.close(descriptor)
