@@ -62,13 +62,7 @@ def smooth_noise(rng: np.random.Generator, count: int, width: float) -> Floats:
 
 
 def draw_motion(
-    opening: Floats,
-    rounding: Floats,
-    rng: np.random.Generator,
-    *,
-    size: int,
-    fps: float,
-    scale: float,
+    opening: Floats, rounding: Floats, rng: np.random.Generator, *, size: int, fps: float, scale: float
 ) -> Motion:
     """Head and eye movements for a mouth track (T,) in square frames of `size` pixels.
 

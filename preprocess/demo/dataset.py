@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,7 @@ from preprocess.demo.plan import (
     gender_of,
     generator,
 )
-from preprocess.demo.speech import (
-    SAMPLE_RATE_HZ,
-    TRACK_HZ,
-    Utterance,
-    draw_voice,
-    record,
-    revoice,
-    speak,
-)
+from preprocess.demo.speech import SAMPLE_RATE_HZ, Utterance, draw_voice, record, revoice, speak
 from utils.config import to_plain
 from utils.errors import DatasetError
 from utils.files import file_sha256, write_atomically, write_text
@@ -56,18 +50,22 @@ log = logging.getLogger(__name__)
 MANIFEST_NAME = "demo_manifest.json"
 
 
+@dataclass(frozen=True)
+class Take:
+    """A genuine clip before camera and microphone, from which the fakes of its scene are made."""
+
+    scene: Scene
+    said: Utterance
+    frames: Pixels
+    landmarks: Floats32
+
+
 def _utterance(config: DemoConfig, identity: int, scene: int, onset_s: float, *, voice: int) -> Utterance:
     """What is said in a scene (voice 0), or what a forger makes another voice say (voice 1, 2, ...)."""
     female = gender_of(identity) == "women"
     speaker = draw_voice(generator(config, identity, 2, voice), female=female)
-    return speak(
-        speaker, generator(config, identity, 3, scene, voice), duration_s=config.duration_s, onset_s=onset_s
-    )
-
-
-def _per_frame(track: Floats, num_frames: int) -> Floats:
-    """The values of a track at TRACK_HZ in the middle of each frame: (T,)."""
-    return np.interp((np.arange(num_frames) + 0.5) / FPS * TRACK_HZ, np.arange(len(track)), track)
+    rng = generator(config, identity, 3, scene, voice)
+    return speak(speaker, rng, duration_s=config.duration_s, onset_s=onset_s)
 
 
 @functools.lru_cache(maxsize=4)
@@ -77,93 +75,66 @@ def _donor_pictures(config: DemoConfig, donor: int) -> tuple[Pixels, Floats32]:
     puppet = Puppet(make_identity(generator(config, donor, 5)))
     opening = np.concatenate([np.linspace(0, 1, 10), np.linspace(0, 1, 3)])
     motion = draw_motion(opening, np.zeros(13), rng, size=config.frame_size, fps=FPS, scale=1.0)
-    blink = np.concatenate([np.zeros(10), np.full(3, 0.9)])
-    motion = dataclasses.replace(motion, blink=blink)
+    motion = dataclasses.replace(motion, blink=np.repeat([0, 0.9], [10, 3]))
     return render(puppet, motion, draw_background(rng, config.frame_size))
 
 
-def make_identity_clips(
-    config: DemoConfig, traces: ForgeryConfig, identity: int, clips: list[PlannedClip]
-) -> None:
-    """Render, forge, encode and write the clips of one identity that are not there yet."""
-    wanted = [
-        clip
-        for clip in clips
-        if not all((config.output / name).is_file() for name in (clip.path, clip.sound) if name)
-    ]
+def make_identity_clips(config: DemoConfig, traces: ForgeryConfig, clips: list[PlannedClip]) -> None:
+    """Render, forge, encode and write those of one identity's clips that are not there yet."""
+    wanted = [clip for clip in clips if not all((config.output / name).is_file() for name in clip.files)]
     if not wanted:
         return
+    identity = clips[0].identity
     puppet = Puppet(make_identity(generator(config, identity, 5)))
-    num_frames = round(config.duration_s * FPS)
-    for index in sorted({clip.scene for clip in wanted}):
-        scene = draw_scene(config, identity, index)
-        said = _utterance(config, identity, index, scene.onset_s, voice=0)
-        rng = generator(config, identity, 6, index)
-        motion = draw_motion(
-            _per_frame(said.opening, num_frames),
-            _per_frame(said.rounding, num_frames),
-            rng,
-            size=config.frame_size,
-            fps=FPS,
-            scale=scene.face_scale,
-        )
-        frames, landmarks = render(puppet, motion, draw_background(rng, config.frame_size))
+    for number in sorted({clip.scene for clip in wanted}):
+        scene = draw_scene(config, identity, number)
+        said = _utterance(config, identity, number, scene.onset_s, voice=0)
+        rng = generator(config, identity, 6, number)
+        mouth = said.mouth(FPS, round(config.duration_s * FPS))
+        motion = draw_motion(*mouth, rng, size=config.frame_size, fps=FPS, scale=scene.face_scale)
+        take = Take(scene, said, *render(puppet, motion, draw_background(rng, config.frame_size)))
         for clip in wanted:
-            if clip.scene == index:
-                number = clips.index(clip)
-                forged, voice = _forge(config, traces, clip, number, scene, said, frames, landmarks)
-                _write_clip(config, clip, scene, forged, voice, generator(config, identity, 8, number))
+            if clip.scene == number:
+                _write_clip(config, clip, scene, *_forge(config, traces, clip, take))
 
 
 def _forge(
-    config: DemoConfig,
-    traces: ForgeryConfig,
-    clip: PlannedClip,
-    number: int,
-    scene: Scene,
-    said: Utterance,
-    frames: Pixels,
-    landmarks: Floats32,
+    config: DemoConfig, traces: ForgeryConfig, clip: PlannedClip, take: Take
 ) -> tuple[Pixels, Floats32]:
-    """Frames and voice of a clip, before camera and microphone; those of the scene where they are genuine."""
-    rng = generator(config, clip.identity, 7, number)
-    voice, heard, forgery = said.waveform, said, clip.forgery
-    if forgery is None:
-        return frames, voice
-    if forgery.changes_voice:
-        heard = _utterance(config, clip.identity, clip.scene, scene.onset_s, voice=number)
-        voice = revoice(heard.waveform, SAMPLE_RATE_HZ, rng)
-    if forgery.swaps_face:
-        assert clip.donor is not None
-        frames = swap_faces(frames, landmarks, *_donor_pictures(config, clip.donor), rng, traces)
-    if forgery.drives_lips:
-        if not forgery.changes_voice:
-            assert clip.donor is not None  # the lips follow a track that is not heard
-            heard = _utterance(config, clip.donor, clip.scene, scene.onset_s, voice=number)
-        openings = MAX_OPENING * _per_frame(heard.opening, len(frames))
-        frames = resynthesise_mouth(frames, landmarks, openings, rng, traces)
+    """Frames and voice of a clip, before camera and microphone; those of the take where they are genuine."""
+    rng = generator(config, clip.identity, 7, clip.number)
+    kind, said, frames, voice = clip.kind, take.said, take.frames, take.said.waveform
+    donor = clip.identity if clip.donor is None else clip.donor
+    if kind.changes_voice or kind.drives_lips:
+        # the lips of a clip that keeps its voice follow the donor, who is not heard
+        speaker = clip.identity if kind.changes_voice else donor
+        said = _utterance(config, speaker, clip.scene, take.scene.onset_s, voice=clip.number)
+    if kind.changes_voice:
+        voice = revoice(said.waveform, SAMPLE_RATE_HZ, rng)
+    if kind.swaps_face:
+        frames = swap_faces(frames, take.landmarks, *_donor_pictures(config, donor), rng, traces)
+    if kind.drives_lips:
+        openings = MAX_OPENING * said.mouth(FPS, len(frames))[0]
+        frames = resynthesise_mouth(frames, take.landmarks, openings, rng, traces)
     return frames, voice
 
 
-def _write_clip(
-    config: DemoConfig,
-    clip: PlannedClip,
-    scene: Scene,
-    frames: Pixels,
-    voice: Floats32,
-    rng: np.random.Generator,
-) -> None:
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, write)
+
+
+def _write_clip(config: DemoConfig, clip: PlannedClip, scene: Scene, frames: Pixels, voice: Floats) -> None:
     """Film, record and encode a clip; the file gets its name when it is complete."""
-    path = config.output / clip.path
     # the same room and microphone, whoever speaks: the room's generator belongs to the scene
     room = generator(config, clip.identity, 9, clip.scene)
     waveform = record(voice, scene.recording, room)
-    if clip.sound is not None:
-        _write_sound(config.output / clip.sound, waveform, room)
+    if clip.sound:
+        _write(config.output / clip.sound, functools.partial(_write_sound, waveform=waveform, rng=room))
 
-    def encode(partial: Path) -> None:
-        size = config.frame_size
-        with VideoWriter(partial, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
+    def encode(path: Path) -> None:
+        rng, size = generator(config, clip.identity, 8, clip.number), config.frame_size
+        with VideoWriter(path, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
             if not clip.silent:
                 writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # so low that any voice uses it up
             for frame in _film(frames, scene, rng):
@@ -171,8 +142,7 @@ def _write_clip(
             if not clip.silent:
                 writer.write_audio(waveform)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, encode)
+    _write(config.output / clip.path, encode)
 
 
 def _write_sound(path: Path, waveform: Floats32, rng: np.random.Generator) -> None:
@@ -182,11 +152,7 @@ def _write_sound(path: Path, waveform: Floats32, rng: np.random.Generator) -> No
     lead_in = round(LEAD_IN_FRAMES / FPS * SAMPLE_RATE_HZ)
     before = 0.3 * float(np.abs(waveform).max()) * rng.standard_normal(lead_in)
     sound = np.concatenate([before, waveform])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write = functools.partial(
-        soundfile.write, data=sound, samplerate=SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV"
-    )
-    write_atomically(path, write)
+    soundfile.write(path, sound, SAMPLE_RATE_HZ, subtype="PCM_16", format="WAV")
 
 
 def _film(frames: Pixels, scene: Scene, rng: np.random.Generator) -> Iterator[Pixels]:
@@ -211,35 +177,30 @@ def _settings(config: DemoConfig, traces: ForgeryConfig) -> dict[str, Any]:
     }
 
 
-def _read_files(output: Path, settings: dict[str, Any]) -> dict[str, str] | None:
-    """File -> checksum of an earlier call, or None. Raises DatasetError if its settings differ."""
+def _read_files(output: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """File -> checksum of an earlier call; raises DatasetError if `output` holds anything but such a set."""
     path = output / MANIFEST_NAME
     if not path.is_file():
         if output.is_dir() and any(output.iterdir()):
             raise DatasetError(f"{output}: not empty and not a demo set; choose another --output")
-        return None
+        return {}
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        known, files = manifest["settings"], manifest["files"]
+        known, files = manifest["settings"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: not the manifest of a demo set ({error}); remove the folder") from error
     if known != settings:
         raise DatasetError(f"{output}: holds a demo set with other settings; choose another --output")
-    return dict(files)
+    return files
 
 
-def _are_complete(output: Path, files: dict[str, str]) -> bool:
-    """Whether every file is there with its checksum; damaged files are removed."""
-    complete = bool(files)
+def _remove_damaged(output: Path, files: dict[str, str]) -> None:
+    """Remove files whose checksum differs from the manifest's."""
     for name, checksum in files.items():
         path = output / name
-        if not path.is_file():
-            complete = False
-        elif file_sha256(path) != checksum:
+        if path.is_file() and file_sha256(path) != checksum:
             log.warning("%s differs from the manifest and is made again", path)
             path.unlink()
-            complete = False
-    return complete
 
 
 def make_demo_set(config: DemoConfig, traces: ForgeryConfig | None = None) -> Path:
@@ -247,60 +208,42 @@ def make_demo_set(config: DemoConfig, traces: ForgeryConfig | None = None) -> Pa
 
     Raises DatasetError if `output` holds anything else.
     """
-    traces = traces or ForgeryConfig()
+    traces, output = traces or ForgeryConfig(), config.output
     settings = _settings(config, traces)
-    files = _read_files(config.output, settings)
-    if files is not None and _are_complete(config.output, files):
-        log.info("%s is complete: %d files", config.output, len(files))
-        return config.output
-    manifest_path = config.output / MANIFEST_NAME
-    if files is None:
-        write_text(manifest_path, json.dumps({"settings": settings, "files": {}}, indent=1))
+    files = _read_files(output, settings)
+    _remove_damaged(output, files)
+    if files and all((output / name).is_file() for name in files):
+        log.info("%s is complete: %d files", output, len(files))
+        return output
+    write_text(output / MANIFEST_NAME, json.dumps({"settings": settings, "files": files}, indent=1))
     clips = plan_clips(config)
-    by_identity: dict[int, list[PlannedClip]] = {}
-    for clip in clips:
-        by_identity.setdefault(clip.identity, []).append(clip)
-    _run_workers(config, traces, by_identity)
+    _run_workers(config, traces, clips)
     metadata = LAYOUTS[config.layout].metadata(config, clips)
     for name, content in metadata.items():
-        (config.output / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(config.output / name, functools.partial(Path.write_bytes, data=content))
-    names = [*metadata, *(name for clip in clips for name in (clip.path, clip.sound) if name)]
-    files = {name: file_sha256(config.output / name) for name in names}
-    write_text(manifest_path, json.dumps({"settings": settings, "files": files}, indent=1))
-    log.info("%s: %d clips of %d identities", config.output, len(clips), config.num_identities)
-    return config.output
+        _write(output / name, functools.partial(Path.write_bytes, data=content))
+    names = [*metadata, *(name for clip in clips for name in clip.files)]
+    files = {name: file_sha256(output / name) for name in names}
+    write_text(output / MANIFEST_NAME, json.dumps({"settings": settings, "files": files}, indent=1))
+    log.info("%s: %d clips of %d identities", output, len(clips), config.num_identities)
+    return output
 
 
-def _prepare_worker() -> None:
-    cv2.setNumThreads(1)
-
-
-def _run_workers(
-    config: DemoConfig, traces: ForgeryConfig, by_identity: dict[int, list[PlannedClip]]
-) -> None:
-    """Make the identities in several processes.
+def _run_workers(config: DemoConfig, traces: ForgeryConfig, clips: list[PlannedClip]) -> None:
+    """Make the clips in several processes, one identity at a time.
 
     These are spawned, since MediaPipe's threads do not survive a fork, and use one thread for linear algebra:
     with several, the last bit of a sum may depend on their number.
     """
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ.update(dict.fromkeys(names, "1"))
+    by_identity = [list(group) for _, group in itertools.groupby(clips, lambda clip: clip.identity)]
+    make = functools.partial(make_identity_clips, config, traces)
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     try:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(config.num_workers, context, _prepare_worker) as pool:
-            jobs = [
-                pool.submit(make_identity_clips, config, traces, identity, clips)
-                for identity, clips in by_identity.items()
-            ]
-            try:
-                for job in tqdm(as_completed(jobs), total=len(jobs), desc="demo identities", unit="identity"):
-                    job.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        with ProcessPoolExecutor(config.num_workers, context, cv2.setNumThreads, (1,)) as pool:
+            done = pool.map(make, by_identity)  # after an error, the identities that wait are not begun
+            for _ in tqdm(done, total=len(by_identity), desc="demo identities", unit="identity"):
+                pass
     finally:
-        for name in names:
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(before)

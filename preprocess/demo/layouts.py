@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preprocess.demo.plan import FPS, DemoConfig, Forgery, PlannedClip, gender_of, generator
+from preprocess.demo.plan import FPS, ClipKind, DemoConfig, PlannedClip, gender_of, generator
 
 
 @dataclass(frozen=True)
 class Layout:
     """How a data set names things; `donor` draws whose face or speech the fakes of an identity get."""
 
-    genuine: str  # category of genuine clips
-    forgeries: tuple[Forgery, ...]
+    kinds: tuple[ClipKind, ...]  # the genuine one first
     scenes_per_identity: int
     donor: Callable[[DemoConfig, int, np.random.Generator], int]
-    place: Callable[[PlannedClip, int], dict[str, Any]]  # clip, its number -> path, sound, silent
+    place: Callable[[PlannedClip], PlannedClip]  # adds the names of its files
     metadata: Callable[[DemoConfig, list[PlannedClip]], dict[str, bytes]]  # path -> content
 
 
 def plan_clips(config: DemoConfig) -> list[PlannedClip]:
     """All clips of the set, identity by identity; fakes are spread evenly over the scenes."""
     layout = LAYOUTS[config.layout]
+    count = layout.scenes_per_identity
+    kinds = [*layout.kinds[:1] * count, *layout.kinds[1:]]
     clips = []
     for identity in range(config.num_identities):
         rng = generator(config, identity, 0)
         donor = layout.donor(config, identity, rng)
-        count = layout.scenes_per_identity
-        planned: list[tuple[Forgery | None, int]] = [(None, scene) for scene in range(count)]
-        rounds = -(-len(layout.forgeries) // count)
-        scenes = np.concatenate([rng.permutation(count) for _ in range(rounds)])
-        planned += [(forgery, int(s)) for forgery, s in zip(layout.forgeries, scenes, strict=False)]
-        for number, (forgery, scene) in enumerate(planned):
-            clip = PlannedClip(
-                identity=identity,
-                scene=scene,
-                category=forgery.category if forgery else layout.genuine,
-                method=forgery.method if forgery else "real",
-                forgery=forgery,
-                donor=donor if forgery and forgery.needs_donor else None,
-                path="",
-            )
-            clips.append(dataclasses.replace(clip, **layout.place(clip, number)))
+        scenes = list(range(count))
+        while len(scenes) < len(kinds):
+            scenes += rng.permutation(count).tolist()
+        for number, (kind, scene) in enumerate(zip(kinds, scenes, strict=False)):
+            clip = PlannedClip(identity, number, scene, kind, donor if kind.needs_donor else None)
+            clips.append(layout.place(clip))
     return clips
 
 
@@ -59,15 +46,13 @@ def _other_identity(config: DemoConfig, identity: int, rng: np.random.Generator)
 
 
 def _table(rows: Iterable[Iterable[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return "".join(f"{','.join(row)}\n" for row in rows)
 
 
 # --- FakeAVCeleb: <category>/<race>/<gender>/<id>/, ten values under nine names ---
 
 FOLDER_PREFIX = "FakeAVCeleb"
-HEADER = "source,target1,target2,method,category,type,race,gender,path,"
+HEADER = ("source", "target1", "target2", "method", "category", "type", "race", "gender", "path", "")
 # FakeAVCeleb's own values; here they are names of folders that do not describe the faces
 RACES = ("African", "Asian (East)", "Asian (South)", "Caucasian (American)", "Caucasian (European)")
 CATEGORY_LETTERS = {
@@ -76,13 +61,6 @@ CATEGORY_LETTERS = {
     "FakeVideo-RealAudio": "C",
     "FakeVideo-FakeAudio": "D",
 }
-FAKEAVCELEB_ENDINGS = {
-    ("RealVideo-FakeAudio", "rtvc"): "fake",
-    ("FakeVideo-RealAudio", "wav2lip"): "0_{donor}_wavtolip",
-    ("FakeVideo-RealAudio", "faceswap"): "{donor}",
-    ("FakeVideo-FakeAudio", "wav2lip"): "fake_wavtolip",
-    ("FakeVideo-FakeAudio", "faceswap-wav2lip"): "1_{donor}_wavtolip",
-}
 
 
 def identity_name(index: int) -> str:
@@ -90,32 +68,39 @@ def identity_name(index: int) -> str:
     return f"id{76 + 37 * index:05d}"
 
 
-def _fakeavceleb_place(clip: PlannedClip, number: int) -> dict[str, Any]:
+def _fakeavceleb_place(clip: PlannedClip) -> PlannedClip:
     race = RACES[(clip.identity * 7) % 5]
-    name = f"{100 * (clip.identity + 1) + 9 * (clip.scene + 1):05d}"
-    if clip.forgery:
-        donor = "" if clip.donor is None else identity_name(clip.donor)
-        name += "_" + FAKEAVCELEB_ENDINGS[clip.category, clip.method].format(donor=donor)
     gender, person = gender_of(clip.identity), identity_name(clip.identity)
-    return {"path": f"{clip.category}/{race}/{gender}/{person}/{name}.mp4"}
+    name = f"{100 * (clip.identity + 1) + 9 * (clip.scene + 1):05d}"
+    mark = clip.kind.mark if clip.donor is None else clip.kind.mark.format(donor=identity_name(clip.donor))
+    return replace(clip, path=f"{clip.kind.category}/{race}/{gender}/{person}/{name}{mark}.mp4")
 
 
 def _fakeavceleb_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
-    lines = [HEADER]
+    rows = [HEADER]
     for clip in clips:
-        category, race, gender, person, name = clip.path.split("/")
+        folder, _, name = clip.path.rpartition("/")
+        category, race, gender, person = folder.split("/")
         donor = "-" if clip.donor is None else identity_name(clip.donor)
-        folder = f"{FOLDER_PREFIX}/{clip.path.rpartition('/')[0]}"
-        values = (person, donor, "-", clip.method, CATEGORY_LETTERS[category], category, race, gender, name)
-        lines.append(",".join((*values, folder)))
-    return {"meta_data.csv": ("\n".join(lines) + "\n").encode()}
+        values = (
+            person,
+            donor,
+            "-",
+            clip.kind.method,
+            CATEGORY_LETTERS[category],
+            category,
+            race,
+            gender,
+            name,
+        )
+        rows.append((*values, f"{FOLDER_PREFIX}/{folder}"))
+    return {"meta_data.csv": _table(rows).encode()}
 
 
 # --- KoDF as AI-Hub ships it: Training and Validation, Korean folders and columns, two encodings ---
 
 KODF_ROOT = "003.딥페이크"
 KODF_PARTS = {"train": "1.Training", "validate": "2.Validation"}
-KODF_CODES = {"dfl": 1, "dffs": 2, "fsgan": 3, "fo": 4, "audio-driven": 5}
 VALIDATION_EVERY = 4  # every fourth person belongs to the Validation part
 
 
@@ -136,14 +121,13 @@ def _kodf_donor(config: DemoConfig, identity: int, rng: np.random.Generator) -> 
     return same_part[place ^ 1] if place ^ 1 < len(same_part) else same_part[place - 1]
 
 
-def _kodf_place(clip: PlannedClip, number: int) -> dict[str, Any]:
+def _kodf_place(clip: PlannedClip) -> PlannedClip:
     part, person = _kodf_part(clip.identity), _kodf_person(clip.identity)
     folder = f"{KODF_ROOT}/{KODF_PARTS[part]}/원천데이터/{part}_"
-    if clip.forgery is None:
-        return {"path": f"{folder}원본/원본1/{person}/{person}_{clip.scene + 1:03d}.mp4"}
-    assert clip.donor is not None  # see LAYOUTS
-    name = f"{person}_{_kodf_person(clip.donor)}_{KODF_CODES[clip.method]}_{number:04d}"
-    return {"path": f"{folder}변조/{clip.method}1/{person}/{name}.mp4"}
+    if clip.donor is None:
+        return replace(clip, path=f"{folder}원본/원본1/{person}/{person}_{clip.scene + 1:03d}.mp4")
+    name = f"{person}_{_kodf_person(clip.donor)}_{clip.kind.mark}_{clip.number:04d}"
+    return replace(clip, path=f"{folder}변조/{clip.kind.method}1/{person}/{name}.mp4")
 
 
 def _kodf_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
@@ -157,12 +141,12 @@ def _kodf_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, by
                 continue
             name, person = clip.path.rpartition("/")[2], _kodf_person(clip.identity)
             sex = sexes[gender_of(clip.identity)]
-            if clip.forgery is None:
-                real.append((name, person, sex, "2020-10-01"))
-            else:
+            if clip.kind.is_fake:
                 target = f"{person}_{clip.scene + 1:03d}.mp4"
-                fake.append((name, target, person, clip.method, sex))
-        ending = {"train": "training", "validate": "validation"}[part]
+                fake.append((name, target, person, clip.kind.method, sex))
+            else:
+                real.append((name, person, sex, "2020-10-01"))
+        ending = folder[2:].lower()
         place = f"{KODF_ROOT}/{folder}/라벨링데이터/{part}_meta_data"
         files[f"{place}/원본영상_{ending}_메타데이터.csv"] = _table(real).encode("utf-8-sig")
         files[f"{place}/변조영상_{ending}_메타데이터.csv"] = _table(fake).encode("cp949")
@@ -176,14 +160,14 @@ LEAD_IN_FRAMES = 7  # of the downloaded video before the sequence begins
 FFPP_SPLIT = {0: "train", 1: "train", 2: "train", 3: "val", 4: "test"}  # of every five pairs
 
 
-def _ffpp_place(clip: PlannedClip, number: int) -> dict[str, Any]:
-    if clip.forgery is None:
+def _ffpp_place(clip: PlannedClip) -> PlannedClip:
+    if clip.donor is None:
         path = f"original_sequences/youtube/{FFPP_COMPRESSION}/videos/{clip.identity:03d}.mp4"
         sound = f"downloaded_videos/{_youtube_id(clip.identity)}.wav"
-        return {"path": path, "sound": sound, "silent": True}
+        return replace(clip, path=path, sound=sound, silent=True)
     name = f"{clip.identity:03d}_{clip.donor:03d}.mp4"
-    path = f"manipulated_sequences/{clip.method}/{FFPP_COMPRESSION}/videos/{name}"
-    return {"path": path, "silent": True}
+    path = f"manipulated_sequences/{clip.kind.method}/{FFPP_COMPRESSION}/videos/{name}"
+    return replace(clip, path=path, silent=True)
 
 
 def _youtube_id(identity: int) -> str:
@@ -191,9 +175,7 @@ def _youtube_id(identity: int) -> str:
 
 
 def _ffpp_partner(config: DemoConfig, identity: int, rng: np.random.Generator) -> int:
-    if config.num_identities % 2:
-        raise ValueError(f"num_identities must be even for ffpp's pairs, got {config.num_identities}")
-    return identity ^ 1
+    return identity ^ 1  # 0 and 1, 2 and 3, ...
 
 
 def _ffpp_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
@@ -215,17 +197,18 @@ def _ffpp_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, by
 
 LAYOUTS = {
     "fakeavceleb": Layout(
-        "RealVideo-RealAudio",
-        (
-            Forgery("RealVideo-FakeAudio", "rtvc", changes_voice=True, needs_donor=False),
-            Forgery("FakeVideo-RealAudio", "wav2lip", drives_lips=True),
-            Forgery("FakeVideo-RealAudio", "faceswap", swaps_face=True),
-            Forgery(
-                "FakeVideo-FakeAudio", "wav2lip", drives_lips=True, changes_voice=True, needs_donor=False
+        kinds=(
+            ClipKind("real", "RealVideo-RealAudio"),
+            ClipKind("rtvc", "RealVideo-FakeAudio", "_fake", changes_voice=True),
+            ClipKind("wav2lip", "FakeVideo-RealAudio", "_0_{donor}_wavtolip", drives_lips=True),
+            ClipKind("faceswap", "FakeVideo-RealAudio", "_{donor}", swaps_face=True),
+            ClipKind(
+                "wav2lip", "FakeVideo-FakeAudio", "_fake_wavtolip", drives_lips=True, changes_voice=True
             ),
-            Forgery(
-                "FakeVideo-FakeAudio",
+            ClipKind(
                 "faceswap-wav2lip",
+                "FakeVideo-FakeAudio",
+                "_1_{donor}_wavtolip",
                 swaps_face=True,
                 drives_lips=True,
                 changes_voice=True,
@@ -237,13 +220,13 @@ LAYOUTS = {
         metadata=_fakeavceleb_metadata,
     ),
     "kodf": Layout(
-        "real",
-        (
-            Forgery("dfl", "dfl", swaps_face=True),
-            Forgery("dffs", "dffs", swaps_face=True),
-            Forgery("fsgan", "fsgan", swaps_face=True),
-            Forgery("fo", "fo", drives_lips=True),
-            Forgery("audio-driven", "audio-driven", drives_lips=True),
+        kinds=(
+            ClipKind("real"),
+            ClipKind("dfl", mark="1", swaps_face=True),
+            ClipKind("dffs", mark="2", swaps_face=True),
+            ClipKind("fsgan", mark="3", swaps_face=True),
+            ClipKind("fo", mark="4", drives_lips=True),
+            ClipKind("audio-driven", mark="5", drives_lips=True),
         ),
         scenes_per_identity=3,
         donor=_kodf_donor,
@@ -251,12 +234,12 @@ LAYOUTS = {
         metadata=_kodf_metadata,
     ),
     "ffpp": Layout(
-        "original",
-        (
-            Forgery("Deepfakes", "Deepfakes", swaps_face=True),
-            Forgery("Face2Face", "Face2Face", drives_lips=True),
-            Forgery("FaceSwap", "FaceSwap", swaps_face=True),
-            Forgery("NeuralTextures", "NeuralTextures", drives_lips=True),
+        kinds=(
+            ClipKind("real"),
+            ClipKind("Deepfakes", swaps_face=True),
+            ClipKind("Face2Face", drives_lips=True),
+            ClipKind("FaceSwap", swaps_face=True),
+            ClipKind("NeuralTextures", drives_lips=True),
         ),
         scenes_per_identity=1,
         donor=_ffpp_partner,

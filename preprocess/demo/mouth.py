@@ -58,9 +58,7 @@ class MouthField:
         middle = (new_upper + new_lower) / 2
         # half a pixel into the lips, so that the old mouth interior is not dragged along the edges
         source = np.where(
-            rows >= middle,
-            np.maximum(below, self.lower_line + 0.5),
-            np.minimum(above, self.upper_line - 0.5),
+            rows >= middle, np.maximum(below, self.lower_line + 0.5), np.minimum(above, self.upper_line - 0.5)
         )
         outside = self.profile <= 0
         source = np.where(outside, np.where(rows >= middle, below, above), source)

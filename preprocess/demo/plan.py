@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.demo.speech import Recording, draw_recording
-from utils.config import opt
+from utils.config import opt, require_at_least
 
 GENERATOR_VERSION = 2  # increase it when the same seed gives other pictures or sounds
 ENCODER_VERSION = 2  # increase it when the same pictures and sounds give other files
@@ -39,14 +39,10 @@ class DemoConfig:
     frame_size: int = opt(320, "width and height of the frames in pixels")
 
     def __post_init__(self) -> None:
-        if self.num_identities < 2:
-            raise ValueError(
-                f"num_identities must be >= 2 (a face swap needs a donor), got {self.num_identities}"
-            )
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be >= 1, got {self.num_workers}")
-        if self.duration_s < 1:
-            raise ValueError(f"duration_s must be >= 1, got {self.duration_s}")
+        require_at_least(self, 2, "num_identities")  # a face swap needs a donor
+        require_at_least(self, 1, "num_workers", "duration_s")
+        if self.layout == "ffpp" and self.num_identities % 2:
+            raise ValueError(f"num_identities must be even for ffpp's pairs, got {self.num_identities}")
         if self.frame_size < 192 or self.frame_size % 16:
             raise ValueError(f"frame_size must be a multiple of 16 and >= 192, got {self.frame_size}")
 
@@ -65,34 +61,43 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Forgery:
-    """What is done to a genuine clip, and what the data set calls it."""
+class ClipKind:
+    """What is done to a genuine clip (nothing, if it stays genuine), and what the data set calls it."""
 
-    category: str
     method: str
+    category: str = ""  # of FakeAVCeleb
+    mark: str = ""  # of the method in file names
     swaps_face: bool = False
     drives_lips: bool = False
     changes_voice: bool = False
-    needs_donor: bool = True  # a second person is named in the metadata
+
+    @property
+    def is_fake(self) -> bool:
+        return self.swaps_face or self.drives_lips or self.changes_voice
+
+    @property
+    def needs_donor(self) -> bool:
+        """Whether the metadata names a second person: whose face, or whose lips' movement, it gets."""
+        return self.swaps_face or (self.drives_lips and not self.changes_voice)
 
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """One file of the set."""
+    """One clip of the set."""
 
     identity: int
-    scene: int  # index of the genuine clip that it is, or is made from
-    category: str
-    method: str
-    forgery: Forgery | None  # None: genuine
+    number: int  # among the identity's clips
+    scene: int  # number of the genuine clip that it is, or is made from
+    kind: ClipKind
     donor: int | None
-    path: str  # below the root
-    sound: str | None = None  # file with the sound of a silent video, if there is one
+    path: str = ""  # below the root
+    sound: str = ""  # file with the sound of a silent video, if there is one
     silent: bool = False
 
     @property
-    def is_fake(self) -> bool:
-        return self.forgery is not None
+    def files(self) -> list[str]:
+        """Paths below the root of all its files."""
+        return [self.path, self.sound] if self.sound else [self.path]
 
 
 def gender_of(identity: int) -> str:

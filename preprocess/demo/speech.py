@@ -7,18 +7,18 @@ contain fricatives and bursts. `revoice` re-synthesises any waveform the way a p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]  # of either precision
-Floats32 = npt.NDArray[np.float32]
+from preprocess.demo.geometry import Floats, Floats32
+
 Spectra = npt.NDArray[np.complex128]  # (S, WINDOW // 2 + 1)
 SAMPLE_RATE_HZ = 16_000  # as VoxCeleb2, from which FakeAVCeleb takes its genuine clips
 HOP = 80  # samples between frames of analysis and synthesis: 5 ms
 WINDOW = 512
 TRACK_HZ = SAMPLE_RATE_HZ / HOP
+HERTZ = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)  # of a spectrum's values
 
 # vowels of an adult man: first three formants in Hz, how far the mouth opens, how much the lips are rounded
 VOWELS = (
@@ -61,9 +61,14 @@ class Utterance:
     """A spoken clip: the sound, and the movement of the mouth at TRACK_HZ."""
 
     waveform: Floats32  # (N,), not yet levelled
-    envelope: Floats  # (S,) 0..1 loudness of the syllables
     opening: Floats  # (S,) 0..1
     rounding: Floats  # (S,) 0..1
+
+    def mouth(self, fps: float, num_frames: int) -> tuple[Floats, Floats]:
+        """Opening (T,) and rounding (T,) in the middle of each frame."""
+        places = (np.arange(num_frames) + 0.5) / fps * TRACK_HZ
+        steps = np.arange(len(self.opening))
+        return np.interp(places, steps, self.opening), np.interp(places, steps, self.rounding)
 
 
 def draw_voice(rng: np.random.Generator, *, female: bool) -> Voice:
@@ -80,16 +85,12 @@ def draw_voice(rng: np.random.Generator, *, female: bool) -> Voice:
     )
 
 
-def speak(
-    voice: Voice, rng: np.random.Generator, *, duration_s: float, onset_s: float, pause_s: float = 0.3
-) -> Utterance:
-    """Random syllables from `onset_s` on, with pauses of about `pause_s` between phrases."""
+def speak(voice: Voice, rng: np.random.Generator, *, duration_s: float, onset_s: float) -> Utterance:
+    """Random syllables from `onset_s` on, with pauses of about 0.3 s between phrases."""
     steps = round(duration_s * TRACK_HZ)
-    voiced, noise, centre, width = (np.zeros(steps) for _ in range(4))
-    centre += 3000.0
-    width += 2000.0
+    voiced, noise, target_open, target_round = np.zeros((4, steps))
+    centre, width = np.full(steps, 3000.0), np.full(steps, 2000.0)
     formants = np.tile(np.array(VOWELS[5][0], float), (steps, 1))
-    target_open, target_round = np.zeros(steps), np.zeros(steps)
     now, left = onset_s, int(rng.integers(3, 7))
     while now < duration_s - 0.12:
         shape, length, level = CONSONANTS[int(rng.integers(len(CONSONANTS)))]
@@ -109,20 +110,13 @@ def speak(
         now += length
         left -= 1
         if left == 0:
-            now += pause_s * rng.uniform(0.7, 1.3)
+            now += 0.3 * rng.uniform(0.7, 1.3)
             left = int(rng.integers(3, 7))
-    envelope = _smooth(voiced, 4)
-    excitation, pitch = _excite(voice, envelope, rng)
+    excitation = _excite(voice, _smooth(voiced, 4), rng)
     formants = np.stack([_smooth(column, 6, edge=True) for column in formants.T], -1) * voice.tract
-    waveform = _shape(
-        excitation, formants, voice, noise=_smooth(noise, 1.5), centre=centre, width=width, rng=rng
-    )
-    return Utterance(
-        waveform=waveform[: round(duration_s * SAMPLE_RATE_HZ)].astype(np.float32),
-        envelope=envelope,
-        opening=_smooth(target_open, 7),
-        rounding=_smooth(target_round, 9),
-    )
+    waveform = _shape(excitation, formants, voice, _smooth(noise, 1.5), centre, width, rng)
+    waveform = waveform[: round(duration_s * SAMPLE_RATE_HZ)].astype(np.float32)
+    return Utterance(waveform, opening=_smooth(target_open, 7), rounding=_smooth(target_round, 9))
 
 
 def _smooth(values: Floats, width: float, *, edge: bool = False) -> Floats:
@@ -133,15 +127,19 @@ def _smooth(values: Floats, width: float, *, edge: bool = False) -> Floats:
     return np.convolve(padded, kernel / kernel.sum(), mode="valid")
 
 
-def _excite(voice: Voice, envelope: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Pulses and breath (N,) at the voice's wandering pitch, and that pitch per step (S,)."""
+def _per_sample(track: Floats, samples: int) -> Floats:
+    """A track (S,) interpolated at every sample: (N,)."""
+    return np.interp(np.arange(samples) / HOP, np.arange(len(track)), track)
+
+
+def _excite(voice: Voice, envelope: Floats, rng: np.random.Generator) -> Floats:
+    """Pulses and breath (N,) at the voice's wandering pitch, as loud as the syllables: `envelope` (S,)."""
     steps = len(envelope)
     wander = np.interp(np.arange(steps), np.linspace(0, steps, 9), rng.standard_normal(9)) + 0.5 * envelope
     fall = -0.4 * np.linspace(0, 1, steps)
     pitch = voice.pitch_hz * 2 ** (voice.liveliness * (wander + fall))
     samples = steps * HOP
-    loud = np.interp(np.arange(samples) / HOP, np.arange(steps), envelope)
-    tone = np.interp(np.arange(samples) / HOP, np.arange(steps), pitch)
+    loud, tone = _per_sample(envelope, samples), _per_sample(pitch, samples)
     pulses, flow = np.zeros(samples + 2), np.zeros(samples)
     position = 0.0
     while position < samples:
@@ -155,7 +153,7 @@ def _excite(voice: Voice, envelope: Floats, rng: np.random.Generator) -> tuple[F
         flow[index : index + int(0.6 * period)] = 1
         position += period
     breath = rng.standard_normal(samples) * loud * (0.35 + 0.65 * flow) * voice.breath
-    return pulses[:samples] + breath, pitch
+    return pulses[:samples] + breath
 
 
 def _spectra(waveform: Floats) -> Spectra:
@@ -183,7 +181,6 @@ def _shape(
     excitation: Floats,
     formants: Floats,
     voice: Voice,
-    *,
     noise: Floats,
     centre: Floats,
     width: Floats,
@@ -191,28 +188,25 @@ def _shape(
 ) -> Floats:
     """The source (N,) filtered by its formants, step by step, with the consonants' noise added."""
     spectra = _spectra(excitation)[: len(formants)]
-    hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)
-    tilt = (1 + (hertz / 350) ** 2) ** (-voice.tilt / 2)
-    response = np.ones((len(formants), len(hertz)), complex)
+    tilt = (1 + (HERTZ / 350) ** 2) ** (-voice.tilt / 2)
+    response = np.ones((len(formants), len(HERTZ)), complex)
     upper = np.full((len(formants), 1), 3500.0 * voice.tract)
     for index, column in enumerate(np.hstack([formants, upper]).T):
         middle = column[:, None]
         bandwidth = 60 + 40 * index + 0.02 * middle
         # a resonance of unit gain at 0 Hz
-        response *= middle**2 / (middle**2 - hertz**2 + 1j * hertz * bandwidth)
+        response *= middle**2 / (middle**2 - HERTZ**2 + 1j * HERTZ * bandwidth)
     # resonances above the fourth keep up the top of the spectrum
-    lift = (1 + (hertz / (3800 * voice.tract)) ** 2) ** 2.2
+    lift = (1 + (HERTZ / (3800 * voice.tract)) ** 2) ** 2.2
     hiss = _spectra(rng.standard_normal(len(excitation)))[: len(formants)]
-    band = np.exp(-0.5 * ((hertz - centre[:, None]) / width[:, None]) ** 2)
-    return _overlap_add(
-        spectra * response * tilt * lift + 0.8 * hiss * band * noise[:, None], len(excitation)
-    )
+    band = np.exp(-0.5 * ((HERTZ - centre[:, None]) / width[:, None]) ** 2)
+    spectra = spectra * response * tilt * lift + 0.8 * hiss * band * noise[:, None]
+    return _overlap_add(spectra, len(excitation))
 
 
 def _mel_bands(count: int) -> Floats:
     """Triangular bands, evenly spaced in mel, each of unit area: (count, WINDOW // 2 + 1)."""
-    hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)
-    mel = 2595 * np.log10(1 + hertz / 700)
+    mel = 2595 * np.log10(1 + HERTZ / 700)
     edges = np.linspace(0, mel[-1], count + 2)
     rise = (mel - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - mel) / (edges[2:] - edges[1:-1])[:, None]
@@ -249,16 +243,13 @@ def revoice(
     *,
     pitch_factor: float | None = None,
     tract_factor: float | None = None,
-    bands: int = 20,
-    smoothing_s: float = 0.025,
-    dispersion: float = 2.7,
 ) -> Floats:
     """The recording (N,) at the same rate with a forged voice, as a parametric vocoder would make it.
 
-    Of the spectral envelope, only `bands` mel bands blurred over `smoothing_s` remain (over-smoothing); the
-    source is replaced by perfectly regular pulses of one phase (buzz) without breath; pitch steps are
-    smoothed; nothing above 8 kHz is kept; and the phase is a fixed random curve that wanders by about
-    `dispersion` radians per 250 Hz. Pitch and tract length are multiplied by the factors; None draws them
+    Of the spectral envelope, only 20 mel bands blurred over 25 ms remain (over-smoothing); the source is
+    replaced by perfectly regular pulses of one phase (buzz) without breath; pitch steps are smoothed; nothing
+    above 8 kHz is kept; and the phase is a fixed random curve that wanders by about 2.7 radians per 250 Hz.
+    Pitch and tract length are multiplied by the factors; None draws them
     from `rng` (another speaker).
     """
     import soxr
@@ -274,26 +265,24 @@ def revoice(
     count = len(spectra)
     pitch, voicing = _track_pitch(samples, count)
     pitch = np.exp(_smooth(np.log(pitch), 8, edge=True)) * pitch_factor
-    tone = np.interp(np.arange(len(samples)) / HOP, np.arange(count), pitch)
+    tone, gain = _per_sample(pitch, len(samples)), _per_sample(voicing, len(samples))
     turns = np.cumsum(tone) / SAMPLE_RATE_HZ + rng.random()
     pulses = np.diff(np.floor(turns), prepend=np.floor(turns[0]))
-    gain = np.interp(np.arange(len(samples)) / HOP, np.arange(count), voicing)
     source = pulses * np.sqrt(SAMPLE_RATE_HZ / tone) * gain + rng.standard_normal(len(samples)) * (1 - gain)
-    mel = _mel_bands(bands)
-    hertz = np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE_HZ)
-    centres = mel @ hertz
+    mel = _mel_bands(20)
+    centres = mel @ HERTZ
 
     def envelope(of: Spectra, width: float, stretch: float) -> Floats:
         levels = np.log((np.abs(of) ** 2) @ mel.T + 1e-10)
         levels = np.stack([_smooth(column, width, edge=True) for column in levels.T], -1)
-        return np.stack([np.interp(hertz / stretch, centres, row) for row in levels])
+        return np.stack([np.interp(HERTZ / stretch, centres, row) for row in levels])
 
-    width = smoothing_s * TRACK_HZ
+    width = 0.025 * TRACK_HZ
     source_spectra = _spectra(source)
     shaping = np.exp(0.5 * (envelope(spectra, width, tract_factor) - envelope(source_spectra, width, 1.0)))
     # without the dispersion of a real vocal tract, all pulses would be spikes, which the peaks betray
-    knots = np.cumsum(rng.normal(0, dispersion, 1 + WINDOW // 16))
-    phase = np.interp(np.arange(len(hertz)), np.arange(len(knots)) * 8, knots)
+    knots = np.cumsum(rng.normal(0, 2.7, 1 + WINDOW // 16))
+    phase = np.interp(np.arange(len(HERTZ)), np.arange(len(knots)) * 8, knots)
     forged = _overlap_add(source_spectra * shaping * np.exp(1j * phase), len(samples))
     if sample_rate_hz != SAMPLE_RATE_HZ:
         forged = soxr.resample(forged, SAMPLE_RATE_HZ, sample_rate_hz)

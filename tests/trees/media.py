@@ -11,15 +11,7 @@ import soundfile
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
 from preprocess.demo.forgeries import resynthesise_mouth
 from preprocess.demo.identities import make_identity
-from preprocess.demo.speech import (
-    SAMPLE_RATE_HZ,
-    TRACK_HZ,
-    draw_recording,
-    draw_voice,
-    record,
-    revoice,
-    speak,
-)
+from preprocess.demo.speech import SAMPLE_RATE_HZ, draw_recording, draw_voice, record, revoice, speak
 from utils.media.writer import VideoWriter
 
 SIZE = 160
@@ -49,10 +41,7 @@ class Media:
         if identity not in self._puppets:
             self._puppets[identity] = Puppet(make_identity(np.random.default_rng((self.seed, 0, identity))))
         said = speak(draw_voice(rng, female=identity % 2 == 1), rng, duration_s=duration_s, onset_s=0.08)
-        places = (np.arange(round(duration_s * FPS)) + 0.5) / FPS * TRACK_HZ
-        opening, rounding = (
-            np.interp(places, np.arange(len(track)), track) for track in (said.opening, said.rounding)
-        )
+        opening, rounding = said.mouth(FPS, round(duration_s * FPS))
         motion = draw_motion(opening, rounding, rng, size=SIZE, fps=FPS, scale=1.0)
         frames, landmarks = render(self._puppets[identity], motion, draw_background(rng, SIZE))
         if fake_video:

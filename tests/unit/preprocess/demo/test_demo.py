@@ -181,8 +181,8 @@ def test_no_property_of_a_scene_tells_a_category_from_genuine(seed, tmp_path):
         "crest": [scene.recording.crest for scene in scenes],
         "hiss": [scene.recording.noise_db for scene in scenes],
     }
-    fake = np.array([clip.is_fake for clip in clips])
-    kinds = np.array([f"{clip.category} {clip.method}" for clip in clips])
+    fake = np.array([clip.kind.is_fake for clip in clips])
+    kinds = np.array([f"{clip.kind.category} {clip.kind.method}" for clip in clips])
     for name, values in rules.items():
         assert len(set(values)) > 1, f"{name} does not vary"
         for kind in sorted(set(kinds[fake])):
