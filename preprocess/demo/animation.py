@@ -15,25 +15,22 @@ import numpy.typing as npt
 
 from preprocess.demo.geometry import (
     CHIN,
+    EYES,
     FOREHEAD,
     NOSE_BASE,
     Floats,
     Floats32,
     Pixels,
     enlarge,
+    line_rows,
+    node_grid,
     read_at,
     smoothstep,
+    turn,
 )
 from preprocess.demo.identities import CANVAS, FACE_CENTRE, FACE_HEIGHT, Identity
 from preprocess.demo.mouth import MouthField, mouth_field, paint_interior
-from utils.clip.face_regions import (
-    FACE_OVAL,
-    LEFT_LOWER_LID,
-    LEFT_UPPER_LID,
-    LIPS,
-    RIGHT_LOWER_LID,
-    RIGHT_UPPER_LID,
-)
+from utils.clip.face_regions import FACE_OVAL, LIPS
 
 GRID_STEP = 8  # pixels between the nodes at which the head's turn is computed
 MAX_OPENING = 0.14  # widest lip gap as a share of the face height
@@ -110,10 +107,7 @@ class Puppet:
         self.box = (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
         self.mouth: MouthField = mouth_field(identity.landmarks, self.box)
         self.depth = _depth(identity.landmarks)
-        self.lids = [
-            _lid(points, LEFT_UPPER_LID, LEFT_LOWER_LID),
-            _lid(points, RIGHT_UPPER_LID, RIGHT_LOWER_LID),
-        ]
+        self.lids = [_lid(points, *eye) for eye in EYES]
         middle = points[list(LIPS)].mean(0) - low
         columns, rows = np.meshgrid(np.arange(self.box[2]), np.arange(self.box[3]))
         self.near_mouth = np.exp(
@@ -125,9 +119,9 @@ class Puppet:
         """Shift map (h, w, 2) of the face box; mouth interior (h, w, 4) with its share in channel 3."""
         width, height = self.box[2:]
         change = float(motion.opening[index]) * MAX_OPENING * FACE_HEIGHT
-        rows, share, depth, gap = self.mouth.warp(change, change)
+        positions, share, depth, gap = self.mouth.warp(change, change)
         shift = np.zeros((height, width, 2), np.float32)
-        shift[..., 1] = rows - np.arange(height, dtype=np.float32)[:, None]
+        shift[..., 1] = positions[..., 1] - np.arange(height, dtype=np.float32)[:, None]
         columns = np.arange(width, dtype=np.float32)
         shift[..., 0] = 0.22 * float(motion.rounding[index]) * (columns - self.mouth_x) * self.near_mouth
         colours = paint_interior(self.mouth, depth, gap, self.identity.interior, face_height=FACE_HEIGHT)
@@ -161,7 +155,7 @@ class Puppet:
             1 + 0.22 * float(motion.rounding[index]) * pull
         )
         closed = 0.96 * float(motion.blink[index])
-        for upper, lower in ((LEFT_UPPER_LID, LEFT_LOWER_LID), (RIGHT_UPPER_LID, RIGHT_LOWER_LID)):
+        for upper, lower in EYES:
             points[list(upper), 1] += closed * (points[list(lower), 1] - points[list(upper), 1])
         points += [x0, y0]
         depth = read_at(self.depth, points[None].astype(np.float32))[0]
@@ -171,7 +165,7 @@ class Puppet:
     def frame_map(self, motion: Motion, index: int, size: int) -> Floats32:
         """Where on the canvas each pixel of the frame lies: (size, size, 2)."""
         nodes = size // GRID_STEP + 2
-        grid = np.stack(np.meshgrid(np.arange(nodes), np.arange(nodes)), -1) * float(GRID_STEP)
+        grid = node_grid(nodes, nodes, GRID_STEP)
         back = np.linalg.inv(_turn(motion, index))
         head = (grid - motion.centre[index]) @ back.T
         body = (grid - motion.centre.mean(0) - 0.4 * (motion.centre[index] - motion.centre.mean(0))) / (
@@ -224,8 +218,7 @@ def _frame_box(landmarks: Floats, size: int) -> tuple[slice, slice]:
 
 
 def _turn(motion: Motion, index: int) -> Floats:
-    cosine, sine = np.cos(motion.roll[index]), np.sin(motion.roll[index])
-    return motion.scale[index] * np.array([[cosine, -sine], [sine, cosine]])
+    return turn(motion.roll[index], motion.scale[index])
 
 
 def _depth(landmarks: Floats) -> Floats32:
@@ -233,7 +226,7 @@ def _depth(landmarks: Floats) -> Floats32:
     centre = landmarks[list(FACE_OVAL), :2].mean(0)
     step = 8
     nodes = CANVAS // step + 1
-    grid = np.stack(np.meshgrid(np.arange(nodes), np.arange(nodes)), -1).reshape(-1, 2) * step
+    grid = node_grid(nodes, nodes, step).reshape(-1, 2)
     points = np.vstack([landmarks[:468, :2], centre + (landmarks[list(FACE_OVAL), :2] - centre) * 1.8])
     rim = landmarks[list(FACE_OVAL), 2]
     height = -np.concatenate([landmarks[:468, 2], rim])
@@ -247,8 +240,8 @@ def _depth(landmarks: Floats) -> Floats32:
 def _lid(points: Floats, upper: tuple[int, ...], lower: tuple[int, ...]) -> _Lid:
     first, last = points[upper[0], 0], points[upper[-1], 0]
     columns = np.arange(int(np.ceil(first)), int(np.floor(last)))
-    top_line = np.interp(columns, *points[list(upper)].T)
-    bottom_line = np.maximum(np.interp(columns, *points[list(lower)].T), top_line)
+    top_line = line_rows(points, upper, columns)
+    bottom_line = np.maximum(line_rows(points, lower, columns), top_line)
     eye = max(float((bottom_line - top_line).max()), 4.0)
     return _Lid(columns, top_line - 1.2 * eye, top_line, bottom_line)
 

@@ -15,7 +15,7 @@ import numpy as np
 from preprocess.demo.geometry import (
     CHIN,
     CONTROL_POINTS,
-    FOREHEAD,
+    EYES,
     NOSE_BASE,
     Box,
     Floats,
@@ -27,16 +27,10 @@ from preprocess.demo.geometry import (
     lip_opening,
     read_at,
     spline_map,
+    upright,
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field, paint_interior
-from utils.clip.face_regions import (
-    FACE_OVAL,
-    LEFT_LOWER_LID,
-    LEFT_UPPER_LID,
-    NOSE,
-    RIGHT_LOWER_LID,
-    RIGHT_UPPER_LID,
-)
+from utils.clip.face_regions import FACE_OVAL, NOSE
 from utils.config import opt
 
 JAW = tuple(
@@ -127,10 +121,7 @@ def _expression(landmarks: Floats) -> Floats:
     """Mouth and eye opening as shares of the face height: (T, 478, 2) -> (T, 2)."""
     lids = [
         np.linalg.norm(landmarks[:, upper[2:7]] - landmarks[:, lower[2:7]], axis=-1).mean(-1)
-        for upper, lower in (
-            (list(LEFT_UPPER_LID), list(LEFT_LOWER_LID)),
-            (list(RIGHT_UPPER_LID), list(RIGHT_LOWER_LID)),
-        )
+        for upper, lower in EYES
     ]
     return np.stack([lip_opening(landmarks), sum(lids) / 2 / face_height(landmarks)], -1)
 
@@ -194,25 +185,18 @@ def resynthesise_mouth(
 
 def _mouth_patch(frame: Pixels, points: Floats, opening: float, resolution: int, box: Box) -> Floats32:
     """The forged lower face in the pixels of `box`: (height, width, 3)."""
-    axis = points[CHIN] - points[FOREHEAD]
-    factor = 2 * resolution / np.linalg.norm(axis)  # the lips move at twice the resolution that is kept
-    angle = np.arctan2(axis[0], axis[1])
-    turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    middle = points[[NOSE[6], CHIN]].mean(0)
-    side = int(2.4 * resolution)
-    matrix = np.hstack([turn, (side / 2 - turn @ middle)[:, None]])
-    upright = cv2.warpAffine(
+    side, tall = int(2.4 * resolution), 2.0 * resolution  # lips move at twice the resolution that is kept
+    matrix, _ = upright(points, tall, points[[NOSE[6], CHIN]].mean(0), side / 2)
+    face = cv2.warpAffine(
         frame, matrix, (side, side), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE
     ).astype(np.float32)
-    local = points @ turn.T + matrix[:, 2]
-    tall = 2.0 * resolution
+    local = points @ matrix[:, :2].T + matrix[:, 2]
     gap = float(lip_opening(local)) * tall
     field = mouth_field(local, (0, 0, side, side))
-    rows, share, depth, new_gap = field.warp(opening * tall - gap, opening * tall)
-    positions = np.stack([np.broadcast_to(np.arange(side, dtype=np.float32), rows.shape), rows], -1)
-    moved = read_at(upright, positions)
+    positions, share, depth, new_gap = field.warp(opening * tall - gap, opening * tall)
+    moved = read_at(face, positions)
     colours = paint_interior(field, depth, new_gap, LIP_SMEAR, face_height=tall)
-    moved += share[..., None] * (colours * (0.4 + 0.6 * upright.mean() / 128) - moved)
+    moved += share[..., None] * (colours * (0.4 + 0.6 * face.mean() / 128) - moved)
     small = cv2.resize(moved, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
     soft = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
     x, y, width, height = box

@@ -16,11 +16,15 @@ from utils.clip.face_regions import (
     FACE_OVAL,
     LEFT_BROW,
     LEFT_EYE,
+    LEFT_LOWER_LID,
+    LEFT_UPPER_LID,
     LIPS,
     LOWER_INNER_LIP,
     NOSE,
     RIGHT_BROW,
     RIGHT_EYE,
+    RIGHT_LOWER_LID,
+    RIGHT_UPPER_LID,
     UPPER_INNER_LIP,
 )
 
@@ -31,6 +35,7 @@ Box = tuple[int, int, int, int]  # x, y, width, height
 _NO_SECOND_MAP = np.empty(0, np.float32)  # for cv2.remap with a map of points
 CHEEKS = (50, 280, 205, 425, 101, 330, 187, 411, 118, 347)
 FOREHEAD, CHIN, NOSE_BASE = 10, 152, 2
+EYES = ((LEFT_UPPER_LID, LEFT_LOWER_LID), (RIGHT_UPPER_LID, RIGHT_LOWER_LID))
 LIDS = LEFT_EYE + RIGHT_EYE
 # enough points to pin a face down, few enough for a spline per frame
 CONTROL_POINTS = tuple(
@@ -57,6 +62,34 @@ def smoothstep(values: npt.NDArray[np.integer[Any] | np.floating[Any]], low: flo
     return share * share * (3 - 2 * share)
 
 
+def node_grid(columns: int, rows: int, step: int = 1) -> npt.NDArray[np.int64]:
+    """x and y of nodes `step` pixels apart: (rows, columns, 2)."""
+    return np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) * step
+
+
+def turn(angle: float, scale: float) -> Floats:
+    """The matrix (2, 2) that turns by `angle` radians and scales."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return scale * np.array([[cosine, -sine], [sine, cosine]])
+
+
+def upright(landmarks: Floats, height: float, centre: Floats, place: Floats | float) -> tuple[Floats, float]:
+    """What brings a face upright: the matrix (2, 3), and the factor by which it scales.
+
+    The face becomes `height` pixels tall, and what is at `centre` moves to `place`.
+    """
+    axis = landmarks[CHIN, :2] - landmarks[FOREHEAD, :2]
+    factor = float(height / np.linalg.norm(axis))
+    matrix = turn(np.arctan2(axis[0], axis[1]), factor)
+    return np.hstack([matrix, (place - matrix @ centre)[:, None]]), factor
+
+
+def line_rows(landmarks: Floats, line: tuple[int, ...], columns: npt.NDArray[Any]) -> Floats:
+    """The row of the line through some landmarks at each of the `columns` (w,): (w,)."""
+    points = landmarks[list(line), :2]
+    return np.interp(columns, *points[np.argsort(points[:, 0])].T)
+
+
 def _spline_kernel(points: Floats, centres: Floats) -> Floats:
     squared = ((points[:, None] - centres[None]) ** 2).sum(-1)  # (P, C)
     return squared * np.log(squared + 1e-6)
@@ -80,8 +113,7 @@ def spline_map(target: Floats, source: Floats, box: Box, *, step: int = 6) -> Fl
     system[count:, :count] = system[:count, count:].T
     weights = np.linalg.solve(system, np.vstack([source - target, np.zeros((3, 2))]))
     columns, rows = -(-width // step) + 1, -(-height // step) + 1
-    grid = np.stack(np.meshgrid(np.arange(columns) * step, np.arange(rows) * step), -1).reshape(-1, 2)
-    places = (grid + [x, y] - centre) * scale
+    places = (node_grid(columns, rows, step).reshape(-1, 2) + [x, y] - centre) * scale
     shift = _spline_kernel(places, knots) @ weights[:count] + weights[count] + places @ weights[count + 1 :]
     shift = shift.reshape(rows, columns, 2).astype(np.float32)
     return identity_map(box) + enlarge(shift, step)[:height, :width]
@@ -90,17 +122,13 @@ def spline_map(target: Floats, source: Floats, box: Box, *, step: int = 6) -> Fl
 def identity_map(box: Box) -> Floats32:
     """The map (height, width, 2) that shows a box of a picture unchanged."""
     x, y, width, height = box
-    columns, rows = np.meshgrid(np.arange(x, x + width), np.arange(y, y + height))
-    return np.stack([columns, rows], -1).astype(np.float32)
+    return (node_grid(width, height) + [x, y]).astype(np.float32)
 
 
 def enlarge(coarse: Floats32, step: int) -> Floats32:
     """Pixels ((R-1) step + 1, ...) interpolated from a grid (R, C, ...) with nodes `step` pixels apart."""
-    rows, columns = coarse.shape[0], coarse.shape[1]
-    sample_x = np.arange((columns - 1) * step + 1, dtype=np.float32) / step
-    sample_y = np.arange((rows - 1) * step + 1, dtype=np.float32) / step
-    grid_x, grid_y = np.meshgrid(sample_x, sample_y)
-    return cv2.remap(coarse, grid_x, grid_y, cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    height, width = ((nodes - 1) * step + 1 for nodes in coarse.shape[:2])
+    return read_at(coarse, (node_grid(width, height) / step).astype(np.float32))
 
 
 def read_at(image: Pixels | Floats, positions: Floats32, *, border: int = cv2.BORDER_REPLICATE) -> Floats32:

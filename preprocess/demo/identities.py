@@ -23,11 +23,11 @@ from preprocess.demo.geometry import (
     Pixels,
     face_height,
     face_mask,
-    identity_map,
     lip_opening,
     read_at,
     smoothstep,
     spline_map,
+    upright,
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field
 from preprocess.faces.solutions import import_mediapipe, quiet_native_code
@@ -97,24 +97,17 @@ def load_portraits() -> tuple[Portrait, ...]:
 
 def _align(photo: Pixels, person: Floats32, points: Floats) -> Portrait:
     """Turn and scale a photo so that forehead and chin lie at fixed places of the canvas; close the mouth."""
-    axis = points[CHIN, :2] - points[FOREHEAD, :2]
-    scale = FACE_HEIGHT / np.linalg.norm(axis)
-    angle = np.arctan2(axis[0], axis[1])
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = (points[CHIN, :2] + points[FOREHEAD, :2]) / 2
-    matrix = np.hstack([turn, (FACE_CENTRE - turn @ centre)[:, None]])
+    matrix, scale = upright(points, FACE_HEIGHT, points[[CHIN, FOREHEAD], :2].mean(0), FACE_CENTRE)
     size = (CANVAS, CANVAS)
     image = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpAffine(person, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     # the segmentation's soft rim shows the old background: keep its inner part
     alpha = smoothstep(cv2.erode(mask, np.ones((3, 3), np.uint8)), 0.35, 0.95).astype(np.float32)
     alpha[:8] = 0
-    landmarks = np.hstack([points[:, :2] @ turn.T + matrix[:, 2], points[:, 2:] * scale])
+    landmarks = np.hstack([points[:, :2] @ matrix[:, :2].T + matrix[:, 2], points[:, 2:] * scale])
     gap = float(lip_opening(landmarks) * face_height(landmarks))
     field = mouth_field(landmarks, (0, 0, CANVAS, CANVAS))
-    rows, _, _, _ = field.warp(-1.15 * gap, 0.0)
-    positions = identity_map((0, 0, CANVAS, CANVAS))
-    positions[..., 1] = rows
+    positions, _, _, _ = field.warp(-1.15 * gap, 0.0)
     closed = landmarks.copy()
     closed[:, 1] += field.displace(landmarks[:, :2], -gap)
     return Portrait(read_at(image.astype(np.float32), positions), alpha, closed)

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocess.demo.geometry import CHIN, NOSE_BASE, Box, Floats, Floats32, read_at, smoothstep
+from preprocess.demo.geometry import (
+    CHIN,
+    NOSE_BASE,
+    Box,
+    Floats,
+    Floats32,
+    line_rows,
+    node_grid,
+    read_at,
+    smoothstep,
+)
 from utils.clip.face_regions import FACE_OVAL, LOWER_INNER_LIP, UPPER_INNER_LIP
 
 JAW_SHARE = 0.82
@@ -42,11 +52,10 @@ class MouthField:
     def warp(self, change: float, gap: float) -> tuple[Floats32, Floats32, Floats32, Floats]:
         """Part the lips by `change` more pixels, so that their gap becomes `gap` at the middle.
 
-        Returns the row to read for each pixel (h, w); the share of mouth interior there (h, w); the depth
+        Returns the map (h, w, 2) of the pixels to read; the share of mouth interior there (h, w); the depth
         below the upper lip in pixels (h, w); and the new gap per column (w,).
         """
-        rows = np.arange(self.lower.shape[0], dtype=np.float32)[:, None]
-        columns = np.broadcast_to(np.arange(self.lower.shape[1], dtype=np.float32), self.lower.shape)
+        columns, rows = np.moveaxis(node_grid(*self.lower.shape[::-1]).astype(np.float32), -1, 0)
         new_upper = self.upper_line - (1 - JAW_SHARE) * change * self.profile
         new_lower = np.maximum(self.lower_line + JAW_SHARE * change * self.profile, new_upper)
         below = rows - change * self.lower
@@ -66,7 +75,7 @@ class MouthField:
         softness = np.clip(gap * 0.12, 0.8, 2.0)
         interior = np.clip((rows - new_upper) / softness, 0, 1) * np.clip((new_lower - rows) / softness, 0, 1)
         interior = np.where(outside | (new_gap < 0.7), 0, interior).astype(np.float32)
-        return source.astype(np.float32), interior, (rows - new_upper).astype(np.float32), new_gap
+        return _stack(columns, source), interior, (rows - new_upper).astype(np.float32), new_gap
 
     def displace(self, points: Floats, change: float) -> Floats:
         """How far `warp(change)` moves the landmarks `points` (478, 2) down, in pixels: (478,)."""
@@ -89,11 +98,8 @@ def mouth_field(landmarks: Floats, box: Box) -> MouthField:
     points = landmarks[:, :2] - [x, y]
     columns = np.arange(width, dtype=np.float64)
     rows = np.arange(height, dtype=np.float64)[:, None]
-    upper_lip = points[list(UPPER_INNER_LIP)]
-    lower_lip = points[list(LOWER_INNER_LIP)]
-    order_upper, order_lower = np.argsort(upper_lip[:, 0]), np.argsort(lower_lip[:, 0])
-    upper_line = np.interp(columns, *upper_lip[order_upper].T)
-    lower_line = np.maximum(np.interp(columns, *lower_lip[order_lower].T), upper_line)
+    upper_line = line_rows(points, UPPER_INNER_LIP, columns)
+    lower_line = np.maximum(line_rows(points, LOWER_INNER_LIP, columns), upper_line)
     left, right = points[UPPER_INNER_LIP[0]], points[UPPER_INNER_LIP[-1]]
     centre_x, half_width = (left[0] + right[0]) / 2, max(abs(right[0] - left[0]) / 2, 2.0)
     profile = np.clip(1 - ((columns - centre_x) / half_width) ** 2, 0, None) ** 0.75
@@ -133,13 +139,12 @@ def paint_interior(
     tongue = smoothstep(depth / np.maximum(gap, 1), 0.5, 1.0) * (1 - offset**2).clip(0)
     gaps = 1 - 0.4 * interior.sharpness * np.exp(-((np.sin(offset * 9.0) / 0.3) ** 2))
     shade = (1 - 0.55 * offset**2).clip(0.15)
-    colours = np.empty((*depth.shape, 3), np.float32)
-    for channel in range(3):
-        cavity = (
-            interior.cavity[channel] + (interior.tongue[channel] - interior.cavity[channel]) * tongue * 0.7
-        )
-        teeth = interior.teeth[channel] * gaps * shade * 0.9
-        colours[..., channel] = cavity + (teeth - cavity) * np.maximum(upper_teeth, 0.5 * rim)
+    mouth, teeth, tip = (
+        np.array(colour, np.float32) for colour in (interior.cavity, interior.teeth, interior.tongue)
+    )
+    cavity = mouth + (tip - mouth) * tongue[..., None] * 0.7
+    teeth = teeth * gaps[:, None] * shade[:, None] * 0.9
+    colours = cavity + (teeth - cavity) * np.maximum(upper_teeth, 0.5 * rim)[..., None]
     if interior.sharpness < 1:
         sigma = 0.3 + (1 - interior.sharpness) * 0.018 * face_height
         colours = cv2.GaussianBlur(colours, (0, 0), sigma).astype(np.float32, copy=False)
