@@ -35,9 +35,9 @@ def measure(
     batch = dataclasses.replace(batch, video_fps=25.0)
     if on_gpu:
         batch = batch.pin_memory()
-    evaluate(model, [batch], where, precision=precision, show_progress=False)
+    evaluate(model, [batch], where, precision=precision)
     start = time.perf_counter()
-    evaluate(model, [batch] * num_batches, where, precision=precision, show_progress=False)
+    evaluate(model, [batch] * num_batches, where, precision=precision)
     seconds = time.perf_counter() - start
     return {
         "device": torch.cuda.get_device_name(where) if on_gpu else "cpu",

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from scipy.special import logit as logit_of
 from scipy.stats import beta
 
 from utils.errors import CheckpointError
@@ -103,12 +102,9 @@ class HeadDecision:
         accused, acquitted = logits > self.threshold, logits < self.acquittal_threshold
         return np.select([accused & ~acquitted, acquitted & ~accused], [FAKE, REAL], UNDECIDED)
 
-    def verdict(self, logit: float | None = None, *, prob: float | None = None) -> str:
-        """ "real", "fake" or "undecided" for a logit, or for a calibrated P(fake) as `prob()` gives it."""
-        if (logit is None) == (prob is None):
-            raise ValueError("verdict takes either a logit or a prob")
-        value = self.temperature * logit_of(prob) if logit is None else logit
-        return str(self.verdicts(np.array([value]))[0])
+    def verdict(self, logit: float) -> str:
+        """ "real", "fake" or "undecided" for one logit."""
+        return str(self.verdicts(np.array([logit]))[0])
 
 
 def fit_head(labels: Labels, logits: Floats, rate: float, what: str) -> HeadDecision:
@@ -143,15 +139,13 @@ class Decision:
     video: HeadDecision | None = None  # None: no such head, or validation clips of one class only
     audio: HeadDecision | None = None
 
-    def verdict(
-        self, logit: float | None = None, *, prob: float | None = None, off_domain: Sequence[str] = ()
-    ) -> str:
+    def verdict(self, logit: float, *, off_domain: Sequence[str] = ()) -> str:
         """ "real", "fake" or "undecided".
 
         `off_domain`: reasons why the input is unlike the training data (a face too small, too few frames, no
         speech). With any of them the verdict is "undecided".
         """
-        return UNDECIDED if off_domain else self.clip.verdict(logit, prob=prob)
+        return UNDECIDED if off_domain else self.clip.verdict(logit)
 
     def modality_verdicts(self, video_logit: float | None, audio_logit: float | None) -> dict[str, str]:
         """{"video": verdict, "audio": verdict}, of those modalities that have a logit and a fitted head."""
@@ -196,41 +190,21 @@ def _head_from_plain(values: Mapping[str, Any]) -> HeadDecision:
     return head
 
 
-def fit_decision(
-    labels: Labels,
-    logits: Floats,
-    rate: float,
-    what: str,
-    *,
-    modalities: Mapping[str, tuple[Labels, Floats | None]] | None = None,
-) -> Decision:
-    """Fit the decision on validation clips.
-
-    labels, logits: (n,). modalities: {"video": (labels, logits), "audio": ...}; a NaN label is unknown, and
-    logits are None if the method has no such head. A modality whose known clips are of one class stays None.
-    Raises DatasetError, naming `what`, if all clips are of one class.
-    """
-    heads = {}
-    for name, (modality_labels, modality_logits) in (modalities or {}).items():
-        known = ~np.isnan(modality_labels)
-        if modality_logits is None or len(np.unique(modality_labels[known])) < 2:
-            continue
-        heads[name] = fit_head(modality_labels[known], modality_logits[known], rate, f"{what}, {name}")
-    return Decision(rate=rate, clip=fit_head(labels, logits, rate, what), **heads)
-
-
 def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, what: str) -> Decision:
-    """Fit the decision on the scores of validation clips and their known modality labels."""
-    by_id = {clip.clip_id: clip for clip in clips}
-    labels = {
-        name: np.array([getattr(by_id[clip_id], f"{name}_label") for clip_id in scores.clip_ids], float)
-        for name in ("video", "audio")  # None (unknown) becomes NaN
-    }
-    modalities = {
-        "video": (labels["video"], scores.video_logits),
-        "audio": (labels["audio"], scores.audio_logits),
-    }
-    return fit_decision(scores.labels, scores.logits, rate, what, modalities=modalities)
+    """Fit the decision on the scores of validation clips and their known modality labels.
+
+    A modality that the method has no head for, or whose known clips are of one class, has no decision. Raises
+    DatasetError, naming `what`, if all clips are of one class.
+    """
+    ordered = scores.in_order(clips)
+    heads = {"clip": fit_head(scores.labels, scores.logits, rate, what)}
+    for name, logits in (("video", scores.video_logits), ("audio", scores.audio_logits)):
+        # None (unknown) becomes NaN
+        labels = np.array([getattr(clip, f"{name}_label") for clip in ordered], float)
+        known = ~np.isnan(labels)
+        if logits is not None and len(np.unique(labels[known])) == 2:
+            heads[name] = fit_head(labels[known], logits[known], rate, f"{what}, {name}")
+    return Decision(rate=rate, **heads)
 
 
 def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from utils.run import distributed
 from utils.run.bad_clips import BadClips
 from utils.run.device import autocast
 from utils.run.training import NotFiniteError
-from utils.types import ClipBatch
+from utils.types import Clip, ClipBatch
 
 Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, video and audio head
 
@@ -44,6 +44,11 @@ class ClipScores:
     window_logits: list[Floats]  # n arrays (num_windows,): the pooled logits, in order of time
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
 
+    def in_order(self, clips: Iterable[Clip]) -> list[Clip]:
+        """The scored ones of `clips`, one per row."""
+        by_id = {clip.clip_id: clip for clip in clips}
+        return [by_id[clip_id] for clip_id in self.clip_ids]
+
 
 @torch.no_grad()
 def evaluate(
@@ -56,7 +61,6 @@ def evaluate(
     pooling: str = "mean",
     bad_clips: BadClips | None = None,
     description: str = "evaluate",
-    show_progress: bool = True,
 ) -> ClipScores:
     """Score every window and pool the logits over each clip's windows.
 
@@ -67,22 +71,21 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    show_progress = show_progress and distributed.is_main()
-    progress = tqdm(batches, desc=description, leave=False, disable=not show_progress, unit="batch")
+    progress = tqdm(batches, desc=description, leave=False, disable=not distributed.is_main(), unit="batch")
     scored_here = [_score(model, criterion, batch, device, precision) for batch in progress]
     model.train(was_training)
     scored = distributed.collect(scored_here)
-    windows = [window for batch in scored for window in batch.windows]
-    num_scored = len(windows)
     if bad_clips is not None:
         bad_clips.share()
-        windows = [window for window in windows if window[0] not in bad_clips.found]
     sums: Counter[str] = Counter()
+    num_scored = 0
+    rows: dict[str, list[tuple[float, ...]]] = {}
     for batch in scored:
         sums.update(batch.term_sums)
-    rows: dict[str, list[tuple[float, ...]]] = {}
-    for clip_id, *values in windows:
-        rows.setdefault(clip_id, []).append(tuple(values))
+        num_scored += len(batch.windows)
+        for clip_id, *values in batch.windows:
+            if bad_clips is None or clip_id not in bad_clips.found:
+                rows.setdefault(clip_id, []).append(tuple(values))
     pool = POOLS[pooling]
     pooled = np.array([pool(values, axis=0) for values in rows.values()]).reshape(-1, 4)
     has_video, has_audio = (any(batch.has_heads[head] for batch in scored) for head in (0, 1))
@@ -124,11 +127,6 @@ def _score(
 
 def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
     """The validation columns of metrics.csv."""
-    row = {
-        "val_auc": metrics.auc,
-        "val_ap": metrics.ap,
-        "val_eer": metrics.eer,
-        "val_balanced_accuracy": metrics.balanced_accuracy,
-        "val_loss": scores.mean_terms["total"],
-    }
+    row = {f"val_{name}": getattr(metrics, name) for name in ("auc", "ap", "eer", "balanced_accuracy")}
+    row["val_loss"] = scores.mean_terms["total"]
     return row | {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}

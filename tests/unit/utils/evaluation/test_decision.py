@@ -13,7 +13,6 @@ from utils.evaluation.decision import (
     Decision,
     decision_of_scores,
     decision_results,
-    fit_decision,
     fit_head,
     fit_temperature,
     threshold_above,
@@ -118,25 +117,18 @@ def test_verdicts_keep_both_rates_on_validation_whether_classes_overlap_or_lie_a
 def test_a_verdict_on_a_few_reals_says_how_many_it_stands_on():
     labels = np.array([0] * 5 + [1] * 7)
     logits = np.array([-4.0, -3, -2, -1, 3, 0, 1, 2, 4, 5, 6, 7])
-    head = fit_decision(labels, logits, 0.01, "x").clip
+    head = fit_head(labels, logits, 0.01, "x")
     assert (head.threshold, head.acquittal_threshold) == (3.0, 0.0)
     assert (head.num_reals, head.num_reals_accused, head.num_fakes) == (5, 0, 7)
     assert head.false_positive_bound == pytest.approx(1 - 0.05 ** (1 / 5))
     words = [head.verdict(logit) for logit in (-1.0, 0.0, 3.0, 3.1)]
     assert words == ["real", "undecided", "undecided", "fake"]
-    assert [head.verdict(prob=head.prob(logit)) for logit in (-1.0, 1.0, 3.1)] == [
-        "real",
-        "undecided",
-        "fake",
-    ]
-    assert head.verdict(prob=1.0) == "fake"
-    for wrong in ({}, {"logit": 1.0, "prob": 0.5}, {"logit": float("nan")}):
-        with pytest.raises(ValueError, match=r"verdict"):
-            head.verdict(**wrong)
+    with pytest.raises(ValueError, match=r"verdict"):
+        head.verdict(float("nan"))
 
 
 def test_input_off_the_domain_is_undecided_whatever_its_score():
-    decision = fit_decision(*gaussian_clips(4.0), 0.01, "x")
+    decision = Decision(rate=0.01, clip=fit_head(*gaussian_clips(4.0), 0.01, "x"))
     assert decision.verdict(50.0) == "fake"
     assert decision.verdict(50.0, off_domain=("the face is 30 pixels wide",)) == "undecided"
 
@@ -189,9 +181,9 @@ def test_a_modality_that_validation_says_nothing_of_has_no_verdict(tmp_path):
 
 def test_a_decision_on_one_class_or_on_scores_that_are_not_finite_is_an_error():
     with pytest.raises(DatasetError, match="validation has 0 fake"):
-        fit_decision(np.zeros(4), np.arange(4.0), 0.01, "validation")
+        fit_head(np.zeros(4), np.arange(4.0), 0.01, "validation")
     with pytest.raises(DatasetError, match="not finite"):
-        fit_decision(np.array([0, 1]), np.array([0, np.inf]), 0.01, "validation")
+        fit_head(np.array([0, 1]), np.array([0, np.inf]), 0.01, "validation")
 
 
 def test_a_decision_comes_back_from_a_checkpoint_and_a_damaged_one_does_not(tmp_path):

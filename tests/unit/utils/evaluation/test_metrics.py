@@ -82,7 +82,7 @@ def test_a_clips_score_is_the_mean_or_the_maximum_of_its_windows():
         for w, value, clip_id in zip(windows, (-2.0, 4.0, 1.0), "aab", strict=True)
     ]
     for pooling, expected in (("mean", [1.0, 1.0]), ("max", [4.0, 1.0])):
-        scores = evaluate(Scripted(), batches, torch.device("cpu"), pooling=pooling, show_progress=False)
+        scores = evaluate(Scripted(), batches, torch.device("cpu"), pooling=pooling)
         assert scores.clip_ids == ["a", "b"]
         assert scores.logits.tolist() == expected
         assert scores.num_windows.tolist() == [2, 1]
@@ -91,7 +91,7 @@ def test_a_clips_score_is_the_mean_or_the_maximum_of_its_windows():
 @pytest.mark.parametrize("heads", [(), ("video",), ("audio",), ("video", "audio")])
 def test_a_method_with_one_head_keeps_it(heads):
     batches = [make_batch(num_clips=2, num_frames=5, size=16, seed=0)]
-    scores = evaluate(Scripted(*heads), batches, torch.device("cpu"), show_progress=False)
+    scores = evaluate(Scripted(*heads), batches, torch.device("cpu"))
     for head, logits in (("video", scores.video_logits), ("audio", scores.audio_logits)):
         if head in heads:
             assert logits.tolist() == (2 * scores.logits).tolist()
