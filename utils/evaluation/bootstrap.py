@@ -12,7 +12,7 @@ models on the same clips see the same resamples, and their differences are paire
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,14 @@ class NoStatisticError(DatasetError):
     """The data do not allow this statistic."""
 
 
+def or_reason(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What the function returns, or {"reason": why} if the data do not allow its statistic."""
+    try:
+        return function(*arguments, **options)
+    except NoStatisticError as error:
+        return {"reason": str(error)}
+
+
 class Interval(NamedTuple):
     """95 % confidence interval of a statistic."""
 
@@ -48,22 +56,14 @@ class PersonResamples:
     """
 
     def __init__(
-        self,
-        labels: Labels,
-        persons: Persons,
-        what: str,
-        *,
-        num_resamples: int = NUM_RESAMPLES,
-        seed: int = 0,
+        self, labels: Labels, persons: Persons, what: str, num_resamples: int = NUM_RESAMPLES, seed: int = 0
     ) -> None:
         require_both_classes(labels, what)
-        if len(persons) != len(labels):
-            raise ValueError(f"{len(persons)} persons for {len(labels)} labels")
         names, self.person_of = np.unique(np.asarray(persons, str), return_inverse=True)
         self.what, self.num_persons, self.num_resamples, self.seed = what, len(names), num_resamples, seed
-        has_real, has_fake = np.zeros((2, len(names)), bool)
-        has_real[self.person_of[labels == 0]] = True
-        has_fake[self.person_of[labels == 1]] = True
+        has_real, has_fake = (
+            np.bincount(self.person_of[labels == label], minlength=len(names)) > 0 for label in (0, 1)
+        )
         for name, has in (("real", has_real), ("fake", has_fake)):
             if has.sum() < 2:
                 raise NoStatisticError(
@@ -100,52 +100,48 @@ class PersonResamples:
 
 
 class WeightedRoc:
-    """Metrics of (n,) labels and scores under clip weights. Ties are exact: one ROC point per distinct score.
+    """Metrics of (n,) labels and scores of weighted units. Ties are exact: a ROC point per distinct score.
 
-    `threshold` is for the balanced accuracy.
+    units: (n,) index of each clip's unit, e.g. its person.
     """
 
-    def __init__(self, labels: Labels, scores: Floats, threshold: float) -> None:
-        self.order = np.argsort(scores, kind="stable")
-        ordered = scores[self.order]
-        self.fake = (labels[self.order] == 1).astype(np.float64)
+    def __init__(self, labels: Labels, scores: Floats, units: Rows) -> None:
+        order = np.argsort(scores, kind="stable")
+        self.units = units[order]
+        ordered = scores[order]
+        self.fake = (labels[order] == 1).astype(np.float64)
         last_of_tie = np.append(ordered[1:] != ordered[:-1], True)
         self.tie_ends = None if last_of_tie.all() else np.flatnonzero(last_of_tie)
-        # number of distinct scores that are not above the threshold
-        self.num_called_real = int((ordered[last_of_tie] <= threshold).sum())
+        self.num_called_real = int((ordered[last_of_tie] <= 0).sum())  # distinct scores
 
     def metrics(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]:
-        """Each metric as (b,). weights: (b, n) of the clips in `self.order`, above 0 for both classes."""
-        below = np.cumsum(weights, axis=1)
-        fake_below = np.cumsum(weights * self.fake, axis=1)
+        """Each metric as (b,). weights: (b, units), above 0 for a clip of either class."""
+        clip_weights = np.take(weights, self.units, axis=1)  # (b, n), in the order of scores
+        below = np.cumsum(clip_weights, axis=1)
+        fake_below = np.cumsum(clip_weights * self.fake, axis=1)
         if self.tie_ends is not None:
             below, fake_below = below[:, self.tie_ends], fake_below[:, self.tie_ends]
         # (b, 1 + distinct scores): weight of each class up to and including a score; 0 at first
         below, fake_below = np.pad(below, ((0, 0), (1, 0))), np.pad(fake_below, ((0, 0), (1, 0)))
         real_below = below - fake_below
-        num_real, num_fake = real_below[:, -1:], fake_below[:, -1:]
-        result = {}
-        for name in names:
-            function = getattr(self, f"_{name}")
-            result[name] = function(real_below, fake_below, num_real, num_fake)
-        return result
+        return {name: getattr(self, f"_{name}")(real_below, fake_below) for name in names}
 
     @staticmethod
-    def _auc(real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
+    def _auc(real: Floats, fake: Floats) -> Floats:
         ordered_pairs = np.einsum("bk,bk->b", np.diff(fake), real[:, :-1] + real[:, 1:]) / 2
-        return ordered_pairs / (num_real * num_fake)[:, 0]
+        return ordered_pairs / (real[:, -1] * fake[:, -1])
 
     @staticmethod
-    def _ap(real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
-        fake_above = num_fake - fake[:, :-1]  # at or above a distinct score
-        above = fake_above + num_real - real[:, :-1]
+    def _ap(real: Floats, fake: Floats) -> Floats:
+        fake_above = fake[:, -1:] - fake[:, :-1]  # at or above a distinct score
+        above = fake_above + real[:, -1:] - real[:, :-1]
         # 0 / 0 where nothing lies above: no fake is found there, so the value has weight 0
         precision = np.divide(fake_above, above, out=np.zeros_like(above), where=above > 0)
-        return np.einsum("bk,bk->b", np.diff(fake), precision) / num_fake[:, 0]
+        return np.einsum("bk,bk->b", np.diff(fake), precision) / fake[:, -1]
 
     @staticmethod
-    def _eer(real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
-        false_positive, false_negative = 1 - real / num_real, fake / num_fake
+    def _eer(real: Floats, fake: Floats) -> Floats:
+        false_positive, false_negative = 1 - real / real[:, -1:], fake / fake[:, -1:]
         gap = false_positive - false_negative  # falls from 1 to -1
         after = (gap > 0).sum(axis=1)
         rows = np.arange(len(gap))
@@ -153,65 +149,48 @@ class WeightedRoc:
         step = false_positive[rows, after] - false_positive[rows, after - 1]
         return false_positive[rows, after - 1] + share * step
 
-    def _balanced_accuracy(self, real: Floats, fake: Floats, num_real: Floats, num_fake: Floats) -> Floats:
+    def _balanced_accuracy(self, real: Floats, fake: Floats) -> Floats:
         at = self.num_called_real
-        return (real[:, at] / num_real[:, 0] + 1 - fake[:, at] / num_fake[:, 0]) / 2
+        return (real[:, at] / real[:, -1] + 1 - fake[:, at] / fake[:, -1]) / 2
 
 
 def bootstrap_metrics(
-    labels: Labels,
-    scores: Floats,
-    resamples: PersonResamples,
-    *,
-    names: Sequence[str] = ("auc",),
-    threshold: float = 0.0,
+    labels: Labels, scores: Floats, resamples: PersonResamples, names: Sequence[str] = ("auc",)
 ) -> dict[str, Floats]:
     """Metrics on every resample, each (num_resamples,). Raises DatasetError if a score is not finite."""
     require_finite_scores(scores, resamples.what)
-    roc = WeightedRoc(labels, scores, threshold)
-    person_of = resamples.person_of[roc.order]
-    parts = [roc.metrics(np.take(counts, person_of, axis=1), names) for counts in resamples.blocks()]
+    roc = WeightedRoc(labels, scores, resamples.person_of)
+    parts = [roc.metrics(counts, names) for counts in resamples.blocks()]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def metric_intervals(
-    labels: Labels,
-    scores: Floats,
-    persons: Persons,
-    what: str,
-    *,
-    names: Sequence[str] = ("auc",),
-    threshold: float = 0.0,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    labels: Labels, scores: Floats, persons: Persons, what: str, names: Sequence[str] = ("auc",), **draws: int
 ) -> dict[str, Interval]:
     """95 % interval of each metric of (n,) labels and scores, clustered by the n persons.
 
-    Raises DatasetError if a class is missing, NoStatisticError if a class has fewer than two persons.
+    draws: options of PersonResamples. Raises DatasetError if a class is missing, NoStatisticError if a class
+    has fewer than two persons.
     """
-    resamples = PersonResamples(labels, persons, what, num_resamples=num_resamples, seed=seed)
-    values = bootstrap_metrics(labels, scores, resamples, names=names, threshold=threshold)
+    resamples = PersonResamples(labels, persons, what, **draws)
+    values = bootstrap_metrics(labels, scores, resamples, names)
     return {name: resamples.interval(value) for name, value in values.items()}
 
 
 def macro_auc_interval(
-    labels: Labels, scores: Floats, resamples: PersonResamples, groups: Sequence[Rows]
+    labels: Labels, scores: Floats, persons: Persons, groups: Sequence[Rows], what: str
 ) -> Interval:
     """Interval of the mean AUC over groups of rows, each with both classes.
 
     All groups see the same persons of a resample, so what they share (the reals) varies together. Resamples
     in which a group does not occur are left out; raises NoStatisticError if these are more than 5 %.
     """
-    rocs = [WeightedRoc(labels[rows], scores[rows], 0.0) for rows in groups]
-    person_of = [resamples.person_of[rows[roc.order]] for rows, roc in zip(groups, rocs, strict=True)]
+    resamples = PersonResamples(labels, persons, what)
+    rocs = [WeightedRoc(labels[rows], scores[rows], resamples.person_of[rows]) for rows in groups]
     parts = []
     for counts in resamples.blocks():
         with np.errstate(invalid="ignore"):  # 0 / 0 where a group does not occur: NaN, left out below
-            weighted = [
-                roc.metrics(np.take(counts, persons, axis=1), ("auc",))["auc"]
-                for roc, persons in zip(rocs, person_of, strict=True)
-            ]
-        parts.append(np.mean(weighted, axis=0))
+            parts.append(np.mean([roc.metrics(counts, ("auc",))["auc"] for roc in rocs], axis=0))
     values = np.concatenate(parts)
     has_all = np.isfinite(values)
     if has_all.mean() < 0.95:
@@ -222,42 +201,26 @@ def macro_auc_interval(
 
 
 def interval_results(
-    labels: Labels,
-    scores: Floats,
-    persons: Persons,
-    groups: Mapping[str, Mapping[str, Rows]],
-    what: str,
+    labels: Labels, scores: Floats, persons: Persons, groups: Mapping[str, Mapping[str, Rows]], what: str
 ) -> dict[str, Any]:
     """The intervals of test_metrics.json: all metrics overall, the AUC per group, and its mean over groups.
 
     groups: {"category": {name: rows, ...}, ...}; the rows of each group hold both classes. An interval that
     the data do not allow is {"reason": why}.
     """
-
-    def intervals(rows: Rows, name: str, metrics: Sequence[str]) -> dict[str, Any]:
-        try:
-            chosen = metric_intervals(
-                labels[rows], scores[rows], np.asarray(persons, str)[rows], name, names=metrics
-            )
-        except NoStatisticError as error:
-            return {"reason": str(error)}
-        return {metric: list(interval) for metric, interval in chosen.items()}
-
+    persons = np.asarray(persons, str)
     result: dict[str, Any] = {
         "confidence": CONFIDENCE,
         "num_resamples": NUM_RESAMPLES,
         "clustered_by": "identity",
         "num_persons": len(set(persons)),
-        "overall": intervals(np.arange(len(labels)), what, METRICS),
+        "overall": or_reason(metric_intervals, labels, scores, persons, what, METRICS),
     }
     for key, rows_of in groups.items():
         result[f"per_{key}"] = {
-            name: intervals(rows, f"{key} {name}", ("auc",)) for name, rows in rows_of.items()
+            name: or_reason(metric_intervals, labels[rows], scores[rows], persons[rows], f"{key} {name}")
+            for name, rows in rows_of.items()
         }
-        try:
-            resamples = PersonResamples(labels, persons, what)
-            macro = macro_auc_interval(labels, scores, resamples, list(rows_of.values()))
-            result[f"macro_auc_{key}"] = list(macro)
-        except NoStatisticError as error:
-            result[f"macro_auc_{key}"] = {"reason": str(error)}
+        macro = or_reason(macro_auc_interval, labels, scores, persons, list(rows_of.values()), what)
+        result[f"macro_auc_{key}"] = macro
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, chi2, norm, rankdata
@@ -39,12 +40,7 @@ def placements(labels: Labels, scores: Floats) -> Floats:
 
 
 def delong_test(
-    labels: Labels,
-    scores_a: Floats,
-    scores_b: Floats,
-    what: str,
-    *,
-    persons: Persons | None = None,
+    labels: Labels, scores_a: Floats, scores_b: Floats, what: str, *, persons: Persons | None = None
 ) -> DeLongTest:
     """DeLong's test of equal AUC for two models on the same (n,) clips.
 
@@ -57,7 +53,7 @@ def delong_test(
     for scores in (scores_a, scores_b):
         require_finite_scores(scores, what)
     placed_a, placed_b = placements(labels, scores_a), placements(labels, scores_b)
-    aucs = placed_a[labels == 1].mean(), placed_b[labels == 1].mean()
+    auc_a, auc_b = (float(placed[labels == 1].mean()) for placed in (placed_a, placed_b))
     gained = placed_a - placed_b
     units = np.arange(len(labels)) if persons is None else np.unique(persons, return_inverse=True)[1]
     deviations, num_units = [], []
@@ -74,17 +70,14 @@ def delong_test(
     variance = sum(n / (n - 1) * (d**2).sum() for n, d in zip(num_units, deviations, strict=True))
     # a person without clips of one class has deviation 0 there and adds nothing
     variance += 2 * num_all / (num_all - 1) * (real * fake).sum()
-    difference = aucs[0] - aucs[1]
     if variance <= 1e-24:  # rounding of sums that are 0
-        if abs(difference) > 1e-12:
+        if abs(auc_a - auc_b) > 1e-12:
             raise NoStatisticError(f"{what}: the AUCs differ, but no {unit} differs from another")
         standard_error, p_value = 0.0, 1.0  # both models place every clip alike
     else:
         standard_error = float(np.sqrt(variance))
-        p_value = float(2 * norm.sf(abs(difference) / standard_error))
-    return DeLongTest(
-        auc_a=float(aucs[0]), auc_b=float(aucs[1]), standard_error=standard_error, p_value=p_value
-    )
+        p_value = float(2 * norm.sf(abs(auc_a - auc_b) / standard_error))
+    return DeLongTest(auc_a=auc_a, auc_b=auc_b, standard_error=standard_error, p_value=p_value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,30 +122,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OverRuns:
-    """A number over several seeds or folds."""
+def over_runs(runs: Sequence[Mapping[str, float]], what: str) -> dict[str, dict[str, Any]]:
+    """{metric: {"num_runs", "mean", "std"}} over several seeds or folds.
 
-    num_runs: int
-    mean: float
-    std: float | None  # sample standard deviation (n - 1); None for a single run
-
-
-def over_runs(runs: Sequence[Mapping[str, float]], what: str) -> dict[str, OverRuns]:
-    """Mean and standard deviation of each metric over runs.
-
-    Raises DatasetError, naming `what`, if there is no run, their metrics differ, or a value is not finite.
+    "std" is the sample standard deviation (n - 1); None for a single run. Raises DatasetError, naming `what`,
+    if there is no run, their metrics differ, or a value is not finite.
     """
-    if not runs:
-        raise DatasetError(f"{what}: no runs to summarise")
+    if not runs or any(run.keys() != runs[0].keys() for run in runs):
+        raise DatasetError(f"{what}: no runs with the same metrics to summarise")
     result = {}
     for name in runs[0]:
-        missing = [index for index, run in enumerate(runs) if name not in run]
-        if missing or any(run.keys() - runs[0].keys() for run in runs):
-            raise DatasetError(f"{what}: the runs do not have the same metrics ({name} and others differ)")
         values = np.array([run[name] for run in runs], float)
-        if not np.isfinite(values).all():
-            raise DatasetError(f"{what}: {name} is not finite in {int((~np.isfinite(values)).sum())} runs")
+        require_finite_scores(values, f"{what}, {name} of {len(values)} runs")
         std = float(values.std(ddof=1)) if len(values) > 1 else None
-        result[name] = OverRuns(num_runs=len(values), mean=float(values.mean()), std=std)
+        result[name] = {"num_runs": len(values), "mean": float(values.mean()), "std": std}
     return result

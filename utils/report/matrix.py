@@ -32,15 +32,12 @@ from utils.run.log import configure_logging
 log = logging.getLogger("test")
 NAME = "test_metrics.json"
 AVERAGED = ("auc", "eer", "accuracy", "balanced_accuracy")  # over runs
-# (section, field) of a run's configuration: REPEATED may differ between averaged runs, INCIDENTAL does
-# not affect the model
-REPEATED = {("train", "seed"), ("split", "split_seed"), ("split", "fold")}
-INCIDENTAL = {
-    ("train", "run_dir"),
-    ("train", "data_root"),
-    ("train", "device"),
-    ("workers", "num_workers"),
-    ("split", "protocol_files"),
+# fields of a run's configuration that may differ between averaged runs: what tells repetitions apart, and
+# what does not affect the model
+NOT_SHARED = {
+    "train": {"seed", "run_dir", "data_root", "device"},
+    "workers": {"num_workers"},
+    "split": {"split_seed", "fold", "protocol_files"},
 }
 
 
@@ -67,12 +64,8 @@ def describe_run(checkpoint: Path, config: Mapping[str, Mapping[str, Any]]) -> d
     if not config:
         return about | {"configuration": None}
     shared = {
-        section: {
-            name: value
-            for name, value in sorted(values.items())
-            if (section, name) not in REPEATED | INCIDENTAL
-        }
-        for section, values in sorted(config.items())
+        section: {name: value for name, value in values.items() if name not in NOT_SHARED.get(section, ())}
+        for section, values in config.items()
     }
     train, split = config.get("train", {}), config.get("split", {})
     trained_on = train.get("dataset", [])
@@ -105,16 +98,14 @@ class Cell:
 class Run:
     """A row: a checkpoint, and a cell for each data set that it was tested on."""
 
-    name: str
-    about: dict[str, Any]  # as describe_run() gives it
+    about: dict[str, Any]  # as describe_run() gives it; None for what it does not
     cells: dict[str, Cell] = dataclasses.field(default_factory=dict)
 
     @property
     def what(self) -> str:
         """What distinguishes it from its repetitions, in words."""
-        parts = [f"seed {self.about['seed']}"] if self.about.get("seed") is not None else []
-        parts += [f"fold {self.about['fold']}"] if self.about.get("fold") else []
-        return ", ".join(parts)
+        given = [name for name in ("seed", "fold") if self.about[name] not in (None, "")]
+        return ", ".join(f"{name} {self.about[name]}" for name in given)
 
 
 def find_results(paths: Sequence[Path]) -> list[Path]:
@@ -150,37 +141,34 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
     for value in (result["dataset"], result["split"]):
         if not isinstance(value, str):
             raise ValueError(f"{brief(value)} is not a name")
-    run = runs.setdefault(about["checkpoint_sha256"], Run(about["name"], about))
+    run = runs.setdefault(about["checkpoint_sha256"], Run(about))
     column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
     overall = result["overall"]
     interval = result.get("intervals", {}).get("overall", {}).get("auc")
-    cell = Cell(
-        auc=float(overall["auc"]),
-        interval=None if interval is None else (float(interval[0]), float(interval[1])),
-        eer=float(overall["eer"]),
-        accuracy=float(overall["accuracy"]),
-        balanced_accuracy=float(overall["balanced_accuracy"]),
-        num_real=int(overall["num_real"]),
-        num_fake=int(overall["num_fake"]),
-        file=str(file),
-    )
+    numbers: dict[str, Any] = {name: float(overall[name]) for name in AVERAGED}
+    numbers |= {name: int(overall[name]) for name in ("num_real", "num_fake")}
+    bounds = None if interval is None else (float(interval[0]), float(interval[1]))
+    cell = Cell(**numbers, interval=bounds, file=str(file))
     other = run.cells.setdefault(column, cell)
     # test.py writes the result of each data set twice: to its own folder and to the table of all
     if dataclasses.replace(other, file=cell.file) != cell:
-        raise UsageError(f"{other.file} and {file} differ on {run.name} on {column}: name only one of them")
+        raise UsageError(
+            f"{other.file} and {file} differ on {about['name']} on {column}: name only one of them"
+        )
 
 
 def _checked(about: dict[str, Any]) -> dict[str, Any]:
-    """`about`, checked to be what describe_run() returns. Raises ValueError, KeyError or AttributeError."""
-    required = {about["name"], about["checkpoint_sha256"]}
-    texts = {about.get(name) for name in ("model", "preset", "fold", "configuration")} - {None}
-    numbers = {about.get(name) for name in ("seed", "split_seed")} - {None}
-    trained_on = set(about.get("trained_on") or [])
-    if not all(isinstance(text, str) for text in required | texts | trained_on):
+    """`about`, checked to be what describe_run() returns. Raises ValueError, KeyError or TypeError."""
+    texts, numbers = ("model", "preset", "fold", "configuration"), ("seed", "split_seed")
+    about = dict.fromkeys(("trained_on", *texts, *numbers)) | about
+    required = (about["name"], about["checkpoint_sha256"], *(about["trained_on"] or ()))
+    if not (
+        all(isinstance(text, str) for text in required)
+        and all(isinstance(about[name], str | None) for name in texts)
+        and all(isinstance(about[name], int | None) for name in numbers)
+    ):
         raise ValueError(f"the run is described by {brief(about)}")
-    if not all(isinstance(number, int) for number in numbers):
-        raise ValueError(f"the run has the seeds {brief(numbers)}")
-    return about | {"configuration": about.get("configuration")}
+    return about
 
 
 def build_matrix(runs: Sequence[Run]) -> dict[str, Any]:
@@ -194,30 +182,25 @@ def build_matrix(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _group(members: Sequence[Run], columns: Sequence[str]) -> dict[str, Any]:
-    members = sorted(members, key=lambda run: (_fold_order(run.about.get("fold")), run.what, run.name))
+    members = sorted(members, key=lambda run: (_fold_order(run.about["fold"]), run.what, run.about["name"]))
     about = members[0].about
-    trained_on = about.get("trained_on") or []
-    words = [str(about[name]) for name in ("model", "preset") if about.get(name)]
-    title = " ".join(words) or members[0].name
+    trained_on = about["trained_on"] or []
+    title = " ".join(about[name] for name in ("model", "preset") if about[name]) or about["name"]
     summary = {}
     for column in columns:
         cells = [run.cells[column] for run in members if column in run.cells]
         if len(cells) > 1:
             values = [{name: getattr(cell, name) for name in AVERAGED} for cell in cells]
-            result = over_runs(values, f"{title} on {column}")
-            summary[column] = {name: dataclasses.asdict(value) for name, value in result.items()}
+            summary[column] = over_runs(values, f"{title} on {column}")
     return {
         "title": title + (f", trained on {' and '.join(trained_on)}" if trained_on else ""),
         "trained_on": trained_on,
         "configuration": about["configuration"],
         "runs": [
             {
-                "name": run.name,
+                "name": run.about["name"],
                 "what": run.what,
-                "seed": run.about.get("seed"),
-                "split_seed": run.about.get("split_seed"),
-                "fold": run.about.get("fold"),
-                "checkpoint_sha256": run.about["checkpoint_sha256"],
+                **{name: run.about[name] for name in ("seed", "split_seed", "fold", "checkpoint_sha256")},
                 "cells": {column: dataclasses.asdict(cell) for column, cell in sorted(run.cells.items())},
             }
             for run in members
@@ -228,7 +211,7 @@ def _group(members: Sequence[Run], columns: Sequence[str]) -> dict[str, Any]:
 
 def _fold_order(fold: str | None) -> int:
     number = (fold or "").partition("/")[0]
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdecimal() else -1
 
 
 def _folds(group: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -237,23 +220,21 @@ def _folds(group: Mapping[str, Any]) -> list[dict[str, Any]]:
     folds = list(dict.fromkeys(run["fold"] for run in folded))
     tables = []
     for column in sorted({column for run in folded for column in run["cells"]}) if len(folds) > 1 else []:
-        rows = []
-        for seeds in dict.fromkeys((run["seed"], run["split_seed"]) for run in folded):
-            cells = {
-                run["fold"]: run["cells"][column]
-                for run in folded
-                if (run["seed"], run["split_seed"]) == seeds and column in run["cells"]
+        cells_of: dict[tuple[int | None, int | None], dict[str, Any]] = {}  # seeds -> fold -> cell
+        for run in folded:
+            cells = cells_of.setdefault((run["seed"], run["split_seed"]), {})
+            if column in run["cells"]:
+                cells[run["fold"]] = run["cells"][column]
+        rows = [
+            {
+                "seed": seed,
+                "split_seed": split_seed,
+                "cells": cells,
+                "summary": over_runs([{"auc": cell["auc"]} for cell in cells.values()], column)["auc"],
             }
-            if cells:
-                result = over_runs([{"auc": cell["auc"]} for cell in cells.values()], group["title"])["auc"]
-                rows.append(
-                    {
-                        "seed": seeds[0],
-                        "split_seed": seeds[1],
-                        "cells": cells,
-                        "summary": dataclasses.asdict(result),
-                    }
-                )
+            for (seed, split_seed), cells in cells_of.items()
+            if cells
+        ]
         tables.append({"title": group["title"], "column": column, "folds": folds, "rows": rows})
     return tables
 
@@ -263,19 +244,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse_command(MatrixConfig, __doc__ or "", argv)
     configure_logging()
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    files = find_results(config.matrix)
-    matrix = build_matrix(read_results(files)) | {"command": shlex.join(sys.argv)}
+    matrix = build_matrix(read_results(find_results(config.matrix))) | {"command": shlex.join(sys.argv)}
     text = json.dumps(matrix, indent=1) + "\n"
     write_text(config.output_dir / "matrix.json", text)
     write_page(config.output_dir / "matrix.html", TEMPLATES / "matrix.html", matrix=matrix, width=96)
     for group in matrix["groups"]:
         for column, summary in group["summary"].items():
-            values = ", ".join(
-                f"{name} {row['mean']:.4f} +- {row['std']:.4f}" for name, row in summary.items()
-            )
-            log.info(
-                "%s on %s, mean of %d runs: %s", group["title"], column, summary["auc"]["num_runs"], values
-            )
+            shown = [f"{name} {row['mean']:.4f} +- {row['std']:.4f}" for name, row in summary.items()]
+            num_members = summary["auc"]["num_runs"]
+            log.info("%s on %s, mean of %d runs: %s", group["title"], column, num_members, ", ".join(shown))
     num_runs = sum(len(group["runs"]) for group in matrix["groups"])
     log.info("%d runs on %d data sets; written to %s", num_runs, len(matrix["columns"]), config.output_dir)
     sys.stdout.write(text)
