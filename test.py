@@ -49,7 +49,7 @@ from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
 from utils.evaluation.metrics import require_both_classes
-from utils.evaluation.results import against_the_reals, all_metrics, write_predictions
+from utils.evaluation.results import all_metrics, write_predictions
 from utils.evaluation.scoring import evaluate
 from utils.files import write_text
 from utils.report import matrix
@@ -215,7 +215,6 @@ def evaluate_dataset(
         result=result,
         clips=clips,
         scores=scores,
-        groups={key: against_the_reals(clips, scores, key) for key in ("category", "method")},
         spans_of=lambda clip: batches.dataset.window_spans_s(row_of[clip.clip_id]),
         run_dir=test.checkpoint.parent,
         data_root=data_root,

@@ -14,8 +14,9 @@ from loaders.batches.shortcut_probes import probe_batches
 from loaders.batches.windows import DataConfig
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
+from utils.evaluation.results import write_csv
 from utils.evaluation.scoring import ClipScores
-from utils.report.robustness import robustness_row, shortcut_row, write_robustness, write_rows
+from utils.report.robustness import robustness_row, shortcut_row, write_robustness
 from utils.run.distributed import is_main
 from utils.types import Clip
 
@@ -44,9 +45,10 @@ def measure_shortcuts(scored: Scored) -> list[dict[str, Any]]:
     for change, batches in probe_batches(scored.clips, scored.data, scored.workers, **scored.needs):
         rows.append(shortcut_row(scored.score(batches, description=change), scored.scores, change))
         log.info("%s: AUC %.4f (%+.4f)", change, rows[-1].auc, rows[-1].auc_difference)
+    table = [dataclasses.asdict(row) for row in rows]
     if is_main():
-        write_rows(scored.output_dir / "shortcuts.csv", rows)
-    return [dataclasses.asdict(row) for row in rows]
+        write_csv(scored.output_dir / "shortcuts.csv", table)
+    return table
 
 
 def measure_robustness(

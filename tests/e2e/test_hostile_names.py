@@ -21,8 +21,7 @@ from tests.commands import run_command
 from tests.e2e.test_video import write_checkpoint
 from tests.trees.media import Media
 from utils.clip.files import AUDIO_NAME, VIDEO_NAME
-from utils.evaluation.metrics import detection_metrics
-from utils.evaluation.results import against_the_reals, category_metrics, statistics_of
+from utils.evaluation.results import all_metrics
 from utils.evaluation.scoring import ClipScores
 from utils.report import matrix
 from utils.report.page import Evaluated, write_report
@@ -99,9 +98,7 @@ def evaluated(made, **changes):
     result = {
         "dataset": hostile("dataset"),
         "split": "test",
-        "overall": dataclasses.asdict(detection_metrics(scores.labels, scores.logits, "all")),
-        **category_metrics(clips, scores),
-        **statistics_of(None, clips, scores, "all"),
+        **all_metrics(None, clips, scores, set(), "all"),
         "run": {"name": hostile("checkpoint"), "checkpoint_sha256": "1", "trained_on": [hostile("dataset")],
                 "model": hostile("model"), "configuration": hostile("hash"), "fold": "1/2", "seed": 1},
         "checkpoint": hostile("checkpoint"),
@@ -118,7 +115,6 @@ def evaluated(made, **changes):
         result=result,
         clips=clips,
         scores=scores,
-        groups={key: against_the_reals(clips, scores, key) for key in ("category", "method")},
         spans_of=lambda clip: [(0.0, 0.4)],
         run_dir=run_dir,
         data_root=root / "data",

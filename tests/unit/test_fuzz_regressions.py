@@ -225,8 +225,8 @@ def test_an_error_is_one_line_and_no_order_for_a_terminal(capsys, monkeypatch):
 def test_a_plot_takes_any_name(tmp_path, name):
     labels, logits = np.array([0, 1, 0, 1]), np.array([0.0, 1.0, 2.0, 0.5])
     for svg in (
-        plot_roc(tmp_path / "roc.png", {"all": (labels, logits), name: (labels, logits)}, "ROC"),
-        plot_bars(tmp_path / "bars.png", {"per method": [Bar(name, 0.7, None, 3)]}, "AUC"),
+        plot_roc(tmp_path / "roc.png", {"all": (labels, logits), name: (labels, logits)}),
+        plot_bars(tmp_path / "bars.png", {"per method": [Bar(name, 0.7, None, 3)]}),
     ):
         texts = ["".join(text.itertext()) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
         shown = one_line(name, 36)

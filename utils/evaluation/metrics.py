@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,12 @@ def require_both_classes(labels: Labels, what: str) -> None:
         raise DatasetError(
             f"{what} has {num_fake} fake and {len(labels) - num_fake} real clips: AUC, AP and EER need both"
         )
+
+
+def against_the_reals(kinds: Sequence[str] | npt.NDArray[np.str_], labels: Labels) -> dict[str, Rows]:
+    """{kind: rows} of the fakes of each kind, each with all reals. kinds, labels: (n,)."""
+    names, fake = np.asarray(kinds, str), labels == 1
+    return {str(name): np.flatnonzero(~fake | (names == name)) for name in np.unique(names[fake])}
 
 
 def require_finite_scores(scores: Floats, what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,99 +14,81 @@ from scipy.special import expit
 
 from utils.evaluation.bootstrap import interval_results
 from utils.evaluation.decision import Decision, decision_results
-from utils.evaluation.metrics import Rows, detection_metrics
+from utils.evaluation.metrics import Floats, Rows, against_the_reals, detection_metrics
 from utils.evaluation.scoring import ClipScores
 from utils.files import write_text
 from utils.types import Clip
 
 
-def against_the_reals(clips: list[Clip], scores: ClipScores, key: str) -> dict[str, Rows]:
-    """{name: rows of `scores`} per category or method (`key`) of the fakes, each with all real clips."""
-    value_of = {clip.clip_id: getattr(clip, key) for clip in clips}
-    values = np.array([value_of[clip_id] for clip_id in scores.clip_ids])
-    fake = scores.labels == 1
-    return {str(value): np.flatnonzero(~fake | (values == value)) for value in sorted(set(values[fake]))}
-
-
-def category_metrics(clips: list[Clip], scores: ClipScores) -> dict[str, Any]:
-    """Metrics per category and per method of the fakes, each against all reals, and their mean AUC."""
-    result: dict[str, Any] = {}
-    for key in ("category", "method"):
-        rows = {
-            name: dataclasses.asdict(
-                detection_metrics(scores.labels[rows], scores.logits[rows], f"{key} {name}")
-            )
-            for name, rows in against_the_reals(clips, scores, key).items()
-        }
-        result[f"per_{key}"] = rows
-        result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in rows.values()]))
-    return result
-
-
-def statistics_of(
-    decision: Decision | None, clips: list[Clip], scores: ClipScores, what: str
-) -> dict[str, Any]:
-    """Intervals over persons, and the results of the checkpoint's decision."""
-    person_of = {clip.clip_id: clip.identity for clip in clips}
-    persons = [person_of[clip_id] for clip_id in scores.clip_ids]
-    groups = {key: against_the_reals(clips, scores, key) for key in ("category", "method")}
-    verdicts: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
-    if decision is not None:
-        verdicts = decision_results(decision, scores.labels, scores.logits)
-    return {
-        "intervals": interval_results(scores.labels, scores.logits, persons, groups, what),
-        "decision": verdicts,
-    }
-
-
 def all_metrics(
-    decision: Decision | None, clips: list[Clip], scores: ClipScores, donor_disjoint: Set[str], what: str
+    decision: Decision | None, clips: Sequence[Clip], scores: ClipScores, donor_disjoint: Set[str], what: str
 ) -> dict[str, Any]:
-    """Metrics of all clips, per category and method, with intervals, and of the donor-disjoint fakes if any.
+    """The numbers of test_metrics.json: of all clips, and of each category and method against all reals.
 
-    donor_disjoint: ids of clips with no donor in training; these fakes are compared with all reals.
+    With intervals over persons, and the results of the checkpoint's decision. donor_disjoint: ids of clips
+    with no donor in training; if some of the fakes are, they too are compared with all reals.
     """
-    result = {
-        "overall": dataclasses.asdict(detection_metrics(scores.labels, scores.logits, what)),
-        **category_metrics(clips, scores),
-        **statistics_of(decision, clips, scores, what),
+    labels, logits = scores.labels, scores.logits
+
+    def metrics_of(rows: Rows, name: str) -> dict[str, Any]:
+        return dataclasses.asdict(detection_metrics(labels[rows], logits[rows], name))
+
+    result: dict[str, Any] = {"overall": metrics_of(np.arange(len(labels)), what)}
+    ordered = scores.in_order(clips)
+    groups = {
+        key: against_the_reals([getattr(clip, key) for clip in ordered], labels)
+        for key in ("category", "method")
     }
+    for key, rows_of in groups.items():
+        metrics = {name: metrics_of(rows, f"{key} {name}") for name, rows in rows_of.items()}
+        result[f"per_{key}"] = metrics
+        result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in metrics.values()]))
+    persons = [clip.identity for clip in ordered]
+    result["intervals"] = interval_results(labels, logits, persons, groups, what)
+    result["decision"] = {"reason": "the checkpoint holds no decision"}
+    if decision is not None:
+        result["decision"] = decision_results(decision, labels, logits)
     is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])
-    rows = is_disjoint | (scores.labels == 0)
-    if (scores.labels[rows] == 1).any():
-        metrics = detection_metrics(scores.labels[rows], scores.logits[rows], "the donor-disjoint subset")
-        result["donor_disjoint"] = dataclasses.asdict(metrics)
+    if (is_disjoint & (labels == 1)).any():
+        rows = np.flatnonzero(is_disjoint | (labels == 0))
+        result["donor_disjoint"] = metrics_of(rows, "the donor-disjoint subset")
     return result
 
 
-def write_predictions(path: Path, clips: list[Clip], scores: ClipScores, donor_disjoint: Set[str]) -> None:
-    """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
-    by_id = {clip.clip_id: clip for clip in clips}
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal columns, with a header."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = (
-        "clip_id identity category method label logit prob video_prob audio_prob num_windows donor_disjoint"
-    )
-    writer.writerow(names.split())
-    unknown = np.full(len(scores.logits), np.nan)
-    video = unknown if scores.video_logits is None else expit(scores.video_logits)
-    audio = unknown if scores.audio_logits is None else expit(scores.audio_logits)
-    for row, clip_id in enumerate(scores.clip_ids):
-        clip = by_id[clip_id]
-        heads = ["" if np.isnan(value) else f"{value:.6f}" for value in (video[row], audio[row])]
-        writer.writerow(
-            (
-                clip_id,
-                clip.identity,
-                clip.category,
-                clip.method,
-                int(scores.labels[row]),
-                # unrounded: rounding would tie clips with nearly equal scores
-                repr(float(scores.logits[row])),
-                f"{expit(scores.logits[row]):.6f}",
-                *heads,
-                scores.num_windows[row],
-                int(clip_id in donor_disjoint),
-            )
-        )
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     write_text(path, buffer.getvalue())
+
+
+def write_predictions(
+    path: Path, clips: Iterable[Clip], scores: ClipScores, donor_disjoint: Set[str]
+) -> None:
+    """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
+    rows = []
+    for row, clip in enumerate(scores.in_order(clips)):
+        rows.append(
+            {
+                "clip_id": clip.clip_id,
+                "identity": clip.identity,
+                "category": clip.category,
+                "method": clip.method,
+                "label": int(scores.labels[row]),
+                # unrounded: rounding would tie clips with nearly equal scores
+                "logit": float(scores.logits[row]),
+                "prob": _shown_prob(scores.logits, row),
+                "video_prob": _shown_prob(scores.video_logits, row),
+                "audio_prob": _shown_prob(scores.audio_logits, row),
+                "num_windows": scores.num_windows[row],
+                "donor_disjoint": int(clip.clip_id in donor_disjoint),
+            }
+        )
+    write_csv(path, rows)
+
+
+def _shown_prob(logits: Floats | None, row: int) -> str:
+    """P(fake) of a row; "" if it is unknown."""
+    return "" if logits is None or np.isnan(logits[row]) else f"{expit(logits[row]):.6f}"

@@ -33,7 +33,13 @@ from utils.evaluation.bootstrap import (
     PersonResamples,
     bootstrap_metrics,
 )
-from utils.evaluation.metrics import Floats, Rows, area_under_roc, require_both_classes
+from utils.evaluation.metrics import (
+    Floats,
+    Rows,
+    against_the_reals,
+    area_under_roc,
+    require_both_classes,
+)
 from utils.evaluation.significance import delong_test, holm, mcnemar_test
 from utils.files import write_text
 from utils.run.log import configure_logging
@@ -105,24 +111,20 @@ def read_predictions(path: Path) -> Predictions:
             raise DatasetError(f"{path}: is not a UTF-8 CSV file ({error})") from error
     if not rows:
         raise DatasetError(f"{path}: has no clips")
-    ordered = [rows[clip_id] for clip_id in sorted(rows)]
-    text = {name: np.array([row[name] for row, _ in ordered]) for name in TEXT_COLUMNS}
-    return Predictions(
-        clip_ids=np.array(sorted(rows)),
-        text=text,
-        labels=(text["label"] == "1").astype(np.int64),
-        logits=np.array([logit for _, logit in ordered]),
-    )
+    clip_ids = sorted(rows)
+    text = {name: np.array([rows[clip_id][0][name] for clip_id in clip_ids]) for name in TEXT_COLUMNS}
+    labels = (text["label"] == "1").astype(np.int64)
+    logits = np.array([rows[clip_id][1] for clip_id in clip_ids])
+    return Predictions(clip_ids=np.array(clip_ids), text=text, labels=labels, logits=logits)
 
 
 def require_same_clips(a: Predictions, b: Predictions, paths: Sequence[Path]) -> None:
     """Raise DatasetError unless both have the same clips, with the same labels, persons and kinds."""
     only_a, only_b = np.setdiff1d(a.clip_ids, b.clip_ids), np.setdiff1d(b.clip_ids, a.clip_ids)
     if len(only_a) or len(only_b):
-        example = f"{only_a[0]} only in the first" if len(only_a) else f"{only_b[0]} only in the second"
         raise DatasetError(
             f"{paths[0]} and {paths[1]} do not have the same clips: {len(only_a)} are only in the first, "
-            f"{len(only_b)} only in the second, e.g. {example}"
+            f"{len(only_b)} only in the second, e.g. {[*only_a, *only_b][0]}"
         )
     for name in TEXT_COLUMNS:
         differ = np.flatnonzero(a.text[name] != b.text[name])
@@ -156,14 +158,14 @@ def compare_rows(
     labels, persons = a.labels[rows], a.text["identity"][rows]
     require_both_classes(labels, what)
     logits = (a.logits[rows], b.logits[rows])
-    aucs = [area_under_roc(labels, score) for score in logits]
+    auc_a, auc_b = (area_under_roc(labels, score) for score in logits)
     result: dict[str, Any] = {
         "num_real": int((labels == 0).sum()),
         "num_fake": int((labels == 1).sum()),
         "num_persons": len(set(persons)),
-        "auc_a": aucs[0],
-        "auc_b": aucs[1],
-        "difference": aucs[0] - aucs[1],
+        "auc_a": auc_a,
+        "auc_b": auc_b,
+        "difference": auc_a - auc_b,
     }
     try:
         resamples = PersonResamples(labels, persons, what)
@@ -178,10 +180,8 @@ def compare_rows(
             result[name] = {"p_value": test.p_value, "standard_error": test.standard_error}
         except NoStatisticError as error:
             result[name] = {"reason": str(error)}
-    right = [
-        (score > math.log(threshold / (1 - threshold))) == (labels == 1)
-        for score, threshold in zip(logits, thresholds, strict=True)
-    ]
+    bounds = [math.log(threshold / (1 - threshold)) for threshold in thresholds]
+    right = [(score > bound) == (labels == 1) for score, bound in zip(logits, bounds, strict=True)]
     result |= {"accuracy_a": float(right[0].mean()), "accuracy_b": float(right[1].mean())}
     result["mcnemar"] = dataclasses.asdict(mcnemar_test(*right))
     return result
@@ -212,13 +212,10 @@ def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str
         # clip ids begin with the data set's name
         name = folder or "+".join(sorted({clip_id.split("/")[0] for clip_id in a.clip_ids}))
         result = {"overall": compare_rows(a, b, np.arange(len(a.labels)), thresholds, str(file))}
-        fake = a.labels == 1
         for key in ("category", "method"):
             result[f"per_{key}"] = {
-                str(value): compare_rows(
-                    a, b, np.flatnonzero(~fake | (a.text[key] == value)), thresholds, f"{key} {value}"
-                )
-                for value in np.unique(a.text[key][fake])
+                kind: compare_rows(a, b, rows, thresholds, f"{key} {kind}")
+                for kind, rows in against_the_reals(a.text[key], a.labels).items()
             }
         datasets[name] = result
     adjust([result["overall"] for result in datasets.values()])
@@ -280,7 +277,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     comparison = compare_runs(config.compare, config.compare_thresholds)
     text, table = json.dumps(comparison, indent=1) + "\n", as_table(comparison)
     if config.output_dir:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
         write_text(config.output_dir / "comparison.json", text)
         write_text(config.output_dir / "comparison.md", table)
     for line in table.splitlines():

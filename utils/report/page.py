@@ -16,7 +16,7 @@ from scipy.special import expit
 from utils.clip.files import VIDEO_NAME, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
 from utils.errors import DatasetError
-from utils.evaluation.metrics import Floats, Rows
+from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.scoring import ClipScores
 from utils.names import parse_json
 from utils.report.pages import TEMPLATES, jpeg_data_url, write_page
@@ -34,7 +34,6 @@ from utils.types import Clip
 NUM_WRONG = 20
 THUMBNAILS, THUMBNAIL_SIZE = 3, 112  # frames per clip; pixels, twice the size shown on a phone
 JPEG_QUALITY = 72
-NUM_BINS = 15
 HEADLINES = (  # metric, name, description
     ("auc", "AUC", "probability that a fake scores above a real; 0.5 is chance"),
     ("eer", "EER", "error rate where missed fakes = accused reals"),
@@ -52,7 +51,6 @@ class Evaluated:
     result: Mapping[str, Any]  # the content of test_metrics.json
     clips: Sequence[Clip]  # the scored clips, in any order
     scores: ClipScores
-    groups: Mapping[str, Mapping[str, Rows]]  # "category" or "method" -> name -> rows, with all reals
     spans_of: Callable[[Clip], Sequence[tuple[float, float]]]  # windows of a clip, in seconds
     run_dir: Path  # folder of the checkpoint
     data_root: Path
@@ -61,29 +59,32 @@ class Evaluated:
 
 def write_report(output_dir: Path, evaluated: Evaluated) -> None:
     """Write report.html and its plots as PNG. Raises ClipError if a clip shown in it cannot be read."""
-    result = evaluated.result
+    result, run_dir, root = evaluated.result, evaluated.run_dir, evaluated.data_root
+    stored = result["decision"].get("stored")
+    threshold = stored["clip"]["threshold"] if stored else 0.0  # logit above which a clip is called fake
+    config = _run_config(run_dir / "config.json")
+    folders = (run_dir, run_dir / "audit", root, root / "audit", root.parent, root.parent / "audit")
     write_page(
         output_dir / "report.html",
         TEMPLATES / "report.html",
         result=result,
         headlines=_headlines(result),
-        persons=_persons(result),
-        plots=_plots(output_dir, evaluated),
-        confusion=_confusion(result, evaluated.scores),
-        **_most_wrong(evaluated),
+        persons=_persons(result["intervals"]),
+        plots=_plots(output_dir, evaluated, threshold, config),
+        threshold=threshold,
+        threshold_prob=float(expit(threshold)),
+        counts=_counts(evaluated.scores, threshold),
+        **_most_wrong(evaluated, threshold),
         no_thumbnails=evaluated.no_thumbnails,
-        config=_run_config(evaluated.run_dir / "config.json"),
-        audit=_audit(evaluated),
+        config=config,
+        audit=read_audit(folders, result["dataset"], result["split_checksum"]),
     )
 
 
-def _persons(result: Mapping[str, Any]) -> str:
+def _persons(intervals: Mapping[str, Any]) -> str:
     """How the intervals were computed, or why they were not."""
-    intervals = result.get("intervals", {})
-    if reason := intervals.get("overall", {}).get("reason"):
+    if reason := intervals["overall"].get("reason"):
         return f"No intervals: {reason}."
-    if "num_persons" not in intervals:
-        return "No intervals."
     return (
         f"In parentheses: {intervals['confidence']:.0%} intervals from {intervals['num_resamples']:,} "
         f"resamples of the {intervals['num_persons']} persons, since clips of one person are not independent."
@@ -91,70 +92,61 @@ def _persons(result: Mapping[str, Any]) -> str:
 
 
 def _headlines(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    intervals = result.get("intervals", {}).get("overall", {})
     rows = []
-    for metric, name, what in HEADLINES:
-        if metric == "ap":
-            what += f"; {result['overall']['prevalence']:.3f} is chance"
-        value, interval = result["overall"][metric], intervals.get(metric)
+
+    def add(name: str, value: float, what: str, interval: Sequence[float] | None = None) -> None:
         rows.append({"name": name, "value": value, "interval": interval, "what": what})
-    decision = result.get("decision", {})
+
+    for metric, name, what in HEADLINES:
+        chance = f"; {result['overall']['prevalence']:.3f} is chance" if metric == "ap" else ""
+        interval = result["intervals"]["overall"].get(metric)
+        add(name, result["overall"][metric], what + chance, interval)
+    decision = result["decision"]
     if "ece_after" in decision:
-        before, value = decision["ece_before"], decision["ece_after"]
-        what = f"mean distance of P(fake) from the share of fakes; {before:.3f} without temperature"
-        rows.append({"name": "Calibration error", "value": value, "interval": None, "what": what})
-    for key in ("category", "method"):
-        if len(result[f"per_{key}"]) > 1:
-            what = f"mean over {len(result[f'per_{key}'])} {_plural(key)}, each against all reals"
-            value = result[f"macro_auc_{key}"]
-            rows.append({"name": f"AUC over {_plural(key)}", "value": value, "interval": None, "what": what})
+        what = "mean distance of P(fake) from the share of fakes; {ece_before:.3f} without temperature"
+        add("Calibration error", decision["ece_after"], what.format(**decision))
+    for key, plural in (("category", "categories"), ("method", "methods")):
+        if (num_groups := len(result[f"per_{key}"])) > 1:
+            what = f"mean over {num_groups} {plural}, each against all reals"
+            add(f"AUC over {plural}", result[f"macro_auc_{key}"], what)
     return rows
 
 
-def _plural(key: str) -> str:
-    return {"category": "categories", "method": "methods"}[key]
-
-
-def _plots(output_dir: Path, evaluated: Evaluated) -> dict[str, Markup]:
+def _plots(
+    output_dir: Path, evaluated: Evaluated, threshold: float, config: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Markup]:
     """{name: SVG}; each plot is also written as name.png."""
-    result, scores = evaluated.result, evaluated.scores
-    labels, logits = scores.labels, scores.logits
-    categories = evaluated.groups["category"]
+    result, labels, logits = evaluated.result, evaluated.scores.labels, evaluated.scores.logits
+    ordered = evaluated.scores.in_order(evaluated.clips)
+    categories = against_the_reals([clip.category for clip in ordered], labels)
     curves = {"all": (labels, logits)}
     if len(categories) > 1:  # a single category is the same as "all"
         curves |= {name: (labels[rows], logits[rows]) for name, rows in categories.items()}
-    threshold, source = _threshold(result)
-    thresholds = {source: float(expit(threshold))}
+    stored = result["decision"].get("stored")
+    line = ("threshold" if stored else "P(fake) = 0.5", float(expit(threshold)))
     probs = {"as scored": expit(logits)}
-    if stored := result.get("decision", {}).get("stored"):
+    if stored:
         probs["with temperature"] = expit(logits / stored["clip"]["temperature"])
-    sections = {
-        f"per {key}": _bars(result, f"per_{key}") for key in ("category", "method") if evaluated.groups[key]
-    }
+    sections = {f"per {key}": _bars(result, f"per_{key}") for key in ("category", "method")}
     plots = {
-        "roc": plot_roc(output_dir / "roc.png", curves, "ROC (AUC)"),
-        "det": plot_det(output_dir / "det.png", curves, "Detection error trade-off"),
-        "scores": plot_score_histogram(
-            output_dir / "scores.png", labels, expit(logits), "Scores", thresholds
-        ),
-        "reliability": plot_reliability(
-            output_dir / "reliability.png", labels, probs, "Reliability", NUM_BINS
-        ),
-        "categories": plot_bars(output_dir / "categories.png", sections, "AUC of each kind of fake"),
+        "roc": plot_roc(output_dir / "roc.png", curves),
+        "det": plot_det(output_dir / "det.png", curves),
+        "scores": plot_score_histogram(output_dir / "scores.png", labels, probs["as scored"], *line),
+        "reliability": plot_reliability(output_dir / "reliability.png", labels, probs),
+        "categories": plot_bars(output_dir / "categories.png", sections),
     }
     metrics_file = evaluated.run_dir / "metrics.csv"
     if metrics_file.is_file():
         columns = read_training_curves(metrics_file)
-        select_by = _run_config(evaluated.run_dir / "config.json").get("train", {}).get("select_by", "")
-        best = _best_epoch(columns, select_by)
-        plots["training"] = plot_training(output_dir / "training.png", columns, best, "Training")
+        best = _best_epoch(columns, config.get("train", {}).get("select_by", ""))
+        plots["training"] = plot_training(output_dir / "training.png", columns, best)
     return plots
 
 
 def _bars(result: Mapping[str, Any], key: str) -> list[Bar]:
-    intervals = result.get("intervals", {}).get(key, {})
+    intervals = result["intervals"][key]
     return [
-        Bar(name, row["auc"], intervals.get(name, {}).get("auc"), row["num_fake"])
+        Bar(name, row["auc"], intervals[name].get("auc"), row["num_fake"])
         for name, row in sorted(result[key].items(), key=lambda item: item[1]["auc"])
     ]
 
@@ -179,49 +171,30 @@ def _best_epoch(columns: Mapping[str, Floats], select_by: str) -> int | None:
     return int(epoch) if math.isfinite(epoch) else None
 
 
-def _threshold(result: Mapping[str, Any]) -> tuple[float, str]:
-    """(logit above which a clip is called fake, name of this threshold)."""
-    stored = result.get("decision", {}).get("stored")
-    if stored is None:
-        return 0.0, "P(fake) = 0.5"
-    return stored["clip"]["threshold"], "threshold"
-
-
-def _confusion(result: Mapping[str, Any], scores: ClipScores) -> dict[str, Any]:
-    """Counts of reals and fakes called real and fake, and the verdicts of the checkpoint's decision."""
-    threshold, _ = _threshold(result)
+def _counts(scores: ClipScores, threshold: float) -> dict[str, dict[str, int]]:
+    """How many reals and fakes are called real and fake."""
     accused, fake = scores.logits > threshold, scores.labels == 1
-    decision = result.get("decision", {})
     return {
-        "threshold": threshold,
-        "prob": float(expit(threshold)),
-        "reason": decision.get("reason", ""),
-        "stored": decision.get("stored"),
-        "counts": {
-            name: {"real": int((~accused & rows).sum()), "fake": int((accused & rows).sum())}
-            for name, rows in (("real", ~fake), ("fake", fake))
-        },
-        "verdicts": decision.get("verdicts"),
+        name: {"real": int((~accused & rows).sum()), "fake": int((accused & rows).sum())}
+        for name, rows in (("real", ~fake), ("fake", fake))
     }
 
 
-def _most_wrong(evaluated: Evaluated) -> dict[str, Any]:
+def _most_wrong(evaluated: Evaluated, threshold: float) -> dict[str, Any]:
     """The clips farthest on the wrong side of the threshold, then those nearest to it on the right side."""
-    scores = evaluated.scores
-    threshold, _ = _threshold(evaluated.result)
-    error = np.where(scores.labels == 1, threshold - scores.logits, scores.logits - threshold)
-    by_id = {clip.clip_id: clip for clip in evaluated.clips}
+    scores, clips = evaluated.scores, evaluated.scores.in_order(evaluated.clips)
+    fake = scores.labels == 1
+    error = np.where(fake, threshold - scores.logits, scores.logits - threshold)
+    is_wrong = (scores.logits > threshold) != fake
     rows = np.argsort(-error, kind="stable")[:NUM_WRONG]
-    is_wrong = (scores.logits > threshold) != (scores.labels == 1)
-    wrong = [_wrong_clip(evaluated, by_id[scores.clip_ids[row]], int(row), error[row] >= 0) for row in rows]
-    return {"wrong": wrong, "num_wrong": int(is_wrong.sum())}
+    wrong = [_wrong_clip(evaluated, clips[row], row) | {"is_wrong": is_wrong[row]} for row in rows]
+    return {"wrong": wrong, "num_wrong": is_wrong.sum()}
 
 
-def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int, is_wrong: bool) -> dict[str, Any]:
-    scores = evaluated.scores
-    fps, _ = read_video_header(clip.folder / VIDEO_NAME)
+def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int) -> dict[str, Any]:
+    scores, video = evaluated.scores, clip.folder / VIDEO_NAME
+    fps, _ = read_video_header(video)
     num_frames = len(open_landmarks(clip.folder))
-    duration_s = num_frames / float(fps)
     windows = [
         {"start": start, "end": end, "prob": float(expit(value))}
         for (start, end), value in zip(evaluated.spans_of(clip), scores.window_logits[row], strict=True)
@@ -235,17 +208,16 @@ def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int, is_wrong: bool) -> d
     places = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * num_frames).astype(np.int64)
     pictures = []
     if not evaluated.no_thumbnails:
-        frames = read_frames(clip.folder / VIDEO_NAME, places)
+        frames = read_frames(video, places)
         pictures = [jpeg_data_url(frame, THUMBNAIL_SIZE, JPEG_QUALITY) for frame in frames]
     segments = {"picture": clip.video_fake_segments, "sound": clip.audio_fake_segments}
     return {
         "clip": clip,
-        "is_wrong": bool(is_wrong),
-        "fake": bool(scores.labels[row] == 1),
+        "fake": scores.labels[row] == 1,
         "prob": float(expit(scores.logits[row])),
         "heads": heads,
         "windows": windows,
-        "duration": duration_s,
+        "duration": num_frames / float(fps),  # seconds
         "segments": {name: values for name, values in segments.items() if values is not None},
         "pictures": pictures,
     }
@@ -260,13 +232,6 @@ def _run_config(path: Path) -> dict[str, dict[str, Any]]:
         return {name: dict(section) for name, section in sections.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: is not the config.json of a run ({error!r})") from error
-
-
-def _audit(evaluated: Evaluated) -> dict[str, Any] | None:
-    """The audit of this data set; None if no folder that is searched has an audit.json."""
-    run_dir, root = evaluated.run_dir, evaluated.data_root
-    folders = (run_dir, run_dir / "audit", root, root / "audit", root.parent, root.parent / "audit")
-    return read_audit(folders, evaluated.result["dataset"], evaluated.result["split_checksum"])
 
 
 def read_audit(folders: Sequence[Path], dataset: str, split_checksum: str) -> dict[str, Any] | None:

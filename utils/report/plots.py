@@ -20,15 +20,9 @@ from utils.names import one_line
 from utils.report.pages import FAKE_COLOR, INK, REAL_COLOR, SOFT, STYLE, drawn_name, new_figure, save_plot
 
 WIDTH = 4.4  # inches; the width of a phone, so that letters stay readable there
-GROUP_COLORS = (
-    "#7b5ea7",
-    "#2e8b74",
-    "#b8860b",
-    "#c2588a",
-    "#5b7fd1",
-    "#8a6d4f",
-    "#6b8e23",
-)  # readable in both modes
+# readable in both modes
+GROUP_COLORS = ("#7b5ea7", "#2e8b74", "#b8860b", "#c2588a", "#5b7fd1", "#8a6d4f", "#6b8e23")
+NUM_BINS = 15  # of P(fake), in the reliability plot
 DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
 
 Groups = Mapping[str, tuple[Labels, Floats]]  # name -> (labels, logits), both classes in each
@@ -64,7 +58,7 @@ def _said(names: Iterable[str]) -> str:
 
 
 @rc_context(STYLE)
-def plot_roc(path: Path, groups: Groups, title: str) -> Markup:
+def plot_roc(path: Path, groups: Groups) -> Markup:
     """ROC curves of {name: (labels, scores)}, each with both classes; if there are many, of the hardest."""
     figure, (axes,) = new_figure(WIDTH, 4.2)
     styles, left_out = _drawn_groups(groups)
@@ -74,14 +68,15 @@ def plot_roc(path: Path, groups: Groups, title: str) -> Markup:
         false_positive, true_positive, _ = roc_curve(labels, scores)
         label = f"{drawn_name(name)}  {area_under_roc(labels, scores):.3f}"
         axes.plot(false_positive, true_positive, color=color, lw=width, label=label)
-    axes.set(xlabel="reals called fake", ylabel="fakes found", title=title, xlim=(-0.01, 1), ylim=(0, 1.01))
+    axes.set(xlabel="reals called fake", ylabel="fakes found", title="ROC (AUC)")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01))
     axes.set_aspect("equal")
     _legend(axes, left_out, "lower right")
     return save_plot(figure, path, f"ROC curves of {_said(styles)}")
 
 
 @rc_context(STYLE)
-def plot_det(path: Path, groups: Groups, title: str) -> Markup:
+def plot_det(path: Path, groups: Groups) -> Markup:
     """Detection error trade-off curves on normal-deviate axes, where normal scores give a straight line."""
     figure, (axes,) = new_figure(WIDTH, 4.2)
     styles, left_out = _drawn_groups(groups)
@@ -93,7 +88,7 @@ def plot_det(path: Path, groups: Groups, title: str) -> Markup:
         places = [np.maximum(norm.ppf(rate), low) for rate in (false_positive, false_negative)]
         axes.plot(*places, color=color, lw=width, label=drawn_name(name), drawstyle="steps-post")
     names = [f"{tick:.1%}".replace(".0%", "%") for tick in DET_TICKS]
-    axes.set(xlabel="reals called fake", ylabel="fakes missed", title=title)
+    axes.set(xlabel="reals called fake", ylabel="fakes missed", title="Detection error trade-off")
     axes.set(xlim=(low, norm.ppf(0.97)), ylim=(low, norm.ppf(0.97)))
     axes.set_xticks(norm.ppf(DET_TICKS), names)
     axes.set_yticks(norm.ppf(DET_TICKS), names)
@@ -104,29 +99,23 @@ def plot_det(path: Path, groups: Groups, title: str) -> Markup:
 
 
 @rc_context(STYLE)
-def plot_score_histogram(
-    path: Path, labels: Labels, probs: Floats, title: str, thresholds: Mapping[str, float]
-) -> Markup:
-    """Histograms of P(fake) for reals and fakes, each normalised to its class size.
-
-    thresholds: {name: probability}, drawn as lines.
-    """
+def plot_score_histogram(path: Path, labels: Labels, probs: Floats, name: str, threshold: float) -> Markup:
+    """Histograms of P(fake) for reals and fakes, each normalised to its class size, and a threshold."""
     figure, (axes,) = new_figure(WIDTH, 3.1)
     bins = np.linspace(0, 1, 31).tolist()
-    for value, name, color in ((0, "real", REAL_COLOR), (1, "fake", FAKE_COLOR)):
+    for value, word, color in ((0, "real", REAL_COLOR), (1, "fake", FAKE_COLOR)):
         chosen = probs[labels == value]
         weights = np.full(len(chosen), 1 / max(len(chosen), 1))
-        label = f"{name} ({len(chosen)} clips)"
+        label = f"{word} ({len(chosen)} clips)"
         axes.hist(chosen, bins, weights=weights, color=color, alpha=0.55, label=label)
-    for (name, threshold), line in zip(thresholds.items(), ("--", ":", "-."), strict=False):
-        axes.axvline(threshold, color=INK, lw=1, ls=line, label=f"{name} ({threshold:.3f})")
-    axes.set(xlabel="P(fake)", ylabel="share of the class", title=title, xlim=(0, 1))
+    axes.axvline(threshold, color=INK, lw=1, ls="--", label=f"{name} ({threshold:.3f})")
+    axes.set(xlabel="P(fake)", ylabel="share of the class", title="Scores", xlim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3, handlelength=1.4)
     return save_plot(figure, path, "histograms of P(fake) over real and over fake clips")
 
 
 @rc_context(STYLE)
-def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]], title: str) -> Markup:
+def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]]) -> Markup:
     """AUC bars with intervals, one section below the other; bars start at 0.5, which is chance."""
     num_rows = sum(len(bars) + 1 for bars in sections.values())
     figure, (axes,) = new_figure(WIDTH, 0.9 + 0.36 * num_rows)
@@ -140,28 +129,22 @@ def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]], title: str) -> 
             shown = f"{drawn_name(bar.name)} ({bar.num_clips})"
             axes.text(left, place - 0.2, shown, fontsize=8, va="center")
             axes.barh(place + 0.18, bar.value - 0.5, 0.26, left=0.5, color=FAKE_COLOR, alpha=0.55, lw=0)
-            axes.text(1, place - 0.2, _bar_value(bar), fontsize=8, va="center", ha="right")
+            bounds = "  ({:.2f} to {:.2f})".format(*bar.interval) if bar.interval else ""
+            axes.text(1, place - 0.2, f"{bar.value:.3f}{bounds}", fontsize=8, va="center", ha="right")
             axes.plot([0.5, 0.5], [place + 0.02, place + 0.34], color=SOFT, lw=1)
             if bar.interval:
                 axes.plot(bar.interval, [place + 0.18] * 2, color=INK, lw=1.2)
                 axes.plot(bar.interval, [place + 0.18] * 2, "|", color=INK, ms=5)
         place += 1.3
-    axes.set(xlim=(left, 1.0), ylim=(place - 0.7, -0.6), xlabel="AUC against all reals", title=title)
+    axes.set(xlabel="AUC against all reals", title="AUC of each kind of fake")
+    axes.set(xlim=(left, 1.0), ylim=(place - 0.7, -0.6))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     return save_plot(figure, path, "AUC with interval of each category and method")
 
 
-def _bar_value(bar: Bar) -> str:
-    if bar.interval is None:
-        return f"{bar.value:.3f}"
-    return f"{bar.value:.3f}  ({bar.interval[0]:.2f} to {bar.interval[1]:.2f})"
-
-
 @rc_context(STYLE)
-def plot_reliability(
-    path: Path, labels: Labels, probs: Mapping[str, Floats], title: str, num_bins: int
-) -> Markup:
+def plot_reliability(path: Path, labels: Labels, probs: Mapping[str, Floats]) -> Markup:
     """Share of fakes against P(fake) in bins of equal width, and the number of clips per bin.
 
     probs: {name: (n,) probabilities}, e.g. with and without temperature; clips per bin are those of the last.
@@ -169,19 +152,19 @@ def plot_reliability(
     figure, (axes, below) = new_figure(WIDTH, 4.2, rows=2, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=SOFT, lw=1, ls="--", label="calibrated")
     for (name, values), color in zip(probs.items(), (FAKE_COLOR, REAL_COLOR), strict=False):
-        fake_share, mean_prob = calibration_curve(labels == 1, values, n_bins=num_bins)
+        fake_share, mean_prob = calibration_curve(labels == 1, values, n_bins=NUM_BINS)
         axes.plot(mean_prob, fake_share, "o-", color=color, ms=4, lw=1.2, label=name)
-    axes.set(ylabel="share of fakes", title=title, xlim=(0, 1), ylim=(-0.03, 1.03))
+    axes.set(ylabel="share of fakes", title="Reliability", xlim=(0, 1), ylim=(-0.03, 1.03))
     axes.tick_params(labelbottom=False)
     axes.grid(lw=0.6)
     axes.legend(loc="upper left")
-    below.hist(values, np.linspace(0, 1, num_bins + 1).tolist(), color=SOFT, rwidth=0.9)
+    below.hist(values, np.linspace(0, 1, NUM_BINS + 1).tolist(), color=SOFT, rwidth=0.9)
     below.set(xlabel="P(fake)", ylabel="clips", xlim=(0, 1))
     return save_plot(figure, path, "share of fakes against P(fake), and clips per bin")
 
 
 @rc_context(STYLE)
-def plot_training(path: Path, columns: Mapping[str, Floats], best_epoch: int | None, title: str) -> Markup:
+def plot_training(path: Path, columns: Mapping[str, Floats], best_epoch: int | None) -> Markup:
     """Loss and validation metrics by epoch, from the columns of a run's metrics.csv."""
     losses = {"train_total": ("training", REAL_COLOR), "val_loss": ("validation", FAKE_COLOR)}
     metrics = {
@@ -200,7 +183,7 @@ def plot_training(path: Path, columns: Mapping[str, Floats], best_epoch: int | N
         axes.grid(lw=0.6)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
     panels[0].sharex(panels[1])
-    panels[0].set(ylabel="loss", title=title)
+    panels[0].set(ylabel="loss", title="Training")
     panels[1].set(ylabel="on validation", xlabel="epoch", ylim=(0, 1.02))
     panels[0].tick_params(labelbottom=False)
     panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from utils.evaluation.metrics import DetectionMetrics, detection_metrics
+from utils.evaluation.results import write_csv
 from utils.evaluation.scoring import ClipScores
 from utils.files import write_text
 from utils.report.pages import FAKE_COLOR, LINE, REAL_COLOR, SOFT, STYLE, drawn_name, new_figure, save_plot
@@ -53,13 +52,9 @@ def robustness_row(
 ) -> RobustnessRow:
     """Row for the scores of a variant. Raises DatasetError if all clips of a class were lost."""
     metrics = detection_metrics(scores.labels, scores.logits, f"{kind} at level {level}")
+    common = _common(RobustnessRow, metrics)
     return RobustnessRow(
-        kind=kind,
-        level=level,
-        value=value,
-        num_lost=num_lost,
-        face_share=face_share,
-        **_common(RobustnessRow, metrics),
+        kind=kind, level=level, value=value, num_lost=num_lost, face_share=face_share, **common
     )
 
 
@@ -76,40 +71,35 @@ def _common(row_type: type, metrics: DetectionMetrics) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(metrics).items() if name in names}
 
 
+def _by_kind(rows: Sequence[RobustnessRow]) -> dict[str, list[RobustnessRow]]:
+    kinds: dict[str, list[RobustnessRow]] = {}
+    for row in rows:
+        kinds.setdefault(row.kind, []).append(row)
+    return kinds
+
+
 def summarize_robustness(rows: Sequence[RobustnessRow], families: dict[str, Sequence[str]]) -> dict[str, Any]:
     """AUC per kind: at each level, and mean and worst over levels above 0; then mean and worst over kinds.
 
     families: {name: kinds}; the mean over a family is given if all of its kinds were measured.
     """
     kinds: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(row.kind for row in rows):
-        auc = {row.level: row.auc for row in rows if row.kind == name}
-        above = [value for level, value in auc.items() if level > 0]
+    for name, of_kind in _by_kind(rows).items():
+        above = [row.auc for row in of_kind if row.level > 0]
         kinds[name] = {
-            "auc": {str(level): value for level, value in sorted(auc.items())},
+            "auc": {str(row.level): row.auc for row in of_kind},
             "mean_auc": float(np.mean(above)),
-            "worst_auc": float(np.min(above)),
+            "worst_auc": min(above),
         }
     summary: dict[str, Any] = {
         "per_kind": kinds,
         "mean_auc": float(np.mean([row["mean_auc"] for row in kinds.values()])),
-        "worst_auc": float(np.min([row["worst_auc"] for row in kinds.values()])),
+        "worst_auc": min(row["worst_auc"] for row in kinds.values()),
     }
     for family, members in families.items():
         if set(members) <= kinds.keys():
             summary[f"mean_auc_{family}"] = float(np.mean([kinds[name]["mean_auc"] for name in members]))
     return summary
-
-
-def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Write rows (instances of one dataclass) as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(
-        buffer, [field.name for field in dataclasses.fields(rows[0])], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, rows))
-    write_text(path, buffer.getvalue())
 
 
 def write_robustness(
@@ -120,10 +110,14 @@ def write_robustness(
     title: str,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write robustness.json, .csv and .png; return the content of the JSON."""
-    result = about | summarize_robustness(rows, families) | {"rows": [dataclasses.asdict(r) for r in rows]}
+    """Write robustness.json, .csv and .png; return the content of the JSON.
+
+    rows: those of a kind in the order of levels.
+    """
+    table = [dataclasses.asdict(row) for row in rows]
+    result = about | summarize_robustness(rows, families) | {"rows": table}
     write_text(output_dir / "robustness.json", json.dumps(result, indent=1) + "\n")
-    write_rows(output_dir / "robustness.csv", rows)
+    write_csv(output_dir / "robustness.csv", table)
     plot_robustness(output_dir / "robustness.png", rows, title)
     return result
 
@@ -131,27 +125,21 @@ def write_robustness(
 @rc_context(STYLE)
 def plot_robustness(path: Path, rows: Sequence[RobustnessRow], title: str) -> None:
     """Write a PNG with one small panel per kind: AUC against level, all on one scale."""
-    kinds = list(dict.fromkeys(row.kind for row in rows))
+    kinds = _by_kind(rows)
     columns = min(4, len(kinds))
     num_rows = -(-len(kinds) // columns)
-    figure, panels = new_figure(
-        2.6 * columns + 0.6, 2.3 * num_rows + 0.8, rows=num_rows, columns=columns, sharey=True
-    )
+    size = (2.6 * columns + 0.6, 2.3 * num_rows + 0.8)
+    figure, panels = new_figure(*size, rows=num_rows, columns=columns, sharey=True)
     lowest = min(0.5, *(row.auc for row in rows))
-    for kind, panel in zip(kinds, panels, strict=False):
-        of_kind = sorted((row for row in rows if row.kind == kind), key=lambda row: row.level)
+    for (kind, of_kind), panel in zip(kinds.items(), panels, strict=False):
         panel.axhline(of_kind[0].auc, color=LINE, lw=1)
         panel.axhline(0.5, color=SOFT, lw=1, ls=":")
         levels = [row.level for row in of_kind]
         panel.plot(levels, [row.auc for row in of_kind], marker="o", ms=4, lw=1.6, color=REAL_COLOR)
         lost = [row for row in of_kind if row.num_lost]
         panel.plot([r.level for r in lost], [r.auc for r in lost], "o", ms=9, mfc="none", color=FAKE_COLOR)
-        panel.set(
-            title=drawn_name(kind),
-            ylim=(lowest - 0.03, 1.03),
-            xticks=levels,
-            xticklabels=["0", *(f"{row.level}\n{row.value}" for row in of_kind[1:])],
-        )
+        panel.set(title=drawn_name(kind), ylim=(lowest - 0.03, 1.03))
+        panel.set_xticks(levels, ["0", *(f"{row.level}\n{row.value}" for row in of_kind[1:])])
         panel.tick_params(labelsize=7)
     for panel in panels[::columns]:
         panel.set_ylabel("AUC")

@@ -45,7 +45,7 @@ def test_a_window_is_drawn_where_its_frames_are(tmp_path, config):
 
 def test_names_of_methods_are_text_in_a_plot_and_nothing_else(tmp_path):
     name = "$x_$<b onload='1'>&amp;"
-    svg = plot_bars(tmp_path / "bars.png", {"per method": [Bar(name, 0.7, (0.6, 0.8), 3)]}, "title")
+    svg = plot_bars(tmp_path / "bars.png", {"per method": [Bar(name, 0.7, (0.6, 0.8), 3)]})
     root = ElementTree.fromstring(svg)
     assert f"{name} (3)" in ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     assert root.find(f".//{SVG}b") is None
@@ -59,16 +59,16 @@ def test_a_plot_of_many_groups_draws_the_hardest_and_counts_the_others(tmp_path)
         "all": (labels, np.array([0.0, 1.0, 0.5, 2.0])),
         "hard": (labels, np.array([1.0, 2.0, 0.0, 0.5])),
     }
-    svg = plot_roc(tmp_path / "roc.png", groups, "title")
+    svg = plot_roc(tmp_path / "roc.png", groups)
     assert "hard  0.000" in svg
     assert "and 6 easier ones, not drawn" in svg
 
 
 def test_plots_are_the_same_every_time_and_share_no_name_with_another(tmp_path):
     bars = {"per method": [Bar("a", 0.7, None, 3)]}
-    first, again = (plot_bars(tmp_path / "a.png", bars, "t") for _ in range(2))
+    first, again = (plot_bars(tmp_path / "a.png", bars) for _ in range(2))
     assert first == again
-    other = plot_bars(tmp_path / "b.png", bars, "t")
+    other = plot_bars(tmp_path / "b.png", bars)
     names = [
         {e.get("id") for e in ElementTree.fromstring(svg).iter() if e.get("id")} for svg in (first, other)
     ]
