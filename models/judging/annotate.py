@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.clip.all_faces import TrackClip, TrackedVideo
+from preprocess.clip.all_faces import TrackedVideo
 from preprocess.clip.schedule import iterate_schedule
 from utils.clip.files import SAMPLE_RATE_HZ, open_landmarks
 from utils.clip.sound import read_waveform
@@ -18,6 +19,8 @@ from utils.media.picture import Picture
 from utils.media.video import read_video_times
 from utils.media.writer import VideoWriter
 
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
+Floats = npt.NDArray[np.floating[Any]]
 # RGB; verdicts are also written in words
 COLORS = {"real": (42, 157, 143), "fake": (214, 69, 65), "undecided": (233, 196, 106)}
 CURVES = ((240, 240, 240), (120, 190, 255), (255, 190, 120), (190, 255, 150))
@@ -25,13 +28,12 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 CONTAINERS = ("mp4", "avi")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FaceLabels:
-    """The text next to a face."""
+    """What is drawn for a face."""
 
     verdict: str
-    prob: float | None  # of the whole track
-    frame_probs: npt.NDArray[np.float64]  # (track.num_frames,), NaN = no score
+    frame_probs: Floats  # (track.num_frames,), NaN = no score
 
 
 def annotate_video(
@@ -39,26 +41,27 @@ def annotate_video(
     target: Path,
     tracked: TrackedVideo,
     labels: list[FaceLabels],
-    *,
     threshold: float,
-    container: str = "mp4",
+    *,
     show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
 ) -> None:
-    """Write `target`: all frames of `source` at its frame rate, with its sound, and a strip chart below.
+    """Write `target` (.mp4 or .avi): all frames of `source` at its frame rate, with its sound, and a strip
+    chart below.
 
     The chart shows P(fake) of each face up to the current frame, and `threshold`. Memory is constant.
     """
     times = read_video_times(source)
     landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
     strip = _Strip(tracked, labels, threshold)
-    height = tracked.height + strip.height
+    width, height = tracked.width, tracked.height + strip.height
+    more_columns, more_rows = width % 2, height % 2
     with VideoWriter(
         target,
         fps=tracked.fps,
-        width=tracked.width + tracked.width % 2,
-        height=height + height % 2,
+        width=width + more_columns,
+        height=height + more_rows,
         crf=20,
-        container=container,
+        container=target.suffix.removeprefix("."),
     ) as writer:
         if not tracked.silent:
             writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=96_000)
@@ -68,50 +71,42 @@ def annotate_video(
             for number, track in enumerate(tracked.tracks):
                 place = index - track.first_frame
                 if 0 <= place < track.num_frames:
-                    _draw_face(frame, track, place, landmarks[number], labels[number], number)
+                    verdict, prob = labels[number].verdict, labels[number].frame_probs[place]
+                    text = f"{number + 1}: {verdict}"
+                    if not np.isnan(prob):
+                        text += f"  P(fake) now {prob:.2f}"
+                    box, points = track.face_boxes[place], landmarks[number][place]
+                    _draw_face(frame, box, points, COLORS[verdict], text)
             whole = np.concatenate([frame, strip.draw(index)])
-            writer.write(np.pad(whole, ((0, height % 2), (0, tracked.width % 2), (0, 0)), mode="edge"))
+            writer.write(np.pad(whole, ((0, more_rows), (0, more_columns), (0, 0)), mode="edge"))
             if not tracked.silent:
                 start, end = (round(n / tracked.fps * SAMPLE_RATE_HZ) for n in (index, index + 1))
                 writer.write_audio(_samples(tracked.sound, start, end - start))
 
 
 def _samples(path: Path, start: int, count: int) -> npt.NDArray[np.float32]:
-    samples = read_waveform(
-        path, SAMPLE_RATE_HZ, start_s=start / SAMPLE_RATE_HZ, duration_s=count / SAMPLE_RATE_HZ
-    )
+    start_s, duration_s = start / SAMPLE_RATE_HZ, count / SAMPLE_RATE_HZ
+    samples = read_waveform(path, SAMPLE_RATE_HZ, start_s=start_s, duration_s=duration_s)
     return np.pad(samples, (0, max(0, count - len(samples))))[:count]
 
 
-def _draw_face(
-    frame: npt.NDArray[np.uint8],
-    track: TrackClip,
-    place: int,
-    landmarks: npt.NDArray[np.float32],
-    labels: FaceLabels,
-    number: int,
-) -> None:
-    x, y, side = track.face_boxes[place]
-    color = COLORS[labels.verdict]
+def _draw_face(frame: Pixels, box: Floats, points: Floats, color: tuple[int, int, int], text: str) -> None:
+    """Draw the `box` (x, y, side) of a face, its landmarks (L, 2) in units of the box, and a line of text."""
+    x, y, side = box
     unit = max(frame.shape[0], frame.shape[1]) / 640  # line widths and text grow with the picture
     thick = max(1, round(1.5 * unit))
-    points = landmarks[place]
     if not np.isnan(points).any():
         for px, py in (points * side + [x, y]).round().astype(int).tolist():
             cv2.circle(frame, (px, py), max(1, round(0.6 * unit)), color, -1, cv2.LINE_AA)
     corner, opposite = (round(x), round(y)), (round(x + side), round(y + side))
     cv2.rectangle(frame, corner, opposite, color, thick, cv2.LINE_AA)
-    now = labels.frame_probs[place]
-    text = f"{number + 1}: {labels.verdict}"
-    if not np.isnan(now):
-        text += f"  P(fake) now {now:.2f}"
     scale = 0.5 * unit
     (width, tall), below = cv2.getTextSize(text, FONT, scale, thick)
     left = int(np.clip(corner[0], 0, max(0, frame.shape[1] - width - 6)))
     base = int(np.clip(corner[1] - 6, tall + 4, frame.shape[0] - below - 2))
     cv2.rectangle(frame, (left, base - tall - 4), (left + width + 6, base + below), color, -1)
-    dark = (20, 20, 20)
-    cv2.putText(frame, text, (left + 3, base - 1), FONT, scale, dark, max(1, round(unit)), cv2.LINE_AA)
+    place, dark = (left + 3, base - 1), (20, 20, 20)
+    cv2.putText(frame, text, place, FONT, scale, dark, max(1, round(unit)), cv2.LINE_AA)
 
 
 class _Strip:
@@ -130,20 +125,14 @@ class _Strip:
         line = self._row(threshold)
         for x in range(0, self._width, 12 * self._unit):
             cv2.line(self._image, (x, line), (x + 6 * self._unit, line), (130, 130, 130), self._unit)
-        for text, row in (("1", self._row(1.0) + 10 * self._unit), ("0", self._row(0.0) - 2)):
-            cv2.putText(self._image, text, (3, row), FONT, 0.35 * self._unit, (170, 170, 170), 1, cv2.LINE_AA)
-        text, scale = "P(fake)", 0.35 * self._unit
-        (width, tall), _ = cv2.getTextSize(text, FONT, scale, 1)
-        cv2.putText(
-            self._image,
-            text,
-            (self._width - width - 6, tall + 6),
-            FONT,
-            scale,
-            (170, 170, 170),
-            1,
-            cv2.LINE_AA,
-        )
+        title, scale = "P(fake)", 0.35 * self._unit
+        (width, tall), _ = cv2.getTextSize(title, FONT, scale, 1)
+        for text, place in (
+            ("1", (3, self._row(1.0) + 10 * self._unit)),
+            ("0", (3, self._row(0.0) - 2)),
+            (title, (self._width - width - 6, tall + 6)),
+        ):
+            cv2.putText(self._image, text, place, FONT, scale, (170, 170, 170), 1, cv2.LINE_AA)
 
     def _row(self, prob: float) -> int:
         margin = 4
@@ -152,12 +141,13 @@ class _Strip:
     def _column(self, index: int) -> int:
         return round(index / max(1, self._num_frames - 1) * (self._width - 1))
 
-    def draw(self, index: int) -> npt.NDArray[np.uint8]:
+    def draw(self, index: int) -> Pixels:
         """The strip (height, width, 3) at a frame."""
         for number, probs in enumerate(self._curves):
-            before, now = probs[max(0, index - 1)], probs[index]
+            last = max(0, index - 1)
+            before, now = probs[last], probs[index]
             if not np.isnan(now):
-                start = (self._column(max(0, index - 1)), self._row(now if np.isnan(before) else before))
+                start = (self._column(last), self._row(now if np.isnan(before) else before))
                 end = (self._column(index), self._row(now))
                 color = CURVES[number % len(CURVES)]
                 cv2.line(self._image, start, end, color, self._unit, cv2.LINE_AA)

@@ -76,24 +76,12 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".work_") as work:
         verdict, tracked = detector.judge_tracks(video, Path(work), config)
-        labels = [
-            FaceLabels(verdict=face.verdict, prob=face.prob, frame_probs=face.frame_probs)
-            for face in verdict.faces
-        ]
         if config.annotate:
             drawn = Path(work) / f"annotated.{config.format}"
-            call_limited(
-                annotate_video,
-                video,
-                drawn,
-                tracked,
-                labels,
-                threshold=verdict.threshold,
-                container=config.format,
-                source=video,
-                limits=config,
-                progress=f"{video.name}: drawing",
-            )
+            labels = [FaceLabels(face.verdict, face.frame_probs) for face in verdict.faces]
+            arguments = (video, drawn, tracked, labels, verdict.threshold)
+            title = f"{video.name}: drawing"
+            call_limited(annotate_video, *arguments, source=video, limits=config, progress=title)
             write_atomically(output_dir / drawn.name, drawn.rename)
         write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
         write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)

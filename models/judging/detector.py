@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +26,9 @@ from torch import nn
 from tqdm import tqdm
 
 from loaders.batches.collate import Collate
-from loaders.batches.windows import (
-    RELEASED_FRAMES,
-    ClipDataset,
-    ClipWindow,
-    DataConfig,
-    WindowStart,
-)
+from loaders.batches.windows import RELEASED_FRAMES, ClipDataset, ClipWindow, DataConfig, WindowStart
 from models.judging.evidence import lag_curve, region_map
-from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, spans_without
+from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
 from models.method import Method, check_config
 from models.restore import restore_decision, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
@@ -45,26 +40,17 @@ from utils.clip.files import AUDIO_NAME
 from utils.clip.sound import read_waveform
 from utils.config import from_args, opt, to_plain
 from utils.errors import CheckpointError
-from utils.evaluation.decision import Decision, HeadDecision
+from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
+from utils.evaluation.scoring import POOLS
 from utils.run.device import autocast, resolve_device, resolve_precision
 from utils.types import Clip
-
-log = logging.getLogger(__name__)
 
 MISSING_FACE_S = 0.4  # longer gaps without a face are noted
 SILENCE_DBFS = -60.0
 PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
-NO_DECISION = HeadDecision(
-    temperature=1.0,
-    threshold=0.0,
-    acquittal_threshold=0.0,
-    num_reals=0,
-    num_fakes=0,
-    num_reals_accused=0,
-    num_fakes_acquitted=0,
-    false_positive_bound=1.0,
-    false_negative_bound=1.0,
-)
+# fitted on no clip: P(fake) = sigmoid(logit), and both thresholds at 0.5
+_ZEROS: dict[str, Any] = dict.fromkeys(HeadDecision.__annotations__, 0.0)
+NO_DECISION = HeadDecision(**_ZEROS | {"temperature": 1.0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +78,12 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
     content = load_checkpoint(path)
     if "released" in content:
         raise CheckpointError(f"{path}: a bare state_dict does not say how to cut clips; use a run's best.pt")
-    resolved = resolve_device(device)
+    where = resolve_device(device)
     model = restore_model(content, path)
     data = from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"]))
     check_config(type(model), {"data": to_plain(data), "model": to_plain(model.config)})
-    return LoadedDetector(
-        model,
-        data,
-        restore_decision(content, path),
-        device=resolved,
-        precision=resolve_precision(precision, resolved),
-        name=str(path),
-    )
+    decision, precision = restore_decision(content, path), resolve_precision(precision, where)
+    return LoadedDetector(model, data, decision, device=where, precision=precision, name=str(path))
 
 
 class LoadedDetector:
@@ -127,6 +107,7 @@ class LoadedDetector:
         self.data = dataclasses.replace(data, max_length_gap_s=1e9, trim_silence=False)
         self.has_decision = decision is not None
         self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
+        self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
         self.device, self.precision, self.name = device, precision, name
 
     def judge(
@@ -163,21 +144,21 @@ class LoadedDetector:
             duration_s=tracked.num_frames / fps,
             width=tracked.width,
             height=tracked.height,
-            threshold=float(self.decision.clip.prob(np.array(self.decision.clip.threshold))),
+            threshold=self.threshold,
             faces=faces,
             checkpoint=self.name,
         ), tracked
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
-        notes = []
+        fps, notes = float(tracked.fps), []
+        missing = np.ones(tracked.num_frames, bool)
+        for track in tracked.tracks:
+            missing[track.first_frame : track.first_frame + track.num_frames] &= ~track.has_face
         if not tracked.tracks:
             notes.append("no face was found")
-        covered = np.zeros(tracked.num_frames, bool)
-        for track in tracked.tracks:
-            covered[track.first_frame : track.first_frame + track.num_frames] |= track.has_face
-        if tracked.tracks:
-            for start, end in spans_without(covered, float(tracked.fps), MISSING_FACE_S):
-                notes.append(f"no face from {start:.2f} to {end:.2f} s")
+        else:
+            gaps = [(start, end) for start, end in runs_of(missing) if end - start >= MISSING_FACE_S * fps]
+            notes += [f"no face from {start / fps:.2f} to {end / fps:.2f} s" for start, end in gaps]
         if tracked.silent:
             notes.append("the video has no sound track")
         if not self.has_decision:
@@ -189,60 +170,43 @@ class LoadedDetector:
     def _judge_face(
         self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str
     ) -> FaceVerdict:
-        fps = float(tracked.fps)
-        model = self.model
+        model, decision, fps = self.model, self.decision, float(tracked.fps)
         dataset = ClipDataset(
-            [_as_clip(track)],
-            self.data,
-            training=False,
-            inputs=model.inputs,
-            min_window_s=model.min_window_s,
+            [_as_clip(track)], self.data, training=False, inputs=model.inputs, min_window_s=model.min_window_s
         )
         starts = self._starts(track.num_frames, fps, config)
+        off_domain = self._off_domain(track, tracked, config, bool(starts))
+        verdict, logit, heads = UNDECIDED, None, [None, None]
         frame_probs = np.full(track.num_frames, np.nan)
-        logits = np.zeros((0, 3))
         if starts:
             progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
             logits = np.stack([self._forward(dataset[0, WindowStart(start)]) for start in progress])
             frame_probs = self._frame_probs(starts, logits[:, 0], track, fps)
-        off_domain = self._off_domain(track, tracked, config, bool(starts))
-        pool = np.mean if self.data.pooling == "mean" else np.max
-        clip_logit, video_logit, audio_logit = pool(logits, axis=0) if starts else (None, None, None)
-        video_logit, audio_logit = (
-            None if value is None or np.isnan(value) else float(value) for value in (video_logit, audio_logit)
-        )
-        if clip_logit is None:
-            verdict, prob = "undecided", None
-        else:
-            clip_logit = float(clip_logit)
-            verdict = self.decision.verdict(clip_logit, off_domain=off_domain)
-            prob = float(self.decision.clip.prob(np.array(clip_logit)))
-        threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
+            logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
+            verdict = decision.verdict(logit, off_domain=off_domain)
+        video_logit, audio_logit = (None if head is None or math.isnan(head) else head for head in heads)
         probes = _spread(starts, PROBE_WINDOWS)
+        lags = regions = None
+        if probes and config.lag_frames and "sound" in model.inputs and not tracked.silent:
+            lags = lag_curve(self._logit, dataset, probes, tracked.fps, config.lag_frames)
+        if probes and config.explain and "video" in model.inputs:
+            regions = region_map(self._logit, dataset, probes, tracked.fps)
         return FaceVerdict(
             verdict=verdict,
-            prob=prob,
-            logit=clip_logit,
-            modalities=self.decision.modality_verdicts(video_logit, audio_logit),
-            video_prob=_head_prob(self.decision.video, video_logit),
-            audio_prob=_head_prob(self.decision.audio, audio_logit),
+            prob=_prob(decision.clip, logit),
+            logit=logit,
+            modalities=decision.modality_verdicts(video_logit, audio_logit),
+            video_prob=_prob(decision.video, video_logit),
+            audio_prob=_prob(decision.audio, audio_logit),
             off_domain=off_domain,
             first_frame=track.first_frame,
             num_frames=track.num_frames,
             num_frames_with_face=int(track.has_face.sum()),
             face_height_px=_face_height_px(track),
             num_windows=len(starts),
-            segments=find_segments(frame_probs, threshold, fps, track.first_frame),
-            lag_curve=(
-                lag_curve(self._logit, dataset, probes, tracked.fps, config.lag_frames)
-                if config.lag_frames and probes and "sound" in model.inputs and not tracked.silent
-                else None
-            ),
-            regions=(
-                region_map(self._logit, dataset, probes, tracked.fps)
-                if config.explain and probes and "video" in model.inputs
-                else None
-            ),
+            segments=find_segments(frame_probs, self.threshold, fps, track.first_frame),
+            lag_curve=lags,
+            regions=regions,
             frame_probs=frame_probs,
         )
 
@@ -264,10 +228,8 @@ class LoadedDetector:
         for start, logit in zip(starts, logits, strict=True):
             sums[start : start + length] += logit
             counts[start : start + length] += 1
-        probs = np.full(track.num_frames, np.nan)
-        covered = counts > 0
-        probs[covered] = self.decision.clip.prob(sums[covered] / counts[covered])
-        return probs
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no window covers the frame
+            return self.decision.clip.prob(sums / counts)
 
     @torch.no_grad()
     def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
@@ -305,27 +267,14 @@ class LoadedDetector:
 
 
 def _as_clip(track: TrackClip) -> Clip:
-    return Clip(
-        clip_id=track.folder.name,
-        folder=track.folder,
-        label=0,
-        video_label=None,
-        audio_label=None,
-        category="",
-        method="",
-        identity="",
-        source_ids=(),
-        target_id="",
-        pair_key="",
-        stratum="",
-        dataset="",
-    )
+    """A clip of which nothing is known."""
+    texts = ("category", "method", "identity", "target_id", "pair_key", "stratum", "dataset")
+    unknown: dict[str, Any] = dict.fromkeys(texts, "") | {"video_label": None, "audio_label": None}
+    return Clip(clip_id=track.folder.name, folder=track.folder, label=0, source_ids=(), **unknown)
 
 
-def _head_prob(head: HeadDecision | None, logit: float | None) -> float | None:
-    if logit is None:
-        return None
-    return float((head or NO_DECISION).prob(np.array(logit)))
+def _prob(head: HeadDecision | None, logit: float | None) -> float | None:
+    return None if logit is None else float((head or NO_DECISION).prob(np.array(logit)))
 
 
 def _spread(starts: Sequence[int], count: int) -> list[int]:

@@ -35,22 +35,21 @@ def write_video_page(
     output_dir: Path, verdict: Verdict, tracked: TrackedVideo, *, no_thumbnails: bool = False
 ) -> None:
     """Write report.html, timeline.png and a PNG for each other plot. `no_thumbnails`: show no faces."""
-    plots = {"timeline": _plot_timeline(output_dir / "timeline.png", verdict, tracked)}
-    faces = []
-    for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1):
-        faces.append(
-            {
-                "number": number,
-                "face": face,
-                "pictures": [] if no_thumbnails else _pictures(track),
-                "start_s": face.first_frame / verdict.fps,
-                "end_s": (face.first_frame + face.num_frames) / verdict.fps,
-                "lag": _plot_lag(output_dir / f"lag_{number}.png", face),
-                "regions": _plot_regions(output_dir / f"regions_{number}.png", face),
-            }
-        )
+    timeline = _plot_timeline(output_dir / "timeline.png", verdict, tracked)
+    faces = [
+        {
+            "number": number,
+            "face": face,
+            "pictures": [] if no_thumbnails else _pictures(track),
+            "start_s": face.first_frame / verdict.fps,
+            "end_s": (face.first_frame + face.num_frames) / verdict.fps,
+            "lag": _plot_lag(output_dir / f"lag_{number}.png", face),
+            "regions": _plot_regions(output_dir / f"regions_{number}.png", face),
+        }
+        for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1)
+    ]
     template = Path(__file__).with_name("video.html")
-    write_page(output_dir / "report.html", template, verdict=verdict, faces=faces, plots=plots)
+    write_page(output_dir / "report.html", template, verdict=verdict, faces=faces, timeline=timeline)
 
 
 def _pictures(track: TrackClip) -> list[str]:

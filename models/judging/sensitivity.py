@@ -76,14 +76,8 @@ def measure_robustness(
         if perturbation.level:
             batches = evaluation_loader(variants.clips, scored.data, scored.workers, **scored.needs)
             scores = scored.score(batches, description=perturbation.name)
-        row = robustness_row(
-            scores,
-            kind=perturbation.kind,
-            level=perturbation.level,
-            value=perturbation.value,
-            num_lost=len(variants.lost),
-            face_share=variants.face_share,
-        )
+        about = dataclasses.asdict(perturbation) | {"value": perturbation.value}
+        row = robustness_row(scores, **about, num_lost=len(variants.lost), face_share=variants.face_share)
         rows.append(row)
         log.info("%s %d (%s): AUC %.4f, %d lost", row.kind, row.level, row.value, row.auc, row.num_lost)
     lost = {variants.perturbation.name: variants.lost for variants in all_variants if variants.lost}

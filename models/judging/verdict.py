@@ -86,20 +86,18 @@ def find_segments(
     frame_probs: npt.NDArray[np.float64], threshold: float, fps: float, first_frame: int
 ) -> list[Segment]:
     """Runs of frames above the threshold, in seconds from the video's start."""
-    above = np.concatenate([[False], np.nan_to_num(frame_probs, nan=-1.0) > threshold, [False]])
-    edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
     return [
         Segment(
             start_s=round((first_frame + start) / fps, 3),
             end_s=round((first_frame + end) / fps, 3),
             mean_prob=float(frame_probs[start:end].mean()),
         )
-        for start, end in edges.tolist()
+        for start, end in runs_of(frame_probs > threshold)
     ]
 
 
-def spans_without(covered: npt.NDArray[np.bool_], fps: float, min_s: float) -> list[tuple[float, float]]:
-    """(start, end) in seconds of the stretches of at least `min_s` where (T,) bool `covered` is False."""
-    missing = np.concatenate([[False], ~covered, [False]])
-    edges = np.flatnonzero(missing[1:] != missing[:-1]).reshape(-1, 2)
-    return [(start / fps, end / fps) for start, end in edges.tolist() if end - start >= min_s * fps]
+def runs_of(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(start, end) of each run of True in (T,) `mask`; the end does not belong to it."""
+    padded = np.concatenate([[False], mask, [False]])
+    edges = np.flatnonzero(padded[1:] != padded[:-1]).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
