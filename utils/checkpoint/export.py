@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from utils.errors import CheckpointError
 from utils.files import write_atomically, write_text
 
-TEMPLATES = Path(__file__).parent
+CARD = Path(__file__).with_name("model_card.md")
 # exported with the weights; the command line and the state of the training are not
 ABOUT = ("format", "config", "split_checksums", "environment", "epoch", "val", "decision")
 
@@ -37,15 +37,14 @@ def write_export(content: dict[str, Any], source: Path, target: Path) -> Path:
     metadata = {"about": json.dumps(about)}
     write_atomically(target, lambda partial: save_file(weights, partial, metadata))
     card = target.with_suffix(".md")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+    template = jinja2.Template(
+        CARD.read_text(encoding="utf-8"),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # Markdown
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template("model_card.md").render(
+    text = template.render(
         about=about,
         file=target.name,
         size_mb=target.stat().st_size / 2**20,

@@ -8,6 +8,7 @@ finite) is refused with a reason.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import pickle
 import re
@@ -57,9 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     anything else.
     """
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: {'a folder, not a checkpoint' if path.is_dir() else 'no such checkpoint'}"
-        )
+        raise CheckpointError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
         from utils.checkpoint.export import read_export  # its packages are not needed for training
 
@@ -67,22 +66,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     else:
         content = _read(path)
     if content.get("format") != FORMAT:
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            content = {"released": content}
-        else:
+        if not (is_dict_of(Tensor, content) and content):
             raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor a bare state_dict")
-    elif missing := {"model", "config", "split_checksums"} - content.keys():
-        raise CheckpointError(f"{path}: has no {', '.join(sorted(missing))}")
-    require_weights(path, content.get("model", content.get("released")))
-    if content.get("format") == FORMAT:
-        for name in ("config", "split_checksums"):
-            if not isinstance(content[name], dict):
-                raise CheckpointError(f"{path}: its {name} is not a dict")
-        if not all(isinstance(section, dict) for section in content["config"].values()):
-            raise CheckpointError(f"{path}: a section of its config is not a dict")
-        if not all(isinstance(value, str) for value in content["split_checksums"].values()):
-            raise CheckpointError(f"{path}: its split_checksums are not text")
+        content = {"released": content}
+    else:
+        for name, kind in (("config", dict), ("split_checksums", str), ("model", Tensor)):
+            if not is_dict_of(kind, content.get(name)):
+                raise CheckpointError(f"{path}: its {name} is missing, or not a dict of {kind.__name__}")
+    require_finite(path, content["model"] if "model" in content else content["released"])
     return content
+
+
+def is_dict_of(kind: type, value: Any) -> bool:
+    """Whether `value` is a dict of names -> `kind`."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
+    )
+
+
+def require_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless all numbers of the weights are finite."""
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; train again from before")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,29 +150,15 @@ def content_checksum(content: Any) -> str:
     return digest.hexdigest()
 
 
-def require_weights(path: Path, weights: Any) -> None:
-    """Raise CheckpointError unless `weights` is a dict of tensors with finite numbers."""
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise CheckpointError(f"{path}: its weights are not a dict of tensors")
-    for name, value in weights.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite; train again from before")
-
-
 def newest_checkpoint(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """(file, content) of the newest intact version of a checkpoint, None without any version.
 
     Damaged versions are logged. Raises CheckpointError if no version can be read.
     """
-    versions, number = [path], 1
-    while (older := older_version(path, number)).exists():
-        versions.append(older)
-        number += 1
-    found = [version for version in versions if version.exists()]
+    numbered = (older_version(path, number) for number in itertools.count(1))
+    versions = [path, *itertools.takewhile(Path.exists, numbered)]
     reasons = []
-    for version in found:
+    for version in filter(Path.exists, versions):
         try:
             content = load_checkpoint(version)
         except CheckpointError as error:

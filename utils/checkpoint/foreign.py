@@ -6,7 +6,6 @@ need not be installed: the objects become empty and are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from utils.checkpoint.files import FORMAT, UNREADABLE, require_no_bomb, require_weights
+from utils.checkpoint.files import FORMAT, UNREADABLE, is_dict_of, require_finite, require_no_bomb
 from utils.errors import CheckpointError
 
 WEIGHTS = ("state_dict", "model")  # keys of Lightning and fairseq
@@ -40,19 +39,10 @@ def _read(path: Path) -> Any:
         foreign = get_unsafe_globals_in_checkpoint(str(path))
     except ValueError:  # the format before torch 1.6, for which torch gives no list
         foreign = []
-    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (type(name, (_Inert,), {}), name) for name in foreign
-    ]
-    with safe_globals(stand_ins):
+    with safe_globals([(type(name, (_Inert,), {}), name) for name in foreign]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     require_no_bomb(path, content)
     return content
-
-
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
-    )
 
 
 def read_foreign_weights(path: Path) -> dict[str, Tensor]:
@@ -67,12 +57,10 @@ def read_foreign_weights(path: Path) -> dict[str, Tensor]:
         content = _read(path)
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: is damaged, or not a checkpoint ({type(error).__name__})") from error
-    places: list[Any] = []
     if isinstance(content, dict) and content.get("format") != FORMAT:
-        places = [content, *(content.get(name) for name in WEIGHTS)]
-    state: dict[str, Tensor] | None = next(filter(_is_state, places), None)
-    if state is None:
-        wanted = f"neither bare nor under {' or '.join(WEIGHTS)}"
-        raise CheckpointError(f"{path}: holds no state_dict of another program, {wanted}")
-    require_weights(path, state)
-    return dict(state)
+        for state in (content, *(content.get(name) for name in WEIGHTS)):
+            if is_dict_of(Tensor, state) and state:
+                require_finite(path, state)
+                return dict(state)
+    wanted = f"neither bare nor under {' or '.join(WEIGHTS)}"
+    raise CheckpointError(f"{path}: holds no state_dict of another program, {wanted}")

@@ -133,7 +133,7 @@ def test_numbers_that_are_not_finite_and_things_that_are_no_weights_are_refused(
     assert "not finite" in refused(path)
     for model in ([torch.zeros(1)], {"weight": 3}, None):
         save_checkpoint(path, {**STATE, "model": model})
-        assert "not a dict of tensors" in refused(path)
+        assert "not a dict of Tensor" in refused(path)
     save_checkpoint(path, {**STATE, "config": ["x"]})
     assert "config" in refused(path)
     for content in ({}, [torch.zeros(1)], {"a": 1}, torch.zeros(3)):
