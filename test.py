@@ -54,7 +54,7 @@ from utils.evaluation.scoring import evaluate
 from utils.files import write_text
 from utils.report import matrix
 from utils.report.page import Evaluated, write_report
-from utils.run.device import PRECISIONS, resolve_device, resolve_precision
+from utils.run.device import device_flag, precision_flag, resolve_device, resolve_precision
 from utils.run.distributed import is_main, launched, process_group
 from utils.run.log import configure_logging, describe_environment, logging_redirect_tqdm
 
@@ -83,10 +83,8 @@ class TestConfig:
         choices=sorted(MODELS),
     )
     preset: str = opt("released", "preset of a bare state_dict; the checkpoint of a run holds all values")
-    precision: str = opt(
-        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
-    )
-    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda where there is one")
+    precision: str = precision_flag()
+    device: str = device_flag()
     shortcuts: bool = opt(False, "also score the clips without sound, picture, ...; writes shortcuts.csv")
     report: bool = opt(True, "write report.html and its plots, which takes a few seconds")
     no_thumbnails: bool = opt(False, "report.html without pictures of the clips, so that it shows no face")

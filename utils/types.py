@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,23 @@ from torch import Tensor
 
 INPUTS = frozenset({"video", "sound", "landmarks"})  # the signals of a clip
 MODALITIES = frozenset({"video", "audio"})  # what can be forged, and judged
+Record = TypeVar("Record")
+
+
+def map_tensors(record: Record, function: Callable[[Tensor], Any], **changes: Any) -> Record:
+    """A copy of a dataclass or mapping, with `changes`, and with function(tensor) in place of every other
+    tensor in it, however deep, in the order of the fields.
+    """
+    if isinstance(record, Tensor):
+        return function(record)
+    if isinstance(record, Mapping):
+        mapped: Any = {name: map_tensors(value, function) for name, value in record.items()}
+        return mapped
+    if not dataclasses.is_dataclass(record) or isinstance(record, type):
+        return record
+    names = (f.name for f in dataclasses.fields(record) if f.name not in changes)
+    mapped = {name: map_tensors(getattr(record, name), function) for name in names}
+    return dataclasses.replace(record, **mapped, **changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,16 +119,6 @@ class ClipBatch:
         if len(self.clip_ids) != num_clips:
             raise ValueError(f"ClipBatch has {len(self.clip_ids)} clip_ids for {num_clips} clips")
 
-    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> ClipBatch:
-        changes: dict[str, Any] = {}
-        for name in (f.name for f in dataclasses.fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                changes[name] = function(value)
-            elif isinstance(value, Mapping):
-                changes[name] = {key: function(tensor) for key, tensor in value.items()}
-        return dataclasses.replace(self, **changes)
-
     @property
     def lengths(self) -> tuple[int, ...]:
         """T, N, and S of each of the features: what `padded_to` takes."""
@@ -119,7 +126,7 @@ class ClipBatch:
 
     def to(self, device: torch.device | str) -> ClipBatch:
         """The same batch on `device`; copies from pinned memory do not block."""
-        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def padded_to(self, lengths: Sequence[int]) -> ClipBatch:
         """The same clips padded with masked zeros to `lengths`, none of them smaller than `self.lengths`."""
@@ -144,7 +151,7 @@ class ClipBatch:
 
     def pin_memory(self) -> ClipBatch:
         """The same batch in page-locked memory (called by the DataLoader)."""
-        return self._map_tensors(lambda tensor: tensor.pin_memory())
+        return map_tensors(self, lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

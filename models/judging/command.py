@@ -27,7 +27,7 @@ from utils.clip.files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
 from utils.errors import ClipError, UsageError
 from utils.files import write_atomically, write_text
-from utils.run.device import PRECISIONS
+from utils.run.device import device_flag, precision_flag
 from utils.run.log import configure_logging, logging_redirect_tqdm
 
 log = logging.getLogger("test")
@@ -45,10 +45,8 @@ class VideoConfig(JudgeConfig):
     no_thumbnails: bool = opt(
         False, "show no faces in report.html; with --annotate false, no written file shows one"
     )
-    precision: str = opt(
-        "auto", "auto = bf16 autocast if the device is fast at it, else fp32", choices=PRECISIONS
-    )
-    device: str = opt("auto", "auto, cpu, cuda or cuda:N; auto = cuda if available")
+    precision: str = precision_flag()
+    device: str = device_flag()
 
 
 def find_videos(path: Path, output_dir: Path) -> list[Path]:

@@ -19,9 +19,9 @@ class BadClips:
     workers nor on interruptions.
     """
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int = 0, found: Mapping[str, int] | None = None) -> None:
         self.limit, self.epoch = limit, 0
-        self.found: dict[str, int] = {}  # clip id -> epoch
+        self.found = dict(found or {})  # clip id -> epoch; `found` is what a checkpoint lists
 
     def add(self, clip_id: str, error: FrameworkError) -> None:
         """Set a clip aside. Raises `error` if none may be, DatasetError if there are too many."""
@@ -44,10 +44,6 @@ class BadClips:
     def left_out(self) -> set[str]:
         """Ids of the clips that are left out from the beginning of this epoch."""
         return {clip_id for clip_id, epoch in self.found.items() if epoch < self.epoch}
-
-    def restore(self, found: Mapping[str, int]) -> None:
-        """Restore the clips that a checkpoint lists as set aside."""
-        self.found = dict(found)
 
     def _require_within_limit(self) -> None:
         if len(self.found) > self.limit:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from utils.config import opt
 from utils.errors import UsageError
 from utils.run.distributed import launched
 
-PRECISIONS = ("auto", "fp32", "bf16")
+
+def precision_flag() -> Any:
+    """A config's field `precision`."""
+    text = "auto = bf16 autocast where the device computes it fast, else fp32"
+    return opt("auto", text, choices=("auto", "fp32", "bf16"))
+
+
+def device_flag() -> Any:
+    """A config's field `device`."""
+    text = "auto, cpu, cuda or cuda:N; auto = cuda if available; under torchrun each process has its own GPU"
+    return opt("auto", text)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -26,19 +39,15 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f"--device {name}: under torchrun each process takes its own GPU; say --device cuda")
     if launched() and name == "cuda":
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise UsageError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} usable CUDA devices; use "
-            "--device cpu, or check the driver and that torch is a CUDA build"
-        )
-    if device.type not in {"cpu", "cuda"}:
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9]\d?))?", name):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise UsageError(
+            f"--device {name}: this machine has {num_gpus} usable CUDA devices; use --device cpu, or check "
+            "the driver and that torch is a CUDA build"
+        )
     return device
 
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.errors import FrameworkError
-from utils.types import ClipBatch, DetectorOutput
+from utils.types import ClipBatch, DetectorOutput, map_tensors
 
 # longer than one process may be alone with its work (a report, a checkpoint, a first compilation)
 TIMEOUT = timedelta(minutes=30)
@@ -136,30 +136,6 @@ class _Gather(torch.autograd.Function):
         )
 
 
-def _tensors_of(record: Any) -> list[Tensor]:
-    """All tensors of a dataclass, and of the dataclasses and mappings in it, in the order of their fields."""
-    if isinstance(record, Tensor):
-        return [record]
-    if isinstance(record, Mapping):
-        return [t for value in record.values() for t in _tensors_of(value)]
-    if not dataclasses.is_dataclass(record):
-        return []
-    return [t for f in dataclasses.fields(record) for t in _tensors_of(getattr(record, f.name))]
-
-
-def _with_tensors(record: Any, tensors: Iterator[Tensor], **changes: Any) -> Any:
-    """A copy of `record` with the next ones of `tensors` for its own, and with `changes`."""
-    if isinstance(record, Tensor):
-        return next(tensors)
-    if isinstance(record, Mapping):
-        return {name: _with_tensors(value, tensors) for name, value in record.items()}
-    if not dataclasses.is_dataclass(record) or isinstance(record, type):
-        return record
-    fields = [field.name for field in dataclasses.fields(record) if field.init and field.name not in changes]
-    values = {name: _with_tensors(getattr(record, name), tensors) for name in fields}
-    return dataclasses.replace(record, **values, **changes)
-
-
 def gather_batch(
     output: DetectorOutput, batch: ClipBatch, clip_ids: tuple[str, ...]
 ) -> tuple[DetectorOutput, ClipBatch]:
@@ -175,8 +151,19 @@ def gather_batch(
         waveform=batch.waveform[:, :0],
         audio_padding_mask=batch.audio_padding_mask[:, :0],
     )
-    gathered = iter(_Gather.apply(*_tensors_of(output), *_tensors_of(batch)))
-    return _with_tensors(output, gathered), _with_tensors(batch, gathered, clip_ids=clip_ids)
+    tensors: list[Tensor] = []
+
+    def collect_tensor(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(output, collect_tensor)
+    map_tensors(batch, collect_tensor)
+    gathered = iter(_Gather.apply(*tensors))
+    return (
+        map_tensors(output, lambda _: next(gathered)),
+        map_tensors(batch, lambda _: next(gathered), clip_ids=clip_ids),
+    )
 
 
 def pad_to_longest(batch: ClipBatch) -> tuple[ClipBatch, tuple[str, ...]]:

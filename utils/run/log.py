@@ -57,13 +57,13 @@ def describe_environment(device: torch.device) -> dict[str, object]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else platform.processor() or "cpu"
     return {
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": versions,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or "cpu",
+        "device": name,
         "cpu_threads": torch.get_num_threads(),
     }
 
@@ -104,11 +104,10 @@ class RunLog:
         """Record one epoch: a row of metrics.csv (rewritten whole, atomically) and the validation curves."""
         if not self.writer:
             return
-        for name, value in values.items():
-            if name.startswith("val_"):
-                # at the epoch's last step: a resumed run takes back what stands at its first one or later
-                self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, self.step - 1)
-        self.writer.flush()
+        curves = {name.replace("_", "/", 1): values[name] for name in values if name.startswith("val_")}
+        # at the epoch's last step: a resumed run takes back what stands at its first one or later
+        self.curves(curves, self.step - 1)
+        self.flush()
         self.rows.append({"epoch": str(epoch), **{name: repr(value) for name, value in values.items()}})
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(self.rows[-1]), lineterminator="\n")

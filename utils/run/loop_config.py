@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from utils.config import opt, require_above, require_at_least
-from utils.run.device import PRECISIONS
+from utils.run.device import device_flag, precision_flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,7 @@ class LoopConfig:
     schedule: str = opt("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
     warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
     max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
-    precision: str = opt(
-        "auto", "auto = bf16 autocast where the device computes it fast, else fp32", choices=PRECISIONS
-    )
+    precision: str = precision_flag()
     balance: str = opt(
         "label",
         "draw equally many training clips of each class: real and fake, or the data set's categories",
@@ -47,9 +45,7 @@ class LoopConfig:
         True, "under torchrun, compute batch norm over the clips of all processes, as a single process does"
     )
     seed: int = opt(42, "seed of weights, order and windows")
-    device: str = opt(
-        "auto", "auto, cpu, cuda or cuda:N; auto = cuda if available; each process takes its own GPU"
-    )
+    device: str = device_flag()
 
     def __post_init__(self) -> None:
         require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr")

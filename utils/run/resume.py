@@ -60,6 +60,7 @@ class TrainingState:
 
     model: nn.Module
     criterion: nn.Module
+    step: nn.Module  # (batch, clip ids) -> loss terms: a TrainingStep of both
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
     best: Best
@@ -124,8 +125,14 @@ def _restore_random_state(state: Mapping[str, Any], device: torch.device) -> Non
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def require_state(path: Path, saved: Mapping[str, Any], config: Sections) -> None:
-    """Raise CheckpointError if a checkpoint holds no state of a run, UsageError if it is another run's."""
+def saved_state(run_dir: Path, config: Sections) -> dict[str, Any]:
+    """What --resume continues: the newest whole last.pt. Raises UsageError if there is none, or if it is
+    another run's, CheckpointError if it cannot be read or holds no state of a run.
+    """
+    found = newest_checkpoint(run_dir / "last.pt")
+    if not found:
+        raise UsageError(f"{run_dir / 'last.pt'}: there is nothing to resume; start without --resume")
+    path, saved = found
     if missing := sorted(STATE - saved.keys()):
         raise CheckpointError(
             f"{path}: holds no run to go on with, but other weights (it has no {', '.join(missing)})"
@@ -136,17 +143,7 @@ def require_state(path: Path, saved: Mapping[str, Any], config: Sections) -> Non
         for section, values in config.items()
     }
     require_same(before, asked)
-
-
-def saved_state(run_dir: Path, config: Sections) -> dict[str, Any]:
-    """What --resume continues: the newest whole last.pt. Raises UsageError if there is none, or if it is
-    another run's, CheckpointError if it cannot be read.
-    """
-    found = newest_checkpoint(run_dir / "last.pt")
-    if not found:
-        raise UsageError(f"{run_dir / 'last.pt'}: there is nothing to resume; start without --resume")
-    require_state(*found, config)
-    return found[1]
+    return saved
 
 
 def require_no_run(run_dir: Path) -> None:
@@ -168,8 +165,6 @@ class StopRequest:
 
     def heard(self) -> int:
         """The signal's number, whichever process got it; 0 if none did."""
-        if distributed.world_size() == 1:
-            return self.number
         return max(distributed.gather_objects(self.number))
 
 
@@ -177,10 +172,9 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Signals are remembered while the context lasts."""
     request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, request._remember) for number in numbers]
+    before = {number: signal.signal(number, request._remember) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -50,7 +50,6 @@ class Run:
         run_dir: Path,
         config: LoopConfig,
         state: TrainingState,
-        step: nn.Module,
         loader: TrainingLoader,
         request: StopRequest,
         known: Mapping[str, Any],
@@ -58,7 +57,7 @@ class Run:
         save_every_steps: int,
         keep_checkpoints: int,
     ) -> None:
-        self.run_dir, self.config, self.state, self.step, self.loader = run_dir, config, state, step, loader
+        self.run_dir, self.config, self.state, self.loader = run_dir, config, state, loader
         self.request, self.known = request, known
         self.save_every_steps, self.keep_checkpoints = save_every_steps, keep_checkpoints
         self.bad_clips = loader.bad_clips
@@ -66,6 +65,10 @@ class Run:
         self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         done = self.progress.epoch * self.num_steps + self.progress.step
         self.log = RunLog(run_dir, first_step=done, num_epochs=self.progress.epoch)
+        self._reader, self._bar = StepReader(state.device), tqdm(disable=True)
+        self._start, self._num_clips = 0.0, 0  # of this epoch, in this process's life
+        self._sums: dict[str, Tensor] = {}  # of the loss terms over the parts of this step
+        self._step_ids: tuple[str, ...] = ()
 
     @property
     def progress(self) -> Progress:
@@ -78,11 +81,8 @@ class Run:
         """
         while self.progress.epoch < self.config.epochs and not self.request.heard():
             if self.config.patience and self.state.best.epochs_since >= self.config.patience:
-                log.info(
-                    "stopped: %d epochs without a better %s",
-                    self.state.best.epochs_since,
-                    self.config.select_by,
-                )
+                text = "stopped: %d epochs without a better %s"
+                log.info(text, self.state.best.epochs_since, self.config.select_by)
                 return
             if self.progress.step == 0:
                 seed_everything(self.config.seed, self.progress.epoch + 1, distributed.rank())
@@ -95,17 +95,15 @@ class Run:
         Processes share gradients in a step's last part only.
         """
         self.loader.batch_sampler.first_step = self.progress.step
-        self.step.train()
-        self._reader, self._start, self._num_clips = StepReader(self.state.device), time.monotonic(), 0
-        self._part_terms: list[dict[str, Tensor]] = []
-        self._step_ids: tuple[str, ...] = ()
+        self.state.step.train()
+        self._start, self._num_clips = time.monotonic(), 0
         waiting = WaitingTime(self.loader)
         title, is_quiet = f"epoch {self.progress.epoch}", not distributed.is_main()
         self._bar = tqdm(waiting, title, len(self.loader), leave=False, unit="batch", disable=is_quiet)
         for number, batch in enumerate(self._bar, start=1):
             self.is_step = number % self.config.accumulate_steps == 0
             padded, self.clip_ids = distributed.pad_to_longest(batch)
-            with shares_gradients(self.step, now=self.is_step):
+            with shares_gradients(self.state.step, now=self.is_step):
                 yield padded.to(self.state.device)
         self._record(self._reader.flush())
         seconds = time.monotonic() - self._start
@@ -117,24 +115,22 @@ class Run:
     def backward(self, terms: Mapping[str, Tensor]) -> None:
         """Add the gradients of a batch: of its share of the step's loss."""
         (terms["total"] / self.config.accumulate_steps).backward()
-        self._part_terms.append({name: value.detach() for name, value in terms.items()})
+        for name, value in terms.items():
+            before = self._sums.get(name)
+            self._sums[name] = value.detach() if before is None else before + value.detach()
         self._step_ids += self.clip_ids
 
     def optimize(self) -> None:
         """Clip the gradients, log the step's numbers, and move weights and learning rate one step on."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
-        first, *later = self._part_terms
-        means = {
-            name: sum((part[name] for part in later), value) / self.config.accumulate_steps
-            for name, value in first.items()
-        }
+        means = {name: value / self.config.accumulate_steps for name, value in self._sums.items()}
         self._num_clips += len(self._step_ids)
         rate = {"learning_rate": float(self.state.scheduler.get_last_lr()[0])}
         self._record(self._reader.submit(means | {"grad_norm": norm}, self._step_ids, rate))
         self.state.optimizer.step()
         self.state.scheduler.step()
         self.state.optimizer.zero_grad(set_to_none=True)
-        self._part_terms, self._step_ids = [], ()
+        self._sums, self._step_ids = {}, ()
         self.progress.step += 1
 
     def must_stop(self) -> bool:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,16 +24,6 @@ log = logging.getLogger("train")
 
 class NotFiniteError(FrameworkError):
     """A loss or a score is NaN or infinite."""
-
-
-def require_finite(values: Mapping[str, float], clip_ids: Iterable[str]) -> None:
-    """Raise NotFiniteError that names the term and the clips if a value is NaN or infinite."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
-                "preprocess.verify, or lower --learning_rate"
-            )
 
 
 class TrainingStep(nn.Module):
@@ -70,39 +60,31 @@ def parallel(step: TrainingStep) -> nn.Module:
 
 def shares_gradients(step: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:
     """Context of a forward and backward pass, after which processes share gradients (`now`) or not yet."""
-    if isinstance(step, nn.parallel.DistributedDataParallel) and not now:
-        context: contextlib.AbstractContextManager[None] = step.no_sync()
-        return context
-    return contextlib.nullcontext()
-
-
-def learning_rate_factor(schedule: str, warmup_steps: float, total_steps: int) -> Callable[[int], float]:
-    """step -> factor on the learning rate: linear warm-up, then "constant" or a "cosine" down to 0."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        if schedule == "constant":
-            return 1.0
-        progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    return factor
+    if now or not isinstance(step, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[None] = step.no_sync()
+    return context
 
 
 def make_optimizer(
     config: LoopConfig, groups: list[dict[str, Any]], steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time."""
-    optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer](
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    factor = learning_rate_factor(
-        config.schedule, config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
-    )
+    """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time:
+    linear warm-up, then "constant" or a "cosine" down to 0.
+    """
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    trained = [group for group in groups if group["params"]]
+    optimizer = kind(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    warmup_steps, total_steps = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        if config.schedule == "constant":
+            return 1.0
+        progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
     return optimizer, LambdaLR(optimizer, factor)
 
 
@@ -158,5 +140,10 @@ class StepReader:
             if done is not None:
                 done.synchronize()
             numbers = dict(zip(names, copy.tolist(), strict=True))
-            require_finite(numbers, clip_ids)
+            for name, value in numbers.items():
+                if not math.isfinite(value):
+                    raise NotFiniteError(
+                        f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
+                        "preprocess.verify, or lower --learning_rate"
+                    )
             yield numbers | known

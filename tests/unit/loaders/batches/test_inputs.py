@@ -20,8 +20,7 @@ from utils.clip.features import write_features
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME
 from utils.clip.frames import _AvCrop
 from utils.errors import ClipError, UsageError
-from utils.run.distributed import _tensors_of, _with_tensors
-from utils.types import INPUTS
+from utils.types import INPUTS, map_tensors
 
 DATA = DataConfig(window_s=0.4, windows_per_clip=2)
 WORKERS = WorkerConfig(batch_size=4, num_workers=0)
@@ -101,8 +100,8 @@ def test_cached_features_are_cut_to_the_window_padded_and_masked(tmp_path):
     assert longer.feature_padding_masks["frozen"].sum(1).tolist() == [7, 2]
     assert longer.features["frozen"].shape == (2, 12, 2)
     assert batch.to("meta").features["frozen"].is_meta
-    copies = iter([tensor.clone() for tensor in _tensors_of(batch)])  # as processes exchange them
-    assert torch.equal(_with_tensors(batch, copies).features["frozen"], values)
+    copy = map_tensors(batch, torch.clone)  # as processes exchange them
+    assert torch.equal(copy.features["frozen"], values)
     with pytest.raises(ValueError, match="mask"):
         dataclasses.replace(batch, feature_padding_masks={"frozen": mask[:, :3]})
 
