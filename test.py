@@ -25,6 +25,7 @@ import json
 import logging
 import shlex
 import sys
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from loaders.splits.files import split_checksum, split_of_run
 from models import MODELS, restore
 from models.judging.modes import choose_mode
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
-from models.method import check_config
+from models.method import LoaderNeeds, check_config, needs_of
 from preprocess.perturb.variants import RobustnessConfig
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
@@ -97,8 +98,8 @@ class TestConfig:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation needs, from flags and checkpoint."""
+class FlagGroups:
+    """All flag groups of an evaluation, in the order of --help."""
 
     test: TestConfig
     workers: WorkerConfig
@@ -106,15 +107,17 @@ class Evaluation:
     listing: ListingConfig
     split: SplitConfig
     robustness: RobustnessConfig
+
+
+@dataclass(frozen=True)
+class Evaluation(FlagGroups):
+    """What an evaluation needs, from flags and checkpoint."""
+
     model: nn.Module
+    needs: LoaderNeeds
     decision: Decision | None  # how scores become verdicts; None if the checkpoint has none
     trained_checksums: dict[str, str]  # of the split files used in training
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
-
-    @property
-    def needs(self) -> dict[str, Any]:
-        """What the method asks of a loader."""
-        return {"inputs": self.model.inputs, "min_window_s": self.model.min_window_s}
 
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:
@@ -130,14 +133,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
             raise UsageError(f"--{name} is for bare state_dicts: {path} holds its own configuration")
     method = saved.get("train", {}).get("model", chosen["model"] or TestConfig.model)
     model_type = restore.model_type_of(method)
-    groups: dict[str, type[Any]] = {
-        "test": TestConfig,
-        "workers": WorkerConfig,
-        "data": DataConfig,
-        "listing": ListingConfig,
-        "split": SplitConfig,
-        "robustness": RobustnessConfig,
-    }
+    groups = typing.get_type_hints(FlagGroups)
     layers: list[tuple[str, Sections]] = [("the checkpoint", saved)]
     if not saved:
         groups["model"] = model_type.config_type
@@ -154,6 +150,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         raise UsageError(f"{len(configs['robustness'].raw_root)} raw_root for {len(test.dataset)} dataset")
     return Evaluation(
         model=model,
+        needs=needs_of(model),
         decision=restore.restore_decision(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,

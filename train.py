@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import shlex
 import signal
 import sys
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from loaders.splits.files import split_checksum, write_split
 from losses import LOSSES
 from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
-from models.method import check_config
+from models.method import check_config, needs_of
 from models.restore import model_type_of, preset_layer
 from utils.config import first_look, opt, parse_sections, require_above, require_at_least, to_plain
 from utils.errors import UsageError, run_command
@@ -126,16 +128,8 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     preset = chosen["preset"] or before.get("preset", TrainConfig.preset)
     if before.get("preset", preset) != preset:
         raise UsageError(f"{file} was made with --preset {before['preset']}: give --preset or --config")
-    groups: dict[str, type[Any]] = {
-        "train": TrainConfig,
-        "loop": LoopConfig,
-        "workers": WorkerConfig,
-        "data": DataConfig,
-        "listing": ListingConfig,
-        "split": SplitConfig,
-        "model": model_type.config_type,
-        "loss": loss_type.config_type,
-    }
+    own = {"model": model_type.config_type, "loss": loss_type.config_type}
+    groups = typing.get_type_hints(RunConfig) | own
     require_known(saved, groups, file)
     # config.json and presets hold the flags of the loop under "train"
     sources = ((str(file), saved), preset_layer(model_type, preset))
@@ -195,14 +189,14 @@ def start(config: RunConfig, device: torch.device) -> int:
         stack.enter_context(logging_redirect_tqdm())
         request = stack.enter_context(stop_request())
         known = {name: value for name, value in about.items() if name != "command"}
-        fit(config, loaders, parts.clips["val"], saved, device, known, request)
+        fit(config, loaders, saved, device, known, request)
         if number := request.heard():
             log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
     return 128 + number if number else 0
 
 
-def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tuple[nn.Module, TrainingState]:
-    """Model, loss and optimiser before their first step, and the module that computes a step."""
+def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> TrainingState:
+    """Model, loss and optimiser before their first step."""
     train, loop = config.train, config.loop
     set_float32_math(device)
     seed_everything(loop.seed)
@@ -211,10 +205,9 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tupl
     model.to(device)
     criterion: nn.Module = LOSSES[train.model](config.loss).to(device)
     groups = [*model.parameter_groups(), {"params": [p for p in criterion.parameters() if p.requires_grad]}]
-    sizes = [
-        sum(p.numel() for p in params) for params in (model.parameters(), *(g["params"] for g in groups))
-    ]
-    log.info("%s: %d parameters, %d trained", train.model, sizes[0], sum(sizes[1:]))
+    num_all = sum(p.numel() for p in model.parameters())
+    num_trained = sum(p.numel() for group in groups for p in group["params"])
+    log.info("%s: %d parameters, %d trained", train.model, num_all, num_trained)
     if world_size() > 1 and loop.sync_batch_norm:
         synchronize_batch_norm(model, device)
     if loop.compile:
@@ -222,30 +215,34 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> tupl
     step = parallel(TrainingStep(model, criterion))
     optimizer, scheduler = make_optimizer(loop, groups, steps_per_epoch)
     best = Best(higher_is_better=loop.select_by == "val_auc")
-    return step, TrainingState(model, criterion, optimizer, scheduler, best, device)
+    return TrainingState(model, criterion, step, optimizer, scheduler, best, device)
 
 
 def make_loaders(
     config: RunConfig, clips: dict[str, list[Clip]], saved: dict[str, Any] | None
 ) -> tuple[ClipLoader, ClipLoader]:
     """Batches of the training and of the validation clips, without those that `saved` has set aside."""
-    train, loop, workers = config.train, config.loop, config.workers
-    bad_clips = BadClips(train.max_bad_clips)
-    if saved:
-        bad_clips.restore(saved["bad_clips"])
+    train, loop, data, workers = config.train, config.loop, config.data, config.workers
+    bad_clips = BadClips(train.max_bad_clips, saved["bad_clips"] if saved else {})
     weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
-    method = MODELS[train.model]
-    needs: dict[str, Any] = {"inputs": method.inputs, "min_window_s": method.min_window_s}
-    draws: dict[str, Any] = {"balance": loop.balance, "seed": loop.seed, "dataset_weights": weights}
-    draws |= {"accumulate_steps": loop.accumulate_steps, "bad_clips": bad_clips}
-    loader, _ = training_loader(clips["train"], config.data, workers, **draws, **needs)
-    return loader, evaluation_loader(clips["val"], config.data, workers, bad_clips=bad_clips, **needs)
+    needs = needs_of(MODELS[train.model])
+    loader, _ = training_loader(
+        clips["train"],
+        data,
+        workers,
+        balance=loop.balance,
+        seed=loop.seed,
+        dataset_weights=weights,
+        accumulate_steps=loop.accumulate_steps,
+        bad_clips=bad_clips,
+        **needs,
+    )
+    return loader, evaluation_loader(clips["val"], data, workers, bad_clips=bad_clips, **needs)
 
 
 def fit(
     config: RunConfig,
     loaders: tuple[ClipLoader, ClipLoader],
-    val_clips: list[Clip],
     saved: dict[str, Any] | None,
     device: torch.device,
     known: dict[str, Any],
@@ -256,38 +253,38 @@ def fit(
     precision = resolve_precision(loop.precision, device)
     about = f"{workers.resolved_workers} loader workers, {workers.resolved_prefetch} batches ahead"
     log.info("device %s, precision %s, %d process(es), each with %s", device, precision, world_size(), about)
-    step, state = build(config, loader.batch_sampler.num_steps, device)
+    state = build(config, loader.batch_sampler.num_steps, device)
     if saved:
         state.restore(saved)
         log.info("resumed before step %d of epoch %d", state.progress.step, state.progress.epoch)
-    keep = {"save_every_steps": train.save_every_steps, "keep_checkpoints": train.keep_checkpoints}
-    run = Run(train.run_dir, loop, state, step, loader, request, known, **keep)
-    train_epochs(config, run, (val_loader, val_clips), precision)
+    every, keep = train.save_every_steps, train.keep_checkpoints
+    run = Run(
+        train.run_dir, loop, state, loader, request, known, save_every_steps=every, keep_checkpoints=keep
+    )
+    train_epochs(config, run, val_loader, precision)
     run.close()
 
 
-def train_epochs(config: RunConfig, run: Run, val: tuple[ClipLoader, list[Clip]], precision: str) -> None:
+def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision: str) -> None:
     """The training loop: returns when all epochs are done, none gets better, or a signal was heard."""
-    (val_loader, val_clips), part, device = val, "the validation split", run.state.device
-    how: dict[str, Any] = {"precision": precision, "pooling": config.data.pooling, "description": "validate"}
+    state, device, part = run.state, run.state.device, "the validation split"
+    score = functools.partial(
+        evaluate, precision=precision, pooling=config.data.pooling, description="validate"
+    )
     for epoch in run.epochs():
         for batch in run.batches():
             with autocast(device, precision):
-                terms = run.step(batch, run.clip_ids)
+                terms = state.step(batch, run.clip_ids)
             run.backward(terms)
             if run.is_step:
                 run.optimize()
                 if run.must_stop():
                     return
-        scores = evaluate(
-            run.state.model, val_loader, device, criterion=run.state.criterion, bad_clips=run.bad_clips, **how
-        )
+        scores = score(state.model, val_loader, device, criterion=state.criterion, bad_clips=run.bad_clips)
         metrics = detection_metrics(scores.labels, scores.logits, part)
-        decision = decision_of_scores(val_clips, scores, config.loop.decision_fpr, part)
-        run.end_epoch(
-            validation_row(scores, metrics),
-            {"epoch": epoch, "val": dataclasses.asdict(metrics), "decision": decision.as_plain()},
-        )
+        decision = decision_of_scores(val_loader.dataset.clips, scores, config.loop.decision_fpr, part)
+        result = {"epoch": epoch, "val": dataclasses.asdict(metrics), "decision": decision.as_plain()}
+        run.end_epoch(validation_row(scores, metrics), result)
 
 
 if __name__ == "__main__":

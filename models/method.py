@@ -11,7 +11,7 @@ and an objective `losses/<name>.py`, then add a line to MODELS (models/menu.py) 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypedDict
 
 from torch import Tensor, nn
 
@@ -76,6 +76,18 @@ class Method(Protocol):
     def load_released(self, state: Mapping[str, Tensor]) -> None:
         """Load a published checkpoint; every key must match. Raises CheckpointError if it does not fit."""
         raise CheckpointError("this method has no published weights")
+
+
+class LoaderNeeds(TypedDict):
+    """What a method asks of a loader, as its arguments."""
+
+    inputs: frozenset[str]
+    min_window_s: float
+
+
+def needs_of(method: Method | type[Method]) -> LoaderNeeds:
+    """The loader's arguments for a method."""
+    return {"inputs": method.inputs, "min_window_s": method.min_window_s}
 
 
 def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

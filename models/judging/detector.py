@@ -29,7 +29,7 @@ from loaders.batches.collate import Collate
 from loaders.batches.windows import RELEASED_FRAMES, ClipDataset, ClipWindow, DataConfig, WindowStart
 from models.judging.evidence import lag_curve, region_map
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
-from models.method import Method, check_config
+from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
 from preprocess.faces.track import CropConfig
@@ -171,9 +171,7 @@ class LoadedDetector:
         self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str
     ) -> FaceVerdict:
         model, decision, fps = self.model, self.decision, float(tracked.fps)
-        dataset = ClipDataset(
-            [_as_clip(track)], self.data, training=False, inputs=model.inputs, min_window_s=model.min_window_s
-        )
+        dataset = ClipDataset([_as_clip(track)], self.data, training=False, **needs_of(model))
         starts = self._starts(track.num_frames, fps, config)
         off_domain = self._off_domain(track, tracked, config, bool(starts))
         verdict, logit, heads = UNDECIDED, None, [None, None]

@@ -12,6 +12,7 @@ from typing import Any
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.shortcut_probes import probe_batches
 from loaders.batches.windows import DataConfig
+from models.method import LoaderNeeds
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils.evaluation.results import write_csv
@@ -32,7 +33,7 @@ class Scored:
     score: Callable[..., ClipScores]  # (batches, description=...)
     data: DataConfig
     workers: WorkerConfig
-    needs: Mapping[str, Any]  # loader arguments that the method requires
+    needs: LoaderNeeds
     output_dir: Path
 
 
