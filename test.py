@@ -66,22 +66,17 @@ log = logging.getLogger("test")
 class TestConfig:
     """test.py: what is evaluated on what."""
 
-    checkpoint: Path = opt(
-        dataclasses.MISSING, "best.pt of a run, or a bare state_dict of the published code"
-    )
+    checkpoint: Path = opt(dataclasses.MISSING, "best.pt of a run, or a bare state_dict (published weights)")
     dataset: tuple[str, ...] = opt(
         ("fakeavceleb",), "data sets, each evaluated on its own", choices=sorted(DATASETS)
     )
     data_root: tuple[Path, ...] = opt(
-        dataclasses.MISSING,
-        "the prepared data sets (outputs of preprocess.prepare), in the order of --dataset",
+        dataclasses.MISSING, "prepared data sets (outputs of preprocess.prepare), in the order of --dataset"
     )
     split: str = opt("test", "which clips: a split, or all", choices=(*SPLITS, "all"))
     output_dir: Path | None = opt(None, "where results are written; default: next to the checkpoint")
     model: str = opt(
-        "beyond_masking",
-        "method of a bare state_dict; the checkpoint of a run names it",
-        choices=sorted(MODELS),
+        "beyond_masking", "method of a bare state_dict; a run's checkpoint names it", choices=sorted(MODELS)
     )
     preset: str = opt("released", "preset of a bare state_dict; the checkpoint of a run holds all values")
     precision: str = precision_flag()
@@ -115,6 +110,8 @@ class Evaluation(FlagGroups):
 
     model: nn.Module
     needs: LoaderNeeds
+    device: torch.device
+    precision: str
     decision: Decision | None  # how scores become verdicts; None if the checkpoint has none
     trained_checksums: dict[str, str]  # of the split files used in training
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
@@ -148,9 +145,12 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     check_config(model_type, {"data": to_plain(configs["data"]), "model": to_plain(model.config)})
     if configs["robustness"].raw_root and len(configs["robustness"].raw_root) != len(test.dataset):
         raise UsageError(f"{len(configs['robustness'].raw_root)} raw_root for {len(test.dataset)} dataset")
+    device = resolve_device(test.device)
     return Evaluation(
         model=model,
         needs=needs_of(model),
+        device=device,
+        precision=resolve_precision(test.precision, device),
         decision=restore.restore_decision(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,
@@ -158,14 +158,13 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     )
 
 
-def evaluate_dataset(
-    evaluation: Evaluation, name: str, data_root: Path, output_dir: Path, device: torch.device, precision: str
-) -> dict[str, Any]:
+def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_dir: Path) -> dict[str, Any]:
     """Score one data set, write its files to `output_dir` and return the content of test_metrics.json.
 
     Several processes share the clips; only the main one writes, the others return nothing.
     """
-    test, data, trained = evaluation.test, evaluation.data, evaluation.trained_checksums
+    test, data, workers, needs = evaluation.test, evaluation.data, evaluation.workers, evaluation.needs
+    device, precision, trained = evaluation.device, evaluation.precision, evaluation.trained_checksums
     if is_main():
         output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
     listing = DATASETS[name](data_root, evaluation.listing)
@@ -177,7 +176,7 @@ def evaluate_dataset(
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     part = f"the {test.split} split of {name}"
     require_both_classes(np.array([clip_labels(clip, data.label_rule)[0] for clip in clips]), part)
-    batches = evaluation_loader(clips, data, evaluation.workers, **evaluation.needs)
+    batches = evaluation_loader(clips, data, workers, **needs)
     num_windows, window_s = len(batches.dataset.evaluation_keys()), data.window_s
     log.info("%d clips, %d windows of %.1f s; %s, %s", len(clips), num_windows, window_s, device, precision)
     score = functools.partial(
@@ -185,7 +184,7 @@ def evaluate_dataset(
     )
     with logging_redirect_tqdm():
         scores = score(batches, description=f"{name} {test.split}")
-    scored = Scored(clips, scores, score, data, evaluation.workers, evaluation.needs, output_dir)
+    scored = Scored(clips, scores, score, data, workers, needs, output_dir)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
             measure_shortcuts(scored)
@@ -251,29 +250,25 @@ def run_evaluation() -> int:
     evaluation = parse_args()
     test = evaluation.test
     output_dir = test.output_dir or test.checkpoint.parent
-    device = resolve_device(test.device)
-    precision = resolve_precision(test.precision, device)
     if launched() and evaluation.robustness.robustness:
         raise UsageError("--robustness prepares videos in a single process: start it without torchrun")
-    with process_group(device):
+    with process_group(evaluation.device):
         configure_logging()
-        evaluation.model.to(device)
-        result = evaluate_all(evaluation, output_dir, device, precision)
+        evaluation.model.to(evaluation.device)
+        result = evaluate_all(evaluation, output_dir)
         if is_main():
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
 
 
-def evaluate_all(
-    evaluation: Evaluation, output_dir: Path, device: torch.device, precision: str
-) -> dict[str, Any]:
+def evaluate_all(evaluation: Evaluation, output_dir: Path) -> dict[str, Any]:
     """Evaluate each data set; the result of the only one, or of all of them with their mean AUC."""
     test = evaluation.test
     several = len(test.dataset) > 1
     results = {}
     for name, root in zip(test.dataset, test.data_root, strict=True):
         folder = output_dir / name if several else output_dir
-        results[name] = evaluate_dataset(evaluation, name, root, folder, device, precision)
+        results[name] = evaluate_dataset(evaluation, name, root, folder)
     if not several or not is_main():
         return results[test.dataset[0]]
     overall = {name: row["overall"] for name, row in results.items()}

@@ -75,9 +75,7 @@ class TrainConfig:
     config: Path | None = opt(None, "repeat the run of this config.json; explicit flags win over it")
     resume: bool = opt(False, "continue the run in --run_dir from last.pt, with its configuration")
     save_every_steps: int = opt(0, "also save last.pt every N steps; 0 = only at the end of an epoch")
-    keep_checkpoints: int = opt(
-        2, "versions of last.pt to keep: --resume takes the one before if the newest is damaged"
-    )
+    keep_checkpoints: int = opt(2, "versions of last.pt to keep: --resume takes the newest undamaged one")
     max_bad_clips: int = opt(0, "set aside up to N clips that become unreadable; 0 = the first stops the run")
     print_config: bool = opt(False, "print the resolved configuration as JSON and exit")
 
@@ -257,9 +255,8 @@ def fit(
     if saved:
         state.restore(saved)
         log.info("resumed before step %d of epoch %d", state.progress.step, state.progress.epoch)
-    every, keep = train.save_every_steps, train.keep_checkpoints
     run = Run(
-        train.run_dir, loop, state, loader, request, known, save_every_steps=every, keep_checkpoints=keep
+        train.run_dir, loop, state, loader, request, known, train.save_every_steps, train.keep_checkpoints
     )
     train_epochs(config, run, val_loader, precision)
     run.close()

@@ -54,14 +54,10 @@ def annotate_video(
     landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
     strip = _Strip(tracked, labels, threshold)
     width, height = tracked.width, tracked.height + strip.height
-    more_columns, more_rows = width % 2, height % 2
+    container, more_columns, more_rows = target.suffix.removeprefix("."), width % 2, height % 2
+    width, height = width + more_columns, height + more_rows
     with VideoWriter(
-        target,
-        fps=tracked.fps,
-        width=width + more_columns,
-        height=height + more_rows,
-        crf=20,
-        container=target.suffix.removeprefix("."),
+        target, fps=tracked.fps, width=width, height=height, crf=20, container=container
     ) as writer:
         if not tracked.silent:
             writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=96_000)

@@ -42,9 +42,7 @@ class VideoConfig(JudgeConfig):
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
     format: str = opt("mp4", "format of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
     annotate: bool = opt(True, "write the annotated video")
-    no_thumbnails: bool = opt(
-        False, "show no faces in report.html; with --annotate false, no written file shows one"
-    )
+    no_thumbnails: bool = opt(False, "show no face in report.html; with --annotate false, in no file at all")
     precision: str = precision_flag()
     device: str = device_flag()
 

@@ -38,7 +38,7 @@ from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.files import AUDIO_NAME
 from utils.clip.sound import read_waveform
-from utils.config import from_args, opt, to_plain
+from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
 from utils.evaluation.scoring import POOLS
@@ -64,8 +64,7 @@ class JudgeConfig(LimitConfig):
 
     def __post_init__(self) -> None:
         LimitConfig.__post_init__(self)
-        if self.stride_s < 0 or self.lag_frames < 0 or self.min_face_px < 0:
-            raise ValueError("stride_s, lag_frames and min_face_px must not be negative")
+        require_at_least(self, 0, "stride_s", "lag_frames", "min_face_px")
 
 
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
@@ -110,17 +109,14 @@ class LoadedDetector:
         self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
         self.device, self.precision, self.name = device, precision, name
 
-    def judge(
-        self, video: Path | str, config: JudgeConfig | None = None, *, work_dir: Path | None = None
-    ) -> Verdict:
+    def judge(self, video: Path | str, config: JudgeConfig | None = None) -> Verdict:
         """Judge every face of a raw video.
 
-        Crops and sound are written to `work_dir` (default: a temporary folder); memory does not grow with the
-        video's length. Decoding runs in its own process. Raises ClipError if it fails or exceeds the limits
-        of `config`.
+        Crops and sound are written to a temporary folder; memory does not grow with the video's length.
+        Decoding runs in its own process. Raises ClipError if it fails or exceeds the limits of `config`.
         """
-        with tempfile.TemporaryDirectory() as temporary:
-            return self.judge_tracks(Path(video), work_dir or Path(temporary), config or JudgeConfig())[0]
+        with tempfile.TemporaryDirectory() as work_dir:
+            return self.judge_tracks(Path(video), Path(work_dir), config or JudgeConfig())[0]
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
         """`judge`, plus the tracked faces, whose files stay in `work_dir`."""
@@ -277,8 +273,6 @@ def _prob(head: HeadDecision | None, logit: float | None) -> float | None:
 
 def _spread(starts: Sequence[int], count: int) -> list[int]:
     """At most `count` of the starts, evenly spaced."""
-    if not starts:
-        return []
     places = np.linspace(0, len(starts) - 1, min(count, len(starts)) + 2)[1:-1].round().astype(int)
     return [starts[place] for place in dict.fromkeys(places.tolist())]
 

@@ -13,19 +13,16 @@ import torch
 from tqdm import tqdm
 
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart, window_frames
-from utils.clip import face_regions
+from utils.clip.face_regions import FACE_OVAL, LEFT_BROW, LEFT_EYE, LIPS, NOSE, RIGHT_BROW, RIGHT_EYE
 from utils.clip.files import CROP_SIZE, open_landmarks
 
 Score = Callable[[ClipWindow], float]  # the clip's logit of one window
 BLUR_SIGMA = 12.0  # pixels of the crop: eyes and lips dissolve
 REGIONS = {
-    "eyes": (
-        face_regions.LEFT_EYE + face_regions.LEFT_BROW,
-        face_regions.RIGHT_EYE + face_regions.RIGHT_BROW,
-    ),
-    "nose": (face_regions.NOSE,),
-    "mouth": (face_regions.LIPS,),
-    "contour": (face_regions.FACE_OVAL,),  # a ring along it
+    "eyes": (LEFT_EYE + LEFT_BROW, RIGHT_EYE + RIGHT_BROW),
+    "nose": (NOSE,),
+    "mouth": (LIPS,),
+    "contour": (FACE_OVAL,),  # a ring along it
 }
 
 

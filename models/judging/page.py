@@ -14,18 +14,7 @@ from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
 from utils.clip.sound import read_waveform
 from utils.evaluation.metrics import Floats
-from utils.report.pages import (
-    FAKE_COLOR,
-    INK,
-    LINE,
-    REAL_COLOR,
-    SOFT,
-    STYLE,
-    jpeg_data_url,
-    new_figure,
-    save_plot,
-    write_page,
-)
+from utils.report import pages
 
 NUM_PICTURES = 4
 ENVELOPE_RATE_HZ = 8000
@@ -49,33 +38,33 @@ def write_video_page(
         for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1)
     ]
     template = Path(__file__).with_name("video.html")
-    write_page(output_dir / "report.html", template, verdict=verdict, faces=faces, timeline=timeline)
+    pages.write_page(output_dir / "report.html", template, verdict=verdict, faces=faces, timeline=timeline)
 
 
 def _pictures(track: TrackClip) -> list[str]:
     """Evenly spaced frames of the crop as "data:" URLs."""
     frames = np.linspace(0, track.num_frames - 1, NUM_PICTURES + 2).round().astype(int)[1:-1]
-    return [jpeg_data_url(frame, 160, 85) for frame in read_frames(track.folder / VIDEO_NAME, frames)]
+    return [pages.jpeg_data_url(frame, 160, 85) for frame in read_frames(track.folder / VIDEO_NAME, frames)]
 
 
-@rc_context(STYLE)
+@rc_context(pages.STYLE)
 def _plot_timeline(path: Path, verdict: Verdict, tracked: TrackedVideo) -> Markup:
     """P(fake) of every face over time, above the amplitude of the sound."""
-    figure, (probs, sound) = new_figure(5, 3.2, rows=2, sharex=True, height_ratios=(3, 1))
-    probs.axhline(verdict.threshold, color=SOFT, lw=1, ls="--", label="threshold")
+    figure, (probs, sound) = pages.new_figure(5, 3.2, rows=2, sharex=True, height_ratios=(3, 1))
+    probs.axhline(verdict.threshold, color=pages.SOFT, lw=1, ls="--", label="threshold")
     for number, face in enumerate(verdict.faces):
         times = (face.first_frame + np.arange(face.num_frames) + 0.5) / verdict.fps
         style = ("-", "--", ":", "-.")[number % 4]
-        probs.plot(times, face.frame_probs, color=INK, lw=1.6, ls=style, label=f"face {number + 1}")
+        probs.plot(times, face.frame_probs, color=pages.INK, lw=1.6, ls=style, label=f"face {number + 1}")
         for segment in face.segments:
-            probs.axvspan(segment.start_s, segment.end_s, color=FAKE_COLOR, alpha=0.15, lw=0)
+            probs.axvspan(segment.start_s, segment.end_s, color=pages.FAKE_COLOR, alpha=0.15, lw=0)
     probs.set(ylim=(-0.03, 1.03), ylabel="P(fake)", title="shaded: above the threshold")
     times, envelope = _envelope(tracked.sound, verdict.duration_s)
-    sound.fill_between(times, -envelope, envelope, color=REAL_COLOR, lw=0, alpha=0.7)
+    sound.fill_between(times, -envelope, envelope, color=pages.REAL_COLOR, lw=0, alpha=0.7)
     sound.set(xlim=(0, verdict.duration_s), xlabel="seconds", ylabel="sound", yticks=[])
     figure.legend(loc="outside lower center", ncols=5)
     alt = f"P(fake) of {len(verdict.faces)} faces over {verdict.duration_s:.1f} seconds"
-    return save_plot(figure, path, alt)
+    return pages.save_plot(figure, path, alt)
 
 
 def _envelope(path: Path, duration_s: float) -> tuple[Floats, Floats]:
@@ -88,28 +77,28 @@ def _envelope(path: Path, duration_s: float) -> tuple[Floats, Floats]:
     return (edges[1:] + edges[:-1]) / 2, peaks
 
 
-@rc_context(STYLE)
+@rc_context(pages.STYLE)
 def _plot_lag(path: Path, face: FaceVerdict) -> Markup | None:
     if face.lag_curve is None:
         return None
-    figure, (axes,) = new_figure(4.6, 3)
-    axes.plot(face.lag_curve["delay_s"], face.lag_curve["logit"], color=INK, marker=".", lw=1.4)
-    axes.axvline(0, color=SOFT, lw=1, ls="--")
-    axes.grid(color=LINE)
+    figure, (axes,) = pages.new_figure(4.6, 3)
+    axes.plot(face.lag_curve["delay_s"], face.lag_curve["logit"], color=pages.INK, marker=".", lw=1.4)
+    axes.axvline(0, color=pages.SOFT, lw=1, ls="--")
+    axes.grid(color=pages.LINE)
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="delay of the sound (seconds)", ylabel="logit (higher: more fake)", title="sound shifted")
-    return save_plot(figure, path, "Logit against the delay of the sound")
+    return pages.save_plot(figure, path, "Logit against the delay of the sound")
 
 
-@rc_context(STYLE)
+@rc_context(pages.STYLE)
 def _plot_regions(path: Path, face: FaceVerdict) -> Markup | None:
     if face.regions is None:
         return None
-    figure, (axes,) = new_figure(4.6, 3)
-    colors = [FAKE_COLOR if value > 0 else REAL_COLOR for value in face.regions.values()]
+    figure, (axes,) = pages.new_figure(4.6, 3)
+    colors = [pages.FAKE_COLOR if value > 0 else pages.REAL_COLOR for value in face.regions.values()]
     axes.barh(list(face.regions), list(face.regions.values()), color=colors)
-    axes.axvline(0, color=SOFT, lw=1)
+    axes.axvline(0, color=pages.SOFT, lw=1)
     axes.invert_yaxis()
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="drop of the logit when blurred", title="regions that the score relies on")
-    return save_plot(figure, path, "Drop of the logit when a region of the face is blurred")
+    return pages.save_plot(figure, path, "Drop of the logit when a region of the face is blurred")

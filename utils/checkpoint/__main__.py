@@ -40,11 +40,8 @@ def main() -> int:
         sys.stdout.write(f"written: {args.target} and its model card {card}\n")
         return 0
     weights = content["model"] if "model" in content else content["released"]
-    about = {
-        name: value
-        for name, value in content.items()
-        if name not in ("model", "released", "criterion", "optimizer", "scheduler", "random")
-    }
+    state = {"model", "released", "criterion", "optimizer", "scheduler", "random"}
+    about = {name: value for name, value in content.items() if name not in state}
     about |= {"tensors": len(weights), "parameters": sum(value.numel() for value in weights.values())}
     sys.stdout.write(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return 0

@@ -97,9 +97,9 @@ def _read(path: Path) -> dict[str, Any]:
         require_no_bomb(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         require_no_bomb(path, content)
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            if content.pop("checksum", None) != content_checksum(content):
-                raise CheckpointError(f"{path}: is damaged: its content does not match its checksum")
+        is_own = isinstance(content, dict) and content.get("format") == FORMAT
+        if is_own and content.pop("checksum", None) != content_checksum(content):
+            raise CheckpointError(f"{path}: is damaged: its content does not match its checksum")
     except UNREADABLE as error:  # torch's own advice, to allow code, is not passed on
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"is damaged, or holds more than tensors and plain values ({type(error).__name__})"

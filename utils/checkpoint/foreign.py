@@ -25,9 +25,6 @@ class _Inert:
     def __new__(cls, *args: object, **kwargs: object) -> _Inert:
         return object.__new__(cls)
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
     def __setstate__(self, state: object) -> None:
         pass
 

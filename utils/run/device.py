@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -78,11 +76,9 @@ def set_float32_math(device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-@contextlib.contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """bf16 autocast on `device` where `precision` is "bf16", plain float32 where it is "fp32"."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Context of bf16 autocast on `device` if `precision` is "bf16", of plain float32 if it is "fp32"."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def uses_plain_torch() -> bool:

@@ -25,16 +25,11 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av"
 
 def configure_logging(log_file: Path | None = None) -> None:
     """Log to stderr and, if given, append to a file (the main process alone). Called once, by main()."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    outputs: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_file is not None and is_main():
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
+        outputs.append(logging.FileHandler(log_file, encoding="utf-8"))
+    line = "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S", handlers=outputs, force=True)
 
 
 def _commit() -> str:

@@ -38,8 +38,7 @@ class LoopConfig:
         "pairs and means over frames then see one micro-batch",
     )
     compile: bool = opt(
-        False,
-        "torch.compile the model: faster steps after some minutes; needs a C++ compiler, on a GPU Triton",
+        False, "torch.compile the model: faster after some minutes; needs a C++ compiler, on a GPU Triton"
     )
     sync_batch_norm: bool = opt(
         True, "under torchrun, compute batch norm over the clips of all processes, as a single process does"

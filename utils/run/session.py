@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,36 +37,28 @@ class TrainingLoader(Protocol):
     def __len__(self) -> int: ...
 
 
+@dataclass
 class Run:
-    """Everything of a training that is not its mathematics; train.py's loop shows the order of the calls.
+    """Everything of a training that is not its mathematics; train.py's loop shows the order of the calls."""
 
-    `known`: what every checkpoint repeats of the run (config, environment, split_checksums).
-    """
+    run_dir: Path
+    config: LoopConfig
+    state: TrainingState
+    loader: TrainingLoader
+    request: StopRequest
+    known: Mapping[str, Any]  # what every checkpoint repeats: config, environment, split_checksums
+    save_every_steps: int
+    keep_checkpoints: int
+    is_step: bool = False  # the current batch is the last part of its step
+    clip_ids: tuple[str, ...] = ()  # of the current batch, over all processes
 
-    is_step: bool  # the current batch is the last part of its step
-    clip_ids: tuple[str, ...]  # of the current batch, over all processes
-
-    def __init__(
-        self,
-        run_dir: Path,
-        config: LoopConfig,
-        state: TrainingState,
-        loader: TrainingLoader,
-        request: StopRequest,
-        known: Mapping[str, Any],
-        *,
-        save_every_steps: int,
-        keep_checkpoints: int,
-    ) -> None:
-        self.run_dir, self.config, self.state, self.loader = run_dir, config, state, loader
-        self.request, self.known = request, known
-        self.save_every_steps, self.keep_checkpoints = save_every_steps, keep_checkpoints
-        self.bad_clips = loader.bad_clips
-        self.num_steps: int = loader.batch_sampler.num_steps
-        self.parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    def __post_init__(self) -> None:
+        self.bad_clips = self.loader.bad_clips
+        self.num_steps: int = self.loader.batch_sampler.num_steps
+        self.parameters = [p for group in self.state.optimizer.param_groups for p in group["params"]]
         done = self.progress.epoch * self.num_steps + self.progress.step
-        self.log = RunLog(run_dir, first_step=done, num_epochs=self.progress.epoch)
-        self._reader, self._bar = StepReader(state.device), tqdm(disable=True)
+        self.log = RunLog(self.run_dir, first_step=done, num_epochs=self.progress.epoch)
+        self._reader, self._bar = StepReader(self.state.device), tqdm(disable=True)
         self._start, self._num_clips = 0.0, 0  # of this epoch, in this process's life
         self._sums: dict[str, Tensor] = {}  # of the loss terms over the parts of this step
         self._step_ids: tuple[str, ...] = ()

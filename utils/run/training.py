@@ -95,14 +95,11 @@ class WaitingTime:
         self.batches, self.seconds = batches, 0.0
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        iterator = iter(self.batches)
-        while True:
-            start = time.monotonic()
-            batch = next(iterator, None)
+        start = time.monotonic()
+        for batch in self.batches:
             self.seconds += time.monotonic() - start
-            if batch is None:
-                return
             yield batch
+            start = time.monotonic()
 
 
 class StepReader:
