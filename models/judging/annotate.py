@@ -53,11 +53,10 @@ def annotate_video(
     times = read_video_times(source)
     landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
     strip = _Strip(tracked, labels, threshold)
-    width, height = tracked.width, tracked.height + strip.height
-    container, more_columns, more_rows = target.suffix.removeprefix("."), width % 2, height % 2
-    width, height = width + more_columns, height + more_rows
+    kind, width, height = target.suffix.removeprefix("."), tracked.width, tracked.height + strip.height
+    to_even = ((0, height % 2), (0, width % 2), (0, 0))  # rows, columns, colours
     with VideoWriter(
-        target, fps=tracked.fps, width=width, height=height, crf=20, container=container
+        target, fps=tracked.fps, width=width + width % 2, height=height + height % 2, crf=20, container=kind
     ) as writer:
         if not tracked.silent:
             writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=96_000)
@@ -74,7 +73,7 @@ def annotate_video(
                     box, points = track.face_boxes[place], landmarks[number][place]
                     _draw_face(frame, box, points, COLORS[verdict], text)
             whole = np.concatenate([frame, strip.draw(index)])
-            writer.write(np.pad(whole, ((0, more_rows), (0, more_columns), (0, 0)), mode="edge"))
+            writer.write(np.pad(whole, to_even, mode="edge"))
             if not tracked.silent:
                 start, end = (round(n / tracked.fps * SAMPLE_RATE_HZ) for n in (index, index + 1))
                 writer.write_audio(_samples(tracked.sound, start, end - start))

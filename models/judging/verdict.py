@@ -66,9 +66,8 @@ class Verdict:
         """The content of verdict.json; NaN becomes null."""
         values = dataclasses.asdict(self)
         for face in values["faces"]:
-            face["frame_probs"] = [
-                None if math.isnan(value) else round(value, 4) for value in face["frame_probs"].tolist()
-            ]
+            probs = face["frame_probs"].tolist()
+            face["frame_probs"] = [None if math.isnan(prob) else round(prob, 4) for prob in probs]
         return values
 
 

@@ -160,10 +160,8 @@ def gather_batch(
     map_tensors(output, collect_tensor)
     map_tensors(batch, collect_tensor)
     gathered = iter(_Gather.apply(*tensors))
-    return (
-        map_tensors(output, lambda _: next(gathered)),
-        map_tensors(batch, lambda _: next(gathered), clip_ids=clip_ids),
-    )
+    output = map_tensors(output, lambda _: next(gathered))
+    return output, map_tensors(batch, lambda _: next(gathered), clip_ids=clip_ids)
 
 
 def pad_to_longest(batch: ClipBatch) -> tuple[ClipBatch, tuple[str, ...]]:
