@@ -137,14 +137,37 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
     """
     clips = listing.all_clips
     rule = listing.donor_rule if config.donors == "auto" else config.donors
-    split_of, dropped, texts = _parts(listing, config, rule)
-    known_overlap = listing.known_overlap if _is_official(listing, config) else ""
+    is_drawn = config.split_source == "identity" or config.fold
+    without = [clip for clip in clips if clip.split is None]
+    dropped: dict[str, str] = {}  # clip_id -> why it is in no part
+    texts: dict[str, str] = {}  # the protocol's files
+    known_overlap = ""
+    if config.protocol != "none":
+        k, _ = config.fold_numbers()
+        train, test, dropped, texts = mrdf5(
+            listing.dataset, clips, k, files=config.protocol_files, seed=config.split_seed
+        )
+        split_of = _carve({clip.clip_id: clip.unit for clip in train}, config)
+        split_of |= {clip.clip_id: "test" for clip in test}
+    elif not is_drawn and not without:
+        split_of, known_overlap = _own_parts(listing, config, rule), listing.known_overlap
+    elif not is_drawn and config.split_source == "metadata":
+        raise DatasetError(
+            f"{listing.dataset}: its metadata names no split for {len(without)} clips, e.g. "
+            f"{without[0].clip_id}; use --split_source identity"
+        )
+    else:
+        unit_of = _units(clips, config, rule)
+        of_unit = (_fold_units if config.fold else _draw_units)(clips, unit_of, config)
+        split_of = {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}
     if rule == "drop" and not known_overlap:
         for clip_id in _torn_apart(clips, split_of):
             del split_of[clip_id]
             dropped[clip_id] = "its donor is in another part"
     if config.hold_out_method:
-        _hold_out(clips, split_of, dropped, config.hold_out_method, listing.dataset)
+        for clip_id, reason in _held_out(listing, split_of, config.hold_out_method).items():
+            del split_of[clip_id]
+            dropped[clip_id] = reason
     split = Split(
         dataset=listing.dataset,
         split_of=split_of,
@@ -160,37 +183,6 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
     if check:
         require_disjoint(split)
     return split
-
-
-def _is_official(listing: Listing, config: SplitConfig) -> bool:
-    """Whether the data set's own split is used."""
-    drawn = config.split_source == "identity" or config.fold or config.protocol != "none"
-    return not drawn and all(clip.split is not None for clip in listing.all_clips)
-
-
-def _parts(
-    listing: Listing, config: SplitConfig, donor_rule: str
-) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """clip_id -> part; clip_id -> why it is in no part; and the protocol's files."""
-    clips = listing.all_clips
-    if config.protocol != "none":
-        k, _ = config.fold_numbers()
-        train, test, dropped, texts = mrdf5(
-            listing.dataset, clips, k, files=config.protocol_files, seed=config.split_seed
-        )
-        unit_of = {clip.clip_id: clip.unit for clip in train}
-        return _carve(unit_of, config) | {clip.clip_id: "test" for clip in test}, dropped, texts
-    without = [clip for clip in clips if clip.split is None]
-    if config.split_source == "metadata" and without and not config.fold:
-        raise DatasetError(
-            f"{listing.dataset}: its metadata names no split for {len(without)} clips, e.g. "
-            f"{without[0].clip_id}; use --split_source identity"
-        )
-    if _is_official(listing, config):
-        return _own_parts(listing, config, donor_rule), {}, {}
-    unit_of = _units(clips, config, donor_rule)
-    of_unit = (_fold_units if config.fold else _draw_units)(clips, unit_of, config)
-    return {clip_id: of_unit[unit] for clip_id, unit in unit_of.items()}, {}, {}
 
 
 def _own_parts(listing: Listing, config: SplitConfig, donor_rule: str) -> dict[str, str]:
@@ -273,10 +265,8 @@ def _draw_units(clips: Sequence[Clip], unit_of: dict[str, str], config: SplitCon
     for split in SPLITS:
         if split not in of_unit.values():
             raise DatasetError(
-                f"{len(of_unit)} identities are too few for a {split} split: use a larger "
-                f"--{split}_fraction or more data"
-                if split != "train"
-                else "no identity is left for training: use smaller --val_fraction and --test_fraction"
+                f"{len(of_unit)} identities are too few for a {split} split: change --val_fraction and "
+                "--test_fraction, or use more data"
             )
     return of_unit
 
@@ -311,27 +301,21 @@ def _torn_apart(clips: Sequence[Clip], split_of: dict[str, str]) -> list[str]:
     ]
 
 
-def _hold_out(
-    clips: Sequence[Clip],
-    split_of: dict[str, str],
-    dropped: dict[str, str],
-    methods: tuple[str, ...],
-    dataset: str,
-) -> None:
-    known = {clip.method for clip in clips if clip.label == 1}
+def _held_out(listing: Listing, split_of: dict[str, str], methods: tuple[str, ...]) -> dict[str, str]:
+    """clip_id -> why a fake is left out where the fakes of `methods` are for testing only."""
+    known = {clip.method for clip in listing.all_clips if clip.label == 1}
     if unknown := set(methods) - known:
         raise UsageError(
-            f"--hold_out_method {' '.join(sorted(unknown))}: {dataset} has no such fakes; it has "
+            f"--hold_out_method {' '.join(sorted(unknown))}: {listing.dataset} has no such fakes; it has "
             f"{', '.join(sorted(known))}"
         )
-    for clip in clips:
+    reasons: dict[str, str] = {}
+    for clip in listing.all_clips:
         part = split_of.get(clip.clip_id)
-        if part is None or clip.label == 0 or (clip.method in methods) == (part == "test"):
-            continue
-        del split_of[clip.clip_id]
-        dropped[clip.clip_id] = (
-            "its method is not the held-out one" if part == "test" else "its method is held out"
-        )
+        if part and clip.label == 1 and (clip.method in methods) != (part == "test"):
+            is_test = part == "test"
+            reasons[clip.clip_id] = f"its method is {'not the held-out one' if is_test else 'held out'}"
+    return reasons
 
 
 def _donor_disjoint(clips: Sequence[Clip], split_of: dict[str, str]) -> set[str]:

@@ -96,19 +96,19 @@ def _split_text(split: Split) -> str:
     buffer.write(f"# donor_rule={split.donor_rule} known_overlap={split.known_overlap}\n")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(SPLIT_COLUMNS)
-    for clip_id in sorted(split.split_of.keys() | split.dropped.keys()):
-        writer.writerow(
-            (
-                split.dataset,
-                clip_id,
-                split.identity_of[clip_id],
-                ";".join(split.sources_of.get(clip_id, ())),
-                split.group_of.get(clip_id, ""),
-                split.split_of.get(clip_id, ""),
-                int(clip_id in split.donor_disjoint),
-                split.dropped.get(clip_id, ""),
-            )
+    writer.writerows(
+        (
+            split.dataset,
+            clip_id,
+            split.identity_of[clip_id],
+            ";".join(split.sources_of.get(clip_id, ())),
+            split.group_of.get(clip_id, ""),
+            split.split_of.get(clip_id, ""),
+            int(clip_id in split.donor_disjoint),
+            split.dropped.get(clip_id, ""),
         )
+        for clip_id in sorted(split.split_of.keys() | split.dropped.keys())
+    )
     return buffer.getvalue()
 
 
