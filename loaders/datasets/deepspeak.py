@@ -10,19 +10,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
-from loaders.datasets.metadata import (
-    as_id,
-    inside,
-    new_clip,
-    nfc,
-    read_rows,
-    require_file,
-    without_suffix,
-)
-from loaders.listing import Listing, ListingConfig, select_clips
+from loaders.datasets.metadata import as_id, inside, new_clip, nfc, read_rows, require_file, without_suffix
+from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.clip.packed import packed_clips, walk
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -36,18 +28,6 @@ CLONED_VOICES = ("elevenlabs", "playht", "speechify")
 GENUINE_VOICES = ("real", "original", "genuine")
 
 
-class _Row(NamedTuple):
-    """What the annotations say about a clip."""
-
-    category: str
-    method: str
-    identity: str
-    source: str  # "" if nobody's
-    pair: str
-    labels: tuple[int, int | None]
-    voice: str  # where it comes from, for the log
-
-
 def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
     """All clips of a prepared DeepSpeak tree.
 
@@ -57,26 +37,30 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
     for name in (REAL_CSV, FAKE_CSV, SPLIT_CSV):
         require_file(data_root / name, "of DeepSpeak; all three annotation files are needed")
     split_of = _read_split(data_root / SPLIT_CSV)
-    rows: dict[str, _Row] = {}
+    clips: dict[str, Clip] = {}
+    unknown: Counter[str] = Counter()
     num_duplicates = 0
-    for where, name, row in (*_read_real(data_root / REAL_CSV), *_read_fake(data_root / FAKE_CSV)):
-        if row.identity not in split_of:
-            raise DatasetError(f"{where}: identity {row.identity} is not listed in {SPLIT_CSV}")
-        if rows.setdefault(name, row) != row:
+    for where, clip, voice in (*_read_real(data_root, split_of), *_read_fake(data_root, split_of)):
+        name = clip.folder.name
+        if clip.split is None:
+            person = clip.identity.removeprefix("deepspeak/")
+            raise DatasetError(f"{where}: identity {person} is not listed in {SPLIT_CSV}")
+        if clips.setdefault(name, clip) != clip:
             raise DatasetError(f"{where}: {name} is already listed with other values")
-        num_duplicates += rows[name] is not row
+        if clips[name] is not clip:
+            num_duplicates += 1
+        elif clip.audio_label is None:
+            unknown[f"{clip.category} with audio-config {voice!r}:"] += 1
     if num_duplicates:
         log.info("deepspeak: %d rows list a file again with the same values", num_duplicates)
-    if unknown := Counter(row.voice for row in rows.values() if row.labels[1] is None):
-        voices = ", ".join(f"{voice}: {count}" for voice, count in sorted(unknown.items()))
+    if unknown:
         log.info(
-            "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)", unknown.total(), voices
+            "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)",
+            *(unknown.total(), tally(unknown)),
         )
-    folders = _find_folders(data_root, rows)
-    clips = [
-        _make_clip(name, folders.get(name, data_root / name), row, split_of) for name, row in rows.items()
-    ]
-    return select_clips("deepspeak", data_root, clips, config)
+    folders = _find_folders(data_root, clips)
+    listed = [replace(clip, folder=folders.get(name, clip.folder)) for name, clip in clips.items()]
+    return select_clips("deepspeak", data_root, listed, config)
 
 
 def _read_split(path: Path) -> dict[str, str]:
@@ -95,39 +79,43 @@ def _read_split(path: Path) -> dict[str, str]:
     return split_of
 
 
-def _read_real(path: Path) -> Iterator[tuple[str, str, _Row]]:
-    """(file and line, name of the clip, values) of each row."""
-    for line, row in read_rows(path, ("video-file", "identity")):
-        where = f"{path}, line {line}"
-        name, identity = _file_name(row["video-file"], where), as_id(row["identity"])
-        if not identity:
+def _read_real(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip, str]]:
+    """(file and line, clip, its audio-config) of each row; the clip's folder is not found yet."""
+    for line, row in read_rows(root / REAL_CSV, ("video-file", "identity")):
+        where = f"{root / REAL_CSV}, line {line}"
+        name, person = _file_name(row["video-file"], where), as_id(row["identity"])
+        if not person:
             raise DatasetError(f"{where}: the row has no identity")
-        yield where, name, _Row("real", "real", identity, "", name, (0, 0), "")
+        split = split_of.get(person)
+        clip = new_clip(
+            "deepspeak", name, root / name, (0, 0), category="real", person=person, pair=name, split=split
+        )
+        yield where, clip, ""
 
 
-def _read_fake(path: Path) -> Iterator[tuple[str, str, _Row]]:
-    for line, row in read_rows(path, FAKE_COLUMNS):
-        where = f"{path}, line {line}"
+def _read_fake(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip, str]]:
+    for line, row in read_rows(root / FAKE_CSV, FAKE_COLUMNS):
+        where = f"{root / FAKE_CSV}, line {line}"
         kind = row["kind"].lower().replace("_", "-").replace(" ", "-")
         if kind not in KINDS:
             raise DatasetError(f"{where}: unknown kind {row['kind']!r}, expected one of {', '.join(KINDS)}")
-        target, source = as_id(row["identity-target"]), as_id(row["identity-source"])
+        name, target = _file_name(row["video-file"], where), as_id(row["identity-target"])
         if not target:
             raise DatasetError(f"{where}: the row has no identity-target")
         recording, voice = as_id(row.get("recording-target", "")), row.get("audio-config", "")
-        yield (
-            where,
-            _file_name(row["video-file"], where),
-            _Row(
-                category=kind,
-                method=row["engine"] or "unknown",
-                identity=target,
-                source=source,
-                pair=f"{target}-{recording}" if recording else target,
-                labels=(1, _audio_label(kind, voice)),  # the picture of every fake is forged
-                voice=f"{kind} with audio-config {voice!r}",
-            ),
+        clip = new_clip(
+            "deepspeak",
+            name,
+            root / name,
+            (1, _audio_label(kind, voice)),  # the picture of every fake is forged
+            category=kind,
+            method=row["engine"] or "unknown",
+            person=target,
+            donors=(as_id(row["identity-source"]),),
+            pair=f"{target}-{recording}" if recording else target,
+            split=split_of.get(target),
         )
+        yield where, clip, voice
 
 
 def _file_name(text: str, where: str) -> str:
@@ -161,18 +149,3 @@ def _find_folders(root: Path, wanted: Container[str]) -> dict[str, Path]:
             found[key] = folder
         subfolders[:] = sorted(n for n in subfolders if nfc(n) not in wanted and not n.startswith("."))
     return found
-
-
-def _make_clip(name: str, folder: Path, row: _Row, split_of: dict[str, str]) -> Clip:
-    return new_clip(
-        "deepspeak",
-        name,
-        folder,
-        row.labels,
-        category=row.category,
-        method=row.method,
-        person=row.identity,
-        donors=(row.source,),
-        pair=row.pair,
-        split=split_of[row.identity],
-    )
