@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loaders.datasets.metadata import FolderIndex, new_clip, no_metadata, read_json
 from loaders.listing import Listing, ListingConfig, select_clips, tally
@@ -88,9 +89,6 @@ class _Tree:
         entries = self.folders.entries(str(self.folders.clip_folder(self.place(family))))
         return sorted({name.removesuffix(".mp4") for name in entries})
 
-    def clip_folder(self, family: str, name: str) -> Path:
-        return self.folders.clip_folder(self.place(family) / name)
-
     def clip_id(self, family: str, name: str) -> str:
         """Without "ffpp/"; the same in either layout, so that a split file fits both."""
         return f"{family}/{self.variant}/videos/{name}"
@@ -137,11 +135,8 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
                 "dataset/splits of https://github.com/ondyari/FaceForensics"
             )
         for pair in read_json(path, list):
-            if not (
-                isinstance(pair, list)
-                and len(pair) == 2
-                and all(isinstance(name, str) and SEQUENCE.fullmatch(name) for name in pair)
-            ):
+            is_pair = isinstance(pair, list) and len(pair) == 2
+            if not is_pair or not all(isinstance(name, str) and SEQUENCE.fullmatch(name) for name in pair):
                 raise DatasetError(f'{path}: expected pairs such as ["071", "054"], found {brief(pair)}')
             for name in pair:
                 if name in split_of:
@@ -152,29 +147,19 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
 
 
 def _clip(
-    tree: _Tree,
-    family: str,
-    name: str,
-    method: str,
-    *,
-    target: str,
-    source: str = "",
-    pair: str,
-    split: str,
-    group: str = "",
+    tree: _Tree, family: str, name: str, method: str, *, target: str, source: str = "", **fields: Any
 ) -> Clip:
+    """A clip; `fields` as new_clip takes them."""
     return new_clip(
         "ffpp",
         tree.clip_id(family, name),
-        tree.clip_folder(family, name),
+        tree.folders.clip_folder(tree.place(family) / name),
         (int(method != "real"), 0),
         category=method,
         person=target,
         donors=() if source == target else (source,),
-        pair=pair,
         stratum="actors" if target.startswith("actor") else "youtube",
-        split=split,
-        group=group,
+        **fields,
     )
 
 

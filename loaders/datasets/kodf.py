@@ -23,6 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loaders.datasets.metadata import (
     FolderIndex,
@@ -59,7 +60,11 @@ def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
     Raises DatasetError where root, metadata or names are not as expected, or if there is no real or no fake
     clip.
     """
-    released = [root for root in (data_root, data_root / "features_mtcnn") if _is_released(root)]
+    released = [
+        root
+        for root in (data_root, data_root / "features_mtcnn")
+        if any((root / "validate_meta_data" / name).is_file() for name in ("real.csv", "fake.csv"))
+    ]
     folders = FolderIndex(data_root)
     if released:
         clips = _list_released(released[0])
@@ -76,17 +81,8 @@ def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
     return select_clips("kodf", data_root, list(reversed(unique.values())), config)
 
 
-def _clip(
-    name: str,
-    folder: Path,
-    *,
-    method: str,
-    person: str,
-    pair: str = "",
-    sex: str = "",
-    split: str | None = None,
-) -> Clip:
-    """A clip; `name` is its id, `pair` the id of the real clip it was made from, both without "kodf/"."""
+def _clip(name: str, folder: Path, *, method: str, person: str, sex: str = "", **fields: Any) -> Clip:
+    """A clip; `fields` as new_clip takes them."""
     fake, person = method != "real", person.lower()
     # who drove a fake or lent the face, where its name says so
     match = FAKE_NAME.fullmatch(name.rpartition("/")[2])
@@ -99,9 +95,8 @@ def _clip(
         category=method,
         person=person,
         donors=() if donor == person else (donor,),
-        pair=pair,
         stratum=sex or "unknown",
-        split=split,
+        **fields,
     )
 
 
@@ -234,24 +229,20 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
     """`original_videos/<person>/<clip>` and `synthesized_videos/<method>/<date>/<target>/<clip>`."""
     clips: list[Clip] = []
     other_code: Counter[str] = Counter()
-    for place in _walk(folders, PurePosixPath("original_videos"), 2):
-        person, stem = place.parts[-2:]
-        match = REAL_NAME.fullmatch(stem)
-        if not match or match[1].lower() != person.lower():
-            raise DatasetError(f"{folders.root / place}: expected the name {person}_<number>")
-        name = place.as_posix()
-        clips.append(_clip(name, folders.clip_folder(place), method="real", person=person))
-    for place in _walk(folders, PurePosixPath("synthesized_videos"), 4):
-        method, _, person, stem = place.parts[-4:]
-        match = FAKE_NAME.fullmatch(stem)
-        if not match or match[1].lower() != person.lower():
-            raise DatasetError(
-                f"{folders.root / place}: expected the name {person}_<source person>_<code>_<number>"
-            )
-        method = _method(method, str(folders.root / place))
-        other_code[method] += METHODS.index(method) + 1 != int(match[3])
-        name = place.as_posix()
-        clips.append(_clip(name, folders.clip_folder(place), method=method, person=person))
+    for top, depth, pattern, form in (
+        ("original_videos", 2, REAL_NAME, "<number>"),
+        ("synthesized_videos", 4, FAKE_NAME, "<source person>_<code>_<number>"),
+    ):
+        for place in _walk(folders, PurePosixPath(top), depth):
+            person, stem = place.parts[-2:]
+            match = pattern.fullmatch(stem)
+            if not match or match[1].lower() != person.lower():
+                raise DatasetError(f"{folders.root / place}: expected the name {person}_{form}")
+            method = "real"
+            if pattern is FAKE_NAME:
+                method = _method(place.parts[1], str(folders.root / place))
+                other_code[method] += METHODS.index(method) + 1 != int(match[3])
+            clips.append(_clip(place.as_posix(), folders.clip_folder(place), method=method, person=person))
     if other_code.total():
         log.warning(
             "kodf: the names of %d clips have another method code than their folder (%s); the folder counts",
@@ -261,10 +252,6 @@ def _list_international(folders: FolderIndex) -> list[Clip]:
 
 
 # -------------------------------------------------------------------------------------- the published code's
-
-
-def _is_released(root: Path) -> bool:
-    return any((root / "validate_meta_data" / name).is_file() for name in ("real.csv", "fake.csv"))
 
 
 def _list_released(root: Path) -> list[Clip]:
