@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.datasets.metadata import (
+    Segments,
     as_segments,
     inside,
     new_clip,
@@ -60,10 +61,8 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
         log.info("av_deepfake1m: %d clips %s", count, oddity)
     hidden = data_root / "test_files.txt"
     if hidden.is_file():
-        num_hidden = sum(1 for line in read_text(hidden).splitlines() if line.strip())
-        log.info(
-            "av_deepfake1m: %d clips of test_files.txt are left out: their labels are hidden", num_hidden
-        )
+        count = sum(1 for line in read_text(hidden).splitlines() if line.strip())
+        log.info("av_deepfake1m: %d clips of test_files.txt are left out: their labels are hidden", count)
     return select_clips("av_deepfake1m", data_root, clips, config)
 
 
@@ -76,19 +75,17 @@ def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], odditie
             f"{', '.join(MODIFY_TYPES)}"
         )
     labels = MODIFY_TYPES[kind]
-    segments = [
-        as_segments(entry[key] or (), where) for key in ("visual_fake_segments", "audio_fake_segments")
-    ]
-    for modality, label, spans in zip(("picture", "sound"), labels, segments, strict=True):
+    segments: list[Segments | None] = []
+    keys = ("visual_fake_segments", "audio_fake_segments")
+    for modality, label, key in zip(("picture", "sound"), labels, keys, strict=True):
+        spans = as_segments(entry[key] or (), where)
         if spans and not label:  # a known fault of the release: the other stream's segment was copied here
             if kind == "real":
                 raise DatasetError(f"{where}: modify_type is real, but the {modality} has forged segments")
             oddities[f"have forged segments of the {modality}, although modify_type says it is genuine"] += 1
         elif label and not spans:
             oddities[f"have no segments for their forged {modality}: the whole clip counts as forged"] += 1
-    video_segments, audio_segments = (
-        (spans or None) if label else None for label, spans in zip(labels, segments, strict=True)
-    )
+        segments.append(spans if spans and label else None)
     speaker, original = name.split("/")[-4], entry["original"]
     # the method is the category: one generator makes the pictures; `audio_model` names the voice's
     return new_clip(
@@ -101,7 +98,7 @@ def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], odditie
         pair=name if original is None else _clip_name(original, part, where),
         split=PARTS[part],
         group=speaker,
-        segments=(video_segments, audio_segments),
+        segments=(segments[0], segments[1]),
     )
 
 

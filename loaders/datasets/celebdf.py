@@ -62,13 +62,11 @@ def _read_test_list(path: Path) -> set[tuple[str, str]]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         label, _, name = line.strip().partition(" ")
         if label not in {"0", "1"} or not name:
-            raise DatasetError(
-                f"{path}, line {number}: expected '<0 or 1> <folder>/<name>.mp4', found {line!r}"
-            )
-        video = inside(name.strip(), f"{path}, line {number}")
-        keys.add(_key(video.with_suffix(""), f"{path}, line {number}"))
+            raise DatasetError(f"{where}: expected '<0 or 1> <folder>/<name>.mp4', found {line!r}")
+        keys.add(_key(inside(name.strip(), where).with_suffix(""), where))
     if not keys:
         raise DatasetError(f"{path}: lists no video")
     return keys

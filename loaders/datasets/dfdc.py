@@ -69,15 +69,11 @@ def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[Clip]:
             if not isinstance(fields, dict) or "label" not in fields:
                 raise DatasetError(f"{origin}: expected an object with a label, found {brief(fields)}")
             if fields.get("split", "train") != "train":
-                raise DatasetError(
-                    f"{origin}: split is {brief(fields['split'])}, expected 'train' in a train part"
-                )
+                raise DatasetError(f"{origin}: split is {brief(fields['split'])}, expected 'train'")
             label = parse_label(fields["label"], origin)
             original = fields.get("original") if label == 1 else name
             if not isinstance(original, str):
-                raise DatasetError(
-                    f"{origin}: a fake needs the name of its original, found {brief(original)}"
-                )
+                raise DatasetError(f"{origin}: a fake needs the name of its original, got {brief(original)}")
             rows.append((part / inside(name, file), label, original))
     part_of = {path.name: path.parent.as_posix() for path, _, _ in rows}
     # a part holds the originals of its fakes; where a mirror has moved one, the two parts stay together

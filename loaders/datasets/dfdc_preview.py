@@ -84,10 +84,8 @@ def _read_row(file: Path, key: str, fields: Any) -> _Row:
     target, donor = (_person(fields.get(name)) for name in ("target_id", "swapped_id"))
     if label == 0:
         target, donor = target or path.parts[1], ""
-    if missing := [
-        name for name, value in zip(needed[2:], (target, donor or not label), strict=True) if not value
-    ]:
-        raise DatasetError(f"{origin}: has no {' and no '.join(missing)}")
+    if not target or (label == 1 and not donor):
+        raise DatasetError(f"{origin}: has no {'swapped_id' if target else 'target_id'}")
     return _Row(path, label, part, target, donor)
 
 

@@ -36,8 +36,7 @@ PUBLISHED_COUNTS = {  # of release 1.2
     "FakeVideo-FakeAudio": 10_835,
 }
 METHODS = {"real", "rtvc", "wav2lip", "faceswap", "fsgan", "faceswap-wav2lip", "fsgan-wav2lip"}
-# where clip folders lie below the data root: ours, and the published code's
-CLIP_ROOTS = (".", "landmark_features/features_mediapipe")
+RELEASED_CLIPS = "landmark_features/features_mediapipe"  # where clip folders lie in the published code
 IDENTITY = re.compile(r"id\d{5}")
 
 
@@ -53,9 +52,8 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
         records = _read_original(original)
     else:
         raise no_metadata(data_root, ORIGINAL_METADATA, CORRECTED_METADATA)
-    folders = FolderIndex(
-        next((data_root / part for part in reversed(CLIP_ROOTS) if (data_root / part).is_dir()), data_root)
-    )
+    released = data_root / RELEASED_CLIPS
+    folders = FolderIndex(released if released.is_dir() else data_root)
     clips: dict[str, Clip] = {}
     num_duplicates = 0
     for path, fields in records:

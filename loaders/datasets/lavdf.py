@@ -53,9 +53,7 @@ def _make_clip(root: Path, where: str, entry: dict[str, Any]) -> Clip:
         raise DatasetError(f"{where}: split is {brief(entry['split'])}, expected train, dev or test")
     modified = (entry["modify_video"], entry["modify_audio"])
     if not all(isinstance(value, (bool, int)) and value in (0, 1) for value in modified):
-        raise DatasetError(
-            f"{where}: modify_video and modify_audio are {brief(modified)}, expected true or false"
-        )
+        raise DatasetError(f"{where}: modify_video, modify_audio: {brief(modified)}, expected true or false")
     video, audio = map(bool, modified)
     periods = as_segments(entry["fake_periods"], where)
     if bool(entry["n_fakes"]) != (video or audio) or bool(periods) != (video or audio):

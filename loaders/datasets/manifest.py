@@ -30,11 +30,10 @@ from loaders.datasets.metadata import (
     parse_label,
     read_rows,
     read_text,
+    walk_clips,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
-from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME
-from utils.clip.packed import walk
 from utils.errors import DatasetError
 from utils.types import Clip
 
@@ -67,12 +66,8 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError that says file, line, what was expected and what was found.
     """
-    lists = [
-        data_root / f"{part}{kind}.txt"
-        for part in PARTS
-        for kind in ("", "_real", "_fake")
-        if (data_root / f"{part}{kind}.txt").is_file()
-    ]
+    names = [f"{part}{kind}.txt" for part in PARTS for kind in ("", "_real", "_fake")]
+    lists = [data_root / name for name in names if (data_root / name).is_file()]
     folders = FolderIndex(data_root)
     if (data_root / TABLE).is_file():
         entries = list(_read_table(data_root / TABLE))
@@ -151,15 +146,11 @@ def _read_folders(root: Path) -> list[_Entry]:
         raise no_metadata(root, TABLE, *(f"{part}.txt" for part in PARTS), "real/ and fake/")
     entries: list[_Entry] = []
     for label in ("real", "fake"):
-        num_before = len(entries)
-        for place, subfolders, files in walk(root / label):
-            subfolders.sort()
-            if VIDEO_NAME in files or LANDMARKS_NAME in files:
-                path = PurePosixPath(nfc(place.relative_to(root).as_posix()))
-                entries.append(_Entry(where=str(place), path=path, values={"label": label}))
-                subfolders.clear()
-        if len(entries) == num_before:
+        clips = walk_clips(root / label)
+        if not clips:
             raise DatasetError(f"{root / label}: no clip folder in it; make them with preprocess.prepare")
+        for path, folder in clips.items():
+            entries.append(_Entry(where=str(folder), path=label / path, values={"label": label}))
     return entries
 
 
@@ -220,8 +211,5 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
         target=target,
         donors=map(as_id, values.get("source_id", "").split(";")),
         split=values.get("split") or None,
-        segments=(
-            _read_segments(entry, "video_fake_segments"),
-            _read_segments(entry, "audio_fake_segments"),
-        ),
+        segments=(_read_segments(entry, "video_fake_segments"), _read_segments(entry, "audio_fake_segments")),
     )

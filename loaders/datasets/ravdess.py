@@ -24,10 +24,7 @@ NAME = re.compile(
 CHANNELS = {"01": "speech", "02": "song"}
 PUBLISHED_COUNTS = {"speech": 1_440, "song": 1_012}  # clips with picture and sound; actor 18 does not sing
 # the data set has no split of its own: this is 2D3MF's, with as many women as men in each part
-ACTORS = {
-    "test": {"05", "10", "16", "19"},
-    "val": {"11", "13", "18", "22"},
-}
+ACTORS = {"test": {"05", "10", "16", "19"}, "val": {"11", "13", "18", "22"}}
 
 
 def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
@@ -49,9 +46,7 @@ def list_ravdess(data_root: Path, config: ListingConfig) -> Listing:
         else:
             skipped += 1
     if skipped:
-        log.info(
-            "ravdess: %d clips without picture or without sound (modality 02 and 03) are left out", skipped
-        )
+        log.info("ravdess: %d clips without picture or without sound (modality 02, 03) are left out", skipped)
     if not clips:
         raise DatasetError(f"{data_root}: no clip 01-*-<actor>, which has picture and sound, is there")
     return select_clips("ravdess", data_root, clips, config)
