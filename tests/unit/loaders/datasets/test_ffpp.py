@@ -212,5 +212,5 @@ def test_masks_are_no_videos_and_each_sound_is_the_targets(tmp_path):
 
 
 def test_a_wrong_raw_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(DatasetError, match=r"holds no ffpp.* original_sequences/\*/raw/videos/\*.mp4"):
+    with pytest.raises(DatasetError, match=r"holds no ffpp.*original_sequences/\*/raw/videos/\*.mp4"):
         read_raw_dataset("ffpp", tmp_path)

@@ -93,7 +93,7 @@ def test_a_bad_table_is_named(tmp_path, old, new, message):
 def test_wrong_folders_are_named(tmp_path):
     with pytest.raises(DatasetError, match="neither train_meta_data .* it holds nothing"):
         list_kodf(tmp_path, ListingConfig())
-    with pytest.raises(DatasetError, match=r"holds no kodf, also not in KoDF .*train_meta_data"):
+    with pytest.raises(DatasetError, match=r"holds no kodf, also not in .*KoDF.*train_meta_data"):
         read_raw_dataset("kodf", tmp_path)
     _, root = prepared_aihub(tmp_path / "data")
     table(root, "1.Training", "변조영상").unlink()
