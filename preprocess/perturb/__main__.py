@@ -11,7 +11,6 @@ encoded almost without loss (sound: AAC at 192 kbit/s), except for h264, where t
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,9 @@ from pathlib import Path
 from preprocess.clip.schedule import iterate_schedule
 from preprocess.clip.sound import AudioConfig, extract_audio
 from preprocess.perturb.kinds import PICTURE, Perturbation
-from preprocess.perturb.variants import change_of, full_frame_writer
+from preprocess.perturb.variants import change_of, write_h264
 from preprocess.work.limits import PERTURBED, LimitConfig
 from preprocess.work.workers import call_limited
-from utils.clip.sound import read_waveform
 from utils.config import opt, parse_groups
 from utils.errors import UsageError, run_command
 from utils.files import write_atomically
@@ -55,37 +53,26 @@ def write_perturbed(source: Path, output: Path, perturbation: Perturbation) -> N
         crf, change = int(picture_part[1]), dataclasses.replace(change, pictures=None)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        sound = scratch / "sound.wav"
         config = AudioConfig(allow_silent=True, max_missing_audio_s=float("inf"))
-        sound_path = scratch / "sound.wav"
-        sound = extract_audio(source, sound_path, times, config, change=change.waveform)
+        silent = extract_audio(source, sound, times, config, change=change.waveform).silent
         frames = iterate_schedule(source, times)
         if change.pictures is not None:
             frames = change.pictures(frames, times.fps, scratch)
-        first = next(frames)  # `times` has a frame at least
-        writer = full_frame_writer(output, first, times.fps, crf)
-        if not sound.silent:
-            writer.add_audio_stream(config.sample_rate_hz, bit_rate=192_000)
-        for frame in itertools.chain([first], frames):
-            writer.write_picture(frame)
-        if not sound.silent:
-            writer.write_audio(read_waveform(sound_path, config.sample_rate_hz))
-        writer.close()
+        write_h264(output, frames, times.fps, crf, None if silent else sound)
 
 
-def main() -> int:
+def main() -> None:
     config, limits = parse_groups(__doc__, PerturbConfig, LimitConfig)
     if config.output.resolve() == config.input.resolve():
         raise UsageError("--output must not be the input")
     config.output.parent.mkdir(parents=True, exist_ok=True)
     source, perturbation = config.input, Perturbation(config.kind, config.level)
 
-    def write(partial: Path) -> None:
-        call_limited(
-            write_perturbed, source, partial, perturbation, source=source, limits=limits, effort=PERTURBED
-        )
-
-    write_atomically(config.output, write)
-    return 0
+    guard = {"source": source, "limits": limits, "effort": PERTURBED}
+    write_atomically(
+        config.output, lambda path: call_limited(write_perturbed, source, path, perturbation, **guard)
+    )
 
 
 if __name__ == "__main__":

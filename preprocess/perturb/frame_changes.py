@@ -94,16 +94,12 @@ def _with_new_blocks(image: Frame, density: float, rng: np.random.Generator) -> 
     return draw_blocks(image, rng.integers(0, highest, (count, 2))) if count else image
 
 
-def _with_new_noise(image: Frame, variance: float, rng: np.random.Generator) -> Frame:
-    return add_noise(image, variance, rng.standard_normal(image.shape, np.float32))
-
-
 # h264 is missing: it needs all frames (see variants.py)
 FRAME_CHANGES: dict[str, Callable[[Frame, float, np.random.Generator], Frame]] = {
     "saturation": lambda image, value, rng: fade_colors(image, value),
     "contrast": lambda image, value, rng: darken(image, value),
     "block": _with_new_blocks,
-    "noise": _with_new_noise,
+    "noise": lambda image, value, rng: add_noise(image, value, rng.standard_normal(image.shape, np.float32)),
     "blur": lambda image, value, rng: blur(image, value),
     "pixelation": lambda image, value, rng: pixelate(image, value),
     "jpeg": lambda image, value, rng: compress_jpeg(image, value),

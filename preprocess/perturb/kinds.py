@@ -9,14 +9,14 @@ import numpy as np
 
 from utils.errors import UsageError
 
-PICTURE, SOUND, SYNC = "picture", "sound", "sync"
+PICTURE, SOUND = "picture", "sound"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """One perturbation: its values at levels 1, 2, ... and what they measure."""
 
-    modality: str  # PICTURE, SOUND, or SYNC: the sound against the picture
+    modality: str  # PICTURE or SOUND
     values: tuple[float, ...]
     unit: str
 
@@ -45,7 +45,7 @@ KINDS: dict[str, Kind] = {
     "gain": Kind(modality=SOUND, values=(-6, -12, -18, -24, -30), unit="dB"),
     "clipping": Kind(modality=SOUND, values=(0.01, 0.02, 0.05, 0.1, 0.2), unit="share of clipped samples"),
     # A test of synchrony: a detector that uses it should react.
-    "av_offset": Kind(modality=SYNC, values=(0.04, 0.08, 0.16, 0.24, 0.4), unit="s that the sound is late"),
+    "av_offset": Kind(modality=SOUND, values=(0.04, 0.08, 0.16, 0.24, 0.4), unit="s that the sound is late"),
 }
 DEEPER_FORENSICS = ("saturation", "contrast", "block", "noise", "blur", "pixelation", "h264")
 PICTURE_KINDS = tuple(name for name, kind in KINDS.items() if kind.modality == PICTURE)
@@ -68,10 +68,10 @@ class Perturbation:
         """Name of the folder that holds the variants."""
         return f"{self.kind}_{self.level}"
 
-    def part(self, *modalities: str) -> tuple[str, float] | None:
-        """(kind, value) of the change to one of `modalities`, None if it is not changed."""
+    def part(self, modality: str) -> tuple[str, float] | None:
+        """(kind, value) of the change to picture or sound, None if it is not changed."""
         for name in self.kind.split("+"):
-            if self.level and KINDS[name].modality in modalities:
+            if self.level and KINDS[name].modality == modality:
                 return name, KINDS[name].values[self.level - 1]
         return None
 

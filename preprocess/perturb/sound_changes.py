@@ -84,19 +84,13 @@ def shift_pitch(waveform: Waveform, rate_hz: int, semitones: float, rng: np.rand
 
     factor = 2 ** (semitones / 12)
     window = torch.hann_window(PITCH_FFT)
-    spectrum = torch.stft(
-        torch.from_numpy(np.ascontiguousarray(waveform, np.float32)),
-        PITCH_FFT,
-        PITCH_HOP,
-        window=window,
-        return_complex=True,
-    )
+    samples = torch.from_numpy(np.ascontiguousarray(waveform, np.float32))
+    spectrum = torch.stft(samples, PITCH_FFT, PITCH_HOP, window=window, return_complex=True)
     advance = torch.linspace(0, math.pi * PITCH_HOP, PITCH_FFT // 2 + 1)[:, None]
     slowed = phase_vocoder(spectrum, 1 / factor, advance)
-    stretched = torch.istft(
-        slowed, PITCH_FFT, PITCH_HOP, window=window, length=round(len(waveform) * factor)
-    ).numpy()
-    shifted = soxr.resample(stretched, rate_hz * factor, rate_hz, quality=RESAMPLER_QUALITY)
+    length = round(len(waveform) * factor)
+    stretched = torch.istft(slowed, PITCH_FFT, PITCH_HOP, window=window, length=length)
+    shifted = soxr.resample(stretched.numpy(), rate_hz * factor, rate_hz, quality=RESAMPLER_QUALITY)
     return _within_range(_fit(shifted, len(waveform)))
 
 

@@ -17,15 +17,17 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from preprocess.clip.make import Change, ClipConfig, clip_settings, is_finished, prepare_clip
-from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, SYNC, Perturbation, num_levels
-from preprocess.perturb.kinds import random_generator as random_of
+from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, Perturbation, random_generator
 from preprocess.work.batch import Batch, WorkConfig, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import PERTURBED, LimitConfig
 from preprocess.work.raw_layouts import SOURCES, read_raw_dataset
 from preprocess.work.stores import LocalStore
-from utils.clip.files import INFO_NAME, LAYOUT_VERSION, ClipInfo, read_clip_info
+from utils.clip.files import INFO_NAME, LAYOUT_VERSION, SAMPLE_RATE_HZ, ClipInfo, read_clip_info
+from utils.clip.sound import read_waveform
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
 from utils.files import file_sha256, write_text
@@ -37,7 +39,6 @@ from utils.types import Clip
 log = logging.getLogger(__name__)
 
 DEFINITIONS = 1  # increase it when a definition changes: older variants are then made again
-X264_PRESET, X264_KEYFRAMES = "medium", 250  # x264's own defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class RobustnessConfig:
 
     def __post_init__(self) -> None:
         for kind in self.robustness_kinds:
-            num_levels(kind)
+            Perturbation(kind, 0)  # raises for an unknown one
         if len(set(self.robustness_kinds)) != len(self.robustness_kinds):
             raise ValueError("robustness_kinds names a kind twice")
         if self.robustness and not self.raw_root:
@@ -79,63 +80,52 @@ def change_of(perturbation: Perturbation, clip_name: str) -> Change:
             kind, value = picture_part
             if kind == "h264":
                 return _reencoded(frames, fps, scratch, int(value))
-            return _changed_frames(frames, kind, value, clip_name, perturbation.level)
+            return _changed_frames(frames, kind, value, random_generator(clip_name, kind, perturbation.level))
 
-    if sound_part := perturbation.part(SOUND, SYNC):
+    if sound_part := perturbation.part(SOUND):
         from preprocess.perturb.sound_changes import SOUND_CHANGES
 
-        sound_kind, sound_value = sound_part
-        rng = random_of(clip_name, sound_kind, perturbation.level)
+        kind, value = sound_part
+        rng = random_generator(clip_name, kind, perturbation.level)
 
         def waveform(samples: Any, rate_hz: int) -> Any:
-            return SOUND_CHANGES[sound_kind](samples, rate_hz, sound_value, rng)
+            return SOUND_CHANGES[kind](samples, rate_hz, value, rng)
 
     if perturbation.level:
-        settings["perturbation"] = {
-            "kind": perturbation.kind,
-            "level": perturbation.level,
-            "value": perturbation.value,
-            "definitions": DEFINITIONS,
-        }
+        about = dataclasses.asdict(perturbation) | {"value": perturbation.value, "definitions": DEFINITIONS}
+        settings["perturbation"] = about
     return Change(settings=settings, pictures=pictures, waveform=waveform)
 
 
 def _changed_frames(
-    frames: Iterator[Picture], kind: str, value: float, clip_name: str, level: int
+    frames: Iterator[Picture], kind: str, value: float, rng: np.random.Generator
 ) -> Iterator[Picture]:
     from preprocess.perturb.frame_changes import FRAME_CHANGES
 
-    change, rng = FRAME_CHANGES[kind], random_of(clip_name, kind, level)
     converter = PictureConverter()
     for frame in frames:
-        yield Picture.from_rgb(change(frame.rgb(), value, rng), converter)
+        yield Picture.from_rgb(FRAME_CHANGES[kind](frame.rgb(), value, rng), converter)
 
 
-def full_frame_writer(path: Path, first: Picture, fps: Fraction, crf: int) -> VideoWriter:
-    """A writer of frames like `first`, encoded as on the web: with x264's own preset and key frames.
+def write_h264(
+    path: Path, frames: Iterator[Picture], fps: Fraction, crf: int, sound: Path | None = None
+) -> int:
+    """Encode full frames as on the web, with x264's own preset and key frames, and a prepared `sound`.
 
-    utils/media/video.py turns off what would make the bytes depend on more than the frames.
+    utils/media/writer.py turns off what would make the bytes depend on more than the frames. Returns T.
+    Raises ClipError if there is no frame.
     """
-    return VideoWriter(
-        path,
-        fps=fps,
-        width=first.width,
-        height=first.height,
-        crf=crf,
-        keyframe_interval=X264_KEYFRAMES,
-        preset=X264_PRESET,
-    )
-
-
-def write_h264(path: Path, frames: Iterator[Picture], fps: Fraction, crf: int) -> int:
-    """Encode full frames to a file; return T. Raises ClipError if there is none."""
     first = next(frames, None)
     if first is None:
         raise ClipError(path, "there is no frame to encode")
-    writer = full_frame_writer(path, first, fps, crf)
-    for frame in itertools.chain([first], frames):
-        writer.write_picture(frame)
-    writer.close()
+    x264: dict[str, Any] = {"crf": crf, "keyframe_interval": 250, "preset": "medium"}
+    with VideoWriter(path, fps=fps, width=first.width, height=first.height, **x264) as writer:
+        if sound is not None:
+            writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=192_000)
+        for frame in itertools.chain([first], frames):
+            writer.write_picture(frame)
+        if sound is not None:
+            writer.write_audio(read_waveform(sound, SAMPLE_RATE_HZ))
     return writer.num_frames
 
 
@@ -172,33 +162,29 @@ def variant_config(folder: Path, info: ClipInfo) -> ClipConfig:
 
     The thresholds for usable clips do not apply to variants: lost faces are counted instead.
     """
+    if "perturbation" in info.settings:
+        raise ClipError(folder, "is a perturbed variant itself; --data_root must hold the untouched clips")
     thresholds: dict[str, Any] = {
         "min_face_fraction": 0.0,
         "max_missing_audio_s": float("inf"),
         "allow_silent": True,
     }
-    if "perturbation" in info.settings:
-        raise ClipError(folder, "is a perturbed variant itself; --data_root must hold the untouched clips")
     try:
         return ClipConfig(**info.settings, **thresholds)
     except (TypeError, ValueError) as error:
         raise ClipError(folder, f"was prepared with other flags ({error}); prepare it again") from error
 
 
-def _lost_record(info: ClipInfo, config: ClipConfig, change: Change) -> dict[str, Any]:
-    """The content of a .lost.json by which a lost clip is recognised, so that it is not searched again."""
-    return {
-        "layout_version": LAYOUT_VERSION,
-        "settings": clip_settings(config, change),
-        "source_sha256": info.source_sha256,
-    }
-
-
 def variant_job(job: VariantJob) -> str:
     """Make one variant, or record that its face is lost: "done" or "already there"."""
     info = _info_of(job.prepared)
     clip_config, change = variant_config(job.prepared, info), change_of(job.perturbation, info.source)
-    record = _lost_record(info, clip_config, change)
+    # a lost clip is recognised by this content of its .lost.json, so that it is not searched again
+    record: dict[str, Any] = {
+        "layout_version": LAYOUT_VERSION,
+        "settings": clip_settings(clip_config, change),
+        "source_sha256": info.source_sha256,
+    }
     if job.lost_path.is_file():
         known = json.loads(job.lost_path.read_text(encoding="utf-8"))
         if {name: known.get(name) for name in record} == record:
@@ -252,31 +238,34 @@ def make_variants(
     DatasetError if a raw video is missing or a variant cannot be made for any reason but a lost face.
     """
     places = _raw_files(clips, dataset, raw_root)
-    jobs = {
-        perturbation: [
-            VariantJob(
-                name=f"{perturbation.name}/{clip.folder.relative_to(data_root).as_posix()}",
-                source=source,
-                sound=sound,
-                folder=cache_dir / perturbation.name / clip.folder.relative_to(data_root),
-                prepared=clip.folder,
-                perturbation=perturbation,
-            )
-            for clip, (source, sound) in zip(clips, places, strict=True)
-        ]
+
+    def folder_of(clip: Clip, perturbation: Perturbation) -> Path:
+        if perturbation.level == 0:
+            return clip.folder
+        return cache_dir / perturbation.name / clip.folder.relative_to(data_root)
+
+    jobs = [
+        VariantJob(
+            name=folder_of(clip, perturbation).relative_to(cache_dir).as_posix(),
+            source=source,
+            sound=sound,
+            folder=folder_of(clip, perturbation),
+            prepared=clip.folder,
+            perturbation=perturbation,
+        )
         for perturbation in perturbations
+        for clip, (source, sound) in zip(clips, places, strict=True)
         if perturbation.level
-    }
-    batch = Batch(jobs=[job for group in jobs.values() for job in group], output=LocalStore(cache_dir))
-    work = WorkConfig(num_workers=num_workers)
-    if batch.jobs and run_batch(batch, variant_job, work, LimitConfig(), done="perturbed"):
+    ]
+    batch, work = Batch(jobs=jobs, output=LocalStore(cache_dir)), WorkConfig(num_workers=num_workers)
+    if jobs and run_batch(batch, variant_job, work, LimitConfig(), done="perturbed"):
         raise DatasetError(
             f"{cache_dir / 'failures.csv'} lists variants that could not be made, and why; call again after "
             "mending them (finished variants are kept)"
         )
-    folders = {perturbation: [job.folder for job in group] for perturbation, group in jobs.items()}
-    untouched = [clip.folder for clip in clips]
-    return [_collect(changed, clips, folders.get(changed, untouched)) for changed in perturbations]
+    return [
+        _collect(changed, clips, [folder_of(clip, changed) for clip in clips]) for changed in perturbations
+    ]
 
 
 def _raw_files(clips: Sequence[Clip], dataset: str, raw_root: Path) -> list[tuple[Path, Path | None]]:
