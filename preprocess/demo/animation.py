@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from preprocess.demo.geometry import (
     CHIN,
@@ -87,12 +86,15 @@ def draw_motion(
     )
 
 
-@dataclass(frozen=True)
 class _Lid:
-    columns: npt.NDArray[np.int64]  # (w,) canvas columns of the eye
-    top: Floats  # (w,) where the moving skin begins
-    upper: Floats  # (w,)
-    lower: Floats  # (w,)
+    """An eye's lids per column of the canvas, and how far up the skin moves with them."""
+
+    def __init__(self, points: Floats, upper: tuple[int, ...], lower: tuple[int, ...]) -> None:
+        first, last = points[upper[0], 0], points[upper[-1], 0]
+        self.columns = np.arange(int(np.ceil(first)), int(np.floor(last)))  # (w,)
+        self.upper = line_rows(points, upper, self.columns)  # (w,) rows, as those below
+        self.lower = np.maximum(line_rows(points, lower, self.columns), self.upper)
+        self.top = self.upper - 1.2 * max(float((self.lower - self.upper).max()), 4.0)
 
 
 class Puppet:
@@ -107,12 +109,10 @@ class Puppet:
         self.box = (int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
         self.mouth: MouthField = mouth_field(identity.landmarks, self.box)
         self.depth = _depth(identity.landmarks)
-        self.lids = [_lid(points, *eye) for eye in EYES]
+        self.lids = [_Lid(points, *eye) for eye in EYES]
         middle = points[list(LIPS)].mean(0) - low
-        columns, rows = np.meshgrid(np.arange(self.box[2]), np.arange(self.box[3]))
-        self.near_mouth = np.exp(
-            -(((columns - middle[0]) / 42) ** 2) - ((rows - middle[1]) / 30) ** 2
-        ).astype(np.float32)
+        offset = (node_grid(*self.box[2:]) - middle) / [42, 30]
+        self.near_mouth = np.exp(-(offset**2).sum(-1)).astype(np.float32)
         self.mouth_x = float(middle[0])
 
     def expression(self, motion: Motion, index: int) -> tuple[Floats32, Floats32]:
@@ -151,9 +151,8 @@ class Puppet:
         points = identity.landmarks[:, :2] - [x0, y0]
         points[:, 1] += self.mouth.displace(points, change)
         pull = read_at(self.near_mouth, points[None].astype(np.float32))[0]
-        points[:, 0] = self.mouth_x + (points[:, 0] - self.mouth_x) / (
-            1 + 0.22 * float(motion.rounding[index]) * pull
-        )
+        pull = 1 + 0.22 * float(motion.rounding[index]) * pull
+        points[:, 0] = self.mouth_x + (points[:, 0] - self.mouth_x) / pull
         closed = 0.96 * float(motion.blink[index])
         for upper, lower in EYES:
             points[list(upper), 1] += closed * (points[list(lower), 1] - points[list(upper), 1])
@@ -168,9 +167,8 @@ class Puppet:
         grid = node_grid(nodes, nodes, GRID_STEP)
         back = np.linalg.inv(_turn(motion, index))
         head = (grid - motion.centre[index]) @ back.T
-        body = (grid - motion.centre.mean(0) - 0.4 * (motion.centre[index] - motion.centre.mean(0))) / (
-            motion.scale.mean()
-        )
+        middle = motion.centre.mean(0)
+        body = (grid - middle - 0.4 * (motion.centre[index] - middle)) / motion.scale.mean()
         # the shoulders follow the head less than halfway, and the neck bends in between
         chin = self.identity.landmarks[CHIN, 1] - FACE_CENTRE[1]
         share = smoothstep(head[..., 1:], chin + 8, chin + 80)
@@ -235,15 +233,6 @@ def _depth(landmarks: Floats) -> Floats32:
     depth = (weights @ height / weights.sum(1)).reshape(nodes, nodes)
     depth -= -landmarks[NOSE_BASE, 2] * 0.4
     return enlarge(depth.astype(np.float32), step)[:CANVAS, :CANVAS]
-
-
-def _lid(points: Floats, upper: tuple[int, ...], lower: tuple[int, ...]) -> _Lid:
-    first, last = points[upper[0], 0], points[upper[-1], 0]
-    columns = np.arange(int(np.ceil(first)), int(np.floor(last)))
-    top_line = line_rows(points, upper, columns)
-    bottom_line = np.maximum(line_rows(points, lower, columns), top_line)
-    eye = max(float((bottom_line - top_line).max()), 4.0)
-    return _Lid(columns, top_line - 1.2 * eye, top_line, bottom_line)
 
 
 def draw_background(rng: np.random.Generator, size: int) -> Pixels:

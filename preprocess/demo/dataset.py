@@ -103,17 +103,17 @@ def _forge(
 ) -> tuple[Pixels, Floats32]:
     """Frames and voice of a clip, before camera and microphone; those of the take where they are genuine."""
     rng = generator(config, clip.identity, 7, clip.number)
-    kind, said, frames, voice = clip.kind, take.said, take.frames, take.said.waveform
+    changes, said, frames, voice = clip.kind.changes, take.said, take.frames, take.said.waveform
     donor = clip.identity if clip.donor is None else clip.donor
-    if kind.changes_voice or kind.drives_lips:
+    if "voice" in changes or "lips" in changes:
         # the lips of a clip that keeps its voice follow the donor, who is not heard
-        speaker = clip.identity if kind.changes_voice else donor
+        speaker = clip.identity if "voice" in changes else donor
         said = _utterance(config, speaker, clip.scene, take.scene.onset_s, voice=clip.number)
-    if kind.changes_voice:
+    if "voice" in changes:
         voice = revoice(said.waveform, SAMPLE_RATE_HZ, rng)
-    if kind.swaps_face:
+    if "face" in changes:
         frames = swap_faces(frames, take.landmarks, *_donor_pictures(config, donor), rng, traces)
-    if kind.drives_lips:
+    if "lips" in changes:
         openings = MAX_OPENING * said.mouth(FPS, len(frames))[0]
         frames = resynthesise_mouth(frames, take.landmarks, openings, rng, traces)
     return frames, voice
@@ -171,10 +171,10 @@ def _film(frames: Pixels, scene: Scene, rng: np.random.Generator) -> Iterator[Pi
 
 def _settings(config: DemoConfig, traces: ForgeryConfig) -> dict[str, Any]:
     """The settings that shape the files: all fields but `output` and `num_workers`."""
-    plain = to_plain(traces) | to_plain(config)
-    return {"generator_version": GENERATOR_VERSION, "encoder_version": ENCODER_VERSION} | {
-        name: value for name, value in plain.items() if name not in {"output", "num_workers"}
-    }
+    versions = {"generator_version": GENERATOR_VERSION, "encoder_version": ENCODER_VERSION}
+    settings = versions | to_plain(traces) | to_plain(config)
+    del settings["output"], settings["num_workers"]
+    return settings
 
 
 def _read_files(output: Path, settings: dict[str, Any]) -> dict[str, str]:

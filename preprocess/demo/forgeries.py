@@ -33,9 +33,8 @@ from preprocess.demo.mouth import MouthInterior, mouth_field, paint_interior
 from utils.clip.face_regions import FACE_OVAL, NOSE
 from utils.config import opt
 
-JAW = tuple(
-    point for point in FACE_OVAL if point not in (10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109)
-)
+JAW = FACE_OVAL[7:-6]
+INNER_FACE = (*JAW, 105, 334, 70, 300)  # up to the brows
 LOWER_FACE = (NOSE_BASE, 205, 425, 50, 280, *JAW[4:-4])
 LIP_SMEAR = MouthInterior(cavity=(66, 30, 30), teeth=(186, 176, 168), tongue=(140, 74, 74), sharpness=0.1)
 
@@ -109,9 +108,7 @@ def swap_faces(
         local = points - [x, y]
         core = face_mask(local, (tall, width), grow=0.75, feather=2, points=FACE_OVAL)
         inner = _match(inner, original, core) + tint
-        mask = face_mask(
-            local, (tall, width), grow=0.9, feather=0.014 * height, points=JAW + (105, 334, 70, 300)
-        )
+        mask = face_mask(local, (tall, width), grow=0.9, feather=0.014 * height, points=INNER_FACE)
         mask = (mask * config.swap_opacity)[..., None]
         forged[index][place] = (original + mask * (inner - original)).round().clip(0, 255)
     return forged
@@ -177,9 +174,8 @@ def resynthesise_mouth(
         patch = _mouth_patch(frames[index], points, float(openings[index]), config.mouth_resolution, box)
         original = frames[index][place].astype(np.float32)
         mask = face_mask(points - [x, y], (tall, width), grow=0.93, feather=0.012 * height, points=LOWER_FACE)
-        forged[index][place] = (
-            (original + mask[..., None] * (patch + step + flicker - original)).round().clip(0, 255)
-        )
+        change = mask[..., None] * (patch + step + flicker - original)
+        forged[index][place] = (original + change).round().clip(0, 255)
     return forged
 
 

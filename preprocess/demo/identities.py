@@ -150,17 +150,14 @@ def _reshape(landmarks: Floats, rng: np.random.Generator) -> Floats:
     jaw = smoothstep(rows, eye_row, points[CHIN, 1])
     points[:, 0] += (points[:, 0] - centre_x) * (rng.uniform(-0.15, 0.13) * jaw + rng.uniform(-0.07, 0.07))
     points[:, 1] += rng.uniform(-7, 9) * smoothstep(rows, mouth_row, points[CHIN, 1])
-    around = np.exp(-(((rows - eye_row) / 26) ** 2)) * np.exp(
-        -(((np.abs(points[:, 0] - centre_x) - 32) / 24) ** 2)
-    )
+    beside = np.abs(points[:, 0] - centre_x) - 32
+    around = np.exp(-(((rows - eye_row) / 26) ** 2)) * np.exp(-((beside / 24) ** 2))
     points[:, 0] += rng.uniform(-4, 4) * around * np.sign(points[:, 0] - centre_x)
     for lids in (LIDS[:18], LIDS[18:]):
         middle = points[list(lids), :2].mean(0)
         near = np.exp(-(((points[:, :2] - middle) / [22, 13]) ** 2).sum(1))[:, None]
         near[468:] *= 0.3  # irises keep their size
-        points[:, :2] += (
-            (points[:, :2] - middle) * near * (0.0 + rng.uniform(-0.12, 0.2) * np.array([[0.5, 1.0]]))
-        )
+        points[:, :2] += (points[:, :2] - middle) * near * (rng.uniform(-0.12, 0.2) * np.array([0.5, 1.0]))
     brows = list(LEFT_BROW + RIGHT_BROW)
     points[brows, 1] += rng.uniform(-5, 3)
     nose_tip = points[list(NOSE), :2].mean(0)
@@ -217,11 +214,8 @@ def _recolour(
     skin = np.exp(-chroma - lightness**2) * alpha
     skin = cv2.GaussianBlur(np.maximum(skin, core).astype(np.float32), (0, 0), 1.2)[..., None]
     tone = np.array(SKIN_TONES[int(rng.integers(len(SKIN_TONES)))]) + rng.normal(0, [2.5, 1.2, 1.8])
-    toned = (lab - mean) * np.array([rng.uniform(0.8, 1.0), 0.85, 0.85]) * [
-        max(tone[0] / 72, 0.7),
-        1,
-        1,
-    ] + tone
+    toned = (lab - mean) * np.array([rng.uniform(0.8, 1.0), 0.85, 0.85])
+    toned = toned * [max(tone[0] / 72, 0.7), 1, 1] + tone
     rows = np.arange(CANVAS)[:, None]
     collar = smoothstep(rows, landmarks[CHIN, 1] + 8, landmarks[CHIN, 1] + 30)[..., None]
     other = lab.copy()
@@ -252,9 +246,7 @@ def _add_skin_detail(lab: Floats, landmarks: Floats, core: Floats, rng: np.rando
         cv2.circle(spot, centre, int(rng.integers(1, 3)), (1.0,), -1)
         lab[..., 0] -= rng.uniform(8, 22) * cv2.GaussianBlur(spot, (0, 0), 0.9)
     lips = face_mask(landmarks, size, grow=1.0, feather=1.2, points=LIPS)
-    lab += lips[..., None] * np.array(
-        [rng.uniform(-12, 4), rng.uniform(0, 16), rng.uniform(-4, 3)], np.float32
-    )
+    lab += lips[..., None] * rng.uniform([-12, 0, -4], [4, 16, 3]).astype(np.float32)
     if rng.random() < 0.35:  # stubble or beard
         rows = np.arange(CANVAS)[:, None]
         nose = landmarks[2, 1]

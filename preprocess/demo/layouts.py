@@ -55,12 +55,7 @@ FOLDER_PREFIX = "FakeAVCeleb"
 HEADER = ("source", "target1", "target2", "method", "category", "type", "race", "gender", "path", "")
 # FakeAVCeleb's own values; here they are names of folders that do not describe the faces
 RACES = ("African", "Asian (East)", "Asian (South)", "Caucasian (American)", "Caucasian (European)")
-CATEGORY_LETTERS = {
-    "RealVideo-RealAudio": "A",
-    "RealVideo-FakeAudio": "B",
-    "FakeVideo-RealAudio": "C",
-    "FakeVideo-FakeAudio": "D",
-}
+CATEGORIES = ("RealVideo-RealAudio", "RealVideo-FakeAudio", "FakeVideo-RealAudio", "FakeVideo-FakeAudio")
 
 
 def identity_name(index: int) -> str:
@@ -82,17 +77,8 @@ def _fakeavceleb_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[
         folder, _, name = clip.path.rpartition("/")
         category, race, gender, person = folder.split("/")
         donor = "-" if clip.donor is None else identity_name(clip.donor)
-        values = (
-            person,
-            donor,
-            "-",
-            clip.kind.method,
-            CATEGORY_LETTERS[category],
-            category,
-            race,
-            gender,
-            name,
-        )
+        letter = "ABCD"[CATEGORIES.index(category)]
+        values = (person, donor, "-", clip.kind.method, letter, category, race, gender, name)
         rows.append((*values, f"{FOLDER_PREFIX}/{folder}"))
     return {"meta_data.csv": _table(rows).encode()}
 
@@ -199,19 +185,12 @@ LAYOUTS = {
     "fakeavceleb": Layout(
         kinds=(
             ClipKind("real", "RealVideo-RealAudio"),
-            ClipKind("rtvc", "RealVideo-FakeAudio", "_fake", changes_voice=True),
-            ClipKind("wav2lip", "FakeVideo-RealAudio", "_0_{donor}_wavtolip", drives_lips=True),
-            ClipKind("faceswap", "FakeVideo-RealAudio", "_{donor}", swaps_face=True),
+            ClipKind("rtvc", "RealVideo-FakeAudio", "_fake", ("voice",)),
+            ClipKind("wav2lip", "FakeVideo-RealAudio", "_0_{donor}_wavtolip", ("lips",)),
+            ClipKind("faceswap", "FakeVideo-RealAudio", "_{donor}", ("face",)),
+            ClipKind("wav2lip", "FakeVideo-FakeAudio", "_fake_wavtolip", ("lips", "voice")),
             ClipKind(
-                "wav2lip", "FakeVideo-FakeAudio", "_fake_wavtolip", drives_lips=True, changes_voice=True
-            ),
-            ClipKind(
-                "faceswap-wav2lip",
-                "FakeVideo-FakeAudio",
-                "_1_{donor}_wavtolip",
-                swaps_face=True,
-                drives_lips=True,
-                changes_voice=True,
+                "faceswap-wav2lip", "FakeVideo-FakeAudio", "_1_{donor}_wavtolip", ("face", "lips", "voice")
             ),
         ),
         scenes_per_identity=3,
@@ -222,11 +201,11 @@ LAYOUTS = {
     "kodf": Layout(
         kinds=(
             ClipKind("real"),
-            ClipKind("dfl", mark="1", swaps_face=True),
-            ClipKind("dffs", mark="2", swaps_face=True),
-            ClipKind("fsgan", mark="3", swaps_face=True),
-            ClipKind("fo", mark="4", drives_lips=True),
-            ClipKind("audio-driven", mark="5", drives_lips=True),
+            ClipKind("dfl", mark="1", changes=("face",)),
+            ClipKind("dffs", mark="2", changes=("face",)),
+            ClipKind("fsgan", mark="3", changes=("face",)),
+            ClipKind("fo", mark="4", changes=("lips",)),
+            ClipKind("audio-driven", mark="5", changes=("lips",)),
         ),
         scenes_per_identity=3,
         donor=_kodf_donor,
@@ -236,10 +215,10 @@ LAYOUTS = {
     "ffpp": Layout(
         kinds=(
             ClipKind("real"),
-            ClipKind("Deepfakes", swaps_face=True),
-            ClipKind("Face2Face", drives_lips=True),
-            ClipKind("FaceSwap", swaps_face=True),
-            ClipKind("NeuralTextures", drives_lips=True),
+            ClipKind("Deepfakes", changes=("face",)),
+            ClipKind("Face2Face", changes=("lips",)),
+            ClipKind("FaceSwap", changes=("face",)),
+            ClipKind("NeuralTextures", changes=("lips",)),
         ),
         scenes_per_identity=1,
         donor=_ffpp_partner,

@@ -66,11 +66,10 @@ class MouthField:
             above = rows + change * read_at(self.upper, _stack(columns, np.minimum(above, self.upper_line)))
         middle = (new_upper + new_lower) / 2
         # half a pixel into the lips, so that the old mouth interior is not dragged along the edges
-        source = np.where(
-            rows >= middle, np.maximum(below, self.lower_line + 0.5), np.minimum(above, self.upper_line - 0.5)
-        )
         outside = self.profile <= 0
-        source = np.where(outside, np.where(rows >= middle, below, above), source)
+        below = np.where(outside, below, np.maximum(below, self.lower_line + 0.5))
+        above = np.where(outside, above, np.minimum(above, self.upper_line - 0.5))
+        source = np.where(rows >= middle, below, above)
         new_gap = new_lower - new_upper
         softness = np.clip(gap * 0.12, 0.8, 2.0)
         interior = np.clip((rows - new_upper) / softness, 0, 1) * np.clip((new_lower - rows) / softness, 0, 1)
@@ -112,15 +111,9 @@ def mouth_field(landmarks: Floats, box: Box) -> MouthField:
     lower = (profile * (1 - deep) + 0.75 * wide * deep) * (1 - smoothstep(rows, chin, chin + 1.6 * reach))
     rise = max(upper_line.mean() - nose, 3.0)
     upper = profile * (1 - smoothstep(upper_line - rows, 0, 0.9 * rise))
-    return MouthField(
-        upper_line=upper_line.astype(np.float32),
-        lower_line=lower_line.astype(np.float32),
-        profile=profile.astype(np.float32),
-        lower=(JAW_SHARE * lower).astype(np.float32),
-        upper=((1 - JAW_SHARE) * upper).astype(np.float32),
-        centre_x=float(centre_x),
-        half_width=float(half_width),
-    )
+    fields = (upper_line, lower_line, profile, JAW_SHARE * lower, (1 - JAW_SHARE) * upper)
+    upper_line, lower_line, profile, lower, upper = (field.astype(np.float32) for field in fields)
+    return MouthField(upper_line, lower_line, profile, lower, upper, float(centre_x), float(half_width))
 
 
 def paint_interior(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from utils.config import opt, require_at_least
 GENERATOR_VERSION = 2  # increase it when the same seed gives other pictures or sounds
 ENCODER_VERSION = 2  # increase it when the same pictures and sounds give other files
 FPS = 25
+Change = Literal["face", "lips", "voice"]  # what a forger swaps, re-synthesises, replaces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +69,16 @@ class ClipKind:
     method: str
     category: str = ""  # of FakeAVCeleb
     mark: str = ""  # of the method in file names
-    swaps_face: bool = False
-    drives_lips: bool = False
-    changes_voice: bool = False
+    changes: tuple[Change, ...] = ()
 
     @property
     def is_fake(self) -> bool:
-        return self.swaps_face or self.drives_lips or self.changes_voice
+        return bool(self.changes)
 
     @property
     def needs_donor(self) -> bool:
         """Whether the metadata names a second person: whose face, or whose lips' movement, it gets."""
-        return self.swaps_face or (self.drives_lips and not self.changes_voice)
+        return "face" in self.changes or self.changes == ("lips",)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def speak(voice: Voice, rng: np.random.Generator, *, duration_s: float, onset_s:
             left = int(rng.integers(3, 7))
     excitation = _excite(voice, _smooth(voiced, 4), rng)
     formants = np.stack([_smooth(column, 6, edge=True) for column in formants.T], -1) * voice.tract
-    waveform = _shape(excitation, formants, voice, _smooth(noise, 1.5), centre, width, rng)
+    waveform = _shape(excitation, formants, voice, [_smooth(noise, 1.5), centre, width], rng)
     waveform = waveform[: round(duration_s * SAMPLE_RATE_HZ)].astype(np.float32)
     return Utterance(waveform, opening=_smooth(target_open, 7), rounding=_smooth(target_round, 9))
 
@@ -178,15 +178,13 @@ def _overlap_add(spectra: Spectra, samples: int) -> Floats:
 
 
 def _shape(
-    excitation: Floats,
-    formants: Floats,
-    voice: Voice,
-    noise: Floats,
-    centre: Floats,
-    width: Floats,
-    rng: np.random.Generator,
+    excitation: Floats, formants: Floats, voice: Voice, consonants: list[Floats], rng: np.random.Generator
 ) -> Floats:
-    """The source (N,) filtered by its formants, step by step, with the consonants' noise added."""
+    """The source (N,) filtered by its formants, step by step, with the consonants' noise added.
+
+    consonants: level (S,), centre and width in Hz of that noise.
+    """
+    level, centre, width = (track[:, None] for track in consonants)
     spectra = _spectra(excitation)[: len(formants)]
     tilt = (1 + (HERTZ / 350) ** 2) ** (-voice.tilt / 2)
     response = np.ones((len(formants), len(HERTZ)), complex)
@@ -199,8 +197,8 @@ def _shape(
     # resonances above the fourth keep up the top of the spectrum
     lift = (1 + (HERTZ / (3800 * voice.tract)) ** 2) ** 2.2
     hiss = _spectra(rng.standard_normal(len(excitation)))[: len(formants)]
-    band = np.exp(-0.5 * ((HERTZ - centre[:, None]) / width[:, None]) ** 2)
-    spectra = spectra * response * tilt * lift + 0.8 * hiss * band * noise[:, None]
+    band = np.exp(-0.5 * ((HERTZ - centre) / width) ** 2)
+    spectra = spectra * response * tilt * lift + 0.8 * hiss * band * level
     return _overlap_add(spectra, len(excitation))
 
 
