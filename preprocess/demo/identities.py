@@ -134,8 +134,7 @@ def make_identity(rng: np.random.Generator) -> Identity:
     lab = lab + blend[..., None] * (_match_colours(_to_lab(inner_image), lab, core) - lab)
     lab = _recolour(lab, landmarks, outer_alpha, core, rng)
     lab = _add_skin_detail(lab, landmarks, core, rng)
-    image = _to_rgb(lab)
-    texture = np.dstack([image, outer_alpha * 255]).clip(0, 255).round().astype(np.uint8)
+    texture = np.dstack([_to_rgb(lab), outer_alpha * 255]).clip(0, 255).round().astype(np.uint8)
     teeth = np.array([208.0, 200.0, 186.0]) * rng.uniform(0.78, 1.08) * [1, 1, rng.uniform(0.9, 1.0)]
     interior = MouthInterior(teeth=tuple(teeth.clip(0, 245)))
     return Identity(np.ascontiguousarray(texture), landmarks, interior)
