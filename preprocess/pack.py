@@ -179,12 +179,8 @@ def write_shard(shard: Shard, config: PackConfig) -> str:
     """Write one tar file, and its record, by which a later run knows that it is finished: "done"."""
     if shard.record_path.is_file() and shard.read_record()["plan"] == [*shard.folders]:
         return "done"
-    record: dict[str, Any] = {
-        "plan": shard.folders,
-        "clips": [],
-        "files": [],
-        "failures": [*shard.lost.items()],
-    }
+    lost = [*shard.lost.items()]
+    record: dict[str, Any] = {"plan": shard.folders, "clips": [], "files": [], "failures": lost}
     path = shard.folder / shard.name
     with path.open("wb") as file:
         for folder in shard.folders:

@@ -25,18 +25,11 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.work.batch import FolderConfig, WorkConfig, find_folders
-from preprocess.work.jobs import Job
+from preprocess.work.jobs import CLIP_FILES, Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
 from preprocess.work.workers import run_workers
-from utils.clip.files import (
-    AUDIO_NAMES,
-    LANDMARKS_NAME,
-    VIDEO_NAME,
-    find_audio,
-    open_landmarks,
-    read_clip_info,
-)
+from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio, open_landmarks, read_clip_info
 from utils.clip.frames import read_frames, read_video_header
 from utils.clip.packed import FRAMES_NAME, clip_names, find_member, open_member
 from utils.clip.sound import open_sound
@@ -170,7 +163,7 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: P
     decoded = {VIDEO_NAME} if find_member(folder / FRAMES_NAME) else set()  # packed frames have no checksum
     for name, digest in sorted(info.files.items()):
         if name not in present:
-            if name not in (VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES):  # these were reported above
+            if name not in CLIP_FILES:  # these were reported above
                 problems.append((folder / name, "missing, though clip.json lists it; prepare the clip again"))
         elif name not in decoded and file_sha256(open_member(folder / name) or folder / name) != digest:
             problems.append((folder / name, "checksum differs from clip.json; prepare the clip again"))
