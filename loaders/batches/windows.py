@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -124,6 +124,7 @@ class ClipWindow:
     features: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (S, D) float32
 
 
+@dataclass(eq=False, repr=False)
 class ClipDataset(Dataset[Any]):
     """Windows of clips; an item's key is (clip index, draw).
 
@@ -135,23 +136,13 @@ class ClipDataset(Dataset[Any]):
     `min_window_s` is a ClipError.
     """
 
-    def __init__(
-        self,
-        clips: Sequence[Clip],
-        config: DataConfig,
-        *,
-        training: bool,
-        seed: int = 0,
-        inputs: frozenset[str] = INPUTS,
-        min_window_s: float = 0.0,
-    ) -> None:
-        self.clips = list(clips)
-        self.config = config
-        self.training = training
-        self.seed = seed
-        self.inputs = inputs
-        self.min_window_s = min_window_s
-        self.features = sorted(name for name in inputs if name.startswith(FEATURES))
+    clips: Sequence[Clip]
+    config: DataConfig
+    _: KW_ONLY
+    training: bool
+    seed: int = 0
+    inputs: frozenset[str] = INPUTS
+    min_window_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -160,19 +151,21 @@ class ClipDataset(Dataset[Any]):
         """ClipWindow; subclasses for worker processes wrap it."""
         index, draw = key
         clip, is_released = self.clips[index], self.config.window == "released"
-        landmarks = open_landmarks(clip.folder) if "landmarks" in self.inputs else None
-        with open_crop(clip.folder / VIDEO_NAME) as crop:
+        landmarks = self._open_landmarks(clip)
+        with open_crop(clip.folder / VIDEO_NAME) as crop, self._open_sound(clip) as sound:
             fps, num_frames = _header(clip, crop, landmarks)
-            with self._open_sound(clip) as sound:
-                if sound is not None and not is_released:
-                    self._require_same_length(sound, num_frames, fps)
-                frames, start_s, delay_s = self._frames(clip, num_frames, fps, index, draw)
-                window_s = len(frames) / (float(fps) if is_released else self.config.video_fps)
-                waveform = np.zeros(0, np.float32)
-                if sound is not None and is_released:
-                    waveform = sound.read(SAMPLE_RATE_HZ)
-                elif sound is not None:
-                    waveform = _read_sound(sound, start_s - delay_s, window_s)
+            if sound is not None and not is_released:
+                self._require_same_length(sound, num_frames, fps)
+            start = self._start(index, draw, fps, num_frames)
+            frames = window_frames(start.frame, num_frames, fps, self.config)
+            rate = float(fps) if is_released else self.config.video_fps
+            start_s, window_s = start.frame / float(fps), len(frames) / rate
+            self._require_long_enough(clip, window_s, 1 / rate)
+            waveform = np.zeros(0, np.float32)
+            if sound is not None and is_released:
+                waveform = sound.read(SAMPLE_RATE_HZ)
+            elif sound is not None:
+                waveform = _read_sound(sound, start_s - start.sound_delay_s, window_s)
             video = np.zeros((len(frames), 0, 0, 3), np.uint8)
             if "video" in self.inputs:
                 video = crop.read(frames)
@@ -180,8 +173,8 @@ class ClipDataset(Dataset[Any]):
         if self.training and self.config.augment and "video" in self.inputs:
             if is_equalized:
                 raise UsageError(
-                    f"--augment changes frames before they are equalised, but those of {clip.clip_id} are "
-                    "packed equalised: pack with --frames rgb or video"
+                    f"--augment cannot change the frames of {clip.clip_id}, which are packed equalised; pack "
+                    "with --frames rgb or video"
                 )
             assert isinstance(draw, tuple)
             # a stream of its own, so that the flag does not move the windows
@@ -202,9 +195,13 @@ class ClipDataset(Dataset[Any]):
                 name.removeprefix(FEATURES): torch.from_numpy(
                     read_features(clip.folder, name, start_s, start_s + window_s)
                 )
-                for name in self.features
+                for name in sorted(self.inputs)
+                if name.startswith(FEATURES)
             },
         )
+
+    def _open_landmarks(self, clip: Clip) -> npt.NDArray[Any] | None:
+        return open_landmarks(clip.folder) if "landmarks" in self.inputs else None
 
     def _open_sound(self, clip: Clip) -> contextlib.AbstractContextManager[SoundReader | None]:
         if "sound" not in self.inputs:
@@ -214,35 +211,16 @@ class ClipDataset(Dataset[Any]):
     def _require_same_length(self, sound: SoundReader, num_frames: int, fps: Fraction) -> None:
         gap_s = sound.duration_s - num_frames / float(fps)
         if abs(gap_s) > max(self.config.max_length_gap_s, 1 / float(fps)):
-            raise ClipError(
-                sound.path,
-                f"is {abs(gap_s):.2f} s {'longer' if gap_s > 0 else 'shorter'} than the picture; prepare the "
-                "clip again",
-            )
+            how = "longer" if gap_s > 0 else "shorter"
+            what = f"is {abs(gap_s):.2f} s {how} than the picture; prepare the clip again"
+            raise ClipError(sound.path, what)
 
-    def _frames(
-        self, clip: Clip, num_frames: int, fps: Fraction, index: int, draw: Draw
-    ) -> tuple[npt.NDArray[np.int64], float, float]:
-        """(frame numbers (T,), start in seconds, delay of the sound in seconds) of a window."""
-        if self.config.window == "released":
-            start = _released_start(num_frames)
-            return np.minimum(start + np.arange(RELEASED_FRAMES), num_frames - 1), start / float(fps), 0.0
-        first_start, num_starts = self._starts(clip, num_frames, fps)
-        delay_s = 0.0
-        if isinstance(draw, WindowStart):
-            start, delay_s = draw.frame, draw.sound_delay_s
-        elif isinstance(draw, tuple):
-            start = first_start + int(np.random.default_rng((self.seed, *draw, index)).integers(num_starts))
-        else:
-            start = first_start + evaluation_starts(num_starts - 1, self.config.windows_per_clip)[draw]
-        frames = window_frames(start, num_frames, fps, self.config)
-        least_s = max(self.min_window_s, 1 / self.config.video_fps)  # at least one frame
-        if len(frames) / self.config.video_fps < least_s:
-            silence = " after its leading silence" if first_start else ""
-            raise ClipError(
-                clip.folder, f"is shorter than {least_s:g} s{silence}; exclude it with --exclude_list"
-            )
-        return frames, start / float(fps), delay_s
+    def _require_long_enough(self, clip: Clip, window_s: float, frame_s: float) -> None:
+        least_s = max(self.min_window_s, frame_s)
+        if window_s < least_s:
+            silence = " after its leading silence" if self.config.trim_silence else ""
+            what = f"is shorter than {least_s:g} s{silence}; exclude it with --exclude_list"
+            raise ClipError(clip.folder, what)
 
     def _landmarks(
         self, landmarks: npt.NDArray[Any] | None, frames: npt.NDArray[np.int64]
@@ -261,19 +239,34 @@ class ClipDataset(Dataset[Any]):
             return clip_labels(clip, config.label_rule)
         return window_labels(clip, config.label_rule, start_s, start_s + window_s, config.min_fake_s)
 
-    def _starts(self, clip: Clip, num_frames: int, fps: Fraction) -> tuple[int, int]:
-        """(first frame at which a window may start, number of frames at which one may)."""
+    def _starts(self, clip: Clip, fps: Fraction, num_frames: int) -> range:
+        """The frames at which a window may start."""
+        if self.config.window == "released":
+            middle = max(0, (num_frames - RELEASED_FRAMES) // 2)
+            return range(middle, middle + 1)
         first = 0
         if self.config.trim_silence:
             # a clip too short for a full window after its silence gives a shorter window
             first = math.ceil(clip_leading_silence_s(find_audio(clip.folder)) * float(fps) - 1e-6)
-        return first, max(0, last_start_frame(num_frames, fps, self.config.window_s) - first) + 1
+        return range(first, max(first, last_start_frame(num_frames, fps, self.config.window_s)) + 1)
+
+    def _evaluation_starts(self, clip: Clip, fps: Fraction, num_frames: int) -> list[int]:
+        """First frames of the evaluation windows."""
+        starts = self._starts(clip, fps, num_frames)
+        return [starts[place] for place in evaluation_starts(len(starts) - 1, self.config.windows_per_clip)]
+
+    def _start(self, index: int, draw: Draw, fps: Fraction, num_frames: int) -> WindowStart:
+        if isinstance(draw, WindowStart):
+            return draw
+        if isinstance(draw, tuple):
+            starts = self._starts(self.clips[index], fps, num_frames)
+            return WindowStart(starts[np.random.default_rng((self.seed, *draw, index)).integers(len(starts))])
+        return WindowStart(self._evaluation_starts(self.clips[index], fps, num_frames)[draw])
 
     def _read_header(self, clip: Clip) -> tuple[Fraction, int]:
         """(frames per second, number of frames) of a clip."""
-        landmarks = open_landmarks(clip.folder) if "landmarks" in self.inputs else None
         with open_crop(clip.folder / VIDEO_NAME) as crop:
-            return _header(clip, crop, landmarks)
+            return _header(clip, crop, self._open_landmarks(clip))
 
     def evaluation_keys(self) -> list[tuple[int, int]]:
         """All (clip index, window number); a clip that is not longer than a window has one window."""
@@ -281,47 +274,36 @@ class ClipDataset(Dataset[Any]):
 
     def clip_keys(self, index: int) -> list[tuple[int, int]]:
         """The evaluation keys of one clip."""
-        clip, num_windows = self.clips[index], 1
-        if self.config.window == "seconds" and self.config.windows_per_clip > 1:
-            fps, num_frames = self._read_header(clip)
-            _, num_starts = self._starts(clip, num_frames, fps)
-            num_windows = len(evaluation_starts(num_starts - 1, self.config.windows_per_clip))
+        num_windows = 1
+        if self.config.windows_per_clip > 1:
+            clip = self.clips[index]
+            num_windows = len(self._evaluation_starts(clip, *self._read_header(clip)))
         return [(index, window) for window in range(num_windows)]
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
         """(start, end) of the evaluation windows of a clip, in seconds of its picture."""
-        fps, num_frames = self._read_header(self.clips[index])
+        clip, window_s = self.clips[index], self.config.window_s
+        fps, num_frames = self._read_header(clip)
         if self.config.window == "released":
-            start = _released_start(num_frames)
-            return [(start / float(fps), min(start + RELEASED_FRAMES, num_frames) / float(fps))]
-        first, num_starts = self._starts(self.clips[index], num_frames, fps)
-        starts = evaluation_starts(num_starts - 1, self.config.windows_per_clip)
-        starts_s = [(first + start) / float(fps) for start in starts]
-        end_s = num_frames / float(fps)
-        return [(start_s, min(start_s + self.config.window_s, end_s)) for start_s in starts_s]
+            window_s = RELEASED_FRAMES / float(fps)
+        starts_s = [start / float(fps) for start in self._evaluation_starts(clip, fps, num_frames)]
+        return [(start_s, min(start_s + window_s, num_frames / float(fps))) for start_s in starts_s]
 
 
 def _header(clip: Clip, crop: Crop, landmarks: npt.NDArray[Any] | None) -> tuple[Fraction, int]:
     """(frames per second, number of frames) of a clip. Raises ClipError if its landmarks do not fit."""
-    if landmarks is None and crop.num_frames:
-        return crop.fps, crop.num_frames
-    if landmarks is None:  # the header does not give the number of frames
-        landmarks = open_landmarks(clip.folder)
-    if crop.num_frames and crop.num_frames != len(landmarks):
-        raise ClipError(
-            clip.folder,
-            f"{len(landmarks)} landmark frames for {crop.num_frames} video frames; prepare it again",
-        )
+    if landmarks is None:  # not every header gives the number of frames
+        return crop.fps, crop.num_frames or len(open_landmarks(clip.folder))
+    if crop.num_frames not in (0, len(landmarks)):
+        what = f"{len(landmarks)} landmark frames for {crop.num_frames} video frames; prepare it again"
+        raise ClipError(clip.folder, what)
     return crop.fps, len(landmarks)
-
-
-def _released_start(num_frames: int) -> int:
-    """First of the middle 60 frames."""
-    return max(0, (num_frames - RELEASED_FRAMES) // 2)
 
 
 def window_frames(start: int, num_frames: int, fps: Fraction, config: DataConfig) -> npt.NDArray[np.int64]:
     """Numbers of the clip's frames that a window from frame `start` on shows, at most `window_frames`."""
+    if config.window == "released":
+        return np.minimum(start + np.arange(RELEASED_FRAMES), num_frames - 1)
     # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of a
     # frame
     num_steps = min(config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6))
