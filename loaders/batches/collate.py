@@ -23,17 +23,12 @@ class Collate:
         first = windows[0]
         for window in windows:
             if window.video.shape[1:] != first.video.shape[1:]:
-                raise ClipError(
-                    window.clip_id,
-                    f"frames of {tuple(window.video.shape[1:3])} next to {tuple(first.video.shape[1:3])} of "
-                    f"{first.clip_id}; prepare all clips with one --crop_size",
-                )
+                sizes = f"{tuple(window.video.shape[1:3])} next to {tuple(first.video.shape[1:3])}"
+                what = f"frames of {sizes} of {first.clip_id}; prepare all clips with one --crop_size"
+                raise ClipError(window.clip_id, what)
             if window.is_equalized != first.is_equalized:
-                raise ClipError(
-                    window.clip_id,
-                    f"its frames are {'' if window.is_equalized else 'not '}packed equalised, unlike those "
-                    f"of {first.clip_id}; pack all data sets with the same --frames",
-                )
+                what = f"either its frames or those of {first.clip_id} are packed equalised"
+                raise ClipError(window.clip_id, f"{what}; pack all data sets with the same --frames")
         video, video_padding_mask = _pad([window.video for window in windows])
         waveform, audio_padding_mask = _pad([window.waveform for window in windows])
         landmarks, _ = _pad([window.landmarks for window in windows])

@@ -16,7 +16,6 @@ from loaders.batches.samplers import EvaluationBatches, TrainingBatches, Trainin
 from loaders.batches.windows import DataConfig
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import (
-    WorkerError,
     end_workers,
     next_item,
     prepare_to_watch,
@@ -29,10 +28,6 @@ from utils.run.distributed import local_processes
 from utils.types import INPUTS, Clip, ClipBatch
 
 TYPICAL_WINDOW_BYTES = 60 * 224 * 224 * 3 * 1.1  # picture, and a tenth for the rest
-
-
-class LoaderError(FrameworkError):
-    """A worker process of a loader died or hangs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +79,32 @@ class ClipLoader(DataLoader[ClipBatch]):
     dataset: ItemDataset
     batch_sampler: Any  # a TrainingBatches or EvaluationBatches of samplers.py
 
-    def __init__(self, dataset: ItemDataset, *, bad_clips: BadClips, **options: Any) -> None:
-        super().__init__(dataset, **options)
+    def __init__(
+        self, dataset: ItemDataset, workers: WorkerConfig, batches: Sampler[Any], bad_clips: BadClips
+    ) -> None:
+        num_workers = workers.resolved_workers
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            timeout=workers.loader_timeout_s if num_workers else 0,
+            collate_fn=CollateItems(dataset.config.video_fps),
+            num_workers=num_workers,
+            worker_init_fn=set_up_worker,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=workers.resolved_prefetch if num_workers else None,
+            pin_memory=torch.cuda.is_available(),
+            # its own: a new loader must not move the global generator that dropout draws from
+            generator=torch.Generator(),
+        )
         self.bad_clips = bad_clips
         dataset.replaces = bad_clips.limit > 0
-        dataset.at_work = torch.full((max(1, self.num_workers),), -1).share_memory_()
+        dataset.at_work = torch.full((max(1, num_workers),), -1).share_memory_()
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]  # torch's type is a private class
         prepare_to_watch()
         iterator: Any = super().__iter__()
         try:
-            while (item := self._next(iterator)) is not None:
+            while (item := next_item(self, iterator, self._clips_at)) is not None:
                 batch, unreadable = item
                 for clip_id, error in unreadable:
                     self.bad_clips.add(clip_id, error)
@@ -107,37 +117,11 @@ class ClipLoader(DataLoader[ClipBatch]):
             end_workers(self)
             raise
 
-    def _next(self, iterator: Iterator[Any]) -> Any:
-        """The next item, None at the end. Raises LoaderError that names the clips being read."""
-        try:
-            return next_item(self, iterator)
-        except WorkerError as error:
-            assert self.dataset.at_work is not None
-            indices = [self.dataset.at_work[number] for number in error.workers]
-            names = ", ".join(self.dataset.clips[int(i)].clip_id for i in indices if i >= 0) or "no clip"
-            raise LoaderError(
-                f"{error.what} {names}; look at it with preprocess.verify, or exclude it"
-            ) from error
-
-
-def _loader(
-    dataset: ItemDataset, workers: WorkerConfig, batches: Sampler[Any], bad_clips: BadClips
-) -> ClipLoader:
-    num_workers = workers.resolved_workers
-    return ClipLoader(
-        dataset,
-        bad_clips=bad_clips,
-        batch_sampler=batches,
-        timeout=workers.loader_timeout_s if num_workers else 0,
-        collate_fn=CollateItems(dataset.config.video_fps),
-        num_workers=num_workers,
-        worker_init_fn=set_up_worker,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=workers.resolved_prefetch if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
-        # its own: a new loader must not move the global generator that dropout draws from
-        generator=torch.Generator(),
-    )
+    def _clips_at(self, workers: Sequence[int]) -> str:
+        """The clips that these workers are reading."""
+        assert self.dataset.at_work is not None
+        indices = [int(self.dataset.at_work[number]) for number in workers]
+        return ", ".join(self.dataset.clips[index].clip_id for index in indices if index >= 0) or "no clip"
 
 
 def training_loader(
@@ -174,14 +158,14 @@ def training_loader(
         weights = {pair: dataset_weights[pair[0]] / num_classes[pair[0]] for pair in set(pairs)}
         classes = [*pairs]
 
-    def left_out() -> set[int]:
+    def left_out() -> list[int]:
         names = bad_clips.left_out()
-        return {index for index, clip in enumerate(clips) if clip.clip_id in names} if names else set()
+        return [index for index, clip in enumerate(clips) if clip.clip_id in names]
 
     sampler = TrainingSampler(classes, seed=seed, weights=weights, left_out=left_out)
     dataset = ItemDataset(clips, data, training=True, seed=seed, inputs=inputs, min_window_s=min_window_s)
     batches = TrainingBatches(sampler, batch_size=workers.batch_size, accumulate_steps=accumulate_steps)
-    return _loader(dataset, workers, batches, bad_clips), sampler
+    return ClipLoader(dataset, workers, batches, bad_clips), sampler
 
 
 def evaluation_loader(
@@ -201,15 +185,16 @@ def evaluation_loader(
     `bad_clips`, `inputs` and `min_window_s` are as for training.
     """
     bad_clips = bad_clips or BadClips()
-    options: dict[str, Any] = {"inputs": inputs, "min_window_s": min_window_s}
-    dataset = ItemDataset(clips, data, training=False, **options)
-    if sound_from is not None:
-        dataset = OtherSoundDataset(clips, data, sound_from, **options)
+    options: dict[str, Any] = {"training": False, "inputs": inputs, "min_window_s": min_window_s}
+    dataset = ItemDataset(clips, data, **options)
     keys = []
     for index, clip in enumerate(clips):
         try:
             keys += dataset.clip_keys(index)
         except FrameworkError as error:
             bad_clips.add(clip.clip_id, error)
-    batches = EvaluationBatches(keys, dataset.clips, workers.batch_size, bad_clips)
-    return _loader(dataset, workers, batches, bad_clips)
+    if sound_from is not None:
+        num_windows = Counter(index for index, _ in keys)
+        dataset = OtherSoundDataset(clips, data, sound_from=sound_from, num_windows=num_windows, **options)
+    batches = EvaluationBatches(keys, clips, workers.batch_size, bad_clips)
+    return ClipLoader(dataset, workers, batches, bad_clips)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,29 +18,27 @@ from utils.types import INPUTS, Clip, ClipBatch
 MID_GREY = 128
 
 
-def silence_sound(batch: ClipBatch) -> ClipBatch:
-    """Digital silence of the same length."""
-    return dataclasses.replace(batch, waveform=torch.zeros_like(batch.waveform))
-
-
-def blank_picture(batch: ClipBatch) -> ClipBatch:
-    """Mid-grey frames; padding stays 0."""
-    grey = torch.full_like(batch.video, MID_GREY)
-    padding = batch.video_padding_mask[:, None, :, None, None]
-    return dataclasses.replace(batch, video=grey.masked_fill(padding, 0))
-
-
-def hide_landmarks(batch: ClipBatch) -> ClipBatch:
-    """All landmarks at one point, so that they show nothing. Which frames have a face stays known."""
-    return dataclasses.replace(batch, landmarks=torch.zeros_like(batch.landmarks))
-
-
-# row of the table -> (input without which it says nothing, what is changed)
-PROBES: dict[str, tuple[str, tuple[Callable[[ClipBatch], ClipBatch], ...]]] = {
-    "video only": ("sound", (silence_sound,)),  # the landmarks belong to the video
-    "audio only": ("sound", (blank_picture, hide_landmarks)),
-    "landmarks only": ("landmarks", (blank_picture, silence_sound)),
+# row of the table -> (input without which it says nothing, signals that are taken away)
+PROBES = {
+    "video only": ("sound", ("sound",)),  # the landmarks belong to the video
+    "audio only": ("sound", ("video", "landmarks")),
+    "landmarks only": ("landmarks", ("video", "sound")),
 }
+
+
+def without(batch: ClipBatch, signals: Collection[str]) -> ClipBatch:
+    """Mid-grey frames for the video (padding stays 0), digital silence for the sound, and for the landmarks
+    all at one point, so that they show nothing. Which frames have a face stays known.
+    """
+    changes: dict[str, Any] = {}
+    if "video" in signals:
+        padding = batch.video_padding_mask[:, None, :, None, None]
+        changes["video"] = torch.full_like(batch.video, MID_GREY).masked_fill(padding, 0)
+    if "sound" in signals:
+        changes["waveform"] = torch.zeros_like(batch.waveform)
+    if "landmarks" in signals:
+        changes["landmarks"] = torch.zeros_like(batch.landmarks)
+    return dataclasses.replace(batch, **changes)
 
 
 def sound_partners(clips: Sequence[Clip], seed: int = 0) -> list[int | None]:
@@ -73,24 +73,13 @@ def probe_batches(
     data are trimmed anyway, and for the published window, which cannot be trimmed.
     """
 
-    def load(data: DataConfig, sound_from: Sequence[int | None] | None = None) -> Iterable[ClipBatch]:
-        return evaluation_loader(
-            clips, data, workers, sound_from=sound_from, inputs=inputs, min_window_s=min_window_s
-        )
-
+    load = functools.partial(
+        evaluation_loader, clips, workers=workers, inputs=inputs, min_window_s=min_window_s
+    )
     if "sound" in inputs:
         if data.window == "seconds" and not data.trim_silence:
             yield "trimmed silence", load(dataclasses.replace(data, trim_silence=True))
-        yield "sound swapped within class", load(data, sound_partners(clips))
-    for name, (needed, changes) in PROBES.items():
+        yield "sound swapped within class", load(data, sound_from=sound_partners(clips))
+    for name, (needed, signals) in PROBES.items():
         if needed in inputs:
-            yield name, _changed(load(data), changes)
-
-
-def _changed(
-    batches: Iterable[ClipBatch], changes: Sequence[Callable[[ClipBatch], ClipBatch]]
-) -> Iterator[ClipBatch]:
-    for batch in batches:
-        for change in changes:
-            batch = change(batch)
-        yield batch
+            yield name, map(functools.partial(without, signals=signals), load(data))

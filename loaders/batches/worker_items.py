@@ -6,19 +6,17 @@ A DataLoader would wrap such an error in a RuntimeError around a traceback.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from loaders.batches.collate import Collate
 from loaders.batches.labels import clip_labels
-from loaders.batches.windows import ClipDataset, ClipWindow, DataConfig, Draw
+from loaders.batches.windows import ClipDataset, ClipWindow, Draw
 from utils.errors import FrameworkError
-from utils.types import Clip, ClipBatch
+from utils.types import ClipBatch
 
 Unreadable = tuple[str, FrameworkError]  # clip id, error
 
@@ -68,18 +66,17 @@ class ItemDataset(ClipDataset):
             self.at_work[worker.id] = index
 
 
+@dataclass(eq=False, repr=False)
 class OtherSoundDataset(ItemDataset):
     """Evaluation windows with another clip's sound: its window of the same number, repeated or cut to fit.
 
-    `sound_from[i]` is the index of that clip, or None if clip i keeps its own sound.
+    `sound_from[i]` is the index of that clip, or None if clip i keeps its own sound; `num_windows[i]` is the
+    number of clip i's windows.
     """
 
-    def __init__(
-        self, clips: Sequence[Clip], config: DataConfig, sound_from: Sequence[int | None], **options: Any
-    ) -> None:
-        super().__init__(clips, config, training=False, **options)
-        self.sound_from = sound_from
-        self.num_windows = Counter(index for index, _ in self.evaluation_keys())
+    _: KW_ONLY
+    sound_from: Sequence[int | None]
+    num_windows: Mapping[int, int]
 
     def __getitem__(self, key: tuple[int, Draw]) -> Item:
         index, draw = key

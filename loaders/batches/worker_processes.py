@@ -12,7 +12,7 @@ import contextlib
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from types import FrameType
@@ -27,39 +27,38 @@ from utils.run.device import uses_plain_torch
 from utils.run.memory import keep_freed_memory
 
 
-class WorkerError(FrameworkError):
-    """A worker process died or hangs; `workers` are the numbers of those it may be."""
-
-    def __init__(self, what: str, workers: list[int]) -> None:
-        super().__init__(what)
-        self.what, self.workers = what, workers
+class LoaderError(FrameworkError):
+    """A worker process of a loader died or hangs."""
 
 
-def next_item(loader: DataLoader[Any], iterator: Iterator[Any]) -> Any:
-    """The next item of a loader's iterator, None at its end. Raises WorkerError if a worker died or hangs."""
+def next_item(loader: DataLoader[Any], iterator: Iterator[Any], clips_at: Callable[[list[int]], str]) -> Any:
+    """The next item of a loader's iterator, None at its end.
+
+    If a worker died or hangs: LoaderError that names the clips `clips_at` the workers that it may be.
+    """
+    if not loader.num_workers:
+        return next(iterator, None)
     try:
-        if uses_plain_torch() or not loader.num_workers:
+        if uses_plain_torch():
             return next(iterator, None)
         _watch(iterator)
         with _worker_deaths.are_raised():
             return next(iterator, None)
     except (RuntimeError, OSError, EOFError) as error:
-        if not loader.num_workers:
-            raise
         dead: list[int] = []
         how, timed_out = "unexpectedly", str(error).startswith("DataLoader timed out")
-        if uses_plain_torch():
-            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
-                raise
-        else:
+        if not uses_plain_torch():
             dead, how = _dead_workers(iterator, 0 if isinstance(error, RuntimeError) else 5)
             if not dead and not timed_out:
                 raise
             _kill_workers(iterator)
+        elif isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
+            raise
         what = f"a loader worker ended {how} while it read"
         if timed_out and not dead:
             what = f"no loader worker gave a batch for {loader.timeout:.0f} s while they read"
-        raise WorkerError(what, dead or list(range(loader.num_workers))) from error
+        clips = clips_at(dead or list(range(loader.num_workers)))
+        raise LoaderError(f"{what} {clips}; look at it with preprocess.verify, or exclude it") from error
 
 
 def end_workers(loader: DataLoader[Any]) -> None:

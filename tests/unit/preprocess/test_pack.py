@@ -158,7 +158,7 @@ def test_one_batch_is_equalised_or_not(prepared, packed):
     )
     both = [plain[0, 0], ours[0, 0]]
     if kind == "equalized":
-        with pytest.raises(ClipError, match="packed equalised, unlike those"):
+        with pytest.raises(ClipError, match="packed equalised; pack all"):
             Collate(25.0)(both)
     else:
         Collate(25.0)(both)
