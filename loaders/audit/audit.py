@@ -22,7 +22,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +38,6 @@ from loaders.listing import Listing, ListingConfig
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
 from utils.config import opt, parse_groups, to_plain
-from utils.errors import FrameworkError
 from utils.files import write_text
 from utils.run.log import configure_logging, logging_redirect_tqdm
 from utils.types import Clip
@@ -83,28 +81,22 @@ def audit(listing: Listing, split: Split, *, num_workers: int = 1) -> Audit:
     clips, start = listing.clips, perf_counter()
     facts = measure_clips(clips, num_workers)
     measured = perf_counter()
+    copies, cost = find_near_identical(clips, split, facts)
     findings = find_person_leaks(listing, split)
     checksums = {clip.clip_id: fact.checksums for clip, fact in zip(clips, facts, strict=True)}
-    findings += find_identical_files(clips, split.split_of, checksums)
-    copies, cost = find_near_identical(clips, split, facts)
-    findings += copies
-    compared, rules = perf_counter(), []
+    findings += find_identical_files(split.split_of, checksums) + copies
+    compared = perf_counter()
+    rules: list[RuleResult] = []
     if {clip.label for clip in clips} == {0, 1}:
         rules = find_shortcuts(clips, facts)
-        findings += shortcut_findings(rules) + open_rules(rules)
+        findings += shortcut_findings(rules)
     else:
-        findings.append(
-            Finding(
-                kind="note_one_class",
-                summary=f"all clips are {'fake' if clips[0].label else 'real'}: shortcuts cannot be measured",
-                remedy="audit it together with the other training data (data set manifest)",
-                is_note=True,
-            )
-        )
-    counts: dict[str, Counter[str]] = {}
+        what = f"all clips are {'fake' if clips[0].label else 'real'}: shortcuts cannot be measured"
+        remedy = "audit it together with the other training data (data set manifest)"
+        findings.append(Finding("note_one_class", what, remedy, is_note=True))
+    counts: dict[str, Counter[str]] = {part: Counter() for part in (*SPLITS, "-")}
     for clip in clips:
-        part = counts.setdefault(split.split_of.get(clip.clip_id, "-"), Counter())
-        part[clip.category if clip.label else "real"] += 1
+        counts[split.split_of.get(clip.clip_id, "-")][clip.category if clip.label else "real"] += 1
     cost |= {
         "measuring_s": round(measured - start, 2),
         "leaks_s": round(compared - measured, 2),
@@ -113,41 +105,25 @@ def audit(listing: Listing, split: Split, *, num_workers: int = 1) -> Audit:
     return Audit(
         findings=findings,
         rules=rules,
-        counts={part: dict(sorted(counts[part].items())) for part in (*SPLITS, "-") if part in counts},
+        counts={part: dict(sorted(number_of.items())) for part, number_of in counts.items() if number_of},
         num_identities=len({clip.identity for clip in clips}),
         cost=cost,
     )
 
 
-def _one_thread() -> None:
-    cv2.setNumThreads(0)
-
-
-def _measure(clip: Clip) -> ClipFacts | FrameworkError:
-    try:
-        return measure_clip(clip)
-    except FrameworkError as error:
-        return error
-
-
 def measure_clips(clips: Sequence[Clip], num_workers: int) -> list[ClipFacts]:
     """Facts of all clips, in their order, measured in at most `num_workers` processes."""
     num_workers = min(num_workers, len(clips) // MIN_CLIPS_PER_WORKER)
-    facts: list[ClipFacts] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(logging_redirect_tqdm())
-        results: Iterable[ClipFacts | FrameworkError] = map(_measure, clips)
+        results: Iterable[ClipFacts] = map(measure_clip, clips)
         if num_workers > 1:
             # spawn: a fork would inherit the threads of the numerical libraries
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(num_workers, context, initializer=_one_thread)
+            pool = ProcessPoolExecutor(num_workers, context, cv2.setNumThreads, (0,))
             stack.callback(pool.shutdown, cancel_futures=True)
-            results = pool.map(_measure, clips, chunksize=4)
-        for result in tqdm(results, "measure", total=len(clips), unit="clip", leave=False):
-            if isinstance(result, FrameworkError):
-                raise result
-            facts.append(result)
-    return facts
+            results = pool.map(measure_clip, clips, chunksize=4)
+        return list(tqdm(results, "measure", total=len(clips), unit="clip", leave=False))
 
 
 def find_near_identical(
@@ -156,80 +132,37 @@ def find_near_identical(
     """(findings, cost): copies across splits by picture and by sound, except byte-identical files."""
     findings: list[Finding] = []
     cost: dict[str, float] = {}
+    known = [(clip, fact) for clip, fact in zip(clips, facts, strict=True) if clip.clip_id in split.split_of]
     for kind, limit in (("picture", MAX_PICTURE_DISTANCE), ("sound", MAX_SOUND_DISTANCE)):
         # all silent clips sound alike: that is not a sign of a common origin
-        rows = [
-            index
-            for index, clip in enumerate(clips)
-            if clip.clip_id in split.split_of and not (kind == "sound" and facts[index].silent)
-        ]
+        rows = [(clip, fact) for clip, fact in known if kind == "picture" or not fact.silent]
         if not rows:
             continue
-        parts = [split.split_of[clips[index].clip_id] for index in rows]
-        matches = find_copies(np.stack([getattr(facts[index], kind) for index in rows]), parts, limit)
+        parts = [split.split_of[clip.clip_id] for clip, _ in rows]
+        matches = find_copies(np.stack([getattr(fact, kind) for _, fact in rows]), parts, limit)
         cost[f"{kind}_pairs_compared"] = matches.num_compared
         cost[f"{kind}_pairs_passed_over"] = matches.num_passed_over
         pairs = []
         for (first, second), distance in zip(matches.pairs, matches.distances, strict=True):
-            one, other = rows[first], rows[second]
-            checksum = facts[one].checksums.get(kind)
-            if checksum is None or checksum != facts[other].checksums.get(kind):
-                pairs.append((distance, clips[one], clips[other]))
+            pair = rows[first], rows[second]
+            checksums = {fact.checksums.get(kind) for _, fact in pair}
+            if len(checksums) == 2 or None in checksums:  # otherwise found as identical files
+                pairs.append((distance, [clip.clip_id for clip, _ in pair]))
         if pairs:
-            num_clips = len({clip.clip_id for _, *pair in pairs for clip in pair})
-            findings.append(
-                Finding(
-                    kind=f"leak_near_identical_{kind}",
-                    summary=f"{len(pairs)} pairs of clips in different splits have nearly the same {kind} "
-                    f"({num_clips} clips)",
-                    remedy=REMOVE,
-                    examples=[
-                        f"{a.clip_id} ({split.split_of[a.clip_id]}) and {b.clip_id} "
-                        f"({split.split_of[b.clip_id]}), distance {distance:.2f} of {limit}"
-                        for distance, a, b in pairs[:MAX_EXAMPLES]
-                    ],
-                )
-            )
+            num_clips = len({name for _, names in pairs for name in names})
+            what = f"{len(pairs)} pairs of clips in different splits have nearly the same {kind}"
+            examples = [
+                " and ".join(f"{name} ({split.split_of[name]})" for name in names)
+                + f", distance {distance:.2f} of {limit}"
+                for distance, names in pairs[:MAX_EXAMPLES]
+            ]
+            kind_of_leak = f"leak_near_identical_{kind}"
+            findings.append(Finding(kind_of_leak, f"{what} ({num_clips} clips)", REMOVE, examples))
     return findings, cost
 
 
-def open_rules(rules: Sequence[RuleResult]) -> list[Finding]:
-    """One note on the rules whose AUC is outside [0.4, 0.6], but not significantly."""
-    undecided = [rule for rule in rules if rule.state == "open"]
-    if not undecided:
-        return []
-    return [
-        Finding(
-            kind="note_undecided",
-            summary=f"{len(undecided)} AUCs are outside 0.4 to 0.6, but there are too few clips to be sure",
-            remedy="audit more clips, or read the table with care",
-            examples=[f"{rule.rule} on {rule.group}: {rule.auc:.3f}" for rule in undecided],
-            is_note=True,
-        )
-    ]
-
-
-def parse_args(argv: list[str] | None = None) -> tuple[AuditConfig, ListingConfig, SplitConfig]:
-    """Flags -> configs. Raises UsageError for split flags without effect."""
-    config, listing, split = parse_groups(__doc__, AuditConfig, ListingConfig, SplitConfig, argv=argv)
-    return config, listing, split
-
-
-def as_json(result: Audit, about: dict[str, Any]) -> str:
-    """The content of audit.json."""
-    content = about | {
-        "verdict": "found" if result.found else "nothing found",
-        "findings": [dataclasses.asdict(finding) for finding in result.findings],
-        "rules": [dataclasses.asdict(rule) for rule in result.rules],
-        "counts": result.counts,
-        "num_identities": result.num_identities,
-        "cost": result.cost,
-    }
-    return json.dumps(content, indent=1) + "\n"
-
-
 def main() -> int:
-    config, listing_config, split_config = parse_args()
+    config, listing_config, split_config = parse_groups(__doc__, AuditConfig, ListingConfig, SplitConfig)
     configure_logging()
     config.output_dir.mkdir(parents=True, exist_ok=True)  # first: if this fails, the measuring is not lost
     listing = DATASETS[config.dataset](config.data_root, listing_config)
@@ -246,7 +179,9 @@ def main() -> int:
         "split": to_plain(split_config),
         "command": shlex.join(["python", "-m", "loaders.audit", *sys.argv[1:]]),
     }
-    write_text(config.output_dir / "audit.json", as_json(result, about))
+    verdict = {"verdict": "found" if result.found else "nothing found"}
+    content = about | verdict | dataclasses.asdict(result)
+    write_text(config.output_dir / "audit.json", json.dumps(content, indent=1) + "\n")
     write_html(config.output_dir / "audit.html", result, about)
     for finding in result.findings:
         log.info("%s %s: %s", "note" if finding.is_note else "FOUND", finding.kind, finding.summary)
@@ -254,11 +189,6 @@ def main() -> int:
             log.info("    %s", example)
         if not finding.is_note:
             log.info("    remedy: %s", finding.remedy)
-    log.info(
-        "%s: %d clips, %s; written to %s",
-        config.dataset,
-        len(listing.clips),
-        f"{len(result.found)} findings" if result.found else "nothing found",
-        config.output_dir,
-    )
+    number = f"{len(result.found)} findings" if result.found else "nothing found"
+    log.info("%s: %d clips, %s; written to %s", config.dataset, len(listing.clips), number, config.output_dir)
     return 1 if result.found else 0

@@ -179,13 +179,9 @@ def sound_descriptor(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
         places = np.arange(start, min(start + 2048, num_spectra))[:, None] * hop + np.arange(size)
         bands[start : start + len(places)] = (np.abs(np.fft.rfft(waveform[places] * window)) ** 2) @ weights.T
     steps = np.linspace(0, num_spectra, SOUND_STEPS + 1)
-    edges = np.minimum(steps[:-1].astype(int), num_spectra - 1)
-    means = np.stack(
-        [
-            bands[first : max(first + 1, int(last))].mean(0)
-            for first, last in zip(edges, steps[1:], strict=True)
-        ]
-    )
+    starts = np.minimum(steps[:-1].astype(int), num_spectra - 1)
+    ends = np.maximum(starts + 1, steps[1:].astype(int))
+    means = np.stack([bands[start:end].mean(0) for start, end in zip(starts, ends, strict=True)])
     levels = 10 * np.log10(np.maximum(means, 1e-12))
     levels = np.maximum(levels, levels.max() - SOUND_DEPTH_DB)
     return (levels - levels.mean()).ravel().astype(np.float32)

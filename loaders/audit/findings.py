@@ -15,7 +15,7 @@ DROP_DONORS = (
 REMOVE = "keep one copy: list the others in --exclude_list, then draw the split again"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """`kind` is a stable name: "leak_...", "shortcut_..." or "note_...". Notes do not fail the audit."""
 

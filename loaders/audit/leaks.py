@@ -32,15 +32,17 @@ FILE_KINDS = {
 
 
 def in_several_splits(
-    clips: Sequence[Clip], split_of: Mapping[str, str], keys_of: Callable[[Clip], Iterable[str]]
+    split_of: Mapping[str, str], keys_of: Mapping[str, Iterable[str]]
 ) -> dict[str, dict[str, list[str]]]:
-    """{key: {split: clip ids}} for the keys that occur in more than one split. "" is not a key."""
+    """{key: {split: clip ids}} for the keys that occur in more than one split. "" is not a key.
+
+    split_of, keys_of: clip id -> its split, and its keys.
+    """
     places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for clip in clips:
-        split = split_of.get(clip.clip_id)
-        if split is not None:
-            for key in set(keys_of(clip)) - {""}:
-                places[key][split].append(clip.clip_id)
+    for clip_id, keys in keys_of.items():
+        if clip_id in split_of:
+            for key in set(keys) - {""}:
+                places[key][split_of[clip_id]].append(clip_id)
     return {key: dict(found) for key, found in places.items() if len(found) > 1}
 
 
@@ -50,56 +52,52 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
     Donors are a note if the split keeps such fakes (`donor_rule`); everything is a note if the data set's
     own split shares persons by design (`known_overlap`).
     """
-    clips, split_of = listing.clips, split.split_of
-    reason = split.known_overlap
-    identities = in_several_splits(clips, split_of, lambda clip: (clip.identity,))
-    persons = in_several_splits(clips, split_of, lambda clip: clip.persons)
-    donors = {key: places for key, places in persons.items() if key not in identities}
-    keeps_donors = split.donor_rule == "keep"
-    families = (
-        ("leak_identity", identities, "persons on screen", bool(reason)),
-        ("leak_donor", donors, "persons whose face or voice was used", bool(reason) or keeps_donors),
-        ("leak_pair", _pairs(clips, split_of), "clip families (pair_key)", bool(reason)),
-        (
-            "leak_split_group",
-            in_several_splits(clips, split_of, lambda clip: (clip.split_group,)),
-            "groups that must stay together (split_group)",
-            bool(reason),
+
+    def shared(keys_of: Callable[[Clip], Iterable[str]]) -> dict[str, dict[str, list[str]]]:
+        return in_several_splits(split.split_of, {clip.clip_id: keys_of(clip) for clip in listing.clips})
+
+    identities = shared(lambda clip: (clip.identity,))
+    persons = shared(lambda clip: clip.persons)
+    everybody = {person for clip in listing.clips for person in clip.persons}
+    leaks = {
+        "leak_identity": (identities, "persons on screen"),
+        "leak_donor": (
+            {name: places for name, places in persons.items() if name not in identities},
+            "persons whose face or voice was used",
         ),
-    )
-    why = reason or "the split keeps such fakes; look at results on the donor-disjoint subset too"
-    return [
-        Finding(
-            kind=kind,
-            summary=f"{len(found)} {what} are in more than one split" + (f": {why}" if is_note else ""),
-            remedy=DROP_DONORS if kind == "leak_donor" else REDRAW,
-            examples=_examples(found),
-            is_note=is_note,
-        )
-        for kind, found, what, is_note in families
-        if found
-    ]
+        # a family whose key is a person is reported as that person
+        "leak_pair": (shared(lambda clip: {clip.pair_key} - everybody), "clip families (pair_key)"),
+        "leak_split_group": (
+            shared(lambda clip: (clip.split_group,)),
+            "groups that must stay together (split_group)",
+        ),
+    }
+    findings = []
+    for kind, (found, what) in leaks.items():
+        if not found:
+            continue
+        summary, remedy = f"{len(found)} {what} are in more than one split", REDRAW
+        why = split.known_overlap
+        if kind == "leak_donor":
+            remedy = DROP_DONORS
+            if split.donor_rule == "keep":
+                why = why or "the split keeps such fakes; look at results on the donor-disjoint subset too"
+        summary += f": {why}" if why else ""
+        findings.append(Finding(kind, summary, remedy, _examples(found), is_note=bool(why)))
+    return findings
 
 
 def find_identical_files(
-    clips: Sequence[Clip], split_of: Mapping[str, str], checksums: Mapping[str, Mapping[str, str]]
+    split_of: Mapping[str, str], checksums: Mapping[str, Mapping[str, str]]
 ) -> list[Finding]:
     """Files with the same checksum in several splits. checksums: {clip_id: {kind of file: sha256}}."""
     findings = []
     for kind, name in FILE_KINDS.items():
-
-        def key_of(clip: Clip, kind: str = kind) -> tuple[str, ...]:
-            return (checksums.get(clip.clip_id, {}).get(kind, ""),)
-
-        if found := in_several_splits(clips, split_of, key_of):
-            findings.append(
-                Finding(
-                    kind=f"leak_identical_{kind.replace(' ', '_')}",
-                    summary=f"the same {name}, byte for byte, is in more than one split ({len(found)} times)",
-                    remedy=REMOVE,
-                    examples=_examples(found),
-                )
-            )
+        keys_of = {clip_id: (known.get(kind, ""),) for clip_id, known in checksums.items()}
+        if found := in_several_splits(split_of, keys_of):
+            summary = f"the same {name}, byte for byte, is in more than one split ({len(found)} times)"
+            kind_of_leak = f"leak_identical_{kind.replace(' ', '_')}"
+            findings.append(Finding(kind_of_leak, summary, REMOVE, _examples(found)))
     return findings
 
 
@@ -114,7 +112,7 @@ def require_no_leak(listing: Listing, split: Split) -> None:
     with ThreadPoolExecutor(8) as pool:  # network file systems answer several requests at a time
         known = pool.map(lambda clip: known_checksums(read_info_values(clip.folder)), used, chunksize=256)
         checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
-    findings += find_identical_files(used, split.split_of, checksums)
+    findings += find_identical_files(split.split_of, checksums)
     for finding in findings:
         if finding.is_note:
             log.warning("%s: %s, e.g. %s", listing.dataset, finding.summary, finding.examples[0])
@@ -122,13 +120,6 @@ def require_no_leak(listing: Listing, split: Split) -> None:
     if leaks:
         shown = "; ".join(f"{leak.summary}, e.g. {leak.examples[0]}" for leak in leaks)
         raise DatasetError(f"{listing.dataset}: its splits leak: {shown}. Remedy: {leaks[0].remedy}")
-
-
-def _pairs(clips: Sequence[Clip], split_of: Mapping[str, str]) -> dict[str, dict[str, list[str]]]:
-    """Families in several splits, except those whose key is a person, which are reported as persons."""
-    persons = {person for clip in clips for person in clip.persons}
-    found = in_several_splits(clips, split_of, lambda clip: (clip.pair_key,))
-    return {key: places for key, places in found.items() if key not in persons}
 
 
 def _examples(found: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:

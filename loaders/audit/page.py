@@ -10,13 +10,7 @@ from loaders.audit.shortcuts import ALL_FAKES, HIGH, LOW, RULES, RuleResult, des
 from utils.report.pages import write_page
 
 TEMPLATE = Path(__file__).with_name("audit.html")
-STATES = {
-    "found": "found",
-    "open": "undecided",
-    "ok": "ok",
-    "constant": "constant: 0.5 by definition",
-    "unknown": "unknown",
-}
+WORDS = {"open": "undecided", "constant": "constant: 0.5 by definition"}  # for a state; others: its name
 WIDTH = 120  # of a cell's drawing: AUC 0 to 1
 
 
@@ -28,14 +22,10 @@ def write_html(path: Path, result: Any, about: dict[str, Any]) -> None:
         path,
         TEMPLATE,
         about=about,
-        found=result.found,
-        notes=[finding for finding in result.findings if finding.is_note],
-        counts=result.counts,
+        audit=result,
         columns=["real", *categories],
         groups=["all fakes" if group == ALL_FAKES else group for group in groups],
         table=_table(result.rules, groups),
-        num_identities=result.num_identities,
-        cost=result.cost,
         width=WIDTH,
         band=(LOW, HIGH),
     )
@@ -53,7 +43,7 @@ def _table(rules: Sequence[RuleResult], groups: Sequence[str]) -> list[dict[str,
 
 def _cell(rule: RuleResult) -> dict[str, Any]:
     """Content of a cell: state in words, the larger of AUC and 1 - AUC, interval, direction, drawing."""
-    cell: dict[str, Any] = {"state": rule.state, "word": STATES[rule.state], "auc": "", "interval": ""}
+    cell: dict[str, Any] = {"state": rule.state, "word": WORDS.get(rule.state, rule.state), "auc": ""}
     if rule.auc is None or rule.state == "constant":
         return cell
     cell["auc"] = f"{rule.auc if rule.direction == 'learned' else rule.strength:.3f}"
