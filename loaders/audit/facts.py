@@ -74,9 +74,9 @@ def measure_clip(clip: Clip) -> ClipFacts:
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     checksums = known_checksums(info)
     for kind, path in (("picture", video_path), ("sound", audio_path)):
-        if kind not in checksums and not (kind == "sound" and silent):
-            if not math.isnan(_num_bytes(path)):
-                checksums[kind] = file_sha256(open_member(path) or path)
+        is_file = not math.isnan(_num_bytes(path))
+        if kind not in checksums and is_file and not (kind == "sound" and silent):
+            checksums[kind] = file_sha256(open_member(path) or path)
     return ClipFacts(
         numbers={
             "leading_silence": leading_silence_s(levels_db),

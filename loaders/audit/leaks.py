@@ -58,19 +58,15 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
 
     identities = shared(lambda clip: (clip.identity,))
     persons = shared(lambda clip: clip.persons)
+    donors = {person: places for person, places in persons.items() if person not in identities}
     everybody = {person for clip in listing.clips for person in clip.persons}
+    families = shared(lambda clip: {clip.pair_key} - everybody)  # those named after a person are found above
+    groups = shared(lambda clip: (clip.split_group,))
     leaks = {
         "leak_identity": (identities, "persons on screen"),
-        "leak_donor": (
-            {name: places for name, places in persons.items() if name not in identities},
-            "persons whose face or voice was used",
-        ),
-        # a family whose key is a person is reported as that person
-        "leak_pair": (shared(lambda clip: {clip.pair_key} - everybody), "clip families (pair_key)"),
-        "leak_split_group": (
-            shared(lambda clip: (clip.split_group,)),
-            "groups that must stay together (split_group)",
-        ),
+        "leak_donor": (donors, "persons whose face or voice was used"),
+        "leak_pair": (families, "clip families (pair_key)"),
+        "leak_split_group": (groups, "groups that must stay together (split_group)"),
     }
     findings = []
     for kind, (found, what) in leaks.items():

@@ -15,12 +15,7 @@ from loaders.batches.labels import clip_labels
 from loaders.batches.samplers import EvaluationBatches, TrainingBatches, TrainingSampler
 from loaders.batches.windows import DataConfig
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
-from loaders.batches.worker_processes import (
-    end_workers,
-    next_item,
-    prepare_to_watch,
-    set_up_worker,
-)
+from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
 from utils.config import opt
 from utils.errors import FrameworkError
 from utils.run.bad_clips import BadClips
@@ -35,12 +30,8 @@ class WorkerConfig:
     """loaders/batches/data_loader.py: how batches are made."""
 
     batch_size: int = opt(16, "clips per training step, over all processes; windows per batch in evaluation")
-    num_workers: int = opt(
-        -1, "processes that decode clips; 0 = only the main one, -1 = from the machine's cores"
-    )
-    prefetch_factor: int = opt(
-        0, "batches that each worker makes ahead; 0 = from the machine's memory, at most 4"
-    )
+    num_workers: int = opt(-1, "processes that decode clips; 0 = only the main one, -1 = from the cores")
+    prefetch_factor: int = opt(0, "batches that each worker makes ahead; 0 = from the memory, at most 4")
     loader_timeout_s: float = opt(
         600.0, "stop and name the clips if no worker gives a batch for this many seconds; 0 = wait forever"
     )
@@ -101,7 +92,7 @@ class ClipLoader(DataLoader[ClipBatch]):
         dataset.at_work = torch.full((max(1, num_workers),), -1).share_memory_()
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]  # torch's type is a private class
-        prepare_to_watch()
+        worker_deaths.install()
         iterator: Any = super().__iter__()
         try:
             while (item := next_item(self, iterator, self._clips_at)) is not None:
@@ -119,7 +110,6 @@ class ClipLoader(DataLoader[ClipBatch]):
 
     def _clips_at(self, workers: Sequence[int]) -> str:
         """The clips that these workers are reading."""
-        assert self.dataset.at_work is not None
         indices = [int(self.dataset.at_work[number]) for number in workers]
         return ", ".join(self.dataset.clips[index].clip_id for index in indices if index >= 0) or "no clip"
 

@@ -81,8 +81,7 @@ class DataConfig:
         False, "change brightness and colour of each training window at random: cameras are not evidence"
     )
     trim_silence: bool = opt(
-        False,
-        "start windows after the clip's leading silence, in training and testing, in reals and fakes",
+        False, "start windows after the clip's leading silence, in training and testing, in reals and fakes"
     )
     max_length_gap_s: float = opt(
         0.1, "largest allowed difference in length between a clip's picture and sound, in seconds"
@@ -234,10 +233,10 @@ class ClipDataset(Dataset[Any]):
 
     def _labels(self, clip: Clip, start_s: float, window_s: float) -> tuple[float, float, float]:
         """(label, video_label, audio_label): of the window in training, of the clip in evaluation."""
-        config = self.config
-        if not self.training or config.window == "released":
-            return clip_labels(clip, config.label_rule)
-        return window_labels(clip, config.label_rule, start_s, start_s + window_s, config.min_fake_s)
+        rule = self.config.label_rule
+        if not self.training or self.config.window == "released":
+            return clip_labels(clip, rule)
+        return window_labels(clip, rule, start_s, start_s + window_s, self.config.min_fake_s)
 
     def _starts(self, clip: Clip, fps: Fraction, num_frames: int) -> range:
         """The frames at which a window may start."""

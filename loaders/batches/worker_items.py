@@ -36,7 +36,7 @@ class ItemDataset(ClipDataset):
     batches keep their size and balance.
     """
 
-    at_work: Tensor | None = None
+    at_work: Tensor
     replaces = False
 
     def __getitem__(self, key: tuple[int, Draw]) -> Item:
@@ -62,7 +62,7 @@ class ItemDataset(ClipDataset):
 
     def _report(self, index: int) -> None:
         worker = get_worker_info()
-        if worker is not None and self.at_work is not None:
+        if worker is not None:
             self.at_work[worker.id] = index
 
 

@@ -41,8 +41,8 @@ def next_item(loader: DataLoader[Any], iterator: Iterator[Any], clips_at: Callab
     try:
         if uses_plain_torch():
             return next(iterator, None)
-        _watch(iterator)
-        with _worker_deaths.are_raised():
+        _watched.add(iterator)
+        with worker_deaths.are_raised():
             return next(iterator, None)
     except (RuntimeError, OSError, EOFError) as error:
         dead: list[int] = []
@@ -83,8 +83,8 @@ class _WorkerDeaths:
         self.waiting = self.installed = False
 
     def install(self) -> None:
-        """Replace torch's handler, which torch sets at most once."""
-        if self.installed or threading.current_thread() is not threading.main_thread():
+        """Replace torch's handler, which torch sets at most once. Call before a loader starts its workers."""
+        if self.installed or uses_plain_torch() or threading.current_thread() is not threading.main_thread():
             return
         from torch.utils.data._utils import signal_handling
 
@@ -113,20 +113,8 @@ class _WorkerDeaths:
             self.waiting = False
 
 
-_worker_deaths = _WorkerDeaths()
+worker_deaths = _WorkerDeaths()
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()  # iterators whose workers are killed when Python ends
-
-
-def prepare_to_watch() -> None:
-    """Call before a loader starts its workers."""
-    if not uses_plain_torch():
-        _worker_deaths.install()
-
-
-def _watch(iterator: Any) -> None:
-    if iterator not in _watched:
-        _watched.add(iterator)
-        Finalize(None, _kill_workers_left, (weakref.ref(iterator),), exitpriority=10)
 
 
 def _dead_workers(iterator: Any, wait_s: float) -> tuple[list[int], str]:
@@ -153,7 +141,10 @@ def _kill_workers(iterator: Any) -> None:
         worker.kill()
 
 
-def _kill_workers_left(iterator: weakref.ref[Any]) -> None:
+def _kill_workers_left() -> None:
     """At the end of Python: an error's traceback may have kept a loader alive."""
-    if iterator() is not None:
-        _kill_workers(iterator())
+    for iterator in list(_watched):
+        _kill_workers(iterator)
+
+
+Finalize(None, _kill_workers_left, exitpriority=10)
