@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +14,11 @@ from utils.errors import ClipError
 from utils.types import ClipBatch
 
 
+@dataclass(frozen=True)
 class Collate:
     """Windows of one size -> ClipBatch. Shorter ones are padded with zeros at the end and masked."""
 
-    def __init__(self, video_fps: float) -> None:
-        self.video_fps = video_fps
+    video_fps: float
 
     def __call__(self, windows: Sequence[ClipWindow]) -> ClipBatch:
         first = windows[0]

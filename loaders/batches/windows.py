@@ -52,9 +52,7 @@ class DataConfig:
         choices=("seconds", "released"),
     )
     window_s: float = opt(2.4, "length of the window in seconds (60 frames at 25 fps)")
-    video_fps: float = opt(
-        25.0, "frames per second that the model sees: sources are read at the nearest frames"
-    )
+    video_fps: float = opt(25.0, "frames per second that the model sees, the nearest ones of the source")
     windows_per_clip: int = opt(3, "evenly spread windows per clip in evaluation, whose logits are pooled")
     pooling: str = opt(
         "mean",
@@ -80,9 +78,7 @@ class DataConfig:
     augment: bool = opt(
         False, "change brightness and colour of each training window at random: cameras are not evidence"
     )
-    trim_silence: bool = opt(
-        False, "start windows after the clip's leading silence, in training and testing, in reals and fakes"
-    )
+    trim_silence: bool = opt(False, "start windows after a clip's leading silence, in training and testing")
     max_length_gap_s: float = opt(
         0.1, "largest allowed difference in length between a clip's picture and sound, in seconds"
     )
