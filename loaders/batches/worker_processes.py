@@ -136,6 +136,7 @@ def _kill_workers(iterator: Any) -> None:
     """They ignore SIGTERM, on which torch, and Python as it ends, would wait forever."""
     from torch._C import _remove_worker_pids
 
+    _watched.discard(iterator)
     _remove_worker_pids(id(iterator))  # else torch would report their deaths
     for worker in iterator._workers:
         worker.kill()
