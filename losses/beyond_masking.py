@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
+from losses.known import known_bce, mean_of_known
 from losses.lbd import landmark_distillation
 from models.beyond_masking import BeyondMaskingOutput
 from models.beyond_masking.landmark import LandmarkReconstruction
-from utils.config import opt
+from utils.config import opt, require_above
 from utils.types import ClipBatch
 
 
@@ -51,16 +51,7 @@ class BeyondMaskingLossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.auxiliary_weight <= 1:
             raise ValueError(f"auxiliary_weight must be in [0, 1], got {self.auxiliary_weight}")
-        for name in ("lbd_temperature", "contrastive_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-
-
-def known_bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean binary cross-entropy of (B,) logits over the known labels (not NaN); 0 if all are unknown."""
-    known = ~labels.isnan()
-    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
-    return (losses * known).sum() / known.sum().clamp_min(1)
+        require_above(self, 0, "lbd_temperature", "contrastive_temperature")
 
 
 class BeyondMaskingLoss(nn.Module):
@@ -71,40 +62,42 @@ class BeyondMaskingLoss(nn.Module):
     def __init__(self, config: BeyondMaskingLossConfig) -> None:
         super().__init__()
         self.config = config
+        self.auxiliary_weights = {
+            "video_lbd": 1.0,
+            "audio_lbd": config.lbd_audio_weight,
+            "contrastive": config.contrastive_weight,
+            "reconstruction": config.reconstruction_weight,
+        }
 
     def forward(self, output: BeyondMaskingOutput, batch: ClipBatch) -> dict[str, Tensor]:
         c = self.config
         terms = {"bce": known_bce(output.logits, batch.labels)}
-        classification = terms["bce"]
-        for name in ("video", "audio"):
-            logits = getattr(output, f"{name}_logits")
-            if logits is not None:
-                terms[f"{name}_bce"] = known_bce(logits, getattr(batch, f"{name}_labels"))
-        if heads := [terms[name] for name in ("video_bce", "audio_bce") if name in terms]:
-            classification = classification + c.modality_weight * sum(heads)
+        if output.video_logits is not None:
+            terms["video_bce"] = known_bce(output.video_logits, batch.video_labels)
+        if output.audio_logits is not None:
+            terms["audio_bce"] = known_bce(output.audio_logits, batch.audio_labels)
+        heads = [term for name, term in terms.items() if name != "bce"]
+        classification = terms["bce"] + c.modality_weight * sum(heads)
 
-        auxiliary = torch.zeros((), device=output.logits.device)
-        predictions = {"video": output.video_prediction, "audio": output.audio_prediction}
-        for (name, prediction), weight in zip(predictions.items(), (1.0, c.lbd_audio_weight), strict=True):
-            if prediction is not None:
-                assert output.landmark_target is not None  # students have a teacher
-                mask = output.landmark_padding_mask
-                terms[f"{name}_lbd"] = landmark_distillation(
+        mask = output.landmark_padding_mask
+        students = {"video_lbd": output.video_prediction, "audio_lbd": output.audio_prediction}
+        for name, prediction in students.items():
+            if prediction is not None and output.landmark_target is not None:
+                terms[name] = landmark_distillation(
                     prediction,
                     output.landmark_target,
                     mask,
                     temperature=c.lbd_temperature,
                     reduction=c.lbd_reduction,
                 )
-                auxiliary = auxiliary + weight * terms[f"{name}_lbd"]
         if output.video_embedding is not None and output.audio_embedding is not None:
             terms["contrastive"] = self._contrastive(output.video_embedding, output.audio_embedding, batch)
-            auxiliary = auxiliary + c.contrastive_weight * terms["contrastive"]
         if output.reconstruction is not None:
-            terms["reconstruction"] = reconstruction_error(
-                output.reconstruction, output.landmark_padding_mask
-            )
-            auxiliary = auxiliary + c.reconstruction_weight * terms["reconstruction"]
+            terms["reconstruction"] = reconstruction_error(output.reconstruction, mask)
+        auxiliary = torch.zeros((), device=output.logits.device)
+        for name, weight in self.auxiliary_weights.items():
+            if name in terms:
+                auxiliary = auxiliary + weight * terms[name]
         terms["total"] = (1 - c.auxiliary_weight) * classification + c.auxiliary_weight * auxiliary
         return terms
 
@@ -122,4 +115,4 @@ def reconstruction_error(reconstruction: LandmarkReconstruction, padding_mask: T
     counted = reconstruction.hidden.expand_as(errors)
     if padding_mask is not None:
         counted = counted & ~padding_mask[..., None]
-    return (errors * counted).sum() / counted.sum().clamp_min(1)
+    return mean_of_known(errors, counted)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from losses.known import mean_of_known
 
 
 def landmark_distillation(
@@ -14,16 +17,12 @@ def landmark_distillation(
     student, teacher: (B, T, D). padding_mask: (B, T), True = no face, left out; None = all frames count.
     reduction "mean": over the valid frames of the batch, 0 without any; does not depend on B or T.
     "sum": over frames, divided by B, like the published code's "batchmean" over (B, T, D); its weight against
-    the other terms grows with T. Raises ValueError for another reduction.
+    the other terms grows with T.
     """
     student = F.log_softmax(student.float() / temperature, dim=-1)
     teacher = F.softmax(teacher.detach().float() / temperature, dim=-1)
     divergence = F.kl_div(student, teacher, reduction="none").sum(dim=-1)  # (B, T)
-    if reduction not in {"mean", "sum"}:
-        raise ValueError(f"reduction must be mean or sum, got {reduction!r}")
-    if padding_mask is not None:
-        divergence = divergence.masked_fill(padding_mask, 0.0)
+    counted = torch.ones_like(divergence, dtype=torch.bool) if padding_mask is None else ~padding_mask
     if reduction == "sum":
-        return divergence.sum() / len(divergence)
-    num_valid = divergence.numel() if padding_mask is None else (~padding_mask).sum().clamp_min(1)
-    return divergence.sum() / num_valid
+        return torch.where(counted, divergence, 0.0).sum() / len(divergence)
+    return mean_of_known(divergence, counted)

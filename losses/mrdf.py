@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from losses.known import known_bce, mean_of_known
 from models.mrdf import MrdfOutput
 from utils.config import opt
 from utils.types import ClipBatch
@@ -37,16 +38,11 @@ class MrdfLossConfig:
                 raise ValueError(f"{name} must be in [-1, 1], got {getattr(self, name)}")
 
 
-def _mean_of_known(losses: Tensor, known: Tensor) -> Tensor:
-    """Mean of the losses that are `known` (bool, same shape); 0 without any."""
-    return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
-
-
 def known_cross_entropy(class_logits: Tensor, classes: Tensor) -> Tensor:
     """Mean cross-entropy of (B, n) scores over the known (not NaN) classes (B,); 0 without any."""
     known = ~classes.isnan()
     losses = F.cross_entropy(class_logits.float(), classes.nan_to_num().long(), reduction="none")
-    return _mean_of_known(losses, known)
+    return mean_of_known(losses, known)
 
 
 def similarity_loss(cosines: Tensor, alike: Tensor, margin: float) -> Tensor:
@@ -62,7 +58,7 @@ def cross_modality_contrast(video: Tensor, audio: Tensor, labels: Tensor, margin
     video, audio = video.float(), audio.float()
     lengths = video.norm(dim=1) * audio.norm(dim=1)
     cosines = (video * audio).sum(1) / lengths.clamp_min(COSINE_FLOOR)
-    return _mean_of_known(similarity_loss(cosines, labels == 0, margin), ~labels.isnan())
+    return mean_of_known(similarity_loss(cosines, labels == 0, margin), ~labels.isnan())
 
 
 def within_modality_margin(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
@@ -75,7 +71,7 @@ def within_modality_margin(embeddings: Tensor, labels: Tensor, margin: float) ->
     cosines = embeddings @ embeddings.T / (lengths[:, None] * lengths).clamp_min(COSINE_FLOOR)
     known = ~labels.isnan()
     losses = similarity_loss(cosines, labels[:, None] == labels, margin)
-    return _mean_of_known(losses, known[:, None] & known)
+    return mean_of_known(losses, known[:, None] & known)
 
 
 def kinds_of_clip(batch: ClipBatch) -> Tensor:
@@ -94,30 +90,26 @@ class MrdfLoss(nn.Module):
         self.config = config
 
     def forward(self, output: MrdfOutput, batch: ClipBatch) -> dict[str, Tensor]:
-        with torch.autocast(output.logits.device.type, enabled=False):  # cosines need float32
-            terms = self._terms(output, batch)
-        terms["total"] = torch.stack(list(terms.values())).sum()
-        return terms
-
-    def _terms(self, output: MrdfOutput, batch: ClipBatch) -> dict[str, Tensor]:
         c, variant = self.config, output.variant
         terms: dict[str, Tensor] = {}
-        if output.class_logits is not None:
-            terms["fused"] = self._fused(output.class_logits, variant, batch)
-        if output.video_class_logits is not None and output.audio_class_logits is not None:
-            terms["audio"] = known_cross_entropy(output.audio_class_logits, 1 - batch.audio_labels)
-            terms["video"] = known_cross_entropy(output.video_class_logits, 1 - batch.video_labels)
-        elif output.video_embedding is not None and output.audio_embedding is not None:  # variant margin
-            terms["audio"] = within_modality_margin(
-                output.audio_embedding, batch.audio_labels, c.margin_audio
-            )
-            terms["video"] = within_modality_margin(
-                output.video_embedding, batch.video_labels, c.margin_visual
-            )
-        if variant in {"ce", "margin"}:
-            terms["contrast"] = cross_modality_contrast(
-                output.video_mean, output.audio_mean, self._either_is_fake(batch), c.margin_contrast
-            )
+        with torch.autocast(output.logits.device.type, enabled=False):  # cosines need float32
+            if output.class_logits is not None:
+                terms["fused"] = self._fused(output.class_logits, variant, batch)
+            if output.video_class_logits is not None and output.audio_class_logits is not None:
+                terms["audio"] = known_cross_entropy(output.audio_class_logits, 1 - batch.audio_labels)
+                terms["video"] = known_cross_entropy(output.video_class_logits, 1 - batch.video_labels)
+            elif output.video_embedding is not None and output.audio_embedding is not None:  # variant margin
+                sound, picture = output.audio_embedding, output.video_embedding
+                terms["audio"] = within_modality_margin(sound, batch.audio_labels, c.margin_audio)
+                terms["video"] = within_modality_margin(picture, batch.video_labels, c.margin_visual)
+            if variant in {"ce", "margin"}:
+                # picture or sound is fake, even if the clip's label covers only the picture
+                is_fake = (batch.video_labels == 1) | (batch.audio_labels == 1)
+                fake = torch.where(is_fake, 1.0, batch.labels)
+                terms["contrast"] = cross_modality_contrast(
+                    output.video_mean, output.audio_mean, fake, c.margin_contrast
+                )
+        terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
 
     def _fused(self, class_logits: Tensor, variant: str, batch: ClipBatch) -> Tensor:
@@ -125,11 +117,4 @@ class MrdfLoss(nn.Module):
             return known_cross_entropy(class_logits, kinds_of_clip(batch))
         if variant != "avdf_multilabel":
             return known_cross_entropy(class_logits, 1 - batch.labels)
-        real = 1 - torch.stack([batch.audio_labels, batch.video_labels], dim=1)  # (B, 2)
-        losses = F.binary_cross_entropy_with_logits(class_logits.float(), real.nan_to_num(), reduction="none")
-        return _mean_of_known(losses, ~real.isnan())
-
-    def _either_is_fake(self, batch: ClipBatch) -> Tensor:
-        """(B,) 1 = picture or sound is fake, even if the clip's label covers only the picture."""
-        known_fake = (batch.video_labels == 1) | (batch.audio_labels == 1)
-        return torch.where(known_fake, 1.0, batch.labels)
+        return known_bce(class_logits, 1 - torch.stack([batch.audio_labels, batch.video_labels], dim=1))
