@@ -7,7 +7,7 @@ from typing import Any
 
 from models.beyond_masking.landmark import LANDMARK_TEACHERS
 from models.beyond_masking.video import VIDEO_ENCODERS
-from utils.config import opt
+from utils.config import opt, require_at_least
 
 STUDENTS = ("both", "video", "audio", "none")
 
@@ -102,16 +102,12 @@ class BeyondMaskingConfig:
 
     def __post_init__(self) -> None:
         sizes = ("feature_dim", "num_mfcc", "image_size", "transformer_nhead", "stream_layers")
-        for name in (*sizes, "feedforward_dim", "classifier_hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        require_at_least(self, 1, *sizes, "feedforward_dim", "classifier_hidden_dim")
         if self.feature_dim % 2:
             raise ValueError(f"feature_dim must be even (sinusoidal positions), got {self.feature_dim}")
         if self.feature_dim % self.transformer_nhead:
-            raise ValueError(
-                f"feature_dim {self.feature_dim} is not a multiple of transformer_nhead "
-                f"{self.transformer_nhead}"
-            )
+            heads = self.transformer_nhead
+            raise ValueError(f"feature_dim {self.feature_dim} is not a multiple of transformer_nhead {heads}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.teacher_momentum < 1:
@@ -119,13 +115,10 @@ class BeyondMaskingConfig:
         if len(self.audio_channels) != 3 or not self.video_channels:
             raise ValueError("audio_channels needs three widths, video_channels at least one")
         if self.video_encoder == "conv3d" and self.image_size < 2 ** len(self.video_channels):
-            raise ValueError(
-                f"image_size {self.image_size} is too small for {len(self.video_channels)} video_channels"
-            )
+            num_blocks = len(self.video_channels)
+            raise ValueError(f"image_size {self.image_size} is too small for {num_blocks} video_channels")
         if self.video_pretrained and self.video_encoder == "conv3d":
-            raise ValueError(
-                "video_pretrained needs a torchvision video_encoder: conv3d has no published weights"
-            )
+            raise ValueError("video_pretrained needs a torchvision encoder: conv3d has no published weights")
 
     def unused(self) -> dict[str, str]:
         """Fields without effect in this configuration and why: giving such a flag is an error."""

@@ -20,13 +20,12 @@ from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
 from models.beyond_masking.landmark import LandmarkPredictor, LandmarkReconstruction, LandmarkTeacher
 from models.beyond_masking.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.beyond_masking.mtia import Streams, TemporalAlignment, resample_steps
-from models.beyond_masking.published_weights import translate_released
+from models.beyond_masking.published_weights import load_released
 from models.beyond_masking.video import MaskedVideoEncoder, VideoFrontEnd
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
 from models.method import Method
 from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
-from utils.errors import CheckpointError
 from utils.types import ClipBatch, DetectorOutput
 
 
@@ -81,15 +80,7 @@ class BeyondMaskingDetector(nn.Module, Method):
             if c.students in {"both", "audio"}:
                 self.audio_student = LandmarkPredictor(c.feature_dim, target_dim, c.dropout)
         if c.temporal_alignment:
-            self.alignment = TemporalAlignment(
-                c.feature_dim,
-                c.transformer_nhead,
-                c.stream_layers,
-                c.feedforward_dim,
-                c.dropout,
-                positions_first=c.positions_first,
-                fusion_residual=c.fusion_residual,
-            )
+            self.alignment = TemporalAlignment(c)
         self.classifier = nn.Sequential(
             nn.Linear(c.feature_dim, c.classifier_hidden_dim),
             nn.ReLU(),
@@ -102,9 +93,7 @@ class BeyondMaskingDetector(nn.Module, Method):
 
     def forward(self, batch: ClipBatch) -> BeyondMaskingOutput:
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
-            raise ValueError(
-                f"the batch has {batch.sample_rate_hz} Hz sound, the model takes {SAMPLE_RATE_HZ}"
-            )
+            raise ValueError(f"the model takes sound of {SAMPLE_RATE_HZ} Hz, got {batch.sample_rate_hz}")
         frames = self.video_front_end(batch.video, is_equalized=batch.is_equalized)
         mfcc, num_columns = self.mfcc(batch.waveform, batch.audio_padding_mask)
         if self.config.mfcc_columns:
@@ -193,13 +182,4 @@ class BeyondMaskingDetector(nn.Module, Method):
         return (frame + 0.5) / video_fps, middle_column * HOP_SAMPLES / SAMPLE_RATE_HZ
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the published code (a bare state_dict); every key must match.
-
-        Raises CheckpointError if keys, shapes or its position table do not fit.
-        """
-        try:
-            self.load_state_dict(translate_released(state), strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the released checkpoint does not fit (is --preset released set?): {error}"
-            ) from error
+        load_released(self, state)

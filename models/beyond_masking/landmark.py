@@ -10,6 +10,7 @@ none         the target is the landmark vector itself (an ablation row of the pa
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -20,17 +21,12 @@ LANDMARK_TEACHERS = ("ema", "autoencoder", "random", "none")
 HIDDEN_SHARE = 0.5  # of the points, in training
 
 
-class LandmarkProjection(nn.Module):
+class LandmarkProjection(nn.Sequential):
     """Linear, ReLU, Linear on every frame: (B, T, F) -> (B, T, D)."""
 
     def __init__(self, in_features: int, feature_dim: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(in_features, feature_dim), nn.ReLU(), nn.Linear(feature_dim, feature_dim)
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        first, last = nn.Linear(in_features, feature_dim), nn.Linear(feature_dim, feature_dim)
+        super().__init__(OrderedDict(layers=nn.Sequential(first, nn.ReLU(), last)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +55,6 @@ class LandmarkTeacher(nn.Module):
 
     def __init__(self, kind: str, num_landmarks: int, feature_dim: int, momentum: float) -> None:
         super().__init__()
-        if kind not in LANDMARK_TEACHERS:
-            raise ValueError(f"landmark_teacher must be one of {', '.join(LANDMARK_TEACHERS)}, got {kind!r}")
         self.kind, self.momentum = kind, momentum
         self.learns = kind in {"ema", "autoencoder"}
         self.out_features = 2 * num_landmarks if kind == "none" else feature_dim
@@ -109,17 +103,9 @@ class LandmarkTeacher(nn.Module):
         return every_second.expand(num_clips, 1, num_landmarks)
 
 
-class LandmarkPredictor(nn.Module):
+class LandmarkPredictor(nn.Sequential):
     """A student: predicts the teacher's features from one modality's, (B, T, D) -> (B, T, D_teacher)."""
 
     def __init__(self, feature_dim: int, out_features: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(feature_dim, feature_dim // 2),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(feature_dim // 2, out_features),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        first, last = nn.Linear(feature_dim, feature_dim // 2), nn.Linear(feature_dim // 2, out_features)
+        super().__init__(OrderedDict(layers=nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.beyond_masking.config import BeyondMaskingConfig
 from models.blocks.position import sinusoidal_positions
 
 POSITIONS_PER_SECOND = 25.0  # frames of 25 fps video are one position apart
@@ -55,47 +56,40 @@ class TemporalAlignment(nn.Module):
     the fused one; without it the picture reaches the read-out only through attention weights.
     """
 
-    def __init__(
-        self,
-        feature_dim: int,
-        num_heads: int,
-        num_layers: int,
-        feedforward_dim: int,
-        dropout: float,
-        *,
-        positions_first: bool,
-        fusion_residual: bool,
-    ) -> None:
+    def __init__(self, config: BeyondMaskingConfig) -> None:
         super().__init__()
-        self.positions_first = positions_first
-        self.fusion_residual = fusion_residual
+        c = self.config = config
 
-        def encoder(layers: int) -> nn.TransformerEncoder:
-            layer = nn.TransformerEncoderLayer(
-                feature_dim, num_heads, feedforward_dim, dropout, batch_first=True
-            )
-            return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        def attention() -> nn.MultiheadAttention:
+            return nn.MultiheadAttention(c.feature_dim, c.transformer_nhead, c.dropout, batch_first=True)
 
-        self.alignment_attention = nn.MultiheadAttention(feature_dim, num_heads, dropout, batch_first=True)
-        self.video_transformer = encoder(num_layers)
-        self.audio_transformer = encoder(num_layers)
-        self.fusion_attention = nn.MultiheadAttention(feature_dim, num_heads, dropout, batch_first=True)
-        self.fusion_norm = nn.LayerNorm(feature_dim) if fusion_residual else nn.Identity()
-        self.cls_token = nn.Parameter(torch.randn(1, 1, feature_dim))
+        def encoder(num_layers: int) -> nn.TransformerEncoder:
+            sizes = (c.feature_dim, c.transformer_nhead, c.feedforward_dim)
+            layer = nn.TransformerEncoderLayer(*sizes, c.dropout, batch_first=True)
+            return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+
+        self.alignment_attention = attention()
+        self.video_transformer = encoder(c.stream_layers)
+        self.audio_transformer = encoder(c.stream_layers)
+        self.fusion_attention = attention()
+        self.fusion_norm = nn.LayerNorm(c.feature_dim) if c.fusion_residual else nn.Identity()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, c.feature_dim))
         self.aggregation_transformer = encoder(1)
-        self.position_dropout = nn.Dropout(dropout)
+        self.position_dropout = nn.Dropout(c.dropout)
 
-    def _positions(self, times_s: Tensor, feature_dim: int) -> Tensor:
-        if self.positions_first:
-            return sinusoidal_positions(times_s * POSITIONS_PER_SECOND, feature_dim)
-        return sinusoidal_positions(torch.arange(len(times_s), device=times_s.device), feature_dim)
+    def _positions(self, times_s: Tensor, features: Tensor) -> Tensor:
+        """(T, D) in the dtype of `features` (B, T, D)."""
+        positions = times_s * POSITIONS_PER_SECOND
+        if not self.config.positions_first:
+            positions = torch.arange(len(times_s), device=times_s.device)
+        return sinusoidal_positions(positions, self.config.feature_dim).to(features.dtype)
 
     def align(self, streams: Streams) -> Tensor:
         """Audio features at the video's time steps, (B, T, D)."""
         query, keys = streams.video, streams.audio
-        if self.positions_first:
-            query = query + self._positions(streams.video_times_s, query.shape[-1]).to(query.dtype)
-            keys = keys + self._positions(streams.audio_times_s, keys.shape[-1]).to(keys.dtype)
+        if self.config.positions_first:
+            query = query + self._positions(streams.video_times_s, query)
+            keys = keys + self._positions(streams.audio_times_s, keys)
         aligned, _ = self.alignment_attention(
             query, keys, streams.audio, key_padding_mask=streams.audio_padding_mask, need_weights=False
         )
@@ -103,16 +97,14 @@ class TemporalAlignment(nn.Module):
 
     def forward(self, streams: Streams, aligned_audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """aligned_audio: (B, T, D) from `align`. Returns read-out (B, D), video and audio (B, T, D)."""
-        padding = streams.video_padding_mask
-        positions = self._positions(streams.video_times_s, streams.video.shape[-1]).to(streams.video.dtype)
-        video = self.video_transformer(
-            self.position_dropout(streams.video + positions), src_key_padding_mask=padding
-        )
-        audio = self.audio_transformer(
-            self.position_dropout(aligned_audio + positions), src_key_padding_mask=padding
-        )
+        video, padding = streams.video, streams.video_padding_mask
+        positions = self._positions(streams.video_times_s, video)
+        video = self.position_dropout(video + positions)
+        video = self.video_transformer(video, src_key_padding_mask=padding)
+        audio = self.position_dropout(aligned_audio + positions)
+        audio = self.audio_transformer(audio, src_key_padding_mask=padding)
         fused, _ = self.fusion_attention(video, audio, audio, key_padding_mask=padding, need_weights=False)
-        if self.fusion_residual:
+        if self.config.fusion_residual:
             fused = self.fusion_norm(video + fused)
         cls = self.cls_token.expand(len(fused), -1, -1).to(fused.dtype)
         tokens = torch.cat([cls, fused], dim=1)  # (B, 1 + T, D)

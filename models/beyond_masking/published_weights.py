@@ -1,13 +1,14 @@
-"""Translate checkpoints of the published Beyond-Masking code to our parameter names."""
+"""Checkpoints of the published Beyond-Masking code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.blocks.position import sinusoidal_positions
+from models.blocks.published import load_renamed
 from utils.errors import CheckpointError
 
 # prefix in a released checkpoint -> prefix here
@@ -30,22 +31,17 @@ RELEASED_PREFIXES = {
 RELEASED_POSITIONS = "pos_encoder.pe"  # (5000, 1, D), computed here instead
 
 
-def translate_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state_dict of a published checkpoint under our names.
+def load_released(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a checkpoint of the published code (a bare state_dict); every key must match.
 
-    Raises CheckpointError for an unknown key, or if its position table is not the sinusoid.
+    Raises CheckpointError if keys or shapes do not fit, or if its position table is not the sinusoid.
     """
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key == RELEASED_POSITIONS:
-            table = sinusoidal_positions(torch.arange(len(value)), value.shape[-1])
-            if not torch.allclose(value[:, 0].float(), table, atol=2e-3):
-                raise CheckpointError(
-                    f"{key} is not the sinusoidal table: not a released Beyond-Masking checkpoint"
-                )
-            continue
-        prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
-        if prefix is None:
-            raise CheckpointError(f"unknown key {key!r}: not a released Beyond-Masking checkpoint")
-        renamed[RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)] = value
-    return renamed
+    weights = dict(state)
+    table = weights.pop(RELEASED_POSITIONS, None)
+    if table is not None:
+        sinusoid = sinusoidal_positions(torch.arange(len(table)), table.shape[-1])
+        if not torch.allclose(table[:, 0].float(), sinusoid, atol=2e-3):
+            raise CheckpointError(
+                f"{RELEASED_POSITIONS} is not the sinusoidal table: not a released checkpoint"
+            )
+    load_renamed(model, weights, RELEASED_PREFIXES)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.blocks.frames import resize_frames
 from utils.errors import UsageError
 from utils.media import luma
 from utils.run.device import uses_plain_torch
@@ -96,12 +98,7 @@ class VideoFrontEnd(nn.Module):
             video = equalize_luma(video)
         frames = video.contiguous().float() / 255.0  # same results for any memory layout
         if frames.shape[-2:] != (self.image_size, self.image_size):
-            num_clips, _, num_frames = frames.shape[:3]
-            frames = frames.transpose(1, 2).flatten(0, 1)  # (B*T, 3, H, W)
-            frames = F.interpolate(
-                frames, size=(self.image_size, self.image_size), mode="bilinear", antialias=True
-            )
-            frames = frames.unflatten(0, (num_clips, num_frames)).transpose(1, 2)
+            frames = resize_frames(frames, self.image_size)
         return (frames - self.mean) / self.std
 
 
@@ -120,51 +117,32 @@ class FramePool(nn.MaxPool3d):
             return super().forward(video)
 
 
-class Conv3dEncoder(nn.Module):
-    """Blocks of [Conv3d, batch norm, max pool (1, 2, 2), ReLU], then the mean over height and width.
+def conv3d_layers(channels: Sequence[int]) -> nn.Sequential:
+    """Blocks of [Conv3d, batch norm, max pool (1, 2, 2), ReLU]: (B, 3, T, H, W) -> (B, D, T, H', W').
 
-    (B, 3, T, H, W) -> (B, T, D). Three blocks are the released Beyond-Masking video extractor; each further
-    one doubles the receptive field. Max pool and ReLU commute; ReLU last has a quarter of the work.
+    Three blocks are the released Beyond-Masking video extractor; each further one doubles the receptive
+    field. Max pool and ReLU commute; ReLU last has a quarter of the work.
     """
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip((3, *channels), channels, strict=False):
-            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs)]
-            layers += [FramePool(), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
-        self.out_features = channels[-1]
-
-    def blocks(self) -> list[nn.Module]:
-        """The encoder's layers as an nn.Sequential of four per block."""
-        return [self.layers[first : first + 4] for first in range(0, len(self.layers), 4)]
+    layers = nn.Sequential()
+    for inputs, outputs in zip((3, *channels), channels, strict=False):
+        convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
+        layers.extend([convolution, nn.BatchNorm3d(outputs), FramePool(), nn.ReLU()])
+    return layers
 
 
-class TorchvisionVideoEncoder(nn.Module):
-    """A torchvision video ResNet without classifier and temporal strides: (B, 3, T, H, W) -> (B, T, 512).
+def torchvision_layers(name: str, *, pretrained: bool) -> nn.Sequential:
+    """A torchvision video ResNet without classifier and temporal strides.
 
-    Distillation and alignment need one feature per frame; published weights still fit, since strides have no
-    weights. `pretrained` downloads torchvision's Kinetics-400 weights at construction.
+    (B, 3, T, H, W) -> (B, 512, T, H', W'). Distillation and alignment need one feature per frame; published
+    weights still fit, since strides have no weights. `pretrained` downloads those of Kinetics-400.
     """
+    import torchvision  # slow to import, and rarely used
 
-    out_features = 512
-
-    def __init__(self, name: str, *, pretrained: bool) -> None:
-        import torchvision  # slow to import, and rarely used
-
-        super().__init__()
-        network = getattr(torchvision.models.video, name)(weights="KINETICS400_V1" if pretrained else None)
-        for module in network.modules():
-            if isinstance(module, nn.Conv3d):
-                module.stride = (1, *module.stride[1:])
-        self.layers = nn.Sequential(
-            network.stem, network.layer1, network.layer2, network.layer3, network.layer4
-        )
-
-    def blocks(self) -> list[nn.Module]:
-        """The stem and the four layers."""
-        return list(self.layers)
+    network = getattr(torchvision.models.video, name)(weights="KINETICS400_V1" if pretrained else None)
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.stride = (1, *module.stride[1:])
+    return nn.Sequential(network.stem, network.layer1, network.layer2, network.layer3, network.layer4)
 
 
 class MaskedVideoEncoder(nn.Module):
@@ -180,11 +158,12 @@ class MaskedVideoEncoder(nn.Module):
         self, name: str, channels: Sequence[int], *, pretrained: bool, checkpoint_activations: bool = False
     ) -> None:
         super().__init__()
-        if name == "conv3d":
-            self.encoder: Conv3dEncoder | TorchvisionVideoEncoder = Conv3dEncoder(channels)
-        else:
-            self.encoder = TorchvisionVideoEncoder(name, pretrained=pretrained)
-        self.out_features = self.encoder.out_features
+        self.is_conv3d = name == "conv3d"
+        layers = (
+            conv3d_layers(channels) if self.is_conv3d else torchvision_layers(name, pretrained=pretrained)
+        )
+        self.encoder = nn.Sequential(OrderedDict(layers=layers))  # checkpoints have encoder.layers
+        self.out_features = channels[-1] if self.is_conv3d else 512
         self.checkpoint_activations = checkpoint_activations
         self.runs_clip_by_clip = not uses_plain_torch()
         self._padding: Tensor | None = None
@@ -202,6 +181,25 @@ class MaskedVideoEncoder(nn.Module):
         finally:
             self._padding = None
 
+    def _recomputed(self, block: nn.Module, video: Tensor, padding: Tensor | None) -> Tensor:
+        """`_run`, which the backward pass repeats."""
+        contexts = functools.partial(_contexts_of_passes, block)
+        return checkpoint(
+            self._run,
+            block,
+            video,
+            padding,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=contexts,
+        )
+
+    def _blocks(self) -> list[nn.Sequential]:
+        layers = self.encoder.layers
+        assert isinstance(layers, nn.Sequential)
+        step = 4 if self.is_conv3d else 1
+        return [layers[first : first + step] for first in range(0, len(layers), step)]
+
     def forward(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
         """video: (B, 3, T, H, W) float. padding_mask: (B, T), True = padding; None = no padding."""
         if video.is_cuda or torch.is_autocast_enabled(video.device.type):
@@ -212,51 +210,43 @@ class MaskedVideoEncoder(nn.Module):
         if padding_mask is not None and padding_mask.any():
             padding = padding_mask[:, None, :, None, None]
             video = video.masked_fill(padding, 0.0)
-        blocks = self.encoder.blocks()
+        recomputes = self.checkpoint_activations and torch.is_grad_enabled()
+        clip_by_clip = recomputes and self.is_conv3d and self.training and self.runs_clip_by_clip
+        blocks = self._blocks()
         for block in blocks:
-            is_wide = block is not blocks[-1] and isinstance(self.encoder, Conv3dEncoder)
-            if not self.checkpoint_activations or not torch.is_grad_enabled():
+            if not recomputes:
                 video = self._run(block, video, padding)
-            elif is_wide and self.training and self.runs_clip_by_clip:
+            elif clip_by_clip and block is not blocks[-1]:
                 # imports torch's compiler, which takes 2 s
                 from models.beyond_masking.clip_by_clip import run_clip_by_clip
 
-                assert isinstance(block, nn.Sequential)  # a block of Conv3dEncoder
                 video = run_clip_by_clip(block, video, padding)
             else:
-                video = checkpoint(
-                    self._run,
-                    block,
-                    video,
-                    padding,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                    context_fn=functools.partial(_second_pass_leaves_statistics, block),
-                )
+                video = self._recomputed(block, video, padding)
         # at least float32
         wide = torch.promote_types(video.dtype, torch.float32)
         return video.mean(dim=(3, 4), dtype=wide).transpose(1, 2)  # (B, T, D)
 
 
-def _second_pass_leaves_statistics(
+def _contexts_of_passes(
     block: nn.Module,
-) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Contexts of a checkpointed block's two passes: only the first updates the running statistics."""
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of a block's two forward passes only the first updates the running statistics."""
+    return contextlib.nullcontext(), _statistics_kept(block)
 
-    @contextlib.contextmanager
-    def second_pass() -> Iterator[None]:
-        before = []
-        for norm in block.modules():
-            if isinstance(norm, nn.BatchNorm3d):
-                counter = norm.num_batches_tracked
-                assert counter is not None
-                before.append((norm, norm.momentum, counter, counter.clone()))
-                norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, momentum, counter, count in before:
-                norm.momentum = momentum
-                counter.copy_(count)
 
-    return contextlib.nullcontext(), second_pass()
+@contextlib.contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    before = []
+    for norm in block.modules():
+        if isinstance(norm, nn.BatchNorm3d):
+            counter = norm.num_batches_tracked
+            assert counter is not None
+            before.append((norm, norm.momentum, counter, counter.clone()))
+            norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, counter, count in before:
+            norm.momentum = momentum
+            counter.copy_(count)

@@ -11,11 +11,9 @@ from torch import Tensor
 def sinusoidal_positions(positions: Tensor, feature_dim: int) -> Tensor:
     """(T, D) float32 sinusoidal encoding of positions ("Attention Is All You Need", section 3.5).
 
-    positions: (T,), in steps, fractions allowed. Even columns hold sines, odd ones cosines.
-    Raises ValueError if `feature_dim` is odd.
+    positions: (T,), in steps, fractions allowed. `feature_dim` D is even. Even columns hold sines, odd ones
+    cosines.
     """
-    if feature_dim % 2:
-        raise ValueError(f"feature_dim must be even for sinusoidal positions, got {feature_dim}")
     even = torch.arange(0, feature_dim, 2, device=positions.device, dtype=torch.float32)
     frequencies = torch.exp(even * (-math.log(10_000.0) / feature_dim))
     angles = positions.float()[:, None] * frequencies  # (T, D/2)

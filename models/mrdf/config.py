@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.mrdf.stem_resnet import STAGES
-from utils.config import opt
+from utils.config import opt, require_at_least
 
 VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")
 BRANCHED = ("ce", "margin", "avdf_ensemble")  # have a branch for each modality
@@ -115,23 +115,18 @@ class MrdfConfig:
     dropout: float = opt(0.1, "dropout in the encoder and the branches")
 
     def __post_init__(self) -> None:
-        sizes = ("feature_dim", "image_size", "crop_size", "filterbank_stack")
-        layers = ("transformer_nhead", "feedforward_dim", "position_kernel", "position_groups")
-        for name in (*sizes, *layers):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.encoder_layers < 0:
-            raise ValueError(f"encoder_layers must be >= 0, got {self.encoder_layers}")
+        sizes = ("feature_dim", "image_size", "crop_size", "filterbank_stack", "transformer_nhead")
+        require_at_least(self, 1, *sizes, "feedforward_dim", "position_kernel", "position_groups")
+        require_at_least(self, 0, "encoder_layers")
         if self.crop_size > self.image_size:
             raise ValueError(f"crop_size {self.crop_size} is larger than image_size {self.image_size}")
         if len(self.video_channels) != STAGES or min(self.video_channels) < 1:
             raise ValueError(f"video_channels needs {STAGES} widths, got {self.video_channels}")
-        divisors = ["position_groups", *(["transformer_nhead"] if self.encoder_layers else [])]
-        for name in divisors if self.mrdf_variant != "avdf_ensemble" else []:
-            if self.feature_dim % getattr(self, name):
-                raise ValueError(
-                    f"feature_dim {self.feature_dim} is not a multiple of {name} {getattr(self, name)}"
-                )
+        unused = self.unused()
+        for name in ("position_groups", "transformer_nhead"):
+            divisor = getattr(self, name)
+            if name not in unused and self.feature_dim % divisor:
+                raise ValueError(f"feature_dim {self.feature_dim} is not a multiple of {name} {divisor}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 

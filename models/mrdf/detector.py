@@ -31,15 +31,16 @@ from torch import Tensor, nn
 
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
+from models.blocks.published import load_renamed
 from models.method import Method
 from models.mrdf.config import BRANCHED, PRESETS, MrdfConfig
 from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
-from models.mrdf.published_weights import fields_of_released, take_av_hubert, translate_released
+from models.mrdf.published_weights import RELEASED_PREFIXES, fields_of_released, take_av_hubert, used_weights
 from models.mrdf.stem_resnet import StemResNet
 from models.mrdf.wav2vec2 import Wav2Vec2Encoder
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.errors import CheckpointError, UsageError
+from utils.errors import UsageError
 from utils.types import ClipBatch, DetectorOutput
 
 
@@ -80,7 +81,7 @@ class MrdfDetector(nn.Module, Method):
         super().__init__()
         c = self.config = config
         self.picture = PictureFrontEnd(c.image_size, c.crop_size)
-        self.filterbank = FilterbankFrontEnd(SAMPLE_RATE_HZ, c.filterbank_stack)
+        self.filterbank = FilterbankFrontEnd(c.filterbank_stack)
         self.video_encoder = StemResNet(c.video_channels, freeze_stem=c.freeze_stem)
         self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
         self.audio_projection = nn.Linear(self.filterbank.out_features, c.feature_dim)
@@ -88,19 +89,9 @@ class MrdfDetector(nn.Module, Method):
             self.video_norm = StepNorm(self.video_encoder.out_features)
             self.audio_norm = StepNorm(self.filterbank.out_features)
         if c.mrdf_variant != "avdf_ensemble":
-            self.fusion = nn.Sequential(
-                nn.LayerNorm(2 * c.feature_dim), nn.Linear(2 * c.feature_dim, c.feature_dim)
-            )
-            self.encoder = Wav2Vec2Encoder(
-                c.feature_dim,
-                c.encoder_layers,
-                c.transformer_nhead,
-                c.feedforward_dim,
-                c.dropout,
-                norm_first=c.norm_first,
-                position_kernel=c.position_kernel,
-                position_groups=c.position_groups,
-            )
+            fused_dim = 2 * c.feature_dim
+            self.fusion = nn.Sequential(nn.LayerNorm(fused_dim), nn.Linear(fused_dim, c.feature_dim))
+            self.encoder = Wav2Vec2Encoder(c)
             self.classifier = nn.Sequential(
                 nn.Linear(c.feature_dim, c.feature_dim),
                 nn.ReLU(),
@@ -129,9 +120,7 @@ class MrdfDetector(nn.Module, Method):
 
     def forward(self, batch: ClipBatch) -> MrdfOutput:
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
-            raise ValueError(
-                f"the batch has {batch.sample_rate_hz} Hz sound, the model takes {SAMPLE_RATE_HZ}"
-            )
+            raise ValueError(f"the model takes sound of {SAMPLE_RATE_HZ} Hz, got {batch.sample_rate_hz}")
         video, padding_mask = batch.video, batch.video_padding_mask
         if self.config.cut_to_shortest:
             num_frames = int((~padding_mask).sum(dim=1).min())
@@ -150,28 +139,22 @@ class MrdfDetector(nn.Module, Method):
         if self.config.feature_norm:
             video, sound = self.video_norm(video, mask), self.audio_norm(sound, mask)
         video, audio = self.video_projection(video), self.audio_projection(sound)  # (B, T, D)
-        class_logits = readout = None
+        readout = class_logits = None
         if self.config.mrdf_variant != "avdf_ensemble":
             encoded = self.encoder(self.fusion(torch.cat([audio, video], dim=2)), mask)
-            first = self.config.readout == "first"
-            readout = encoded[:, 0] if first else masked_mean(encoded, mask)
+            readout = encoded[:, 0] if self.config.readout == "first" else masked_mean(encoded, mask)
             class_logits = self.classifier(readout)
         video_embedding = audio_embedding = video_classes = audio_classes = None
         if self.config.mrdf_variant in BRANCHED:
             video_embedding = masked_mean(self.video_branch(video), mask)
             audio_embedding = masked_mean(self.audio_branch(audio), mask)
+            if readout is None:  # avdf_ensemble
+                readout = torch.cat([video_embedding, audio_embedding], dim=1)
             if self.config.mrdf_variant != "margin":
                 video_classes = self.video_head(video_embedding)
                 audio_classes = self.audio_head(audio_embedding)
-        if readout is None:  # avdf_ensemble
-            assert video_embedding is not None
-            assert audio_embedding is not None
-            readout = torch.cat([video_embedding, audio_embedding], dim=1)
-        logits, video_logits, audio_logits = self._decide(class_logits, video_classes, audio_classes)
         return MrdfOutput(
-            logits=logits,
-            video_logits=video_logits,
-            audio_logits=audio_logits,
+            **self._decide(class_logits, video_classes, audio_classes),
             embedding=readout,
             variant=self.config.mrdf_variant,
             class_logits=class_logits,
@@ -185,37 +168,29 @@ class MrdfDetector(nn.Module, Method):
 
     def _decide(
         self, classes: Tensor | None, video_classes: Tensor | None, audio_classes: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(logits, video_logits, audio_logits) of DetectorOutput from the variant's scores."""
+    ) -> dict[str, Tensor]:
+        """The logits of DetectorOutput from the variant's scores."""
         variant = self.config.mrdf_variant
-        video = None if video_classes is None else fake_logit(video_classes)
-        audio = None if audio_classes is None else fake_logit(audio_classes)
         if classes is not None and variant == "avdf_multiclass":
-            video = classes[:, [1, 3]].logsumexp(1) - classes[:, [0, 2]].logsumexp(1)
-            audio = classes[:, [2, 3]].logsumexp(1) - classes[:, [0, 1]].logsumexp(1)
-            return classes[:, 1:].amax(1) - classes[:, 0], video, audio
+            return {
+                "logits": classes[:, 1:].amax(1) - classes[:, 0],
+                "video_logits": classes[:, [1, 3]].logsumexp(1) - classes[:, [0, 2]].logsumexp(1),
+                "audio_logits": classes[:, [2, 3]].logsumexp(1) - classes[:, [0, 1]].logsumexp(1),
+            }
         if classes is not None and variant == "avdf_multilabel":
-            audio, video = -classes[:, 0], -classes[:, 1]
-        elif classes is not None:
-            return fake_logit(classes), video, audio
-        assert video is not None
-        assert audio is not None
-        return torch.maximum(video, audio), video, audio
+            by_modality = {"video_logits": -classes[:, 1], "audio_logits": -classes[:, 0]}
+        else:
+            scores = {"video_logits": video_classes, "audio_logits": audio_classes}
+            by_modality = {name: fake_logit(two) for name, two in scores.items() if two is not None}
+            if classes is not None:
+                return {"logits": fake_logit(classes), **by_modality}
+        return {"logits": torch.maximum(*by_modality.values()), **by_modality}
 
-    @staticmethod
-    def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-        """Fields of MrdfConfig read from a published checkpoint's keys, shapes and file name."""
-        return fields_of_released(state, name)
+    released_fields = staticmethod(fields_of_released)
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
         """Load a checkpoint of the published code; every key must match.
 
         Raises CheckpointError if keys or shapes do not fit, or if two names of one tensor hold other values.
         """
-        try:
-            self.load_state_dict(translate_released(state, self.config.mrdf_variant), strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(
-                "the released checkpoint does not fit (variant, number of layers, --preset released?): "
-                f"{error}"
-            ) from error
+        load_renamed(self, used_weights(state, self.config.mrdf_variant), RELEASED_PREFIXES)

@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.blocks.frames import resize_frames
+from utils.clip.files import SAMPLE_RATE_HZ
 from utils.errors import UsageError
 
 SOUND_RATE_HZ = 16_000
+DECIMATION = SAMPLE_RATE_HZ // SOUND_RATE_HZ
 WINDOW_SAMPLES = 400
 HOP_SAMPLES = 160
 ROWS_PER_SECOND = SOUND_RATE_HZ // HOP_SAMPLES
@@ -100,30 +103,26 @@ class FilterbankFrontEnd(nn.Module):
     stays_eager = True  # complex numbers
     low_pass: Tensor  # (1, 1, taps)
 
-    def __init__(self, sample_rate_hz: int, num_stacked: int) -> None:
+    def __init__(self, num_stacked: int) -> None:
         super().__init__()
-        if sample_rate_hz % SOUND_RATE_HZ:
-            raise ValueError(f"sample_rate_hz must be a multiple of {SOUND_RATE_HZ}, got {sample_rate_hz}")
-        self.sample_rate_hz, self.num_stacked = sample_rate_hz, num_stacked
+        self.num_stacked = num_stacked
         self.out_features = NUM_FILTERS * num_stacked
         self.filterbank = LogFilterbank()
-        taps = torch.from_numpy(decimation_filter(sample_rate_hz // SOUND_RATE_HZ)).float()
+        taps = torch.from_numpy(decimation_filter(DECIMATION)).float()
         self.register_buffer("low_pass", taps[None, None], persistent=False)
 
-    def _at_16_khz(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        factor = self.sample_rate_hz // SOUND_RATE_HZ
-        if factor > 1:
-            half = self.low_pass.shape[2] // 2
-            waveform = F.conv1d(waveform[:, None], self.low_pass, stride=factor, padding=half)[:, 0]
-            num_samples = (num_samples + factor - 1) // factor
-        return (waveform * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1), num_samples
+    def _at_16_khz(self, waveform: Tensor) -> Tensor:
+        half = self.low_pass.shape[2] // 2
+        waveform = F.conv1d(waveform[:, None], self.low_pass, stride=DECIMATION, padding=half)[:, 0]
+        return (waveform * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor, padding_mask: Tensor, num_frames: int) -> Tensor:
         with torch.autocast(waveform.device.type, enabled=False):  # logarithms need float32
             num_samples = (~padding_mask).sum(dim=1)
             waveform = waveform.float().masked_fill(padding_mask, 0.0)
-            rows, _ = self.filterbank(*self._at_16_khz(waveform, num_samples))
+            num_samples = (num_samples + DECIMATION - 1) // DECIMATION
+            rows, _ = self.filterbank(self._at_16_khz(waveform), num_samples)
             return stack_rows(rows, self.num_stacked, num_frames)
 
 
@@ -155,10 +154,7 @@ class PictureFrontEnd(nn.Module):
             video = halve(video)
         if video.shape[-2:] == (size, size):
             return video
-        images = video.transpose(1, 2).flatten(0, 1).float()  # (B*T, 3, H, W)
-        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-        images = images.round().clamp(0, 255).to(torch.uint8)
-        return images.unflatten(0, (video.shape[0], video.shape[2])).transpose(1, 2)
+        return resize_frames(video, size).round().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:

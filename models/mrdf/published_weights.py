@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.blocks.published import renamed
 from models.mrdf.front_ends import NUM_FILTERS
 from utils.errors import CheckpointError
 
@@ -64,37 +66,17 @@ def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for new, old in WEIGHT_NORM.items():
             if key.endswith(new):
                 key = key.removesuffix(new) + old
-        alias = next((prefix for prefix in ALIASES if key.startswith(prefix)), "")
-        name = ALIASES[alias] + key.removeprefix(alias) if alias else key
+        name = renamed(key, ALIASES) or key
         if name in named and not torch.equal(named[name], value):
             raise CheckpointError(f"{key} differs from {name}, but both name the same tensor")
         named.setdefault(name, value)
     return named
 
 
-def released_name(name: str) -> str:
-    """The published code's first name of our parameter or buffer. Raises KeyError for an unknown one."""
-    for theirs, ours in RELEASED_PREFIXES.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise KeyError(name)
-
-
-def translate_released(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
-    """The state_dict of a published checkpoint under our names, without tensors that `variant` lacks.
-
-    Raises CheckpointError for an unknown key.
-    """
+def used_weights(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
+    """The tensors of a published checkpoint that `variant` has, each once and under its first name."""
     unused = (*UNUSED, *UNUSED_BY.get(variant, ()))
-    renamed: dict[str, Tensor] = {}
-    for key, value in _first_names(state).items():
-        if key.startswith(unused):
-            continue
-        prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
-        if prefix is None:
-            raise CheckpointError(f"unknown key {key!r}: not a released MRDF checkpoint")
-        renamed[RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)] = value
-    return renamed
+    return {key: value for key, value in _first_names(state).items() if not key.startswith(unused)}
 
 
 def fields_of_released(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
@@ -156,20 +138,19 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     own = model.state_dict()
     taken, refused = {}, []
     for key, value in _first_names({f"model.{key}": value for key, value in state.items()}).items():
-        theirs = key.removeprefix("model.")
-        prefix = next((p for p in RELEASED_PREFIXES if key.startswith(p)), None)
-        if prefix is None:
-            refused.append(f"{theirs}: {'not used' if key.startswith(NOT_WANTED) else 'unknown'} here")
-            continue
-        name = RELEASED_PREFIXES[prefix] + key.removeprefix(prefix)
+        name = renamed(key, RELEASED_PREFIXES)
         if key == STEM and value.shape[1] == 1:
             value = value * torch.tensor(GREY_OF_RGB).view(1, 3, 1, 1, 1)
-        if name not in own:
-            refused.append(f"{theirs}: no such part here")
+        if name is None:
+            reason = "not used here" if key.startswith(NOT_WANTED) else "unknown here"
+        elif name not in own:
+            reason = "no such part here"
         elif own[name].shape != value.shape:
-            refused.append(f"{theirs}: {tuple(value.shape)} there, {tuple(own[name].shape)} here")
+            reason = f"{tuple(value.shape)} there, {tuple(own[name].shape)} here"
         else:
             taken[name] = value
+            continue
+        refused.append(f"{key.removeprefix('model.')}: {reason}")
     if not taken:
         raise CheckpointError(f"{path}: nothing in it fits; is it an AV-HuBERT base checkpoint?")
     model.load_state_dict(own | taken)
@@ -185,12 +166,11 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         log.warning("AV-HuBERT was trained with --norm_first true; with false its weights are of little use")
 
 
-def _by_module(names: Mapping[str, Tensor] | set[str]) -> dict[str, int]:
+def _by_module(names: Iterable[str]) -> Counter[str]:
     """Module -> number of its tensors in `names`; the parts of a layer or stage count as one module."""
-    groups: dict[str, int] = {}
+    groups: Counter[str] = Counter()
     for name in sorted(names):
         parts = name.split(".")
         deep = parts[1] in {"layers", "trunk"}
-        group = ".".join(parts[: 3 if deep else min(2, len(parts) - 1)])
-        groups[group] = groups.get(group, 0) + 1
+        groups[".".join(parts[: 3 if deep else min(2, len(parts) - 1)])] += 1
     return groups

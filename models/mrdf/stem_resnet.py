@@ -68,8 +68,6 @@ class StemResNet(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, freeze_stem: bool) -> None:
         super().__init__()
-        if len(channels) != STAGES:
-            raise ValueError(f"the ResNet has {STAGES} widths, got {len(channels)}")
         # after the convolution frames are treated as single pictures, hence the 2d norm
         self.frontend3D = nn.Sequential(
             nn.Conv3d(3, channels[0], (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.mrdf.config import MrdfConfig
+
 
 class PositionConvolution(nn.Module):
     """A grouped convolution over time with normalised weights: (B, D, T) -> (B, D, T).
@@ -20,15 +22,14 @@ class PositionConvolution(nn.Module):
     dropped: step t sees t - kernel/2 to t + kernel/2 - 1.
     """
 
-    def __init__(self, feature_dim: int, kernel: int, groups: int) -> None:
+    def __init__(self, config: MrdfConfig) -> None:
         super().__init__()
-        self.kernel, self.groups = kernel, groups
-        weight = torch.randn(feature_dim, feature_dim // groups, kernel) * math.sqrt(
-            4 / (kernel * feature_dim)
-        )
+        width, self.kernel, self.groups = config.feature_dim, config.position_kernel, config.position_groups
+        deviation = math.sqrt(4 / (self.kernel * width))
+        weight = torch.randn(width, width // self.groups, self.kernel) * deviation
         self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
         self.weight_v = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(feature_dim))
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, features: Tensor) -> Tensor:
         weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
@@ -61,17 +62,15 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward network, each with a residual; norms before each or after the sum."""
 
-    def __init__(
-        self, feature_dim: int, num_heads: int, feedforward_dim: int, dropout: float, *, norm_first: bool
-    ) -> None:
+    def __init__(self, config: MrdfConfig) -> None:
         super().__init__()
-        self.norm_first = norm_first
-        self.self_attn = SelfAttention(feature_dim, num_heads, dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(feature_dim)
-        self.fc1 = nn.Linear(feature_dim, feedforward_dim)
-        self.fc2 = nn.Linear(feedforward_dim, feature_dim)
-        self.final_layer_norm = nn.LayerNorm(feature_dim)
-        self.residual_dropout = nn.Dropout(dropout)
+        width, self.norm_first = config.feature_dim, config.norm_first
+        self.self_attn = SelfAttention(width, config.transformer_nhead, config.dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.feedforward_dim)
+        self.fc2 = nn.Linear(config.feedforward_dim, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+        self.residual_dropout = nn.Dropout(config.dropout)
 
     def _feed_forward(self, features: Tensor) -> Tensor:
         return self.residual_dropout(self.fc2(F.gelu(self.fc1(features))))
@@ -93,27 +92,13 @@ class Wav2Vec2Encoder(nn.Module):
     norms after each part and one before the first layer.
     """
 
-    def __init__(
-        self,
-        feature_dim: int,
-        num_layers: int,
-        num_heads: int,
-        feedforward_dim: int,
-        dropout: float,
-        *,
-        norm_first: bool,
-        position_kernel: int,
-        position_groups: int,
-    ) -> None:
+    def __init__(self, config: MrdfConfig) -> None:
         super().__init__()
-        self.norm_first = norm_first
-        self.pos_conv = nn.Sequential(PositionConvolution(feature_dim, position_kernel, position_groups))
-        self.layer_norm = nn.LayerNorm(feature_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            EncoderLayer(feature_dim, num_heads, feedforward_dim, dropout, norm_first=norm_first)
-            for _ in range(num_layers)
-        )
+        self.norm_first = config.norm_first
+        self.pos_conv = nn.Sequential(PositionConvolution(config))
+        self.layer_norm = nn.LayerNorm(config.feature_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -58,9 +58,9 @@ def build(metadata: dict[str, object]) -> tuple[BeyondMaskingDetector, BeyondMas
     return model, criterion
 
 
-def released_name(name: str) -> str:
-    """Our parameter name -> the published code's."""
-    for theirs, ours in RELEASED_PREFIXES.items():
+def released_name(name: str, prefixes: dict[str, str] = RELEASED_PREFIXES) -> str:
+    """Our parameter name -> the published code's first one."""
+    for theirs, ours in prefixes.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     raise KeyError(name)

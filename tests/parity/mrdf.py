@@ -11,6 +11,7 @@ and the tolerances as JSON; exit status 1 if one is above 1.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -29,7 +30,8 @@ from losses.mrdf import MrdfLoss, MrdfLossConfig
 from models.mrdf.config import PRESETS, MrdfConfig
 from models.mrdf.detector import MrdfDetector
 from models.mrdf.front_ends import LogFilterbank, PictureFrontEnd, stack_rows
-from models.mrdf.published_weights import UNUSED, UNUSED_BY, released_name
+from models.mrdf.published_weights import RELEASED_PREFIXES, UNUSED, UNUSED_BY
+from tests.parity import beyond_masking
 from utils.types import ClipBatch
 
 # |actual - expected| <= absolute + relative * |expected|, of "scaled" absolute counts in largest |expected|
@@ -51,6 +53,7 @@ EMBEDDINGS = {
 }
 SCORES = {"m_logits": "class_logits", "v_logits": "video_class_logits", "a_logits": "audio_class_logits"}
 FILTERBANK_STACK = 4
+released_name = functools.partial(beyond_masking.released_name, prefixes=RELEASED_PREFIXES)
 
 
 def used_share(actual: Tensor | float, expected: Tensor, kind: str) -> float:

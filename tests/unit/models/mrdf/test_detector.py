@@ -10,10 +10,10 @@ from losses import LOSSES
 from losses.mrdf import MrdfLoss, MrdfLossConfig
 from models.mrdf.config import PRESETS, VARIANTS, MrdfConfig
 from models.mrdf.detector import MrdfDetector
-from models.mrdf.published_weights import ALIASES, UNUSED_BY, released_name
+from models.mrdf.published_weights import ALIASES, UNUSED_BY
 from models.restore import read_checkpoint, restore_model
 from tests.clip_factory import make_batch
-from tests.parity.mrdf import Weights, build
+from tests.parity.mrdf import Weights, build, released_name
 from tests.unit.models.beyond_masking.test_detector import pad_time
 from train import parse_args
 from utils.errors import CheckpointError, UsageError

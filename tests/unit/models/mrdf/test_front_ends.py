@@ -82,7 +82,7 @@ def test_the_front_end_takes_48_khz_and_masks():
     rng = np.random.default_rng(0)
     smooth = np.convolve(rng.standard_normal(60_000), np.hanning(25) / 12, mode="same")
     waveform = (0.1 * smooth).astype(np.float32)
-    front_end = FilterbankFrontEnd(48_000, 4)
+    front_end = FilterbankFrontEnd(4)
     mask = torch.zeros(2, 70_000, dtype=torch.bool)
     mask[0, 60_000:] = mask[1, 30_000:] = True
     batch = torch.full((2, 70_000), 0.7)
