@@ -30,18 +30,14 @@ class BeyondMaskingLossConfig:
         0.8, "weight of LBD and contrastive term, 0..1; BCE has the rest (alpha in the paper)"
     )
     lbd_audio_weight: float = opt(0.5, "weight of the audio student's KL (beta in the paper)")
-    contrastive_weight: float = opt(
-        0.5, "weight of the contrastive term within the auxiliary loss (gamma in the paper)"
-    )
+    contrastive_weight: float = opt(0.5, "weight of the contrastive term (gamma in the paper)")
     lbd_temperature: float = opt(0.1, "softmax temperature of teacher and students")
     contrastive_temperature: float = opt(0.07, "temperature of the contrastive similarities")
     lbd_reduction: str = opt(
         "mean", "KL over valid frames: mean, or sum (published code)", choices=("mean", "sum")
     )
     contrastive_pairs: str = opt(
-        "real",
-        "positive pairs: those real in both modalities, or all (published code)",
-        choices=("real", "all"),
+        "real", "positive pairs: real in both modalities, or all (published code)", choices=("real", "all")
     )
     modality_weight: float = opt(
         0.5, "weight of each modality head's BCE relative to the clip's; unknown labels are ignored"

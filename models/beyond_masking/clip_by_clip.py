@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from models.blocks.normalization import batch_moments
 
 # frames processed together between convolutions: on a CPU they fit its caches, elsewhere the memory
-FRAMES_AT_ONCE = {"cpu": 2}
-FRAMES_AT_ONCE_ELSEWHERE = 12
+FRAMES_AT_ONCE_ON_CPU, FRAMES_AT_ONCE = 2, 12
 ALL_BUT_CHANNELS = (0, 2, 3, 4)
 
 
@@ -49,7 +48,7 @@ class _Work:
     def __init__(self, block: nn.Sequential, padding: Tensor | None, device_type: str) -> None:
         self.convolution, _, self.pool, self.relu = block
         self.padding = padding
-        self.frames_at_once = FRAMES_AT_ONCE.get(device_type, FRAMES_AT_ONCE_ELSEWHERE)
+        self.frames_at_once = FRAMES_AT_ONCE_ON_CPU if device_type == "cpu" else FRAMES_AT_ONCE
         self.autocast = functools.partial(  # the backward pass computes as the forward pass does
             torch.autocast,
             device_type,

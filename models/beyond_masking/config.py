@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from models.beyond_masking.landmark import LANDMARK_TEACHERS
-from models.beyond_masking.video import VIDEO_ENCODERS
 from utils.config import opt, require_at_least
 
+VIDEO_ENCODERS = ("conv3d", "r3d_18", "mc3_18", "r2plus1d_18")  # all but the first are torchvision's
+LANDMARK_TEACHERS = ("ema", "autoencoder", "random", "none")  # see models/beyond_masking/landmark.py
 STUDENTS = ("both", "video", "audio", "none")
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -51,25 +51,20 @@ class BeyondMaskingConfig:
 
     feature_dim: int = opt(256, "width of all feature sequences (D)")
     video_encoder: str = opt(
-        "conv3d", "conv3d = the published code's; the others are torchvision's", choices=VIDEO_ENCODERS
+        "conv3d", "conv3d (published code), or one of torchvision's", choices=VIDEO_ENCODERS
     )
-    video_pretrained: bool = opt(
-        False, "start a torchvision video encoder from Kinetics-400 weights (downloads them)"
-    )
+    video_pretrained: bool = opt(False, "start a torchvision encoder from Kinetics-400 weights (a download)")
     video_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the conv3d video encoder's blocks")
     checkpoint_activations: bool = opt(
         False,
-        "recompute the video encoder's blocks in the backward pass: a tenth of the memory, the same "
-        "gradients, slower",
+        "recompute video blocks in the backward pass: a tenth of the memory, the same gradients, slower",
     )
     audio_channels: tuple[int, ...] = opt((64, 128, 256), "widths of the audio encoder's three blocks")
     image_size: int = opt(224, "side in pixels that crops are resized to on the device")
-    equalize_luma: bool = opt(
-        True, "histogram-equalise the luma of every frame, as the published pipeline does"
-    )
+    equalize_luma: bool = opt(True, "histogram-equalise the luma of every frame (published pipeline)")
     num_mfcc: int = opt(40, "MFCC coefficients")
     mfcc_columns: int = opt(
-        0, "take the clip's middle N MFCC columns, zero-padded if it has fewer; 0 = the whole window"
+        0, "the middle N MFCC columns, zero-padded if there are fewer; 0 = the whole window"
     )
     transformer_nhead: int = opt(4, "attention heads")
     stream_layers: int = opt(2, "transformer layers per stream")
@@ -86,16 +81,13 @@ class BeyondMaskingConfig:
     students: str = opt("both", "which modalities predict the landmark features (ablation)", choices=STUDENTS)
     temporal_alignment: bool = opt(True, "MTIA; false = pooled streams, added and classified (ablation)")
     positions_first: bool = opt(
-        True, "positions in seconds before the alignment; false = frame numbers after it"
+        True, "positions in seconds before the alignment; false = frame numbers after"
     )
     feature_norm: bool = opt(
-        True,
-        "standardise encoder features over the batch, or positions outweigh the differences between clips",
+        True, "standardise encoder features over the batch, or positions outweigh differences between clips"
     )
     fusion_residual: bool = opt(
-        True,
-        "add the video stream to the fused one, or the picture reaches the read-out only through attention "
-        "weights",
+        True, "add the video stream to the fused one, or the picture is seen only through attention weights"
     )
     use_padding_masks: bool = opt(True, "hide padding from convolutions, attention and pooling")
     modality_heads: bool = opt(True, "also predict which modality is fake")
@@ -108,10 +100,9 @@ class BeyondMaskingConfig:
         if self.feature_dim % self.transformer_nhead:
             heads = self.transformer_nhead
             raise ValueError(f"feature_dim {self.feature_dim} is not a multiple of transformer_nhead {heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not 0 <= self.teacher_momentum < 1:
-            raise ValueError(f"teacher_momentum must be in [0, 1), got {self.teacher_momentum}")
+        for name in ("dropout", "teacher_momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if len(self.audio_channels) != 3 or not self.video_channels:
             raise ValueError("audio_channels needs three widths, video_channels at least one")
         if self.video_encoder == "conv3d" and self.image_size < 2 ** len(self.video_channels):

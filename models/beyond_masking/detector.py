@@ -58,12 +58,7 @@ class BeyondMaskingDetector(nn.Module, Method):
             c.image_size, equalize=c.equalize_luma, kinetics_normalization=c.video_encoder != "conv3d"
         )
         self.mfcc = Mfcc(c.num_mfcc, SAMPLE_RATE_HZ)
-        self.video_encoder = MaskedVideoEncoder(
-            c.video_encoder,
-            c.video_channels,
-            pretrained=c.video_pretrained,
-            checkpoint_activations=c.checkpoint_activations,
-        )
+        self.video_encoder = MaskedVideoEncoder(c)
         self.audio_encoder = AudioEncoder(c.num_mfcc, c.audio_channels)
         self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
         self.audio_projection = nn.Linear(self.audio_encoder.out_features, c.feature_dim)
@@ -71,9 +66,7 @@ class BeyondMaskingDetector(nn.Module, Method):
             self.video_norm = StepNorm(self.video_encoder.out_features)
             self.audio_norm = StepNorm(self.audio_encoder.out_features)
         if c.students != "none":
-            self.landmark_teacher = LandmarkTeacher(
-                c.landmark_teacher, NUM_LANDMARKS, c.feature_dim, c.teacher_momentum
-            )
+            self.landmark_teacher = LandmarkTeacher(c, NUM_LANDMARKS)
             target_dim = self.landmark_teacher.out_features
             if c.students in {"both", "video"}:
                 self.video_student = LandmarkPredictor(c.feature_dim, target_dim, c.dropout)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LANDMARK_TEACHERS = ("ema", "autoencoder", "random", "none")
+from models.beyond_masking.config import BeyondMaskingConfig
+
 HIDDEN_SHARE = 0.5  # of the points, in training
 
 
@@ -45,7 +46,7 @@ def landmark_velocities(landmarks: Tensor) -> Tensor:
 
 
 class LandmarkTeacher(nn.Module):
-    """Landmarks (B, T, L, 2) -> detached target features (B, T, D). kind: one of LANDMARK_TEACHERS.
+    """Landmarks (B, T, L, 2) -> detached target features (B, T, D).
 
     The learning kinds ("ema", "autoencoder") take coordinates and velocities, and standardise their output
     over D, so that the softmax temperature has the same effect throughout training.
@@ -53,9 +54,10 @@ class LandmarkTeacher(nn.Module):
 
     velocity_scale = 10.0  # brings velocities (face widths per frame) to the size of the coordinates
 
-    def __init__(self, kind: str, num_landmarks: int, feature_dim: int, momentum: float) -> None:
+    def __init__(self, config: BeyondMaskingConfig, num_landmarks: int) -> None:
         super().__init__()
-        self.kind, self.momentum = kind, momentum
+        self.kind, self.momentum = config.landmark_teacher, config.teacher_momentum
+        kind, feature_dim = self.kind, config.feature_dim
         self.learns = kind in {"ema", "autoencoder"}
         self.out_features = 2 * num_landmarks if kind == "none" else feature_dim
         if kind == "random":

@@ -27,15 +27,9 @@ class Mfcc(nn.Module):
 
     def __init__(self, num_mfcc: int, sample_rate_hz: int) -> None:
         super().__init__()
-        self.sample_rate_hz = sample_rate_hz
+        num_bins, highest_hz = WINDOW_SAMPLES // 2 + 1, sample_rate_hz / 2
         mel = torchaudio.functional.melscale_fbanks(
-            WINDOW_SAMPLES // 2 + 1,
-            0.0,
-            sample_rate_hz / 2,
-            NUM_MELS,
-            sample_rate_hz,
-            norm="slaney",
-            mel_scale="slaney",
+            num_bins, 0.0, highest_hz, NUM_MELS, sample_rate_hz, norm="slaney", mel_scale="slaney"
         )
         dct = torchaudio.functional.create_dct(num_mfcc, NUM_MELS, norm="ortho")
         self.register_buffer("mel", mel, persistent=False)
@@ -52,15 +46,15 @@ class Mfcc(nn.Module):
                 WINDOW_SAMPLES,
                 HOP_SAMPLES,
                 window=self.window,
-                center=True,
                 pad_mode="constant",
                 return_complex=True,
             )
             power = spectrum.real.square() + spectrum.imag.square()
             mel_power = power.transpose(1, 2) @ self.mel  # (B, S, NUM_MELS)
             num_columns = 1 + num_samples // HOP_SAMPLES
-            columns = torch.arange(mel_power.shape[1], device=waveform.device)
-            outside = columns >= num_columns[:, None]  # (B, S)
+            outside = (
+                torch.arange(mel_power.shape[1], device=waveform.device) >= num_columns[:, None]
+            )  # (B, S)
             decibels = 10.0 * mel_power.clamp_min(POWER_FLOOR).log10()
             loudest = decibels.masked_fill(outside[..., None], -torch.inf).amax(dim=(1, 2), keepdim=True)
             mfcc = decibels.maximum(loudest - TOP_DB) @ self.dct  # (B, S, num_mfcc)

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.beyond_masking.config import BeyondMaskingConfig
 from models.blocks.frames import resize_frames
 from utils.errors import UsageError
 from utils.media import luma
 from utils.run.device import uses_plain_torch
 
-TORCHVISION_ENCODERS = ("r3d_18", "mc3_18", "r2plus1d_18")
-VIDEO_ENCODERS = ("conv3d", *TORCHVISION_ENCODERS)
 # per-channel statistics of Kinetics-400, with which torchvision's published video weights were trained
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
@@ -91,9 +90,7 @@ class VideoFrontEnd(nn.Module):
     def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
         """video: (B, 3, T, H, W) uint8. Raises UsageError for equalised frames if `equalize` is off."""
         if is_equalized and not self.equalize:
-            raise UsageError(
-                "the clips are packed equalised, but --equalize_luma false needs plain frames: pack again"
-            )
+            raise UsageError("--equalize_luma false needs plain frames, but these are equalised: pack again")
         if self.equalize and not is_equalized:
             video = equalize_luma(video)
         frames = video.contiguous().float() / 255.0  # same results for any memory layout
@@ -154,17 +151,16 @@ class MaskedVideoEncoder(nn.Module):
     clip at a time.
     """
 
-    def __init__(
-        self, name: str, channels: Sequence[int], *, pretrained: bool, checkpoint_activations: bool = False
-    ) -> None:
+    def __init__(self, config: BeyondMaskingConfig) -> None:
         super().__init__()
-        self.is_conv3d = name == "conv3d"
-        layers = (
-            conv3d_layers(channels) if self.is_conv3d else torchvision_layers(name, pretrained=pretrained)
-        )
+        self.is_conv3d = config.video_encoder == "conv3d"
+        if self.is_conv3d:
+            layers, self.out_features = conv3d_layers(config.video_channels), config.video_channels[-1]
+        else:
+            layers = torchvision_layers(config.video_encoder, pretrained=config.video_pretrained)
+            self.out_features = 512
         self.encoder = nn.Sequential(OrderedDict(layers=layers))  # checkpoints have encoder.layers
-        self.out_features = channels[-1] if self.is_conv3d else 512
-        self.checkpoint_activations = checkpoint_activations
+        self.checkpoint_activations = config.checkpoint_activations
         self.runs_clip_by_clip = not uses_plain_torch()
         self._padding: Tensor | None = None
         for module in self.encoder.modules():

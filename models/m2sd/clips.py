@@ -106,11 +106,7 @@ def clip_indices(num_frames: int) -> npt.NDArray[np.int64]:
         raise ValueError("a face of no frames has no clips")
     order = np.arange(num_frames)
     if num_frames < CLIP_FRAMES:
-        back = order[-2:0:-1]
-        margin = CLIP_FRAMES - 1
-        before = np.resize(np.concatenate([order, back])[::-1], margin)[::-1]
-        after = np.resize(np.concatenate([back, order]), margin)
-        order = np.concatenate([before, order, after])
+        order = np.pad(order, CLIP_FRAMES - 1, mode="reflect")
     return np.lib.stride_tricks.sliding_window_view(order, CLIP_FRAMES)
 
 

@@ -84,28 +84,22 @@ class MrdfConfig:
     video_channels: tuple[int, ...] = opt((64, 128, 256, 512), "widths of the ResNet's four stages")
     freeze_stem: bool = opt(False, "keep the ResNet's stem at its random weights (published code)")
     image_size: int = opt(112, "side in pixels that crops are resized to on the device")
-    crop_size: int = opt(
-        100, "side in pixels of the crop that the model sees: random in training, else central"
-    )
+    crop_size: int = opt(100, "side in pixels of the crop that is seen: random in training, else central")
     filterbank_stack: int = opt(4, "filterbank rows (100 per second) per frame: 100 / video_fps")
     feature_norm: bool = opt(
         True,
-        "standardise the features of picture and sound over the batch: clips differ little from their common "
-        "mean (published code: false)",
+        "standardise features over the batch: clips differ little from their mean (published code: false)",
     )
     encoder_layers: int = opt(12, "transformer layers; the published code has 0, by mistake")
     transformer_nhead: int = opt(12, "attention heads")
     feedforward_dim: int = opt(3072, "width of the transformer's feed-forward layers")
     norm_first: bool = opt(
-        True,
-        "norms before each part of a layer, as AV-HuBERT was trained; false = after (published code)",
+        True, "norms before each part of a layer, as AV-HuBERT was trained; false = after (published code)"
     )
     position_kernel: int = opt(128, "frames that the positional convolution spans")
     position_groups: int = opt(16, "groups of the positional convolution")
     readout: str = opt(
-        "mean",
-        "classify the mean over the clip's frames, or the first frame (published code)",
-        choices=("mean", "first"),
+        "mean", "classify the mean over the frames, or the first (published code)", choices=("mean", "first")
     )
     cut_to_shortest: bool = opt(
         False,

@@ -109,9 +109,9 @@ class MrdfDetector(nn.Module, Method):
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
         stack, fps = config["model"]["filterbank_stack"], config["data"]["video_fps"]
         if abs(fps * stack - ROWS_PER_SECOND) > 1e-6:
+            wanted = f"{ROWS_PER_SECOND}, the filterbank's rows per second"
             raise UsageError(
-                f"--filterbank_stack {stack} with --video_fps {fps:g}: their product must be "
-                f"{ROWS_PER_SECOND}, the number of filterbank rows per second"
+                f"--filterbank_stack {stack} with --video_fps {fps:g}: the product must be {wanted}"
             )
 
     def _branch(self) -> nn.Sequential:

@@ -161,7 +161,7 @@ class PictureFrontEnd(nn.Module):
         """video: (B, 3, T, H, W) uint8. Raises UsageError if the frames are already equalised."""
         if is_equalized:
             raise UsageError(
-                "this model needs plain frames, but these clips are packed equalised: pack them again"
+                "the model needs plain frames, but the clips are packed equalised: pack them again"
             )
         video, size, slack = self._resize(video), self.crop_size, self.image_size - self.crop_size
         if self.training:

@@ -64,8 +64,7 @@ def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for key, value in state.items():
         for new, old in WEIGHT_NORM.items():
-            if key.endswith(new):
-                key = key.removesuffix(new) + old
+            key = key.replace(new, old)
         name = renamed(key, ALIASES) or key
         if name in named and not torch.equal(named[name], value):
             raise CheckpointError(f"{key} differs from {name}, but both name the same tensor")

@@ -6,14 +6,12 @@ the published AV-HuBERT and MRDF checkpoints.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-BLOCKS_PER_STAGE = 2
 STAGES = 4
 
 
@@ -44,9 +42,8 @@ class ResNetTrunk(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         for stage, (inputs, outputs) in enumerate(zip((channels[0], *channels), channels, strict=False)):
-            blocks = [ResidualBlock(inputs, outputs, 1 if stage == 0 else 2)]
-            blocks += [ResidualBlock(outputs, outputs, 1) for _ in range(BLOCKS_PER_STAGE - 1)]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            first = ResidualBlock(inputs, outputs, 1 if stage == 0 else 2)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(first, ResidualBlock(outputs, outputs, 1)))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * math.prod(module.kernel_size)
@@ -77,9 +74,7 @@ class StemResNet(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.trunk = ResNetTrunk(channels)
         self.out_features = channels[-1]
-        self.freeze_stem = freeze_stem
-        if freeze_stem:
-            self.frontend3D.requires_grad_(False)
+        self.frontend3D.requires_grad_(not freeze_stem)
 
     def _stem(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
         """(B, 3, T, H, W) -> pictures (N, C, H/4, W/4) of the N frames that are not padding."""
@@ -96,9 +91,7 @@ class StemResNet(nn.Module):
 
     def forward(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
         """padding_mask: (B, T), True = padding, whose features are 0; None = no padding."""
-        with torch.no_grad() if self.freeze_stem else contextlib.nullcontext():
-            images = self._stem(video, padding_mask)
-        features = self.trunk(images)  # (N, D)
+        features = self.trunk(self._stem(video, padding_mask))  # (N, D)
         if padding_mask is None:
             return features.unflatten(0, (video.shape[0], video.shape[2]))
         result = features.new_zeros(*padding_mask.shape, self.out_features)

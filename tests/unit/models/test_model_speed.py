@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
+from models.beyond_masking.config import BeyondMaskingConfig
 from models.beyond_masking.video import MaskedVideoEncoder
 from tests.clip_factory import make_batch
 from tests.unit.models.beyond_masking.test_detector import build, pad_time
@@ -67,7 +68,7 @@ def test_bf16_activations_stay_bf16_between_the_convolutions_and_give_the_same_n
     results = []
     for pool in (None, torch.nn.MaxPool3d((1, 2, 2))):  # torch's own is in float32 under a CPU's autocast
         torch.manual_seed(0)
-        encoder = MaskedVideoEncoder("conv3d", (8, 16), pretrained=False).train()
+        encoder = MaskedVideoEncoder(BeyondMaskingConfig(video_channels=(8, 16))).train()
         types = []
         for index, layer in enumerate(encoder.encoder.layers):
             if pool is not None and isinstance(layer, torch.nn.MaxPool3d):
@@ -85,9 +86,8 @@ def test_bf16_activations_stay_bf16_between_the_convolutions_and_give_the_same_n
 
 def saved_bytes(checkpoint_activations):
     """What one pass keeps for the backward pass, each storage once."""
-    encoder = MaskedVideoEncoder(
-        "conv3d", (8, 16, 32), pretrained=False, checkpoint_activations=checkpoint_activations
-    ).train()
+    fields = {"video_channels": (8, 16, 32), "checkpoint_activations": checkpoint_activations}
+    encoder = MaskedVideoEncoder(BeyondMaskingConfig(**fields)).train()
     storages = {}
 
     def keep(tensor):

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.beyond_masking.config import BeyondMaskingConfig
+from models.beyond_masking.config import VIDEO_ENCODERS, BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector
-from models.beyond_masking.video import VIDEO_ENCODERS
 from tests.clip_factory import make_batch
 from utils.errors import CheckpointError
 
