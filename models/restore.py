@@ -83,7 +83,11 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
             ("a restored model", {name: defaults[name] for name in model_type.weight_sources}),
             ("the checkpoint", saved["model"]),
         )
-        model = _build(model_type, config, content["model"], path)
+        try:
+            with _WithinWeights(content["model"]):
+                model = model_type(config)
+        except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{path}: its configuration does not make a model ({error})") from error
     assert isinstance(model, nn.Module)  # every method is one
     try:
         if "released" in content:
@@ -119,15 +123,6 @@ class _WithinWeights(TorchFunctionMode):
         if self.num_left < 0 or math.prod(size) > self.largest:
             raise MemoryError("it describes a model far larger than its weights")
         return function(*args, **kwargs)
-
-
-def _build(model_type: type[Method], config: Any, weights: Mapping[str, Tensor], path: Path) -> Method:
-    """The model that a checkpoint describes. Raises CheckpointError if it is invalid or far too large."""
-    try:
-        with _WithinWeights(weights):
-            return model_type(config)
-    except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: its configuration does not make a model ({error})") from error
 
 
 def restore_decision(content: dict[str, Any], path: Path) -> Decision | None:

@@ -6,7 +6,6 @@ with the same gradients.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,16 +48,13 @@ class _Work:
         self.convolution, _, self.pool, self.relu = block
         self.padding = padding
         self.frames_at_once = FRAMES_AT_ONCE_ON_CPU if device_type == "cpu" else FRAMES_AT_ONCE
-        self.autocast = functools.partial(  # the backward pass computes as the forward pass does
-            torch.autocast,
-            device_type,
-            torch.get_autocast_dtype(device_type),
-            torch.is_autocast_enabled(device_type),
-        )
+        # the backward pass computes as the forward pass does
+        dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+        self.autocast = torch.autocast(device_type, dtype, enabled)
         self.scale = self.shift = self.gradient = torch.empty(0)
 
     def convolve(self, clip: Tensor) -> Tensor:
-        with self.autocast():
+        with self.autocast:
             return self.convolution(clip)
 
     def slices(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -33,14 +33,14 @@ from utils.types import ClipBatch, DetectorOutput
 class BeyondMaskingOutput(DetectorOutput):
     """What losses/beyond_masking.py reads; None where the configuration lacks the part."""
 
-    landmark_target: Tensor | None  # (B, T, D) the teacher's features, detached
-    video_prediction: Tensor | None  # (B, T, D) the video student's prediction of them
-    audio_prediction: Tensor | None  # (B, T, D)
+    landmark_target: Tensor | None = None  # (B, T, D) the teacher's features, detached
+    video_prediction: Tensor | None = None  # (B, T, D) the video student's prediction of them
+    audio_prediction: Tensor | None = None  # (B, T, D)
     # (B, T), True = no face or padding, left out of the distillation; None = all frames count
-    landmark_padding_mask: Tensor | None
-    video_embedding: Tensor | None  # (B, D) mean of the stream, for the contrastive term
-    audio_embedding: Tensor | None  # (B, D)
-    reconstruction: LandmarkReconstruction | None
+    landmark_padding_mask: Tensor | None = None
+    video_embedding: Tensor | None = None  # (B, D) mean of the stream, for the contrastive term
+    audio_embedding: Tensor | None = None  # (B, D)
+    reconstruction: LandmarkReconstruction | None = None
 
 
 class BeyondMaskingDetector(nn.Module, Method):
@@ -128,43 +128,38 @@ class BeyondMaskingDetector(nn.Module, Method):
             self.alignment.align(streams) if self.config.temporal_alignment else resample_steps(streams)
         )
         # before the alignment: runs resume bit for bit only if dropout draws its numbers in this order
-        distilled = self._distill(video, aligned_audio, landmarks, landmark_padding_mask)
+        parts = self._distill(video, aligned_audio, landmarks, landmark_padding_mask)
 
         # each head sees only its own modality, before the streams are mixed
         video_mean = masked_mean(video, video_padding_mask)
         audio_mean = masked_mean(audio, audio_padding_mask)
-        video_embedding = audio_embedding = None
         if self.config.temporal_alignment:
             readout, video_stream, audio_stream = self.alignment(streams, aligned_audio)
-            video_embedding = masked_mean(video_stream, video_padding_mask)
-            audio_embedding = masked_mean(audio_stream, video_padding_mask)
+            parts["video_embedding"] = masked_mean(video_stream, video_padding_mask)
+            parts["audio_embedding"] = masked_mean(audio_stream, video_padding_mask)
         else:
             readout = video_mean + audio_mean
-        heads = self.config.modality_heads
-        return BeyondMaskingOutput(
-            logits=self.classifier(readout).squeeze(1),
-            video_logits=self.video_head(video_mean).squeeze(1) if heads else None,
-            audio_logits=self.audio_head(audio_mean).squeeze(1) if heads else None,
-            embedding=readout,
-            **distilled,
-            landmark_padding_mask=landmark_padding_mask if masked else None,
-            video_embedding=video_embedding,
-            audio_embedding=audio_embedding,
-        )
+        parts["logits"] = self.classifier(readout).squeeze(1)
+        if self.config.modality_heads:
+            parts["video_logits"] = self.video_head(video_mean).squeeze(1)
+            parts["audio_logits"] = self.audio_head(audio_mean).squeeze(1)
+        if masked:
+            parts["landmark_padding_mask"] = landmark_padding_mask
+        return BeyondMaskingOutput(embedding=readout, **parts)
 
     def _distill(
         self, video: Tensor, aligned_audio: Tensor, landmarks: Tensor, landmark_padding_mask: Tensor
     ) -> dict[str, Any]:
         """The output's fields of teacher and students; both streams are (B, T, D)."""
-        students, target, reconstruction = self.config.students, None, None
-        if students != "none":
+        parts: dict[str, Any] = {}
+        if self.config.students != "none":
             target, reconstruction = self.landmark_teacher(landmarks, landmark_padding_mask)
-        return {
-            "landmark_target": target,
-            "reconstruction": reconstruction,
-            "video_prediction": self.video_student(video) if students in {"both", "video"} else None,
-            "audio_prediction": self.audio_student(aligned_audio) if students in {"both", "audio"} else None,
-        }
+            parts = {"landmark_target": target, "reconstruction": reconstruction}
+        if self.config.students in {"both", "video"}:
+            parts["video_prediction"] = self.video_student(video)
+        if self.config.students in {"both", "audio"}:
+            parts["audio_prediction"] = self.audio_student(aligned_audio)
+        return parts
 
     def _times(self, video: Tensor, audio: Tensor, video_fps: float) -> tuple[Tensor, Tensor]:
         """Middle of every frame (T,) and of every audio step (S,), in seconds from the window's start."""

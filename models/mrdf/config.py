@@ -11,37 +11,32 @@ from utils.config import opt, require_at_least
 
 VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")
 BRANCHED = ("ce", "margin", "avdf_ensemble")  # have a branch for each modality
+WITH_HEADS = ("ce", "avdf_ensemble")  # classify each branch
+
+# of the published code, and in both of its presets
+PUBLISHED_NETWORK = {"feature_norm": False, "norm_first": False, "readout": "first"}
+PUBLISHED_LOOP = {"optimizer": "adam", "weight_decay": 1e-4, "balance": "none", "patience": 0}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {},  # the defaults of every config
     "paper": {
-        "model": {"feature_norm": False, "norm_first": False, "readout": "first"},
+        "model": PUBLISHED_NETWORK,
         # no clip of FakeAVCeleb is much shorter
         "data": {"window_s": 4.0, "windows_per_clip": 1},
         "workers": {"batch_size": 64},
-        "train": {"optimizer": "adam", "weight_decay": 1e-4, "balance": "none", "patience": 0},
+        "train": PUBLISHED_LOOP,
     },
     "released": {
-        "model": {
-            "feature_norm": False,
-            "encoder_layers": 0,
-            "norm_first": False,
-            "freeze_stem": True,
-            "readout": "first",
-            "cut_to_shortest": True,
-        },
+        "model": {**PUBLISHED_NETWORK, "encoder_layers": 0, "freeze_stem": True, "cut_to_shortest": True},
         # up to 500 frames; such a batch takes up to 5 GB
         "data": {"window_s": 20.0, "windows_per_clip": 1},
         "workers": {"batch_size": 64, "prefetch_factor": 1},
         "train": {
-            "optimizer": "adam",
+            **PUBLISHED_LOOP,
             "learning_rate": 1e-3,
-            "weight_decay": 1e-4,
             "schedule": "constant",
             "warmup_epochs": 0.0,
             "max_grad_norm": 0.0,
-            "balance": "none",
-            "patience": 0,
         },
     },
     "demo": {

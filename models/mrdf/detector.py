@@ -33,7 +33,7 @@ from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
 from models.blocks.published import load_renamed
 from models.method import Method
-from models.mrdf.config import BRANCHED, PRESETS, MrdfConfig
+from models.mrdf.config import BRANCHED, PRESETS, WITH_HEADS, MrdfConfig
 from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
 from models.mrdf.published_weights import RELEASED_PREFIXES, fields_of_released, take_av_hubert, used_weights
 from models.mrdf.stem_resnet import StemResNet
@@ -54,11 +54,11 @@ class MrdfOutput(DetectorOutput):
     variant: str
     # (B, n): fake and real; multiclass: real, fake picture, fake sound, both fake; multilabel: sound is real,
     # picture is real
-    class_logits: Tensor | None
-    video_class_logits: Tensor | None  # (B, 2) from the picture only
-    audio_class_logits: Tensor | None  # (B, 2) from the sound only
-    video_embedding: Tensor | None  # (B, D) mean of the picture's branch
-    audio_embedding: Tensor | None  # (B, D)
+    class_logits: Tensor | None = None
+    video_class_logits: Tensor | None = None  # (B, 2) from the picture only
+    audio_class_logits: Tensor | None = None  # (B, 2) from the sound only
+    video_embedding: Tensor | None = None  # (B, D) mean of the picture's branch
+    audio_embedding: Tensor | None = None  # (B, D)
     video_mean: Tensor  # (B, D) mean of the picture's features, before any branch
     audio_mean: Tensor  # (B, D)
 
@@ -99,7 +99,7 @@ class MrdfDetector(nn.Module, Method):
             )
         if c.mrdf_variant in BRANCHED:
             self.video_branch, self.audio_branch = self._branch(), self._branch()
-        if c.mrdf_variant in {"ce", "avdf_ensemble"}:
+        if c.mrdf_variant in WITH_HEADS:
             self.video_head = nn.Linear(c.feature_dim, 2)
             self.audio_head = nn.Linear(c.feature_dim, 2)
         if c.init_from:
@@ -109,10 +109,8 @@ class MrdfDetector(nn.Module, Method):
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
         stack, fps = config["model"]["filterbank_stack"], config["data"]["video_fps"]
         if abs(fps * stack - ROWS_PER_SECOND) > 1e-6:
-            wanted = f"{ROWS_PER_SECOND}, the filterbank's rows per second"
-            raise UsageError(
-                f"--filterbank_stack {stack} with --video_fps {fps:g}: the product must be {wanted}"
-            )
+            wanted = f"the product must be {ROWS_PER_SECOND}, the filterbank's rows per second"
+            raise UsageError(f"--filterbank_stack {stack} with --video_fps {fps:g}: {wanted}")
 
     def _branch(self) -> nn.Sequential:
         width = self.config.feature_dim
@@ -139,52 +137,48 @@ class MrdfDetector(nn.Module, Method):
         if self.config.feature_norm:
             video, sound = self.video_norm(video, mask), self.audio_norm(sound, mask)
         video, audio = self.video_projection(video), self.audio_projection(sound)  # (B, T, D)
-        readout = class_logits = None
-        if self.config.mrdf_variant != "avdf_ensemble":
+        variant = self.config.mrdf_variant
+        parts: dict[str, Tensor] = {}
+        if variant != "avdf_ensemble":
             encoded = self.encoder(self.fusion(torch.cat([audio, video], dim=2)), mask)
             readout = encoded[:, 0] if self.config.readout == "first" else masked_mean(encoded, mask)
-            class_logits = self.classifier(readout)
-        video_embedding = audio_embedding = video_classes = audio_classes = None
-        if self.config.mrdf_variant in BRANCHED:
-            video_embedding = masked_mean(self.video_branch(video), mask)
-            audio_embedding = masked_mean(self.audio_branch(audio), mask)
-            if readout is None:  # avdf_ensemble
-                readout = torch.cat([video_embedding, audio_embedding], dim=1)
-            if self.config.mrdf_variant != "margin":
-                video_classes = self.video_head(video_embedding)
-                audio_classes = self.audio_head(audio_embedding)
+            parts["class_logits"] = self.classifier(readout)
+        if variant in BRANCHED:
+            parts["video_embedding"] = masked_mean(self.video_branch(video), mask)
+            parts["audio_embedding"] = masked_mean(self.audio_branch(audio), mask)
+        if variant in WITH_HEADS:
+            parts["video_class_logits"] = self.video_head(parts["video_embedding"])
+            parts["audio_class_logits"] = self.audio_head(parts["audio_embedding"])
+        if variant == "avdf_ensemble":
+            readout = torch.cat([parts["video_embedding"], parts["audio_embedding"]], dim=1)
         return MrdfOutput(
-            **self._decide(class_logits, video_classes, audio_classes),
+            **self._decide(parts),
+            **parts,
             embedding=readout,
-            variant=self.config.mrdf_variant,
-            class_logits=class_logits,
-            video_class_logits=video_classes,
-            audio_class_logits=audio_classes,
-            video_embedding=video_embedding,
-            audio_embedding=audio_embedding,
+            variant=variant,
             video_mean=masked_mean(video, mask),
             audio_mean=masked_mean(audio, mask),
         )
 
-    def _decide(
-        self, classes: Tensor | None, video_classes: Tensor | None, audio_classes: Tensor | None
-    ) -> dict[str, Tensor]:
-        """The logits of DetectorOutput from the variant's scores."""
-        variant = self.config.mrdf_variant
-        if classes is not None and variant == "avdf_multiclass":
+    def _decide(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The logits of DetectorOutput from the scores of the variant."""
+        variant, by_modality = self.config.mrdf_variant, {}
+        if variant == "avdf_multiclass":
+            scores = parts["class_logits"]
             return {
-                "logits": classes[:, 1:].amax(1) - classes[:, 0],
-                "video_logits": classes[:, [1, 3]].logsumexp(1) - classes[:, [0, 2]].logsumexp(1),
-                "audio_logits": classes[:, [2, 3]].logsumexp(1) - classes[:, [0, 1]].logsumexp(1),
+                "logits": scores[:, 1:].amax(1) - scores[:, 0],
+                "video_logits": scores[:, [1, 3]].logsumexp(1) - scores[:, [0, 2]].logsumexp(1),
+                "audio_logits": scores[:, [2, 3]].logsumexp(1) - scores[:, [0, 1]].logsumexp(1),
             }
-        if classes is not None and variant == "avdf_multilabel":
-            by_modality = {"video_logits": -classes[:, 1], "audio_logits": -classes[:, 0]}
-        else:
-            scores = {"video_logits": video_classes, "audio_logits": audio_classes}
-            by_modality = {name: fake_logit(two) for name, two in scores.items() if two is not None}
-            if classes is not None:
-                return {"logits": fake_logit(classes), **by_modality}
-        return {"logits": torch.maximum(*by_modality.values()), **by_modality}
+        if variant == "avdf_multilabel":
+            sound_is_real, picture_is_real = parts["class_logits"].unbind(1)
+            by_modality = {"video_logits": -picture_is_real, "audio_logits": -sound_is_real}
+        elif variant in WITH_HEADS:
+            video, audio = parts["video_class_logits"], parts["audio_class_logits"]
+            by_modality = {"video_logits": fake_logit(video), "audio_logits": fake_logit(audio)}
+        if variant in {"avdf_multilabel", "avdf_ensemble"}:
+            return {"logits": torch.maximum(*by_modality.values()), **by_modality}
+        return {"logits": fake_logit(parts["class_logits"]), **by_modality}
 
     released_fields = staticmethod(fields_of_released)
 

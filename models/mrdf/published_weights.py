@@ -90,9 +90,8 @@ def fields_of_released(state: Mapping[str, Tensor], name: str) -> dict[str, Any]
     try:
         width, sound = state["model.feature_extractor_audio.proj.weight"].shape
         positions = state["model.encoder.pos_conv.0.weight_v"].shape
-        stages = [
-            state[f"model.feature_extractor_video.resnet.trunk.layer{i}.0.conv1.weight"] for i in range(1, 5)
-        ]
+        trunk = "model.feature_extractor_video.resnet.trunk"
+        stages = [state[f"{trunk}.layer{stage}.0.conv1.weight"] for stage in range(1, 5)]
         fields: dict[str, Any] = {
             "mrdf_variant": _variant(state, name.lower()),
             "encoder_layers": 1 + max(numbers, default=-1),
@@ -153,8 +152,7 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     if not taken:
         raise CheckpointError(f"{path}: nothing in it fits; is it an AV-HuBERT base checkpoint?")
     model.load_state_dict(own | taken)
-    num_values = sum(value.numel() for value in taken.values())
-    log.info("%s: took %d tensors, %d values:", path, len(taken), num_values)
+    log.info("%s: took %d tensors, %d values:", path, len(taken), sum(v.numel() for v in taken.values()))
     for group, count in _by_module(taken).items():
         log.info("  taken: %s (%d tensors)", group, count)
     for line in refused:
