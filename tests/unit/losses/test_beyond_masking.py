@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig, known_bce
+from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
+from losses.known import known_bce
 from losses.lbd import landmark_distillation
 from models.beyond_masking import BeyondMaskingOutput
 from tests.clip_factory import make_batch
