@@ -18,7 +18,7 @@ from losses.known import known_bce, mean_of_known
 from losses.lbd import landmark_distillation
 from models.beyond_masking import BeyondMaskingOutput
 from models.beyond_masking.landmark import LandmarkReconstruction
-from utils.config import opt, require_above
+from utils.config import opt, require_above, require_between
 from utils.types import ClipBatch
 
 
@@ -45,8 +45,7 @@ class BeyondMaskingLossConfig:
     reconstruction_weight: float = opt(1.0, "weight of the landmark teacher's own reconstruction loss")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.auxiliary_weight <= 1:
-            raise ValueError(f"auxiliary_weight must be in [0, 1], got {self.auxiliary_weight}")
+        require_between(self, 0, 1, "auxiliary_weight")
         require_above(self, 0, "lbd_temperature", "contrastive_temperature")
 
 

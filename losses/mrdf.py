@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from losses.known import known_bce, mean_of_known
 from models.mrdf import MrdfOutput
-from utils.config import opt
+from utils.config import opt, require_between
 from utils.types import ClipBatch
 
 COSINE_FLOOR = 1e-8  # lower bound of the product of two lengths
@@ -33,9 +33,7 @@ class MrdfLossConfig:
     margin_visual: float = opt(0.0, "cosine margin of a real and a fake picture (variant margin)")
 
     def __post_init__(self) -> None:
-        for name in ("margin_contrast", "margin_audio", "margin_visual"):
-            if not -1 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [-1, 1], got {getattr(self, name)}")
+        require_between(self, -1, 1, "margin_contrast", "margin_audio", "margin_visual")
 
 
 def known_cross_entropy(class_logits: Tensor, classes: Tensor) -> Tensor:
