@@ -65,7 +65,6 @@ def read_export(path: Path) -> dict[str, Any]:
             about = (file.metadata() or {}).get("about")
         if about is None:
             return weights
-        content: dict[str, Any] = json.loads(about) | {"model": weights}
-        return content
+        return dict(json.loads(about) | {"model": weights})
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged, or not a .safetensors file ({error})") from error
