@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import sys
 import types
@@ -87,26 +88,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=_program(),
             description=description,
-            formatter_class=HelpFormatter,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,
         )
-        required = [
-            f"--{f.name} {f.name.upper()}"
-            for kind in groups.values()
-            for f in dataclasses.fields(kind)
-            if f.default is dataclasses.MISSING
-        ]
+        fields = (field for kind in groups.values() for field in dataclasses.fields(kind))
+        required = [f"--{f.name} {f.name.upper()}" for f in fields if f.default is dataclasses.MISSING]
         self.usage = " ".join(["%(prog)s", *required, "[flags]"])
         self.groups = {name: add_config(self, kind, name) for name, kind in groups.items()}
-        self.add_argument(
-            "-h",
-            "--help",
-            nargs="?",
-            action=_Help,
-            metavar="GROUP",
-            help=f"show all flags, or those of one group: {', '.join(groups)}",
-        )
+        text = f"show all flags, or those of one group: {', '.join(groups)}"
+        self.add_argument("-h", "--help", nargs="?", action=_Help, metavar="GROUP", help=text)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def format_help(self, group: str | None = None) -> str:
@@ -140,13 +131,6 @@ def _program() -> str:
     return f"python {sys.argv[0]}" if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's lines, and shows defaults only where there is one to show."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help or ""
-
-
 def add_config(parser: argparse.ArgumentParser, config_type: type[Any], name: str) -> argparse._ArgumentGroup:
     """Add a group with one flag per field. A flag that is not given is missing from the namespace, so that
     presets can fill it.
@@ -154,58 +138,52 @@ def add_config(parser: argparse.ArgumentParser, config_type: type[Any], name: st
     group = parser.add_argument_group(name, (config_type.__doc__ or "").strip().splitlines()[0])
     for field in dataclasses.fields(config_type):
         element, is_tuple, _ = _field_type(config_type, field.name)
-        required = field.default is dataclasses.MISSING
-        shown = "required" if required else f"default: {field.default}"
-        if isinstance(field.default, tuple):
+        shown = f"default: {field.default}"
+        if field.default is dataclasses.MISSING:
+            shown = "required"
+        elif isinstance(field.default, tuple):
             shown = f"default: {' '.join(map(str, field.default)) or 'none'}"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "choices": field.metadata.get("choices")}
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "type": element}
         options["help"] = f"{field.metadata['help']} ({shown})".replace("%", "%%")
-        if not options["choices"]:
+        if choices := field.metadata.get("choices"):
+            options["choices"] = choices
+        else:
             options["metavar"] = element.__name__.upper()
         if element is bool:
             options |= {"type": _parse_bool, "nargs": "?", "const": True, "metavar": "true|false"}
-        else:
-            options |= {"type": element}
         if is_tuple:
             options["nargs"] = "+"
         group.add_argument(f"--{field.name}", **options)
     return group
 
 
-def _coerce(config_type: type[Any], name: str, value: Any, origin: str) -> Any:
-    """`value` as the field's type, or UsageError that says where the wrong one came from."""
-    element, is_tuple, optional = _field_type(config_type, name)
+def _coerce(config_type: type[Any], field: dataclasses.Field[Any], value: Any) -> Any:
+    """`value` as the field's type. Raises ValueError that says what it must be."""
+    element, is_tuple, optional = _field_type(config_type, field.name)
+    choices = field.metadata.get("choices")
 
     def one(item: Any) -> Any:
         if isinstance(item, str) and not is_plain(item):
-            raise UsageError(
-                f"{name} must be UTF-8 without control characters, got {brief(item)} (from {origin})"
-            )
-        if element is Path and isinstance(item, str):
-            return Path(item)
+            raise ValueError("UTF-8 without control characters")
         if isinstance(item, int) and not -LARGEST_INT <= item <= LARGEST_INT:
-            raise UsageError(f"{name} must be between {-LARGEST_INT} and {LARGEST_INT} (from {origin})")
-        if element is float and isinstance(item, int) and not isinstance(item, bool):
-            return float(item)
+            raise ValueError(f"between {-LARGEST_INT} and {LARGEST_INT}")
         if isinstance(item, float) and not math.isfinite(item):
-            raise UsageError(f"{name} must be finite, got {item!r} (from {origin})")
-        if isinstance(item, element) and not (element is int and isinstance(item, bool)):
-            return item
-        raise UsageError(f"{name} must be {element.__name__}, got {brief(item)} (from {origin})")
+            raise ValueError("finite")
+        if (element, type(item)) in ((Path, str), (float, int)):
+            item = element(item)
+        if not isinstance(item, element) or (element is int and isinstance(item, bool)):
+            raise ValueError(element.__name__)
+        if choices and item not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return item
 
     if value is None and optional:
         return None
-    if is_tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{name} must be a list, got {brief(value)} (from {origin})")
-        result: Any = tuple(one(item) for item in value)
-    else:
-        result = one(value)
-    choices = next(f for f in dataclasses.fields(config_type) if f.name == name).metadata.get("choices")
-    for item in result if is_tuple else (result,):
-        if choices and item not in choices:
-            raise UsageError(f"{name} must be one of {', '.join(choices)}, got {brief(item)} (from {origin})")
-    return result
+    if not is_tuple:
+        return one(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a list")
+    return tuple(one(item) for item in value)
 
 
 def from_args(
@@ -219,9 +197,14 @@ def from_args(
     values: dict[str, Any] = {}
     fields = dataclasses.fields(config_type)  # type: ignore[arg-type]  # a dataclass by contract
     for origin, layer in reversed([("the command line", vars(args)), *layers]):
-        for field in fields:
-            if field.name in layer:
-                values[field.name] = _coerce(config_type, field.name, layer[field.name], origin)
+        for field in (field for field in fields if field.name in layer):
+            value = layer[field.name]
+            try:
+                values[field.name] = _coerce(config_type, field, value)
+            except ValueError as error:
+                raise UsageError(
+                    f"{field.name} must be {error}, got {brief(value)} (from {origin})"
+                ) from None
     missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
     if missing:
         raise UsageError("missing " + ", ".join(f"--{name}" for name in missing) + "; see --help")
@@ -233,13 +216,8 @@ def from_args(
 
 def to_plain(config: Any) -> dict[str, Any]:
     """The config as JSON-ready values: paths as strings, tuples as lists."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return values
 
 
 def first_look(argv: Sequence[str] | None, *names: str) -> dict[str, str | None]:

@@ -73,8 +73,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         # torchrun numbers its processes; all of them may have the same error, or one alone
         process = os.environ.get("RANK", "0")
         # a message may hold a file's name: keep it one line without control characters
-        text = one_line(str(error))
-        sys.stderr.write(f"error{'' if process == '0' else f' in process {process}'}: {text}\n")
+        prefix = "error" if process == "0" else f"error in process {process}"
+        sys.stderr.write(f"{prefix}: {one_line(str(error))}\n")
         sys.exit(error.exit_status)
     except OSError as error:
         if "--debug" in sys.argv or error.filename is None:

@@ -146,18 +146,18 @@ def walk_tree(root: Path | str, *, links: Links) -> Iterator[tuple[str, list[str
     while waiting:
         here = place, above = waiting.pop()
         try:
-            subfolders, files, folder_links, file_links = _list_folder(place, links)
+            subfolders, files, link_names = _list_folder(place, links)
         except OSError as error:
             if above is not None and isinstance(error, FileNotFoundError):
                 continue
             raise DatasetError(f"{place}: this folder cannot be read ({error.strerror})") from error
         prefix = f"{place.rstrip(os.sep)}{os.sep}"
-        for name in file_links if links == "inside" else ():
+        for name in sorted(link_names.intersection(files)) if links == "inside" else ():
             _require_inside(f"{prefix}{name}", top, real_top)
         yield place, subfolders, files
         for name in reversed(subfolders):
             path = f"{prefix}{name}"
-            if name in folder_links:
+            if name in link_names:
                 if links == "inside":
                     _require_inside(path, top, real_top)
                 _require_new(path, here, linked)
@@ -167,30 +167,22 @@ def walk_tree(root: Path | str, *, links: Links) -> Iterator[tuple[str, list[str
 _Place = tuple[str, "_Place | None"]  # a folder, and the one above it in the walk
 
 
-def _list_folder(place: str, links: Links) -> tuple[list[str], list[str], set[str], list[str]]:
-    """Sorted names in a folder: its subfolders, its files, links among the subfolders, among the files."""
-    subfolders: list[str] = []
-    files: list[str] = []
-    folder_links: set[str] = set()
-    file_links: list[str] = []
+def _list_folder(place: str, links: Links) -> tuple[list[str], list[str], set[str]]:
+    """Names in a folder: its subfolders and its files, sorted, and the links among both."""
+    subfolders, files, link_names = [], [], set()
     with os.scandir(place) as entries:
         for entry in entries:
+            if entry.is_symlink():
+                link_names.add(entry.name)
             try:
                 is_folder = entry.is_dir()
             except OSError:  # a link to itself
                 is_folder = False
             if not is_folder:
                 files.append(entry.name)
-                if entry.is_symlink():
-                    file_links.append(entry.name)
-            elif not entry.is_symlink():
+            elif links != "skip" or entry.name not in link_names:
                 subfolders.append(entry.name)
-            elif links != "skip":
-                subfolders.append(entry.name)
-                folder_links.add(entry.name)
-    subfolders.sort()
-    files.sort()
-    return subfolders, files, folder_links, file_links
+    return sorted(subfolders), sorted(files), link_names
 
 
 def _require_inside(path: str, top: str, real_top: str) -> None:

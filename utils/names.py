@@ -50,15 +50,13 @@ def one_line(text: str, max_length: int = 2000) -> str:
     return f"{text[:head]}\u2026{text[len(text) - (max_length - 1 - head) :]}"
 
 
-class _Brief(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 3, 120, 120
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 120, 120
 
 
 def brief(value: Any) -> str:
     """repr() of a value that may be large or nest deep, for an error message."""
-    return _Brief().repr(value)
+    return _BRIEF.repr(value)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -101,13 +101,9 @@ class ClipBatch:
         num_clips, num_frames = self.video.shape[0], self.video.shape[2]
         expected = {
             "landmarks": (num_clips, num_frames, *self.landmarks.shape[2:]),
-            "video_padding_mask": (num_clips, num_frames),
-            "landmark_padding_mask": (num_clips, num_frames),
-            "audio_padding_mask": tuple(self.waveform.shape),
-            "waveform": (num_clips, *self.waveform.shape[1:]),
-            "video_labels": (num_clips,),
-            "audio_labels": (num_clips,),
-            "labels": (num_clips,),
+            **dict.fromkeys(("video_padding_mask", "landmark_padding_mask"), (num_clips, num_frames)),
+            **dict.fromkeys(("waveform", "audio_padding_mask"), (num_clips, *self.waveform.shape[1:])),
+            **dict.fromkeys(("video_labels", "audio_labels", "labels"), (num_clips,)),
         }
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
@@ -130,10 +126,11 @@ class ClipBatch:
 
     def padded_to(self, lengths: Sequence[int]) -> ClipBatch:
         """The same clips padded with masked zeros to `lengths`, none of them smaller than `self.lengths`."""
-        frames, samples, *rows = (new - old for new, old in zip(lengths, self.lengths, strict=True))
-        if not any((frames, samples, *rows)):
+        if tuple(lengths) == self.lengths:
             return self
-        masks = zip(self.feature_padding_masks.items(), rows, strict=True)
+        frames, samples, *rows = (new - old for new, old in zip(lengths, self.lengths, strict=True))
+        more = dict(zip(self.features, rows, strict=True))
+        masks = self.feature_padding_masks
         return dataclasses.replace(
             self,
             video=F.pad(self.video, (0, 0, 0, 0, 0, frames)),
@@ -142,11 +139,8 @@ class ClipBatch:
             landmark_padding_mask=F.pad(self.landmark_padding_mask, (0, frames), value=True),
             waveform=F.pad(self.waveform, (0, samples)),
             audio_padding_mask=F.pad(self.audio_padding_mask, (0, samples), value=True),
-            features={
-                name: F.pad(values, (0, 0, 0, more))
-                for (name, values), more in zip(self.features.items(), rows, strict=True)
-            },
-            feature_padding_masks={name: F.pad(mask, (0, more), value=True) for (name, mask), more in masks},
+            features={name: F.pad(self.features[name], (0, 0, 0, n)) for name, n in more.items()},
+            feature_padding_masks={name: F.pad(masks[name], (0, n), value=True) for name, n in more.items()},
         )
 
     def pin_memory(self) -> ClipBatch:
