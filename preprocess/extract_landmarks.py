@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.clip.crop import require_faces
-from preprocess.faces.mesh import FaceMesh
+from preprocess.faces.mesh import new_face_mesh
 from preprocess.work.batch import FolderConfig, StepConfig, WorkConfig, find_folders, make_file, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
@@ -40,7 +40,7 @@ def extract(job: Job, config: ExtractLandmarksConfig) -> None:
     num_frames = len(read_video_times(video).starts_s)
     path, shape = job.scratch / LANDMARKS_NAME, (num_frames, NUM_LANDMARKS, 2)
     landmarks = np.lib.format.open_memmap(path, mode="w+", dtype="<f4", shape=shape, version=(1, 0))
-    mesh = FaceMesh()
+    mesh = new_face_mesh()
     num_seen = index = 0
     for index, (_, image) in enumerate(iterate_frames(video), start=1):
         if index > num_frames:

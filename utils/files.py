@@ -35,10 +35,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep_older: in
     try:
         write(partial)
         sync(partial)
-        versions = [path, *(older_version(path, number) for number in range(1, keep_older + 1))]
-        for newer, older in reversed(list(zip(versions, versions[1:], strict=False))):
-            if newer.exists():
-                newer.replace(older)
+        for number in reversed(range(keep_older)):
+            if (newer := older_version(path, number)).exists():
+                newer.replace(older_version(path, number + 1))
         partial.replace(path)
         sync(path.parent)
     except BaseException as error:
@@ -48,16 +47,16 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep_older: in
         reason = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(reason, OSError) and reason.filename is None and reason.strerror:
             free = shutil.disk_usage(path.parent).free / 2**20
+            why = f"{reason.strerror}; {free:.0f} MB are free there"
             raise WriteError(
-                f"{path}: cannot be written ({reason.strerror}; {free:.0f} MB are free there); the version "
-                "before it is still there"
+                f"{path}: cannot be written ({why}); the version before it is still there"
             ) from error
         raise
 
 
 def older_version(path: Path, number: int) -> Path:
-    """Where write_atomically keeps the version that was replaced `number` writes ago."""
-    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+    """Where write_atomically keeps the version that was replaced `number` writes ago; 0: the file itself."""
+    return path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
 
 
 def sync(path: Path) -> None:
@@ -109,9 +108,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise UsageError(
-                f"{folder} is in use by {owner}: wait for it, or choose another --run_dir"
-            ) from None
+            message = f"{folder} is in use by {owner}: wait for it, or choose another --run_dir"
+            raise UsageError(message) from None
         except OSError as error:
             log.warning("%s: cannot be locked (%s); start nothing else there", folder, error.strerror)
         file.truncate(0)

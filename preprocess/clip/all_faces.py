@@ -50,7 +50,6 @@ def track_video(
     source: Path,
     folder: Path,
     *,
-    config: CropConfig | None = None,
     show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
 ) -> TrackedVideo:
     """Write a clip folder for each face of `source` below `folder`, in one decode pass and constant memory.
@@ -58,13 +57,12 @@ def track_video(
     `show_progress(pictures, count)` may wrap the frames, e.g. in a bar. Raises ClipError if the video cannot
     be decoded. A video without a face or without sound is not an error; the result says so.
     """
-    config = config or CropConfig()
     times = read_video_times(source)
     num_frames, fps = len(times.starts_s), times.fps
     folder.mkdir(parents=True, exist_ok=True)
     sound = folder / AUDIO_NAME
     audio = extract_audio(source, sound, times, AudioConfig(allow_silent=True, max_missing_audio_s=1e9))
-    tracker = FaceTracker(folder, num_frames=num_frames, fps=fps, config=config, max_tracks=MAX_TRACKS)
+    tracker = FaceTracker(folder, num_frames=num_frames, fps=fps, config=CropConfig(), max_tracks=MAX_TRACKS)
     tracks = []
     pictures = show_progress(iterate_schedule(source, times), num_frames)
     for number, track in enumerate(tracker.follow(pictures)):
@@ -76,8 +74,7 @@ def track_video(
         clip.mkdir(exist_ok=True)
         track.move_to(clip)
         _cut_sound(sound, clip / AUDIO_NAME, track.first_frame / fps, length / fps)
-        has_face = np.ones(length, bool)
-        has_face[[frame - track.first_frame for frame in track.without_face]] = False
+        has_face = ~np.isin(track.first_frame + np.arange(length), track.without_face)
         tracks.append(
             TrackClip(
                 folder=clip,

@@ -11,21 +11,12 @@ from typing import Any
 from preprocess.clip.crop import PictureChange, crop_face, require_faces
 from preprocess.clip.sound import AudioConfig, WaveformChange, extract_audio, require_sound
 from preprocess.faces.track import CropConfig
-from utils.clip.files import (
-    AUDIO_NAME,
-    LANDMARKS_NAME,
-    LAYOUT_VERSION,
-    VIDEO_NAME,
-    ClipInfo,
-    read_clip_info,
-    write_clip_info,
-)
+from utils.clip.files import AUDIO_NAME, CLIP_FILES, LAYOUT_VERSION, ClipInfo, read_clip_info, write_clip_info
 from utils.config import opt, require_between, to_plain
 from utils.errors import ClipError
 from utils.files import file_sha256
 from utils.media.video import read_video_times
 
-FILES = (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)  # of a clip folder, next to clip.json
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 
 
@@ -95,7 +86,7 @@ def prepare_clip(
         sample_rate_hz=config.sample_rate_hz,
         settings=clip_settings(config, change),
         tools=_tool_versions(),
-        files={file: file_sha256(folder / file) for file in FILES},
+        files={file: file_sha256(folder / file) for file in CLIP_FILES},
         **vars(crop),
         **vars(audio),
     )
@@ -142,9 +133,5 @@ def current_info(
         require_usable(source, info, config)
     except ClipError:
         return None
-    current = (
-        info.layout_version == LAYOUT_VERSION
-        and info.settings == clip_settings(config, change)
-        and set(info.files) == set(FILES)
-    )
-    return info if current else None
+    made = info.layout_version, info.settings, set(info.files)
+    return info if made == (LAYOUT_VERSION, clip_settings(config, change), set(CLIP_FILES)) else None

@@ -43,20 +43,17 @@ def iterate_schedule(source: Path, times: VideoTimes) -> Iterator[Picture]:
     picture = None
     for time_s, decoded in iterate_pictures(source):
         index = bisect.bisect_right(starts_s, time_s) - 1
-        while position < len(schedule) and schedule[position] < index:  # listed, but not decoded
-            missing.add(schedule[position])
-            yield picture or decoded
+        while position < len(schedule) and (wanted := schedule[position]) <= index:
+            if wanted < index:  # listed, but not decoded
+                missing.add(wanted)
+            yield decoded if wanted == index or picture is None else picture
             position += 1
         picture = decoded
-        while position < len(schedule) and schedule[position] <= index:
-            yield picture
-            position += 1
     if picture is None:
         raise ClipError(source, "no frame can be decoded; get the file again")
     missing.update(schedule[position:])
     if len(missing) > MAX_UNDECODED * len(schedule) + 1:
-        raise ClipError(
-            source, f"damaged: {len(missing)} of {len(schedule)} frames cannot be decoded; get the file again"
-        )
+        share = f"{len(missing)} of {len(schedule)}"
+        raise ClipError(source, f"damaged: {share} frames cannot be decoded; get the file again")
     for _ in range(position, len(schedule)):
         yield picture

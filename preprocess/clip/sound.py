@@ -75,10 +75,6 @@ class WavWriter:
             self.write(np.zeros(min(left, 1 << 16), np.float32))
         return self.num_written - start
 
-    @property
-    def full(self) -> bool:
-        return self.num_written >= self._total
-
     def __enter__(self) -> WavWriter:
         return self
 
@@ -114,7 +110,7 @@ def extract_audio(
                 to_cut = max(0, -first)
             wav.write(samples[to_cut:])
             to_cut = max(0, to_cut - len(samples))
-            if wav.full:
+            if wav.num_written == total:
                 break
         padded = wav.pad_to(total)
     if change is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +93,6 @@ _MARGIN = np.float32(1.5)
 _RIGHT_EYE, _LEFT_EYE = 33, 263  # outer corners
 _f32 = np.float32
 _SIDE, _HALF = _f32(_INPUT_SIDE), _f32(0.5)
-_FLOAT, _FLOATS = struct.Struct("<f"), np.dtype("<f4")
 
 
 class ImageGraph:
@@ -185,10 +183,10 @@ class FastMesh:
         rect = self._rect(x_center=x, y_center=y, width=width, height=height, rotation=place.rotation)
         message = self._to_bytes(self._mesh(image, place=self._to_packet(rect)))
         assert len(message) == self._length
-        if _FLOAT.unpack_from(message, self._last)[0] <= 0:
+        values: Landmarks = np.ndarray(self._length - 3, "<f4", message, 0, (1,))  # one per byte
+        if values[self._last] <= 0:
             self._place = None
             return None
-        values: Landmarks = np.ndarray(self._length - 3, _FLOATS, message, 0, (1,))  # one per byte
         return self._project(values[self._places], place, image)
 
     def forget(self) -> None:
@@ -246,9 +244,7 @@ def _value_places() -> tuple[npt.NDArray[np.int64], int, int]:
     """
     mediapipe = import_mediapipe()
     from google.protobuf import text_format
-    from mediapipe.calculators.util.landmarks_refinement_calculator_pb2 import (
-        LandmarksRefinementCalculatorOptions,
-    )
+    from mediapipe.calculators.util import landmarks_refinement_calculator_pb2 as refinement
     from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
     from mediapipe.tasks.cc.components.containers.proto.embeddings_pb2 import EmbeddingResult
 
@@ -267,14 +263,11 @@ def _value_places() -> tuple[npt.NDArray[np.int64], int, int]:
         ' input_stream: "TENSORS:tensors" output_stream: "LANDMARKS:landmarks" }'
     )
     config = text_format.Parse(graph.text_config, CalculatorGraphConfig(), allow_unknown_extension=True)
-    (refinements,) = (
-        node.options.Extensions[LandmarksRefinementCalculatorOptions.ext].refinement
-        for node in config.node
-        if node.calculator == "LandmarksRefinementCalculator"
-    )
+    (node,) = (node for node in config.node if node.calculator == "LandmarksRefinementCalculator")
+    parts = node.options.Extensions[refinement.LandmarksRefinementCalculatorOptions.ext].refinement
     places = np.full((2, NUM_LANDMARKS), -1)
-    for refinement, start, count in zip(refinements, starts[:-1], _NUM_VALUES[:-1], strict=True):
-        points = (start + 4 * np.arange(count)).reshape(len(refinement.indexes_mapping), -1)
-        places[:, refinement.indexes_mapping] = points[:, :2].T
+    for part, start, count in zip(parts, starts[:-1], _NUM_VALUES[:-1], strict=True):
+        points = (start + 4 * np.arange(count)).reshape(len(part.indexes_mapping), -1)
+        places[:, part.indexes_mapping] = points[:, :2].T
     assert (places >= 0).all()
     return places, starts[-1], len(message)

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from preprocess.faces.fast_graphs import FastMesh
-from preprocess.faces.solutions import Image, Landmarks, SolutionMesh, use_solutions
+from preprocess.faces.solutions import SolutionMesh, use_solutions
 
 
-class FaceMesh:
+def new_face_mesh() -> FastMesh | SolutionMesh:
     """Face Mesh that follows one face from image to image.
 
-    Use one per track, so that no track sees another's past. The models are those of
-    mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True).
+    mesh(image) is (478, 2) float32, x and y as shares of the width and height of (H, W, 3); None without a
+    face. mesh.forget() makes it search the whole next image. Use one per track, so that no track sees what
+    another has seen. The models are those of mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True).
     """
-
-    def __init__(self) -> None:
-        self._mesh = SolutionMesh() if use_solutions() else FastMesh()
-
-    def __call__(self, image: Image) -> Landmarks | None:
-        """(478, 2) float32, x and y as shares of the width and height of (H, W, 3); None without a face."""
-        return self._mesh(image)
-
-    def forget(self) -> None:
-        """Search the whole next image for a face, wherever the last one was."""
-        self._mesh.forget()
+    return SolutionMesh() if use_solutions() else FastMesh()

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from preprocess.faces.finder import Face
-from preprocess.faces.mesh import FaceMesh
+from preprocess.faces.mesh import new_face_mesh
 from preprocess.faces.solutions import Landmarks
 from utils.clip.files import CROP_SIZE, LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, require_above, require_at_least, require_between
@@ -146,7 +146,7 @@ class FaceTrack:
         self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".npy")
         self.first_frame, self.config = first_frame, config
         self.pose = self._window = pose
-        self._mesh = FaceMesh()  # this track's own: it remembers where the face was
+        self._mesh = new_face_mesh()  # this track's own: it remembers where the face was
         self.missing = 0  # frames since Face Mesh or the detector last saw the face
         self.num_seen = 0  # frames with landmarks
         self.area = 0.0  # face area x frames, by which tracks are compared

@@ -76,13 +76,12 @@ class FaceTracker:
         in_sight = any(track.sees for track in self._live)
         if in_sight:
             self._last_in_sight = self._frame
-        idle = self._frame - self._last_in_sight > self._idle_after
-        if in_sight:
             rarely = self._pad_to and self._in_vain >= SEARCHES_IN_VAIN
-            due = self._frame % (2 * self._detect_every if rarely else self._detect_every) == 0
+            every = 2 * self._detect_every if rarely else self._detect_every
         else:
-            due = not idle or self._frame % RETRY_FRAMES == 0
-        if due:
+            idle = self._frame - self._last_in_sight > self._idle_after
+            every = RETRY_FRAMES if idle else 1
+        if self._frame % every == 0:
             num_started = self._num_started
             self._look_for_new_faces(picture)
             found = self._num_started > num_started

@@ -23,14 +23,13 @@ FEATURES = "features/"  # a clip's subfolder: inputs that begin with it name cac
 
 def write_features(folder: Path, name: str, rows: npt.NDArray[np.float32], rate_hz: float) -> None:
     """Write `rows` (S, D) into the clip `folder` as "features/NAME", the rows last: they are then whole."""
-    path = folder / name
 
     def save(partial: Path) -> None:
         with partial.open("wb") as file:  # given a name, NumPy would append a suffix of its own
             np.save(file, rows)
 
-    write_text(path.with_name(f"{path.name}.json"), json.dumps({"rate_hz": rate_hz}) + "\n")
-    write_atomically(path.with_name(f"{path.name}.npy"), save)
+    write_text(folder / f"{name}.json", json.dumps({"rate_hz": rate_hz}) + "\n")
+    write_atomically(folder / f"{name}.npy", save)
 
 
 def read_features(folder: Path, name: str, start_s: float, end_s: float) -> npt.NDArray[np.float32]:
@@ -45,16 +44,13 @@ def read_features(folder: Path, name: str, start_s: float, end_s: float) -> npt.
         rows = open_array(path)
         rate_hz = float(parse_json(path.with_suffix(".json").read_bytes())["rate_hz"])
     except (ValueError, TypeError, KeyError, OSError, EOFError) as error:
-        raise ClipError(
-            path, f"not readable features with a rate_hz ({error}); extract them again"
-        ) from error
+        reason = f"not readable features with a rate_hz ({error}); extract them again"
+        raise ClipError(path, reason) from error
     if rows.ndim != 2 or not len(rows) or rows.dtype != np.float32 or not 0 < rate_hz < math.inf:
-        raise ClipError(
-            path, f"{rows.dtype} {rows.shape} at {rate_hz} Hz, expected float32 (S, D); extract them again"
-        )
-    first, end = (
-        min(max(math.ceil(second * rate_hz - 0.5 - 1e-6), 0), len(rows)) for second in (start_s, end_s)
-    )
+        found = f"{rows.dtype} {rows.shape} at {rate_hz} Hz"
+        raise ClipError(path, f"{found}, expected float32 (S, D); extract them again")
+    first_after = np.ceil(np.array([start_s, end_s]) * rate_hz - 0.5 - 1e-6)
+    first, end = np.clip(first_after, 0, len(rows)).astype(int).tolist()
     if first >= end:  # between two rows, or after the last one
         first = min(int((start_s + end_s) / 2 * rate_hz), len(rows) - 1)
         end = first + 1

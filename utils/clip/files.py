@@ -26,6 +26,7 @@ VIDEO_NAME = "cropped_video.mp4"
 AUDIO_NAME = "cropped_video.wav"
 AUDIO_NAMES = (AUDIO_NAME, "audio.wav")
 LANDMARKS_NAME = "landmarks.npy"
+CLIP_FILES = (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)
 INFO_NAME = "clip.json"
 # of raw videos; their clip folders have the name without it
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -77,8 +78,8 @@ def check_info_values(values: object) -> dict[str, Any]:
 
     Raises ValueError that names the first value that does not fit its field.
     """
-    if not isinstance(values, dict):
-        raise ValueError(f"a {type(values).__name__} instead of an object")
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f"it is {brief(values)}")
     for name, value in values.items():
         if not _fits(value, _TYPES.get(name, Any)):
             raise ValueError(f"{name} is {brief(value)}")
@@ -119,9 +120,9 @@ def write_clip_info(folder: Path, info: ClipInfo) -> None:
 
 def read_clip_info(folder: Path) -> ClipInfo | None:
     """clip.json of a clip folder, packed or not; None if it has none. Raises ClipError if it is not valid."""
-    values = _read_info(folder, with_boxes=True)
+    values = read_info_values(folder, with_boxes=True)
     try:
-        return None if values is None else ClipInfo(**values)
+        return ClipInfo(**values) if values else None
     except TypeError as error:
         raise _invalid(folder, error) from error
 
@@ -131,17 +132,13 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
 
     Without the face boxes, which are most of the file, this is cheap enough for every clip of a run.
     """
-    return _read_info(folder, with_boxes=with_boxes) or {}
-
-
-def _read_info(folder: Path, *, with_boxes: bool) -> dict[str, Any] | None:
     path = folder / INFO_NAME
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         member = find_member(path)
         if member is None:
-            return None
+            return {}
         with member.open() as file:
             text = file.read()
     except OSError as error:
@@ -158,10 +155,8 @@ def _read_info(folder: Path, *, with_boxes: bool) -> dict[str, Any] | None:
 
 
 def _invalid(folder: Path, why: object) -> ClipError:
-    return ClipError(
-        folder / INFO_NAME,
-        f"is not a valid clip.json of layout {LAYOUT_VERSION} ({why}); prepare the clip again",
-    )
+    reason = f"is not a valid clip.json of layout {LAYOUT_VERSION} ({why}); prepare the clip again"
+    return ClipError(folder / INFO_NAME, reason)
 
 
 def find_audio(folder: Path) -> Path:
@@ -184,9 +179,8 @@ def open_landmarks(folder: Path) -> npt.NDArray[np.floating[Any]]:
     try:
         landmarks = member.array() if member else open_array(path)
     except (ValueError, OSError, EOFError) as error:
-        raise ClipError(
-            path, f"not a readable .npy file ({error}); run preprocess.extract_landmarks"
-        ) from error
+        reason = f"not a readable .npy file ({error}); run preprocess.extract_landmarks"
+        raise ClipError(path, reason) from error
     if landmarks.ndim == 2 and landmarks.shape[1] == 2 * NUM_LANDMARKS:
         landmarks = landmarks.reshape(-1, NUM_LANDMARKS, 2)
     if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_LANDMARKS, 2) or landmarks.shape[0] == 0:

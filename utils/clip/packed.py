@@ -68,9 +68,8 @@ def array_in(content: memoryview) -> npt.NDArray[Any]:
     header = io.BytesIO(content[:MAX_HEADER])
     try:
         version = np.lib.format.read_magic(header)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        formats = np.lib.format
+        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
         shape, fortran, dtype = read(header)
         if dtype.hasobject or fortran or min(shape, default=0) < 0:
             raise ValueError("it is not a plain array")
@@ -93,34 +92,30 @@ class Member:
 
     def open(self) -> BinaryIO:
         """Its content as a file; of a local shard, only what is asked for is read."""
-        if "://" in self.shard:
-            return io.BytesIO(self._fetch())
-        return io.BufferedReader(_Slice(_mapped(self.shard, os.getpid()), self))
+        return io.BufferedReader(_ViewFile(self._content()))
 
     def array(self) -> npt.NDArray[Any]:
         """The array of a .npy file, mapped into memory if the shard is local. Raises ClipError."""
-        if "://" in self.shard:
-            content = memoryview(self._fetch())
-        else:
-            content = memoryview(_mapped(self.shard, os.getpid()))[self.start : self.start + self.size]
         try:
-            return array_in(content)
+            return array_in(self._content())
         except ValueError as error:
             raise ClipError(self.path, f"is not an array ({error}); pack the clips again") from error
 
-    def _fetch(self) -> bytes:
+    def _content(self) -> memoryview:
+        end = self.start + self.size
+        if "://" not in self.shard:
+            return memoryview(_mapped(self.shard, os.getpid()))[self.start : end]
         import fsspec
 
         system, place = fsspec.core.url_to_fs(self.shard)
-        return system.cat_file(place, start=self.start, end=self.start + self.size)
+        return memoryview(system.cat_file(place, start=self.start, end=end))
 
 
-class _Slice(io.RawIOBase):
-    """A part of a mapped file, as a file."""
+class _ViewFile(io.RawIOBase):
+    """A part of the memory as a file, without a copy."""
 
-    def __init__(self, content: mmap.mmap, member: Member) -> None:
-        self._view = memoryview(content)[member.start : member.start + member.size]
-        self._place = 0
+    def __init__(self, view: memoryview) -> None:
+        self._view, self._place = view, 0
 
     def readable(self) -> bool:
         return True
@@ -163,17 +158,12 @@ class Pack:
         self.root = root
         try:
             # immutable: nobody writes to it, so no locks are needed, also on network file systems
-            self._database = sqlite3.connect(
-                f"{(root / INDEX_NAME).absolute().as_uri()}?mode=ro&immutable=1",
-                uri=True,
-                check_same_thread=False,
-            )
+            address = f"{(root / INDEX_NAME).absolute().as_uri()}?mode=ro&immutable=1"
+            self._database = sqlite3.connect(address, uri=True, check_same_thread=False)
             self._require_own_tables()
             self.about = dict(self._rows("SELECT key, value FROM about"))
             if self.about.get("format") != FORMAT:
-                raise DatasetError(
-                    f"{root / INDEX_NAME}: has format {brief(self.about.get('format'))}, not {FORMAT}"
-                )
+                raise self._not_ours(f"its format is {brief(self.about.get('format'))}, not {FORMAT}")
             place = self.about["shards"] or os.fspath(root)
             self._shards = {
                 number: f"{place.rstrip('/')}/{_plain_name(name)}"
@@ -213,6 +203,10 @@ class Pack:
             for name, shard, start, size in rows
         }
 
+    def file_names(self, folder: str) -> list[str]:
+        """Names of the files of a clip folder; packed frames count as the crop."""
+        return ["cropped_video.mp4" if name == FRAMES_NAME else name for name in self.members(folder)]
+
     def clip_header(self, folder: str) -> tuple[str, int]:
         """(frame rate as a fraction, number of frames) of a clip."""
         parent, _, name = folder.rpartition("/")
@@ -221,11 +215,11 @@ class Pack:
             raise self._not_ours(f"its entry for {folder} is {brief(rows)}")
         return rows[0]
 
-    def clips_in(self, folder: str) -> list[str]:
-        """Names of the clip folders that lie directly in a folder."""
-        return [
-            _plain_name(name) for (name,) in self._rows("SELECT name FROM clips WHERE parent = ?", folder)
-        ]
+    def clips_in(self, folder: Path) -> list[str]:
+        """Names of the clip folders that lie directly in a folder at or below the root."""
+        parent = folder.relative_to(self.root).as_posix() if folder != self.root else ""
+        rows = self._rows("SELECT name FROM clips WHERE parent = ?", parent)
+        return [_plain_name(name) for (name,) in rows]
 
 
 @functools.lru_cache(maxsize=64)
@@ -266,10 +260,7 @@ def open_member(path: Path) -> BinaryIO | None:
 def packed_clips(folder: Path) -> list[str]:
     """Names of the packed clip folders directly in a folder."""
     root = _pack_root(folder)
-    if root is None:
-        return []
-    place = folder.relative_to(root).as_posix()
-    return open_pack(root, os.getpid()).clips_in("" if place == "." else place)
+    return [] if root is None else open_pack(root, os.getpid()).clips_in(folder)
 
 
 def clip_names(folder: Path) -> list[str]:
@@ -280,30 +271,25 @@ def clip_names(folder: Path) -> list[str]:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise
         found = find_clip(folder)
-    return [] if found is None else _file_names(*found)
-
-
-def _file_names(pack: Pack, folder: str) -> list[str]:
-    return ["cropped_video.mp4" if name == FRAMES_NAME else name for name in pack.members(folder)]
+    return [] if found is None else found[0].file_names(found[1])
 
 
 def walk(root: Path, *, links: Links = "follow") -> Iterator[tuple[Path, list[str], list[str]]]:
     """walk_tree, with packed clip folders as if they were there; a real folder hides a packed one."""
     outside = _pack_root(root)
-    packs: list[Path] = []  # those met on the way from the root to the folder, asked for once each
+    # the packs met on the way from the root to the folder: _pack_root would look for one in every folder
+    packs = [] if outside is None else [open_pack(outside, os.getpid())]
     for place, subfolders, files in walk_tree(root, links=links):
         folder = Path(place)
-        while packs and not folder.is_relative_to(packs[-1]):
+        while packs and not folder.is_relative_to(packs[-1].root):
             packs.pop()
-        if INDEX_NAME in files and (folder / INDEX_NAME).is_file():
-            packs.append(folder)
-        holder = packs[-1] if packs else outside
-        if holder is None:
+        if INDEX_NAME in files and folder != outside and (folder / INDEX_NAME).is_file():
+            packs.append(open_pack(folder, os.getpid()))
+        if not packs:
             yield folder, subfolders, files
             continue
-        pack = open_pack(holder, os.getpid())
-        name = folder.relative_to(holder).as_posix()
-        packed = sorted(set(pack.clips_in("" if name == "." else name)).difference(subfolders))
+        pack = packs[-1]
+        packed = sorted(set(pack.clips_in(folder)).difference(subfolders))
         yield folder, subfolders, files
         for clip in packed:
-            yield folder / clip, [], _file_names(pack, clip if name == "." else f"{name}/{clip}")
+            yield folder / clip, [], pack.file_names((folder / clip).relative_to(pack.root).as_posix())

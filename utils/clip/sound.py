@@ -57,9 +57,8 @@ def open_sound(path: Path) -> Iterator[SoundReader]:
                 raise ClipError(path, f"has {file.samplerate} samples per second")
             yield SoundReader(path, file)
     except soundfile.LibsndfileError as error:
-        raise ClipError(
-            path, f"is not a readable sound file ({error}); run preprocess.extract_audio"
-        ) from error
+        reason = f"is not a readable sound file ({error}); run preprocess.extract_audio"
+        raise ClipError(path, reason) from error
 
 
 def read_waveform(

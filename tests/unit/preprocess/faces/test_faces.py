@@ -10,7 +10,7 @@ import pytest
 
 from preprocess.faces.fast_graphs import FastDetection, FastMesh
 from preprocess.faces.finder import Face, FaceDetector, _distinct, _tile_starts
-from preprocess.faces.mesh import FaceMesh
+from preprocess.faces.mesh import new_face_mesh
 from preprocess.faces.solutions import SolutionDetection, SolutionMesh, import_mediapipe
 from preprocess.faces.track import CropConfig, pose_of
 from preprocess.faces.tracker import FaceTracker
@@ -36,7 +36,7 @@ def track(folder, frames, fps=25, **flags):
 @pytest.fixture(scope="module")
 def face_landmarks() -> np.ndarray:
     image = portrait(200)[0]
-    landmarks = FaceMesh()(image[: image.shape[1]])  # square
+    landmarks = new_face_mesh()(image[: image.shape[1]])  # square
     return landmarks * image.shape[1]
 
 
@@ -114,9 +114,9 @@ def test_meshes_that_take_turns_do_not_see_each_others_past():
         list(moving_face(4, size=(300, 300), face_height=120, path=lambda i, x=x: (x + 2 * i, 150)))
         for x in (80, 190)
     )
-    alone = FaceMesh()
+    alone = new_face_mesh()
     expected = [alone(frame) for frame in here]
-    mesh, other = FaceMesh(), FaceMesh()
+    mesh, other = new_face_mesh(), new_face_mesh()
     for frame, elsewhere, landmarks in zip(here, there, expected, strict=True):
         np.testing.assert_array_equal(mesh(frame), landmarks)
         assert abs(other(elsewhere)[:, 0].mean() * 300 - 80) < 30
@@ -184,7 +184,7 @@ def test_the_crop_shows_what_the_landmarks_say(tmp_path):
     landmarks = np.load(best.landmarks_path)
     crops = read_frames(best.video_path, np.arange(12))
     assert crops.shape == (12, 224, 224, 3)
-    mesh = FaceMesh()
+    mesh = new_face_mesh()
     distance = [
         np.linalg.norm(mesh(crop) - seen, axis=1).mean() for crop, seen in zip(crops, landmarks, strict=True)
     ]
