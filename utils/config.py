@@ -61,9 +61,8 @@ def require_between(config: Any, low: float, high: float, *names: str) -> None:
 def _field_type(config_type: type[Any], name: str) -> tuple[type, bool, bool]:
     """(element type, is a tuple, may be None) of a field."""
     hint = typing.get_type_hints(config_type)[name]
-    optional = False
-    if isinstance(hint, types.UnionType):
-        optional = type(None) in hint.__args__
+    optional = isinstance(hint, types.UnionType)
+    if optional:
         (hint,) = (arg for arg in hint.__args__ if arg is not type(None))
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0], True, optional

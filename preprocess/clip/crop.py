@@ -62,8 +62,5 @@ def crop_face(
 def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:
     """Raise NoFaceError if a face was found in too few frames."""
     if num_seen < min_face_fraction * num_frames:
-        raise NoFaceError(
-            path,
-            f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%}), fewer than"
-            f" --min_face_fraction {min_face_fraction:g}",
-        )
+        found = f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%})"
+        raise NoFaceError(path, f"{found}, fewer than --min_face_fraction {min_face_fraction:g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ def prepare_clip(
         num_frames=len(times.starts_s),
         sample_rate_hz=config.sample_rate_hz,
         settings=clip_settings(config, change),
-        tools=_tool_versions(),
+        tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
         files={file: file_sha256(folder / file) for file in CLIP_FILES},
         **vars(crop),
         **vars(audio),
@@ -93,11 +92,6 @@ def prepare_clip(
     require_usable(source, info, config)
     write_clip_info(folder, info)
     return info
-
-
-@functools.cache
-def _tool_versions() -> dict[str, str]:
-    return {tool: importlib.metadata.version(tool) for tool in TOOLS}
 
 
 def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:

@@ -138,8 +138,6 @@ def require_sound(path: Path, report: AudioReport | ClipInfo, config: AudioConfi
         raise ClipError(path, "has no sound; --allow_silent keeps such videos")
     late_s, padded_s = max(0.0, report.audio_start_s), report.audio_padded_s
     if late_s + padded_s > config.max_missing_audio_s:
-        raise ClipError(
-            path,
-            f"the sound starts {late_s:.2f} s after the picture and ends {padded_s:.2f} s before it:"
-            f" more than --max_missing_audio_s {config.max_missing_audio_s:g} is missing",
-        )
+        found = f"the sound starts {late_s:.2f} s after the picture and ends {padded_s:.2f} s before it"
+        limit = f"--max_missing_audio_s {config.max_missing_audio_s:g}"
+        raise ClipError(path, f"{found}: more than {limit} is missing")

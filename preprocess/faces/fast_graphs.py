@@ -224,14 +224,12 @@ class FastMesh:
 
 
 @functools.cache
-def _c_functions() -> list[Callable[..., float]]:
+def _c_functions() -> tuple[Callable[..., float], ...]:
     """cosf, sinf and atan2f as MediaPipe calls them: Python's and NumPy's differ in the last digit."""
-    functions = []
-    for name, count in (("cosf", 1), ("sinf", 1), ("atan2f", 2)):
-        function = getattr(ctypes.CDLL(None), name)
+    library = ctypes.CDLL(None)
+    for function, count in ((library.cosf, 1), (library.sinf, 1), (library.atan2f, 2)):
         function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float] * count
-        functions.append(function)
-    return functions
+    return library.cosf, library.sinf, library.atan2f
 
 
 @functools.cache
@@ -249,14 +247,11 @@ def _value_places() -> tuple[npt.NDArray[np.int64], int, int]:
     from mediapipe.tasks.cc.components.containers.proto.embeddings_pb2 import EmbeddingResult
 
     sample = EmbeddingResult()
-    for index, count in enumerate(_NUM_VALUES):
-        tensor = sample.embeddings.add(head_index=index)
-        tensor.float_embedding.values.extend([index + 1] * count)
+    tensors = [np.full(count, number, np.float32) for number, count in enumerate(_NUM_VALUES, start=1)]
+    for index, tensor in enumerate(tensors):
+        sample.embeddings.add(head_index=index).float_embedding.values.extend(tensor)
     message = sample.SerializeToString()
-    starts = [
-        message.index(np.full(count, index + 1, np.float32).tobytes())
-        for index, count in enumerate(_NUM_VALUES)
-    ]
+    starts = [message.index(tensor.tobytes()) for tensor in tensors]
 
     graph = mediapipe.CalculatorGraph(
         graph_config='input_stream: "tensors" node { calculator: "TensorsToFaceLandmarksWithAttention"'

@@ -163,14 +163,14 @@ class FaceTrack:
         self._known = np.zeros(2 * self._radius + BURST)
         offsets = np.arange(2 * self._radius + BURST) - self._radius - np.arange(BURST)[:, None]
         self._gaussians = np.exp(-0.5 * (offsets / self._sigma) ** 2) * (np.abs(offsets) <= self._radius)
-        self._look: _Kept | None = None
+        self._look: _Kept  # set by `look`
         self._detected = False
         self._shrink = 1
 
     @property
     def sees(self) -> bool:
         """Whether the last `look` found landmarks."""
-        return self._look is not None and self._look.landmarks is not None
+        return self._look.landmarks is not None
 
     def look(self, picture: Picture, near: Pose | None = None) -> bool:
         """Whether Face Mesh sees the face in this frame, where it was or `near` where the detector sees it.
@@ -204,7 +204,7 @@ class FaceTrack:
             else:
                 self.pose = found
         self._look = _Kept(planes, left, top, self._shrink, landmarks)
-        return landmarks is not None
+        return self.sees
 
     def _follow(self) -> Pose:
         """Where to look next: it follows the face, but not every small move.
@@ -235,16 +235,14 @@ class FaceTrack:
 
     def keep(self) -> None:
         """Keep what the last `look` saw, and write the frames whose later neighbours are now known."""
-        look = self._look
-        assert look is not None  # `look` comes first
-        if look.landmarks is not None:
+        if self.sees:
             self.num_seen += 1
             self.area += self.pose.height**2
-        known = look.landmarks is not None or self._detected
+        known = self.sees or self._detected
         self.missing = 0 if known else self.missing + 1
         place = self._radius + len(self._kept)
         self._poses[place], self._known[place] = self.pose, known
-        self._kept.append(look)
+        self._kept.append(self._look)
         if len(self._kept) == self._radius + BURST:
             self._write_burst()
 
@@ -257,12 +255,8 @@ class FaceTrack:
         boxes = self._smoothed_boxes(len(kept))
         landmarks = np.full((len(kept), NUM_LANDMARKS, 2), np.nan, np.float32)
         for number, (look, (x, y, side)) in enumerate(zip(kept, boxes, strict=True)):
-            look.planes.draw_square(
-                (x - look.left) / look.shrink,
-                (y - look.top) / look.shrink,
-                side / look.shrink,
-                self._output.planes,
-            )
+            left, top = (x - look.left) / look.shrink, (y - look.top) / look.shrink
+            look.planes.draw_square(left, top, side / look.shrink, self._output.planes)
             self._output.video.write_frame(self._output.crop)
             if look.landmarks is None:
                 self.without_face.append(self.first_frame + len(self.boxes) + number)

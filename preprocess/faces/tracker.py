@@ -133,18 +133,13 @@ class FaceTracker:
             if pose.height**2 < 2 * smallest.pose.height**2:
                 return
             self._end(smallest)
+        stem = self._folder / f"track_{self._num_started}"
         track = FaceTrack(
-            self._folder / f"track_{self._num_started}",
-            first_frame=self._frame,
-            fps=self._fps,
-            pose=pose,
-            config=self._config,
-            pad_to=self._pad_to,
+            stem, first_frame=self._frame, fps=self._fps, pose=pose, config=self._config, pad_to=self._pad_to
         )
-        if not track.look(picture) or any(_same_place(track, other) for other in self._live):
-            return
-        self._live.append(track)
-        self._num_started += 1
+        if track.look(picture) and not any(_same_place(track, other) for other in self._live):
+            self._live.append(track)
+            self._num_started += 1
 
     def _follows_another(self, track: FaceTrack) -> bool:
         """Whether a longer track follows the same face."""
@@ -159,9 +154,8 @@ class FaceTracker:
         if track.num_seen >= self._frames(COUNTED_FROM_S):
             self.num_tracks += 1
         self._ended = sorted([*self._ended, track], key=lambda ended: -ended.area)
-        for loser in self._ended[self._max_tracks :]:
-            loser.discard()
-        del self._ended[self._max_tracks :]
+        if len(self._ended) > self._max_tracks:
+            self._ended.pop().discard()
 
 
 def _distance(one: Pose, other: Pose) -> float:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -257,4 +258,4 @@ def test_real_talking_faces_are_found_in_every_frame(shared, tmp_path):
         assert info.num_frames == num_frames == len(np.load(tmp_path / name / "landmarks.npy"))
         assert len(info.frames_without_face) <= 0.01 * num_frames
         seconds = soundfile.info(tmp_path / name / "cropped_video.wav").duration
-        assert abs(seconds - num_frames / info.fps_fraction) < 1 / info.fps_fraction
+        assert abs(seconds - num_frames / Fraction(info.fps)) < 1 / Fraction(info.fps)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import typing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -64,10 +63,6 @@ class ClipInfo:
     settings: dict[str, Any]  # the flags that shape the files
     tools: dict[str, str]  # versions of the packages that made them
     files: dict[str, str]  # name -> sha256 of the other files of the folder
-
-    @property
-    def fps_fraction(self) -> Fraction:
-        return Fraction(self.fps)
 
 
 _TYPES = typing.get_type_hints(ClipInfo)
