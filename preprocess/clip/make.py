@@ -10,7 +10,7 @@ from typing import Any
 from preprocess.clip.crop import PictureChange, crop_face, require_faces
 from preprocess.clip.sound import AudioConfig, WaveformChange, extract_audio, require_sound
 from preprocess.faces.track import CropConfig
-from utils.clip.files import AUDIO_NAME, CLIP_FILES, LAYOUT_VERSION, ClipInfo, read_clip_info, write_clip_info
+from utils.clip.files import AUDIO_NAME, DATA_FILES, LAYOUT_VERSION, ClipInfo, read_clip_info, write_clip_info
 from utils.config import opt, require_between, to_plain
 from utils.errors import ClipError
 from utils.files import file_sha256
@@ -85,7 +85,7 @@ def prepare_clip(
         sample_rate_hz=config.sample_rate_hz,
         settings=clip_settings(config, change),
         tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
-        files={file: file_sha256(folder / file) for file in CLIP_FILES},
+        files={file: file_sha256(folder / file) for file in DATA_FILES},
         **vars(crop),
         **vars(audio),
     )
@@ -128,4 +128,4 @@ def current_info(
     except ClipError:
         return None
     made = info.layout_version, info.settings, set(info.files)
-    return info if made == (LAYOUT_VERSION, clip_settings(config, change), set(CLIP_FILES)) else None
+    return info if made == (LAYOUT_VERSION, clip_settings(config, change), set(DATA_FILES)) else None

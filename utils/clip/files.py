@@ -25,7 +25,7 @@ VIDEO_NAME = "cropped_video.mp4"
 AUDIO_NAME = "cropped_video.wav"
 AUDIO_NAMES = (AUDIO_NAME, "audio.wav")
 LANDMARKS_NAME = "landmarks.npy"
-CLIP_FILES = (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)
+DATA_FILES = (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)  # all but clip.json, which has their checksums
 INFO_NAME = "clip.json"
 # of raw videos; their clip folders have the name without it
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
