@@ -277,12 +277,14 @@ class ClipDataset(Dataset[Any]):
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
         """(start, end) of the evaluation windows of a clip, in seconds of its picture."""
-        clip, window_s = self.clips[index], self.config.window_s
+        clip = self.clips[index]
         fps, num_frames = self._read_header(clip)
+        starts, rate = self._evaluation_starts(clip, fps, num_frames), float(fps)
         if self.config.window == "released":
-            window_s = RELEASED_FRAMES / float(fps)
-        starts_s = [start / float(fps) for start in self._evaluation_starts(clip, fps, num_frames)]
-        return [(start_s, min(start_s + window_s, num_frames / float(fps))) for start_s in starts_s]
+            return [(start / rate, min(start + RELEASED_FRAMES, num_frames) / rate) for start in starts]
+        return [
+            (start / rate, min(start / rate + self.config.window_s, num_frames / rate)) for start in starts
+        ]
 
 
 def _header(clip: Clip, crop: Crop, landmarks: npt.NDArray[Any] | None) -> tuple[Fraction, int]:
