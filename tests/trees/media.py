@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,13 +21,35 @@ FPS = 25
 DURATION_S = 0.8
 
 
+@functools.cache
+def _puppet(seed: int, identity: int) -> Puppet:
+    return Puppet(make_identity(np.random.default_rng((seed, 0, identity))))
+
+
+@functools.lru_cache(maxsize=256)  # 2 MB each
+def _take(
+    seed: int, identity: int, fake_video: bool, fake_audio: bool, duration_s: float, number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng((seed, number, identity, fake_video, fake_audio))
+    said = speak(draw_voice(rng, female=identity % 2 == 1), rng, duration_s=duration_s, onset_s=0.08)
+    opening, rounding = said.mouth(FPS, round(duration_s * FPS))
+    motion = draw_motion(opening, rounding, rng, size=SIZE, fps=FPS, scale=1.0)
+    frames, landmarks = render(_puppet(seed, identity), motion, draw_background(rng, SIZE))
+    if fake_video:
+        frames = resynthesise_mouth(frames, landmarks, MAX_OPENING * rng.permutation(opening), rng)
+    voice = revoice(said.waveform, SAMPLE_RATE_HZ, rng) if fake_audio else said.waveform
+    return frames, record(voice, draw_recording(rng), rng)
+
+
 class Media:
-    """Writes videos. No two are alike: each draws its motion and words from a running number."""
+    """Writes videos. No two are alike: each take of a person has its own motion and words.
+
+    Trees of one process share what they draw: the n-th such take of a person is the same in all of them.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.num_written = 0
-        self._puppets: dict[int, Puppet] = {}
+        self._num_takes: Counter[tuple[object, ...]] = Counter()
 
     def make(
         self,
@@ -36,18 +60,9 @@ class Media:
         duration_s: float = DURATION_S,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Frames (T, H, W, 3) uint8 and waveform (N,) float32 at SAMPLE_RATE_HZ of a person who talks."""
-        self.num_written += 1
-        rng = np.random.default_rng((self.seed, self.num_written))
-        if identity not in self._puppets:
-            self._puppets[identity] = Puppet(make_identity(np.random.default_rng((self.seed, 0, identity))))
-        said = speak(draw_voice(rng, female=identity % 2 == 1), rng, duration_s=duration_s, onset_s=0.08)
-        opening, rounding = said.mouth(FPS, round(duration_s * FPS))
-        motion = draw_motion(opening, rounding, rng, size=SIZE, fps=FPS, scale=1.0)
-        frames, landmarks = render(self._puppets[identity], motion, draw_background(rng, SIZE))
-        if fake_video:
-            frames = resynthesise_mouth(frames, landmarks, MAX_OPENING * rng.permutation(opening), rng)
-        voice = revoice(said.waveform, SAMPLE_RATE_HZ, rng) if fake_audio else said.waveform
-        return frames, record(voice, draw_recording(rng), rng)
+        kind = (self.seed, identity, fake_video, fake_audio, duration_s)
+        self._num_takes[kind] += 1
+        return _take(*kind, self._num_takes[kind])
 
     def video(
         self,
