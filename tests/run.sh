@@ -8,7 +8,7 @@ source utils/shell/environment.sh
 python -m ruff check .
 python -m ruff format --check .
 python -m mypy
-# three processes with one thread each, since they also wait (for disks, and for each other); files keep their fixtures to
+# four processes with one thread each, since they also wait (for disks, and for each other); files keep their fixtures to
 # themselves, and the slow ones, end to end, come first, so that no process works alone at the end
 export OMP_NUM_THREADS=1
-exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest -n 4 --dist loadfile --no-loadscope-reorder "$@"

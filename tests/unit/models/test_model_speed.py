@@ -1,6 +1,7 @@
 """Options that make a training step faster or smaller do not change its numbers."""
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -117,6 +118,8 @@ def test_a_compiled_model_gives_the_eager_ones_numbers(checkpoint_activations):
     model = build(**small).train()
     expected = gradients(model, batch)
     compiled = build(**small, checkpoint_activations=checkpoint_activations).train()
+    if not checkpoint_activations:  # the same graphs but for one block: kernels in C++ once are enough
+        compiled.compile = functools.partial(compiled.compile, backend="aot_eager")
     compile_model(compiled)
     assert compiled.state_dict().keys() == model.state_dict().keys()  # checkpoints stay as they are
     torch._dynamo.reset()
