@@ -164,7 +164,7 @@ def cut_sound(source: Path, target: Path, span: tuple[Fraction, Fraction], confi
                 late = wav.pad_to(position - start)
             wav.write(samples[max(0, start - position) :])
             position += len(samples)
-            if wav.full:
+            if wav.num_written == end - start:
                 break
     written = wav.num_written - late
     if position is None:
