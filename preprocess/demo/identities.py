@@ -149,8 +149,8 @@ def _reshape(landmarks: Floats, rng: np.random.Generator) -> Floats:
     jaw = smoothstep(rows, eye_row, points[CHIN, 1])
     points[:, 0] += (points[:, 0] - centre_x) * (rng.uniform(-0.15, 0.13) * jaw + rng.uniform(-0.07, 0.07))
     points[:, 1] += rng.uniform(-7, 9) * smoothstep(rows, mouth_row, points[CHIN, 1])
-    beside = np.abs(points[:, 0] - centre_x) - 32
-    around = np.exp(-(((rows - eye_row) / 26) ** 2)) * np.exp(-((beside / 24) ** 2))
+    off_middle = np.abs(points[:, 0] - centre_x) - 32
+    around = np.exp(-(((rows - eye_row) / 26) ** 2)) * np.exp(-((off_middle / 24) ** 2))
     points[:, 0] += rng.uniform(-4, 4) * around * np.sign(points[:, 0] - centre_x)
     for lids in (LIDS[:18], LIDS[18:]):
         middle = points[list(lids), :2].mean(0)
