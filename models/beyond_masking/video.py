@@ -177,19 +177,6 @@ class MaskedVideoEncoder(nn.Module):
         finally:
             self._padding = None
 
-    def _recomputed(self, block: nn.Module, video: Tensor, padding: Tensor | None) -> Tensor:
-        """`_run`, which the backward pass repeats."""
-        contexts = functools.partial(_contexts_of_passes, block)
-        return checkpoint(
-            self._run,
-            block,
-            video,
-            padding,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=contexts,
-        )
-
     def _blocks(self) -> list[nn.Sequential]:
         layers = self.encoder.layers
         assert isinstance(layers, nn.Sequential)
@@ -217,8 +204,17 @@ class MaskedVideoEncoder(nn.Module):
                 from models.beyond_masking.clip_by_clip import run_clip_by_clip
 
                 video = run_clip_by_clip(block, video, padding)
-            else:
-                video = self._recomputed(block, video, padding)
+            else:  # here, since the compiler does not take a function of its own with these contexts
+                contexts = functools.partial(_contexts_of_passes, block)
+                video = checkpoint(
+                    self._run,
+                    block,
+                    video,
+                    padding,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=contexts,
+                )
         # at least float32
         wide = torch.promote_types(video.dtype, torch.float32)
         return video.mean(dim=(3, 4), dtype=wide).transpose(1, 2)  # (B, T, D)
