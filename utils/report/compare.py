@@ -33,13 +33,7 @@ from utils.evaluation.bootstrap import (
     PersonResamples,
     bootstrap_metrics,
 )
-from utils.evaluation.metrics import (
-    Floats,
-    Rows,
-    against_the_reals,
-    area_under_roc,
-    require_both_classes,
-)
+from utils.evaluation.metrics import Floats, Rows, against_the_reals, area_under_roc, require_both_classes
 from utils.evaluation.significance import delong_test, holm, mcnemar_test
 from utils.files import write_text
 from utils.run.log import configure_logging
