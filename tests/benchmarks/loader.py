@@ -68,9 +68,10 @@ def pack_clips(data_root: Path, output: Path, frames: str) -> Path:
     (output / pack.PARTIAL_NAME).mkdir(parents=True)
     tree = pack.read_tree(config)
     shards = pack.plan_shards(tree.clips, config)
-    records = {shard.number: pack.write_shard(shard, config) for shard in shards}
+    for shard in shards:
+        pack.write_shard(shard, config)
     pack.copy_metadata(tree, config)
-    pack.write_index(config, shards, records)
+    pack.write_index(config, shards)
     return output
 
 
