@@ -18,7 +18,7 @@ from preprocess.work.limits import LimitConfig
 from utils.clip.files import AUDIO_NAME
 from utils.config import parse_groups
 from utils.errors import run_command
-from utils.media.video import read_video_times
+from utils.media.times import read_video_times
 
 
 def extract(job: Job, config: AudioConfig) -> None:

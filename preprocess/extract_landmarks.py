@@ -21,7 +21,8 @@ from preprocess.work.limits import LimitConfig
 from utils.clip.files import LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, run_command
-from utils.media.video import iterate_frames, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ from utils.config import opt, parse_groups, require_at_least
 from utils.errors import ClipError, DatasetError, require_packages, run_command
 from utils.files import write_text
 from utils.media.sound import iterate_audio
-from utils.media.video import read_picture_start_s
+from utils.media.times import read_picture_start_s
 from utils.names import parse_json
 
 log = logging.getLogger(__name__)

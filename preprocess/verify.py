@@ -36,7 +36,8 @@ from utils.clip.sound import open_sound
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, UsageError, run_command
 from utils.files import file_sha256, write_atomically
-from utils.media.video import iterate_pictures, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_pictures
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from preprocess.clip.schedule import iterate_schedule
 from utils.clip.files import SAMPLE_RATE_HZ, open_landmarks
 from utils.clip.sound import read_waveform
 from utils.media.picture import Picture
-from utils.media.video import read_video_times
+from utils.media.times import read_video_times
 from utils.media.writer import VideoWriter
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)

@@ -16,7 +16,7 @@ from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
 from utils.clip.files import AUDIO_NAME
 from utils.media.picture import Picture
-from utils.media.video import read_video_times
+from utils.media.times import read_video_times
 
 MAX_TRACKS = 8  # per video: the largest faces
 MIN_TRACK_S = 0.2  # faces that are visible for a shorter time are left out

@@ -12,7 +12,7 @@ from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
 from utils.errors import NoFaceError
 from utils.media.picture import Picture
-from utils.media.video import VideoTimes
+from utils.media.times import VideoTimes
 
 # (full frames, frames per second, folder for temporary files) -> the same number of frames
 PictureChange = Callable[[Iterator[Picture], Fraction, Path], Iterator[Picture]]
@@ -27,6 +27,8 @@ class CropReport:
     face_boxes: list[list[float]]  # x, y, side per frame; [] outside of the track
     frames_without_face: list[int]
     num_face_tracks: int
+    frames_undecoded: list[int]
+    interlaced: bool
 
 
 def crop_face(
@@ -40,7 +42,8 @@ def crop_face(
     """
     num_frames = len(times.starts_s)
     tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
-    pictures = iterate_schedule(source, times)
+    undecoded: list[int] = []
+    pictures = iterate_schedule(source, times, undecoded)
     if change is not None:
         pictures = change(pictures, times.fps, folder)
     tracks = tracker.follow(pictures)
@@ -56,6 +59,8 @@ def crop_face(
         face_boxes=[[]] * track.first_frame + boxes + [[]] * (num_frames - end),
         frames_without_face=[*range(track.first_frame), *track.without_face, *range(end, num_frames)],
         num_face_tracks=tracker.num_tracks,
+        frames_undecoded=undecoded,
+        interlaced=tracker.interlaced,
     )
 
 

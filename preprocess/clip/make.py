@@ -14,7 +14,7 @@ from utils.clip.files import AUDIO_NAME, DATA_FILES, LAYOUT_VERSION, ClipInfo, r
 from utils.config import opt, require_between, to_plain
 from utils.errors import ClipError
 from utils.files import file_sha256
-from utils.media.video import read_video_times
+from utils.media.times import read_video_times
 
 TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
 
@@ -77,6 +77,7 @@ def prepare_clip(
         source_sha256=file_sha256(source),
         source_bytes=source.stat().st_size,
         source_codecs=times.codecs,
+        source_colour=times.colour,
         sound_sha256="" if sound is None else file_sha256(sound),
         source_fps=str(times.fps),
         variable_frame_rate=not times.constant,

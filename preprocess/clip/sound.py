@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from utils.clip.files import SAMPLE_RATE_HZ, ClipInfo
 from utils.clip.sound import read_waveform
 from utils.config import opt, require_at_least, require_between
 from utils.errors import ClipError
-from utils.media.sound import iterate_audio
-from utils.media.video import VideoTimes
+from utils.media.sound import SILENCE, SoundReport, iterate_audio
+from utils.media.times import VideoTimes
 
 # ((N,) float32 mono, samples per second) -> the same number of samples
 WaveformChange = Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]]
@@ -41,6 +41,8 @@ class AudioReport:
     audio_start_s: float = 0.0  # of the sound's first sample, relative to the first frame
     audio_padded_s: float = 0.0  # silence added at the end
     silent: bool  # there was no sound at all
+    silent_reason: str = ""
+    sound_undecoded_s: list[list[float]] = field(default_factory=list)  # start and end, from the first frame
 
 
 class WavWriter:
@@ -102,23 +104,33 @@ def extract_audio(
     total = round(len(times.starts_s) / times.fps * rate)
     first: int | None = None  # sample at which the sound begins
     origin_s = times.starts_s[0] if sound is None else 0.0
+    found, loudest = SoundReport(), 0.0
     with WavWriter(path, rate, total) as wav:
-        for time_s, samples in iterate_audio(sound or source, rate):
+        for time_s, samples in iterate_audio(sound or source, rate, found):
             if first is None:
                 first = round((time_s - origin_s) * rate)
                 wav.pad_to(first)
                 to_cut = max(0, -first)
             wav.write(samples[to_cut:])
+            loudest = max(loudest, float(np.abs(samples).max(initial=0.0)))
             to_cut = max(0, to_cut - len(samples))
             if wav.num_written == total:
                 break
         padded = wav.pad_to(total)
     if change is not None:
         _rewrite(path, rate, change)
-    report = AudioReport(silent=True)
-    if first is not None:
-        start_s, padded_s = round(first / rate, 6), round(padded / rate, 6)
-        report = AudioReport(audio_start_s=start_s, audio_padded_s=padded_s, silent=False)
+    if first is None:
+        report = AudioReport(silent=True, silent_reason="no sound track")
+    elif loudest < SILENCE:
+        report = AudioReport(silent=True, silent_reason="digital silence")
+    else:
+        found.require_whole(source, total / rate)
+        report = AudioReport(
+            audio_start_s=round(first / rate, 6),
+            audio_padded_s=round(padded / rate, 6),
+            silent=False,
+            sound_undecoded_s=[[round(time_s - origin_s, 3) for time_s in span] for span in found.lost_s],
+        )
     require_sound(source, report, config)
     return report
 
@@ -135,7 +147,8 @@ def _rewrite(path: Path, rate_hz: int, change: WaveformChange) -> None:
 def require_sound(path: Path, report: AudioReport | ClipInfo, config: AudioConfig) -> None:
     """Raise ClipError if the sound is too short for its picture, or silent where that is not allowed."""
     if report.silent and not config.allow_silent:
-        raise ClipError(path, "has no sound; --allow_silent keeps such videos")
+        what = "its sound is digital silence" if report.silent_reason == "digital silence" else "has no sound"
+        raise ClipError(path, f"{what}; --allow_silent keeps such videos")
     late_s, padded_s = max(0.0, report.audio_start_s), report.audio_padded_s
     if late_s + padded_s > config.max_missing_audio_s:
         found = f"the sound starts {late_s:.2f} s after the picture and ends {padded_s:.2f} s before it"

@@ -52,6 +52,7 @@ class FaceTracker:
         self._tiles_due = dict.fromkeys(TILES_EVERY_S, 0)
         self.num_tracks = 0  # faces that lasted long enough to be counted
         self.width = self.height = 0  # of the displayed frames
+        self.interlaced = False  # whether any of them was
 
     def _frames(self, seconds: float) -> int:
         return max(1, round(seconds * self._rate))
@@ -60,6 +61,7 @@ class FaceTracker:
         """The tracks in all frames of the video that are kept, the largest first, their files complete."""
         for picture in pictures:
             self.width, self.height = picture.width, picture.height
+            self.interlaced |= picture.interlaced
             self._step(picture)
         while self._live:
             self._end(self._live[0])

@@ -24,7 +24,7 @@ from preprocess.work.workers import call_limited
 from utils.config import opt, parse_groups
 from utils.errors import UsageError, run_command
 from utils.files import write_atomically
-from utils.media.video import read_video_times
+from utils.media.times import read_video_times
 
 LOOK_CRF = 12  # no visible loss
 

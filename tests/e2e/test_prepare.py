@@ -19,7 +19,8 @@ from tests.kill import tree
 from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
 from utils.clip.files import read_clip_info
 from utils.errors import ClipError
-from utils.media.video import iterate_frames, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 

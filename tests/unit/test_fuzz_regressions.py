@@ -32,7 +32,8 @@ from utils.errors import CheckpointError, ClipError, DatasetError, FrameworkErro
 from utils.evaluation.decision import Decision, HeadDecision
 from utils.evaluation.results import write_predictions
 from utils.evaluation.scoring import ClipScores
-from utils.media.video import iterate_pictures, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_pictures
 from utils.names import one_line, readable
 from utils.report.compare import read_predictions
 from utils.report.matrix import find_results, read_results

@@ -8,9 +8,10 @@ clip.json           ClipInfo; absent in folders that other tools prepared
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,7 +29,7 @@ LANDMARKS_NAME = "landmarks.npy"
 DATA_FILES = (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)  # all but clip.json, which has their checksums
 INFO_NAME = "clip.json"
 # of raw videos; their clip folders have the name without it
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+VIDEO_SUFFIXES = tuple(".mp4 .avi .mov .mkv .webm .m4v .3gp .mpg .mpeg .ts .mts .m2ts".split())
 NUM_LANDMARKS = 478
 CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000
@@ -59,13 +60,24 @@ class ClipInfo:
     sample_rate_hz: int
     audio_start_s: float  # where the sound begins, relative to the picture; the gap is silence
     audio_padded_s: float  # silence added at the end to make sound and picture equally long
-    silent: bool  # the source has no sound track (kept by --allow_silent): the wav is all zeros
+    silent: bool  # the source has no sound (kept by --allow_silent): the wav is all zeros
     settings: dict[str, Any]  # the flags that shape the files
     tools: dict[str, str]  # versions of the packages that made them
     files: dict[str, str]  # name -> sha256 of the other files of the folder
+    # from here on: only where they differ from these defaults
+    frames_undecoded: list[int] = field(default_factory=list)  # they repeat the frame before
+    sound_undecoded_s: list[list[float]] = field(default_factory=list)  # start and end of silent patches
+    silent_reason: str = ""
+    source_colour: dict[str, Any] = field(default_factory=dict)  # transfer, primaries, depth; HDR or 10 bit
+    interlaced: bool = False  # the source's frames are two fields each
 
 
 _TYPES = typing.get_type_hints(ClipInfo)
+_DEFAULTS = {  # values that are not written
+    item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+    for item in dataclasses.fields(ClipInfo)
+    if (item.default, item.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+}
 
 
 def check_info_values(values: object) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def _fits(value: object, hint: Any) -> bool:
 def write_clip_info(folder: Path, info: ClipInfo) -> None:
     """Write clip.json into a folder that is not yet under its final name."""
     # one line per field; otherwise the boxes of a long clip would fill most lines
-    fields = sorted(vars(info).items())
+    fields = sorted((name, value) for name, value in vars(info).items() if value != _DEFAULTS.get(name))
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value, sort_keys=True)}" for name, value in fields)
     (folder / INFO_NAME).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 

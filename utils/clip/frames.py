@@ -21,7 +21,7 @@ import numpy.typing as npt
 from utils.clip.packed import FRAMES_NAME, Member, Pack, find_clip
 from utils.errors import ClipError
 from utils.media.allowed import find_demuxer, require_codec
-from utils.media.video import local_file, open_container, read_head
+from utils.media.container import local_file, open_container, read_head
 
 SEEK_BACK_FRAMES = 48  # how much earlier to start if the key frame before a window is of no use
 

@@ -19,7 +19,7 @@ from utils.errors import ClipError
 if TYPE_CHECKING:
     import av
 
-HEAD_BYTES = 64
+HEAD_BYTES = 512  # two packets of a transport stream
 # names of FFmpeg's decoders
 PICTURE_CODECS = (
     *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2"),
@@ -37,6 +37,8 @@ SAMPLE_RATES_HZ = (4000, 384_000)
 
 _MOV_ATOMS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"jp2 ")
+# (place of the first sync byte, distance to the next): transport streams, plain and with time codes
+_TS_PACKETS = ((0, 188), (4, 192))
 _NOT_MEDIA = {  # files that often have a video's name, and what the message calls them
     b"#EXTM3U": "a playlist, which names other files",
     b"ffconcat": "a list of other files",
@@ -127,6 +129,8 @@ def find_demuxer(path: Path, head: bytes) -> str:
         ("wav", head.startswith((b"RIFF", b"RF64")) and head[8:12] == b"WAVE"),
         ("flac", head.startswith(b"fLaC")),
         ("ogg", head.startswith(b"OggS")),
+        ("mpegts", any(head[i : i + 1] == b"\x47" == head[i + n : i + n + 1] for i, n in _TS_PACKETS)),
+        ("mpeg", head.startswith(b"\x00\x00\x01\xba")),
         ("aac", is_frame and head[1] & 0xF6 == 0xF0),
         ("mp3", head.startswith(b"ID3") or (is_frame and head[1] & 0xE6 in (0xE2, 0xE4))),
     ):
@@ -135,8 +139,8 @@ def find_demuxer(path: Path, head: bytes) -> str:
     found = next((f": it is {what}" for start, what in _NOT_MEDIA.items() if head.startswith(start)), "")
     raise ClipError(
         path,
-        "cannot be decoded, not a video or sound in a supported container (mp4, mov, mkv, webm, avi; wav, "
-        f"flac, ogg, mp3, aac){found}",
+        "cannot be decoded, not a video or sound in a supported container (mp4, mov, 3gp, mkv, webm, avi, "
+        f"mpg, ts; wav, flac, ogg, mp3, aac){found}",
     )
 
 

@@ -7,11 +7,14 @@ interpolates, nearly the same).
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from utils.media.colour import Colour, ColourMapper
 from utils.media.planes import Planes, new_frame
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class PictureConverter:
         self._whole, self._region, self._thumbnail, self._rgb, self._planes = (
             VideoReformatter() for _ in range(5)
         )
+        self.to_screen = ColourMapper()
         # the frame that `rgb` converts and views of its planes, replaced when the size changes
         self._face: tuple[av.VideoFrame, Planes] | None = None
 
@@ -92,14 +96,29 @@ def _rows(plane: Any) -> npt.NDArray[np.uint8]:
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
 
 
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """(quarter turns counter-clockwise, whether left and right are swapped before) of the display matrix."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = struct.unpack("5i", bytes(matrix)[:20])
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(-math.atan2(b, a) / (math.pi / 2)) % 4, mirrored
+
+
 class Picture:
-    """One frame as displayed: all that it returns is rotated and stretched as the file says."""
+    """One frame as displayed: turned, mirrored, stretched and coloured as the file says."""
 
     def __init__(self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: float = 1) -> None:
         if not 0.25 <= pixel_aspect <= 4:  # not a plausible header
             pixel_aspect = 1
+        self._turns, self._mirrored = orientation(frame)
+        self.interlaced = bool(frame.interlaced_frame)
+        if Colour.of(frame).is_wide:
+            frame = converter.to_screen(frame)
         self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
-        self._turns = round(frame.rotation / 90) % 4  # quarter turns, counter-clockwise
         self._rgb: npt.NDArray[np.uint8] | None = None
         width, height = frame.width, frame.height
         if pixel_aspect > 1:
@@ -120,7 +139,7 @@ class Picture:
 
     def decoded(self) -> av.VideoFrame | None:
         """The decoded frame itself if it is yuv420p and displayed as stored, else None."""
-        shown_as_stored = self._turns == 0 and self._pixel_aspect == 1
+        shown_as_stored = self._turns == 0 and not self._mirrored and self._pixel_aspect == 1
         return self._frame if shown_as_stored and self._frame.format.name == "yuv420p" else None
 
     def rgb(self) -> npt.NDArray[np.uint8]:
@@ -132,7 +151,7 @@ class Picture:
 
                 size = self._upright_width, self._upright_height
                 image = np.asarray(cv2.resize(image, size), np.uint8)
-            self._rgb = np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
+            self._rgb = np.ascontiguousarray(self._upright(image))
         return self._rgb
 
     def thumbnail(self, max_side: int) -> npt.NDArray[np.uint8]:
@@ -142,16 +161,14 @@ class Picture:
             max(1, round(self._upright_width * scale)),
             max(1, round(self._upright_height * scale)),
         )
-        image = self._converter.thumbnail(self._frame, *size)
-        return np.ascontiguousarray(np.rot90(image, self._turns)) if self._turns else image
+        return np.ascontiguousarray(self._upright(self._converter.thumbnail(self._frame, *size)))
 
     def region(self, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
         """Columns x0 to x1 and rows y0 to y1 (ends excluded, in the frame), (h, w, 3) uint8."""
         cheap = self._frame.format.name in PLANAR_FORMATS and self._pixel_aspect == 1
         if self._rgb is not None or not cheap:
             return self.rgb()[y0:y1, x0:x1]
-        image = self._converter.region(self._frame, *self._stored(x0, y0, x1, y1))
-        return np.rot90(image, self._turns) if self._turns else image
+        return self._upright(self._converter.region(self._frame, *self._stored(x0, y0, x1, y1)))
 
     def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
         """A copy of columns x0 to x1 and rows y0 to y1 (ends excluded; all even, in the frame), shrunk."""
@@ -162,17 +179,23 @@ class Picture:
             and frame.colorspace in _BT_601
             and frame.color_range != _FULL_RANGE
             and self._pixel_aspect == 1
-            and not (self._turns and (frame.width % 2 or frame.height % 2))
+            and not ((self._turns or self._mirrored) and (frame.width % 2 or frame.height % 2))
         )
         if not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
         planes = Planes.of_frame(frame).part(*self._stored(x0, y0, x1, y1))
-        return (planes.turned(self._turns) if self._turns else planes).shrunk(shrink)
+        return Planes(*map(self._upright, planes)).shrunk(shrink)
 
     def to_rgb(self, planes: Planes) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video."""
         return self._converter.rgb(planes)
+
+    def _upright(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A view of a stored image or plane as it is displayed."""
+        if self._mirrored:
+            image = image[:, ::-1]
+        return np.rot90(image, self._turns) if self._turns else image
 
     def _stored(self, x0: int, y0: int, x1: int, y1: int) -> tuple[int, int, int, int]:
         """The place of a region of the displayed frame in the stored one."""
@@ -180,4 +203,6 @@ class Picture:
         for _ in range(self._turns):  # one quarter turn clockwise at a time
             x0, y0, x1, y1 = height - y1, x0, height - y0, x1
             width, height = height, width
+        if self._mirrored:
+            x0, x1 = width - x1, width - x0
         return x0, y0, x1, y1

@@ -50,10 +50,6 @@ class Planes(NamedTuple):
         half = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
         return Planes(self.y[y0:y1, x0:x1], self.u[half], self.v[half])
 
-    def turned(self, turns: int) -> Planes:
-        """A view, turned by quarter turns counter-clockwise."""
-        return Planes(*(np.rot90(plane, turns) for plane in self))
-
     def shrunk(self, factor: int) -> Planes:
         """A copy with the means of factor x factor pixels. Incomplete blocks at the far edges are left out,
         unless there is no other.

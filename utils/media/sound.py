@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,77 +12,164 @@ import numpy.typing as npt
 
 from utils.errors import ClipError
 from utils.media.allowed import report_length, require_codec
-from utils.media.video import open_container
+from utils.media.container import decode_packets, open_container, tracks_of
 
 if TYPE_CHECKING:
     import av
 
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
+MAX_LOST = 0.02  # share of the sound that may be undecodable
+LOST_IN_THE_MIX_DB = 20.0  # a mix that is this much quieter than its loudest channel has cancelled it
+SILENCE = 1 / 32768  # one step of 16 bit: quieter sound is digital silence
+# of a surround track, what a mono listener hears of each channel; a voice is in the centre (BT.775)
+_SHARES = {"FC": 1.0, "FL": 0.5, "FR": 0.5, "BL": 0.35, "BR": 0.35, "SL": 0.35, "SR": 0.35, "BC": 0.35}
 
 
-def _mono(frame: av.AudioFrame) -> npt.NDArray[np.float32]:
-    """The mean of the channels of planar float samples, (N,) float32."""
-    if len(frame.planes) == 1:  # no copy
-        plane: Any = frame.planes[0]  # PyAV's annotations do not say that it is a buffer
-        return np.frombuffer(plane, np.float32, frame.samples)
-    return frame.to_ndarray().mean(axis=0, dtype=np.float32)
+@dataclass
+class SoundReport:
+    """What was met in decoding; filled while the sound is read."""
+
+    lost_s: list[tuple[float, float]] = field(default_factory=list)  # (start, end) of undecodable sound
+    has_track: bool = False
+
+    def require_whole(self, path: Path, seconds: float) -> None:
+        """Raise ClipError if too much of `seconds` of sound could not be decoded."""
+        lost_s = sum(end - start for start, end in self.lost_s)
+        if lost_s > MAX_LOST * seconds + 0.1:
+            raise ClipError(
+                path, f"damaged: {lost_s:.1f} of {seconds:.1f} s of its sound cannot be decoded; get it again"
+            )
 
 
-def _silence(count: int, piece: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield `count` zeros, in pieces."""
-    for start in range(0, count, piece):
-        yield np.zeros(min(piece, count - start), np.float32)
+def iterate_audio(
+    path: Path, sample_rate_hz: int, report: SoundReport | None = None
+) -> Iterator[tuple[float, npt.NDArray[np.float32]]]:
+    """Yield (time of the first sample in s, samples (n,) float32) of the sound that a viewer hears, in order.
 
-
-def iterate_audio(path: Path, sample_rate_hz: int) -> Iterator[tuple[float, npt.NDArray[np.float32]]]:
-    """Yield (time of the first sample in s, samples (n,) float32) of the first sound track, in order.
-
-    The sound is mixed down to mono (mean of the channels) and resampled with soxr. Gaps between packets are
-    filled with silence. Nothing is yielded if there is no sound track.
+    Of several tracks it is the default one, or the first that is not silent. Channels are mixed to mono and
+    resampled with soxr. Gaps between packets, and packets that cannot be decoded, are silent. Nothing is
+    yielded if there is no sound track. Raises ClipError if more than MAX_LOST of the sound is undecodable.
     """
-    import av
     import soxr
 
-    with open_container(path, "audio") as (container, stream):
-        if stream is None:
+    report = report or SoundReport()
+    track, shares = _choose(path)
+    resampler: soxr.ResampleStream | None = None
+    waiting: list[npt.NDArray[np.float32]] = []  # packets are short: half a second is resampled at once
+    num_waiting = 0
+    position_s = 0.0  # of the next sample yielded
+    for time_s, rate_hz, channels in _decoded(path, track, report):
+        if resampler is None:
+            source_rate, position_s = rate_hz, time_s
+            resampler = soxr.ResampleStream(
+                rate_hz, sample_rate_hz, 1, dtype="float32", quality=RESAMPLER_QUALITY
+            )
+        if rate_hz != source_rate:
+            raise ClipError(path, f"the sample rate changes from {source_rate} to {rate_hz} Hz")
+        waiting.append(_mono(channels, shares))
+        num_waiting += channels.shape[1]
+        if num_waiting < source_rate // 2:
+            continue
+        samples = resampler.resample_chunk(np.concatenate(waiting))
+        waiting, num_waiting = [], 0
+        if len(samples):
+            yield position_s, samples
+            position_s += len(samples) / sample_rate_hz
+    if resampler is not None:
+        rest = np.concatenate([*waiting, np.zeros(0, np.float32)])
+        yield position_s, resampler.resample_chunk(rest, last=True)
+
+
+def _mono(
+    channels: npt.NDArray[np.float32], shares: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32]:
+    """(C, n) -> (n,): the mean, or by `shares` (C,)."""
+    if len(channels) == 1:  # no copy
+        return channels[0]
+    if shares is None or len(shares) != len(channels):
+        return np.asarray(channels.mean(axis=0, dtype=np.float32))
+    return shares @ channels
+
+
+def _choose(path: Path) -> tuple[int, npt.NDArray[np.float32] | None]:
+    """(index of the track that is heard, shares of its channels in the mix; None = their mean).
+
+    Where there are several tracks or channels, they are decoded once before: a silent track never wins over
+    one that speaks, and channels may cancel each other.
+    """
+    with open_container(path, "audio") as (container, _):
+        tracks = tracks_of(container, "audio")
+        for stream in tracks:
+            require_codec(path, stream)
+        kinds = [(stream.index, [c.name for c in stream.codec_context.layout.channels]) for stream in tracks]
+    if len(kinds) == 1 and len(kinds[0][1]) == 1:
+        return kinds[0][0], None
+    for index, names in kinds:
+        shares, is_silent = _shares(path, index, names)
+        if not is_silent or index == kinds[-1][0]:
+            break
+    else:
+        return -1, None
+    return (kinds[0][0], None) if is_silent else (index, shares)
+
+
+def _shares(path: Path, index: int, names: list[str]) -> tuple[npt.NDArray[np.float32] | None, bool]:
+    """(shares of a track's channels in the mix; None = their mean, whether all of them are silent)."""
+    wanted = np.array([_SHARES.get(name, 0.0) for name in names], np.float32)
+    shares = wanted if len(names) > 2 and wanted.any() else None
+    energies, mixed, loudest = np.zeros(len(names)), 0.0, 0.0
+    for _, _, channels in _decoded(path, index, SoundReport()):
+        if len(channels) == len(names):
+            energies += np.square(channels, dtype=np.float64).sum(axis=1)
+        mixed += float(np.square(_mono(channels, shares), dtype=np.float64).sum())
+        loudest = max(loudest, float(np.abs(channels).max(initial=0.0)))
+    if energies.max() > mixed * 10 ** (LOST_IN_THE_MIX_DB / 10):
+        shares = np.zeros(len(names), np.float32)
+        shares[energies.argmax()] = 1.0
+    return shares, loudest < SILENCE
+
+
+def _decoded(
+    path: Path, index: int, report: SoundReport
+) -> Iterator[tuple[float, int, npt.NDArray[np.float32]]]:
+    """Yield (time in s, samples per second, channels (C, n) float32) of a track without gaps."""
+    import av
+
+    with open_container(path, "audio") as (container, _):
+        if index < 0:
             return
+        stream = container.streams[index]
         require_codec(path, stream)
+        report.has_track = True
         report_length(0, 0, 0.0 if container.duration is None else container.duration / 1e6)
         to_float = av.AudioResampler(format="fltp")
-        resampler: soxr.ResampleStream | None = None
-        waiting: list[npt.NDArray[np.float32]] = []  # packets are short: half a second is resampled at once
-        num_waiting = 0
-        position_s = source_s = 0.0  # of the next sample yielded, and of the next one expected
-        for decoded in container.decode(stream):
-            for frame in [decoded] if decoded.format.name == "fltp" else to_float.resample(decoded):
-                time_s = frame.time
-                if resampler is None:
-                    source_rate = frame.sample_rate
-                    resampler = soxr.ResampleStream(
-                        source_rate, sample_rate_hz, 1, dtype="float32", quality=RESAMPLER_QUALITY
-                    )
-                    position_s = source_s = time_s or 0.0
-                if frame.sample_rate != source_rate:
-                    raise ClipError(
-                        path, f"the sample rate changes from {source_rate} to {frame.sample_rate} Hz"
-                    )
-                pieces: Iterable[npt.NDArray[np.float32]] = [_mono(frame)]
-                if time_s is not None and time_s - source_s > LARGEST_AUDIO_GAP_S:
-                    gap = _silence(round((time_s - source_s) * source_rate), source_rate)
-                    pieces = itertools.chain(gap, pieces)
-                    source_s = time_s
-                source_s += frame.samples / source_rate
-                for piece in pieces:
-                    waiting.append(piece)
-                    num_waiting += len(piece)
-                    if num_waiting < source_rate // 2:
-                        continue
-                    samples = resampler.resample_chunk(np.concatenate(waiting))
-                    waiting, num_waiting = [], 0
-                    if len(samples):
-                        yield position_s, samples
-                        position_s += len(samples) / sample_rate_hz
-        if resampler is not None:
-            rest = np.concatenate([*waiting, np.zeros(0, np.float32)])
-            yield position_s, resampler.resample_chunk(rest, last=True)
+        next_s: float | None = None  # time of the next sample
+        lost = False
+        for _, frames in decode_packets(path, container, stream):
+            lost = lost or frames is None
+            for decoded in frames or ():
+                for frame in [decoded] if decoded.format.name == "fltp" else to_float.resample(decoded):
+                    time_s, rate_hz = frame.time, frame.sample_rate
+                    if next_s is None:
+                        next_s = time_s or 0.0
+                    if time_s is not None and time_s - next_s > (0.0 if lost else LARGEST_AUDIO_GAP_S):
+                        if lost:
+                            report.lost_s.append((next_s, time_s))
+                        count = round((time_s - next_s) * rate_hz)
+                        for start in range(0, count, rate_hz):  # a second at a time
+                            shape = len(frame.layout.channels), min(rate_hz, count - start)
+                            yield next_s + start / rate_hz, rate_hz, np.zeros(shape, np.float32)
+                        next_s = time_s
+                    lost = False
+                    yield next_s, rate_hz, _planes(frame)
+                    next_s += frame.samples / rate_hz
+    report.require_whole(path, next_s or 0.0)
+
+
+def _planes(frame: av.AudioFrame) -> npt.NDArray[np.float32]:
+    """(C, n) float32 of planar float samples."""
+    if len(frame.planes) == 1:  # no copy
+        plane: Any = frame.planes[0]  # PyAV's annotations do not say that it is a buffer
+        return np.frombuffer(plane, np.float32, frame.samples)[None]
+    return np.asarray(frame.to_ndarray(), np.float32)

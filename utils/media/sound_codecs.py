@@ -11,8 +11,8 @@ import numpy.typing as npt
 import soxr
 
 from utils.errors import UsageError
+from utils.media.container import local_file
 from utils.media.sound import RESAMPLER_QUALITY, iterate_audio
-from utils.media.video import local_file
 
 # containers that store the encoder's delay, which a decoder can then remove
 _CONTAINERS = {"aac": "mp4", "libmp3lame": "mp3", "libopus": "ogg"}

@@ -1,176 +1,37 @@
-"""Video decoded with PyAV, which carries a current FFmpeg in its wheel. Frames are (H, W, 3) uint8 RGB.
+"""Video decoded as a player shows it. Frames are (H, W, 3) uint8 RGB.
 
 A `path` may come with `file`, an open file: then that is read, and the path only names it in errors.
-Single frames of prepared crops: utils/clip/frames.py. Writing: writer.py.
+Times without decoding: times.py. Single frames of prepared crops: utils/clip/frames.py. Writing: writer.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from utils.errors import ClipError, UsageError
-from utils.media.allowed import (
-    HEAD_BYTES,
-    find_demuxer,
-    media_limits,
-    open_options,
-    report_length,
-    require_allowed,
-    require_codec,
-)
+from utils.errors import ClipError
+from utils.media.allowed import require_codec
+from utils.media.container import decode_packets, open_container
 from utils.media.picture import Picture, PictureConverter
+from utils.media.times import has_presentation_times
 
 if TYPE_CHECKING:
     import av
 
 BURST_PIXELS = 1 << 25  # decoded ahead at most, 50 MB as yuv420p
-MIN_FPS, MAX_FPS = Fraction(1, 1000), 1000
-
-
-def import_av(path: Path) -> Any:
-    if importlib.util.find_spec("av") is None:
-        raise UsageError(f"reading {path} needs the package av; install it with: pip install av")
-    import av
-
-    return av
-
-
-@contextlib.contextmanager
-def open_container(
-    path: Path, kind: str, file: BinaryIO | None = None
-) -> Iterator[tuple[av.container.InputContainer, Any]]:
-    """The container and its first stream of `kind` ("video" or "audio"; None if it has none).
-
-    Raises ClipError for FFmpeg's errors, and before anything is decoded for what utils/media/allowed.py does
-    not allow.
-    """
-    av = import_av(path)
-    if file is None:
-        head = read_head(path)
-    else:
-        head = file.read(HEAD_BYTES)
-        file.seek(0)
-    demuxer = find_demuxer(path, head)
-    try:
-        with av.open(file or local_file(path), format=demuxer, **open_options(demuxer, kind)) as container:
-            require_allowed(path, container)
-            streams = getattr(container.streams, kind)
-            yield container, streams[0] if streams else None
-    except av.FFmpegError as error:
-        if isinstance(error, MemoryError):
-            raise ClipError(path, "cannot be decoded: it takes more memory than there is for it") from error
-        raise ClipError(
-            path, f"cannot be decoded ({error.strerror or error}): cut off, damaged, or not a video"
-        ) from error
-
-
-def read_head(path: Path) -> bytes:
-    """The first bytes of a file. Raises ClipError if it is missing or empty."""
-    if not path.is_file():
-        raise ClipError(path, "no such file")
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if not head:
-        raise ClipError(path, "the file is empty (0 bytes)")
-    return head
-
-
-def local_file(path: Path) -> str:
-    """A path that FFmpeg takes for nothing else: a name may look like a protocol (concat:a|b.mp4)."""
-    return f"file:{path}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoTimes:
-    """When the frames of a video are shown, read from the container without decoding."""
-
-    starts_s: npt.NDArray[np.float64]  # (T,) presentation times, rising; the first one need not be 0
-    fps: Fraction  # the average rate
-    constant: bool  # each frame is within half a frame of its place at that rate
-    codecs: str = ""  # of the first video and audio track, e.g. "h264/aac"; "h264/" has no sound
-
-
-def read_video_times(path: Path, file: BinaryIO | None = None) -> VideoTimes:
-    """The presentation times of all frames, from the packets, without decoding.
-
-    Raises ClipError if there is no video stream, no frame, or fewer frames than the container's header
-    announces (a truncated file).
-    """
-    with open_container(path, "video", file) as (container, stream):
-        if stream is None:
-            raise ClipError(path, "has no video stream")
-        require_codec(path, stream)
-        pixels = stream.codec_context.width * stream.codec_context.height
-        codecs = "/".join(map(_first_codec, (container.streams.video, container.streams.audio)))
-        shown = (
-            packet.pts
-            for packet in container.demux(stream)
-            if packet.size and packet.pts is not None and not packet.is_discard
-        )
-        limits = media_limits()
-        stamps = list(itertools.islice(shown, limits.max_frames + 1 if limits.max_frames else None))
-        limits.require_frames(path, len(stamps))
-        time_base, announced, nominal = (
-            stream.time_base,
-            stream.frames,
-            stream.guessed_rate or stream.average_rate,
-        )
-    if not stamps:
-        raise ClipError(path, "has no video frame")
-    if len(stamps) < announced * 0.98 - 1:
-        raise ClipError(
-            path, f"cut off: {len(stamps)} of {announced} announced frames are there; get the file again"
-        )
-    starts_s = np.unique(np.asarray(stamps, np.int64)) * float(time_base)
-    fps, constant = _frame_rate(starts_s, nominal)
-    if not MIN_FPS <= fps <= MAX_FPS:
-        raise ClipError(path, f"has {float(fps):g} frames per second")
-    seconds = len(starts_s) / fps
-    limits.require_duration(path, seconds)
-    report_length(len(starts_s), pixels, float(seconds))
-    return VideoTimes(starts_s=starts_s, fps=fps, constant=constant, codecs=codecs)
-
-
-def _first_codec(tracks: tuple[Any, ...]) -> str:
-    context = tracks[0].codec_context if tracks else None
-    return context.name if context is not None else "unknown" if tracks else ""
-
-
-def _frame_rate(starts_s: npt.NDArray[np.float64], nominal: Fraction | None) -> tuple[Fraction, bool]:
-    """(frames per second, whether every frame lies within half a frame of its place at that rate)."""
-    if len(starts_s) == 1:
-        return nominal or Fraction(25), True
-    mean_fps = Fraction((len(starts_s) - 1) / (starts_s[-1] - starts_s[0])).limit_denominator(1001)
-    for fps in (nominal, mean_fps):
-        if fps and np.abs(starts_s - starts_s[0] - np.arange(len(starts_s)) / float(fps)).max() < 0.5 / float(
-            fps
-        ):
-            return Fraction(fps), True
-    return mean_fps, False
-
-
-def read_picture_start_s(path: Path) -> float:
-    """When the first frame is shown, in s, as the container says; 0 for a file without video."""
-    with open_container(path, "video") as (_, stream):
-        if stream is None or stream.start_time is None:
-            return 0.0
-        return float(stream.start_time * stream.time_base)
 
 
 def iterate_pictures(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[float, Picture]]:
-    """Decode all frames in order; yield (presentation time in s, frame as displayed).
+    """Decode in order; yield (presentation time in s, frame as displayed).
 
-    Pixels are converted when they are asked for. Raises ClipError if decoding fails.
+    Frames that cannot be decoded are left out, and so are those that the decoder had to patch up, up to the
+    next key frame. All pictures have the first one's size. Pixels are converted when they are asked for.
+    Raises ClipError if the file cannot be read.
     """
     with open_container(path, "video", file) as (container, stream):
         if stream is None:
@@ -180,13 +41,70 @@ def iterate_pictures(path: Path, file: BinaryIO | None = None) -> Iterator[tuple
         stream.codec_context.thread_count = 1
         converter = PictureConverter()
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        by_number = not has_presentation_times(container)
+        frames = _frames_by_number if by_number else _frames_by_time
+        shown = (
+            (time_s, Picture(frame, converter, pixel_aspect))
+            for time_s, frame in frames(path, container, stream)
+        )
+        yield from _in_bursts(_of_one_size(shown, converter))
 
-        def show(frame: av.VideoFrame) -> tuple[float, Picture]:
+
+def _frames_by_time(
+    path: Path, container: av.container.InputContainer, stream: Any
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    damaged = False
+    for _, frames in decode_packets(path, container, stream):
+        for frame in frames or ():
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            if damaged:
+                continue
             if frame.time is None:
                 raise ClipError(path, "a frame has no time stamp; remux the file")
-            return frame.time, Picture(frame, converter, pixel_aspect)
+            yield frame.time, frame
 
-        yield from _in_bursts(map(show, container.decode(stream)))
+
+def _frames_by_number(
+    path: Path, container: av.container.InputContainer, stream: Any
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Where packets do not say when their frame is shown, the n-th frame is shown at the n-th time.
+
+    The decoder's frames come in the order in which they are shown, but late, and not all in equal numbers:
+    a packet may say only that the last frame stays (MPEG-4). Then the delay tells the frame's number.
+    """
+    damaged = False
+    times_s: list[float] = []
+    next_number, delay = 0, None
+    keeps_delay = stream.codec_context.name in ("mpeg4", "msmpeg4", "msmpeg4v2")
+    for packet, frames in decode_packets(path, container, stream):
+        if packet.size and packet.dts is not None:
+            times_s.append(float(packet.dts * packet.time_base))
+        if frames is None:  # its frame is lost, and the next one is not shown in its place
+            next_number += 1
+        for frame in frames or ():
+            if delay is None:
+                delay = len(times_s) - 1 - next_number
+            number = (
+                max(next_number, len(times_s) - 1 - delay) if keeps_delay and packet.size else next_number
+            )
+            next_number = number + 1
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            if not damaged and number < len(times_s):
+                yield times_s[number], frame
+
+
+def _of_one_size(
+    pictures: Iterator[tuple[float, Picture]], converter: PictureConverter
+) -> Iterator[tuple[float, Picture]]:
+    """The same pictures, those of another size scaled to that of the first: a call changes it as it likes."""
+    size = None
+    for time_s, picture in pictures:
+        size = size or (picture.width, picture.height)
+        if (picture.width, picture.height) != size:
+            import cv2
+
+            picture = Picture.from_rgb(np.asarray(cv2.resize(picture.rgb(), size), np.uint8), converter)
+        yield time_s, picture
 
 
 def _in_bursts(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:

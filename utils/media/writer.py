@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from utils.media.container import import_av, local_file
 from utils.media.picture import Picture
-from utils.media.video import import_av, local_file
 
 if TYPE_CHECKING:
     import av

@@ -10,7 +10,8 @@ import pytest
 from preprocess.clip.schedule import frame_schedule, iterate_schedule
 from tests.moving_face import moving_face, turn_by_metadata, write_video
 from utils.errors import ClipError
-from utils.media.video import VideoTimes, iterate_frames, iterate_pictures, read_video_times
+from utils.media.times import VideoTimes, read_video_times
+from utils.media.video import iterate_frames, iterate_pictures
 
 
 def numbered_frames(count: int, size: tuple[int, int] = (96, 64)):

@@ -11,7 +11,7 @@ import soundfile
 from preprocess.clip.sound import AudioConfig, extract_audio
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError
-from utils.media.video import VideoTimes, read_video_times
+from utils.media.times import VideoTimes, read_video_times
 
 
 def extract(source, target, **flags):

@@ -11,7 +11,8 @@ import soundfile
 from preprocess.vidtimit import VidTimitConfig, find_sentences, frame_files, main, sentence_job
 from preprocess.work.raw_layouts import read_raw_dataset
 from utils.errors import ClipError, DatasetError
-from utils.media.video import iterate_frames, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_frames
 
 NUM_FRAMES = 12
 

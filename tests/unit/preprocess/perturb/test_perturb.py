@@ -31,7 +31,8 @@ from utils.errors import UsageError
 from utils.media.picture import PictureConverter
 from utils.media.sound import iterate_audio
 from utils.media.sound_codecs import write_sound
-from utils.media.video import iterate_frames, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_frames
 from utils.media.writer import VideoWriter
 
 RATE_HZ = 48_000

@@ -23,7 +23,7 @@ from preprocess.work.workers import call_limited, lock_partial, run_workers
 from tests.hostile_media import write_small
 from utils.errors import ClipError
 from utils.media.allowed import report_length
-from utils.media.video import read_video_times
+from utils.media.times import read_video_times
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -204,7 +204,7 @@ def test_a_script_without_a_guard_may_judge(tmp_path):
         "from pathlib import Path\n"
         "from preprocess.work.limits import LimitConfig\n"
         "from preprocess.work.workers import call_limited\n"
-        "from utils.media.video import read_video_times\n"
+        "from utils.media.times import read_video_times\n"
         f"video = Path({str(video)!r})\n"
         "print(len(call_limited(read_video_times, video, source=video, limits=LimitConfig()).starts_s))\n"
     )

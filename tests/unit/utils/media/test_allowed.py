@@ -33,8 +33,10 @@ from utils.media.allowed import (
     limit_media,
     open_options,
 )
+from utils.media.container import open_container
 from utils.media.sound import iterate_audio
-from utils.media.video import iterate_frames, open_container, read_video_times
+from utils.media.times import read_video_times
+from utils.media.video import iterate_frames
 
 
 def ignore(num_frames: int, pixels: int, seconds: float) -> None:
