@@ -10,25 +10,27 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.errors import ClipError
+from utils.media.container import MAX_UNDECODED
 from utils.media.picture import Picture
 from utils.media.times import VideoTimes
 from utils.media.video import iterate_pictures
-
-MAX_UNDECODED = 0.02  # share of frames that may be missing; the frame before is repeated
 
 
 def frame_schedule(times: VideoTimes) -> npt.NDArray[np.int64]:
     """(T,) int64: index of the source frame that each frame of the crop shows.
 
-    At a constant rate, each frame is taken once. At a varying rate, crop frame i shows what a player shows at
-    i / fps, the last frame that began by then (within half a frame), so that frames are held over gaps; fps
-    is the average rate, so T stays the same.
+    At a constant rate, each frame is taken once. At a varying rate, crop frame i shows the source frame
+    nearest to i / fps, but over a gap the last one stays, as in a player; fps is the average rate, so T stays
+    the same.
     """
     count = len(times.starts_s)
     if times.constant:
         return np.arange(count)
-    wanted = times.starts_s[0] + (np.arange(count) + 0.5) / float(times.fps)
-    return np.searchsorted(times.starts_s, wanted, side="right") - 1
+    wanted = times.starts_s[0] + np.arange(count) / float(times.fps)
+    after = np.clip(np.searchsorted(times.starts_s, wanted), 1, count - 1)
+    until_after = times.starts_s[after] - wanted
+    stays = until_after > 0.5 / float(times.fps)
+    return after - (stays | (wanted - times.starts_s[after - 1] <= until_after))
 
 
 def iterate_schedule(

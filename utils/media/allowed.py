@@ -170,13 +170,18 @@ def open_options(demuxer: str, kind: str) -> dict[str, Any]:
     }
 
 
+def announced_duration_s(container: av.container.InputContainer) -> Fraction:
+    """How long a file says that it lasts, from its start on, whatever its clock says; 0 if unknown."""
+    duration, start = container.duration or 0, max(0, container.start_time or 0)
+    return Fraction(duration - start if duration > start else duration, 1_000_000)
+
+
 def require_allowed(path: Path, container: av.container.InputContainer) -> None:
     """Raise ClipError if the headers exceed the limits."""
     if len(container.streams) > MAX_STREAMS:
         raise ClipError(path, f"has more than {MAX_STREAMS} streams")
     limits = media_limits()
-    if container.duration is not None:
-        limits.require_duration(path, Fraction(container.duration, 1_000_000))
+    limits.require_duration(path, announced_duration_s(container))
     for stream in container.streams.video:
         if stream.codec_context is not None:
             limits.require_pixels(path, stream.codec_context.width, stream.codec_context.height)

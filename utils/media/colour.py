@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,9 +95,7 @@ class ColourMapper:
         kind = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
         if self._graph is None or self._graph[0] != kind:
             self._graph = kind, _graph_for(frame)
-        mapped = self._graph[1](frame)
-        mapped.pts, mapped.time_base = frame.pts, frame.time_base
-        return mapped
+        return self._graph[1](frame)
 
 
 def _graph_for(frame: av.VideoFrame) -> Callable[[av.VideoFrame], av.VideoFrame]:
@@ -113,7 +112,10 @@ def _graph_for(frame: av.VideoFrame) -> Callable[[av.VideoFrame], av.VideoFrame]
         graph = Graph()
         graph.threads = 1
         source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=frame.time_base or Fraction(1, 25),
         )
         steps = (
             source,

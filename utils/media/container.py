@@ -14,6 +14,7 @@ from utils.media.allowed import HEAD_BYTES, find_demuxer, open_options, require_
 if TYPE_CHECKING:
     import av
 
+MAX_UNDECODED = 0.02  # share of a track that may be undecodable: pictures are repeated, sound is silent
 # a cover, a still or a preview is not the video; a commentary is not the sound
 NOT_THE_VIDEO = ("attached_pic", "still_image", "timed_thumbnails")
 NOT_THE_SOUND = ("comment", "visual_impaired", "hearing_impaired", "non_diegetic", "descriptions")
@@ -70,8 +71,12 @@ def _is_any(stream: Any, names: tuple[str, ...]) -> bool:
 def decode_packets(
     path: Path, container: av.container.InputContainer, stream: Any
 ) -> Iterator[tuple[Any, list[Any] | None]]:
-    """Yield (packet, its frames); None for a packet that cannot be decoded, which players skip."""
+    """Yield (packet, its frames); None for a packet that cannot be decoded, which players skip.
+
+    Raises ClipError at the end if more than MAX_UNDECODED of the packets cannot be decoded.
+    """
     av = import_av(path)
+    num_packets = num_failed = 0
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -79,7 +84,12 @@ def decode_packets(
             if isinstance(error, MemoryError):
                 raise
             frames = None
+        num_packets += 1
+        num_failed += frames is None
         yield packet, frames
+    if num_failed > MAX_UNDECODED * num_packets + 1:
+        reason = f"damaged: {num_failed} of {num_packets} packets cannot be decoded; get the file again"
+        raise ClipError(path, reason)
 
 
 def read_head(path: Path) -> bytes:

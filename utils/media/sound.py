@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.errors import ClipError
-from utils.media.allowed import report_length, require_codec
-from utils.media.container import decode_packets, open_container, tracks_of
+from utils.media.allowed import announced_duration_s, report_length, require_codec
+from utils.media.container import MAX_UNDECODED, decode_packets, open_container, tracks_of
 
 if TYPE_CHECKING:
     import av
 
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
-MAX_LOST = 0.02  # share of the sound that may be undecodable
 LOST_IN_THE_MIX_DB = 20.0  # a mix that is this much quieter than its loudest channel has cancelled it
 SILENCE = 1 / 32768  # one step of 16 bit: quieter sound is digital silence
 # of a surround track, what a mono listener hears of each channel; a voice is in the centre (BT.775)
@@ -36,7 +35,7 @@ class SoundReport:
     def require_whole(self, path: Path, seconds: float) -> None:
         """Raise ClipError if too much of `seconds` of sound could not be decoded."""
         lost_s = sum(end - start for start, end in self.lost_s)
-        if lost_s > MAX_LOST * seconds + 0.1:
+        if lost_s > MAX_UNDECODED * seconds + 0.1:
             raise ClipError(
                 path, f"damaged: {lost_s:.1f} of {seconds:.1f} s of its sound cannot be decoded; get it again"
             )
@@ -49,7 +48,7 @@ def iterate_audio(
 
     Of several tracks it is the default one, or the first that is not silent. Channels are mixed to mono and
     resampled with soxr. Gaps between packets, and packets that cannot be decoded, are silent. Nothing is
-    yielded if there is no sound track. Raises ClipError if more than MAX_LOST of the sound is undecodable.
+    yielded if there is no sound track. Raises ClipError if more than MAX_UNDECODED of it cannot be decoded.
     """
     import soxr
 
@@ -142,7 +141,7 @@ def _decoded(
         stream = container.streams[index]
         require_codec(path, stream)
         report.has_track = True
-        report_length(0, 0, 0.0 if container.duration is None else container.duration / 1e6)
+        report_length(0, 0, float(announced_duration_s(container)))
         to_float = av.AudioResampler(format="fltp")
         next_s: float | None = None  # time of the next sample
         lost = False
@@ -164,7 +163,6 @@ def _decoded(
                     lost = False
                     yield next_s, rate_hz, _planes(frame)
                     next_s += frame.samples / rate_hz
-    report.require_whole(path, next_s or 0.0)
 
 
 def _planes(frame: av.AudioFrame) -> npt.NDArray[np.float32]:

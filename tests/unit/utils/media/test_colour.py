@@ -1,0 +1,97 @@
+"""HDR and wide colours as an ordinary screen shows them, against the inverse of the standards' formulas."""
+
+import av
+import numpy as np
+import pytest
+
+from tests.numbered_video import numbered_frame
+from utils.media.colour import Colour, shown_on_a_screen
+from utils.media.picture import Picture, PictureConverter
+from utils.media.times import read_video_times
+from utils.media.video import iterate_frames
+
+TO_2020 = np.linalg.inv(
+    np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
+)
+LUMA = np.array([0.2627, 0.6780, 0.0593])
+SDR, PQ, HLG = 1, 16, 18
+
+
+def coded(image, transfer):
+    """(H, W, 3) uint8 as a screen shows it -> R'G'B' in BT.2020 of that transfer, white at 203 cd/m2."""
+    light = (image / 255.0) ** 2.4 @ TO_2020.T
+    if transfer == PQ:
+        power = (np.clip(light, 0, None) * 203 / 10_000) ** 0.1593017578125
+        return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    if transfer == HLG:
+        light = np.clip(light, 0, None) * 0.203
+        scene = light * np.maximum(light @ LUMA, 1e-9)[..., None] ** (1 / 1.2 - 1)
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        return np.where(scene <= 1 / 12, np.sqrt(3 * scene), a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)
+    return np.clip(light, 0, 1) ** (1 / 2.4)
+
+
+def as_frame(signal, transfer):
+    """A yuv420p10 frame in BT.2020 of R'G'B' in [0, 1]."""
+    luma = signal @ LUMA
+    planes = [
+        luma * 876 + 64,
+        (signal[..., 2] - luma) / 1.8814 * 896 + 512,
+        (signal[..., 0] - luma) / 1.4746 * 896 + 512,
+    ]
+    planes[1:] = [p.reshape(p.shape[0] // 2, 2, p.shape[1] // 2, 2).mean(axis=(1, 3)) for p in planes[1:]]
+    frame = av.VideoFrame(signal.shape[1], signal.shape[0], "yuv420p10le")
+    for target, plane in zip(frame.planes, planes, strict=True):
+        rows = np.zeros((target.height, target.line_size // 2), "<u2")
+        rows[:, : plane.shape[1]] = np.clip(plane, 0, 1023).round()
+        target.update(rows.tobytes())
+    frame.colorspace, frame.color_range = 9, 1
+    frame.color_primaries, frame.color_trc = 9, transfer
+    return frame
+
+
+@pytest.mark.parametrize("transfer", [SDR, PQ, HLG])
+def test_a_picture_in_bt_2020_looks_as_on_an_ordinary_screen(transfer):
+    image = numbered_frame(21)
+    image[40:56] = np.linspace(20, 250, image.shape[1])[None, :, None]  # greys
+    picture = Picture(as_frame(coded(image, transfer), transfer), PictureConverter())
+    away = np.abs(picture.rgb().astype(int) - image)
+    assert np.median(away) <= 2
+    assert away[10:36, 12:50].max() <= 8  # red
+    assert away[42:54].mean() <= 4
+    region = picture.region(8, 8, 56, 40).astype(int)
+    assert np.abs(region - image[8:40, 8:56]).mean() < 4
+
+
+@pytest.mark.parametrize("transfer", [PQ, HLG])
+def test_light_above_white_is_white_and_black_is_black(transfer):
+    values = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    shown = shown_on_a_screen(values, Colour(transfer, 9, 10))
+    np.testing.assert_allclose(shown, values, atol=0.02)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mov", "libx265"), ("matroska", "libsvtav1")])
+def test_a_files_transfer_primaries_and_depth_are_told(tmp_path, container, codec):
+    path = tmp_path / "clip"
+    quiet = {"preset": "ultrafast", "crf": "12", "x265-params": "log-level=none:pools=none"}
+    with av.open(f"file:{path}", "w", format=container) as out:
+        stream = out.add_stream(
+            codec, rate=25, options=quiet if codec == "libx265" else {"preset": "12", "crf": "12"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_range, context.color_primaries, context.color_trc = 9, 1, 9, PQ
+        for number in range(5):
+            frame = as_frame(coded(numbered_frame(number), PQ), PQ)
+            frame.pts = number
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert read_video_times(path).colour == {"transfer": "pq", "primaries": "bt2020", "depth": 10}
+    for number, (_, image) in enumerate(iterate_frames(path)):
+        assert np.abs(image.astype(int) - numbered_frame(number)).mean() < 8
+
+
+def test_ordinary_files_have_nothing_to_tell():
+    assert Colour(2, 2, 8).facts() == Colour(1, 1, 8).facts() == Colour(6, 6, 8).facts() == {}
+    assert Colour(1, 1, 10).facts() == {"transfer": "bt709", "primaries": "bt709", "depth": 10}
+    assert not Colour(1, 1, 10).is_wide
