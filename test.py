@@ -130,6 +130,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
             raise UsageError(f"--{name} is for bare state_dicts: {path} holds its own configuration")
     method = saved.get("train", {}).get("model", chosen["model"] or TestConfig.model)
     model_type = restore.model_type_of(method)
+    content = restore.unwrap(model_type, content)
     groups = typing.get_type_hints(FlagGroups)
     layers: list[tuple[str, Sections]] = [("the checkpoint", saved)]
     if not saved:
@@ -247,13 +248,13 @@ def main() -> int:
 
 def run_evaluation() -> int:
     """Evaluate a checkpoint on the data sets that the flags name."""
+    configure_logging()  # before the checkpoint is read, whose log says where the weights were found
     evaluation = parse_args()
     test = evaluation.test
     output_dir = test.output_dir or test.checkpoint.parent
     if launched() and evaluation.robustness.robustness:
         raise UsageError("--robustness prepares videos in a single process: start it without torchrun")
     with process_group(evaluation.device):
-        configure_logging()
         evaluation.model.to(evaluation.device)
         result = evaluate_all(evaluation, output_dir)
         if is_main():

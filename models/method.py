@@ -36,6 +36,8 @@ class Method(Protocol):
     min_window_s: ClassVar[float] = 0.0
     # flags that name weights to start from: ignored when a checkpoint is restored
     weight_sources: ClassVar[tuple[str, ...]] = ()
+    # how keys of its published checkpoints begin: a prefix before all of them is left out
+    released_keys: ClassVar[tuple[str, ...]] = ()
 
     config: Any  # of `config_type`
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from models.blocks.published import without_wrappers
 from models.menu import MODELS
 from models.method import Method
-from utils.checkpoint.files import load_checkpoint
+from utils.checkpoint.files import CodeError, load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.config import Sections, from_args
 from utils.errors import CheckpointError, UsageError
@@ -40,14 +41,18 @@ def preset_layer(model_type: type[Method], name: str) -> tuple[str, Sections]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """`load_checkpoint`, which also reads published weights wrapped by Lightning or fairseq."""
+    """`load_checkpoint`, which also reads weights that lie next to objects of other programs."""
     try:
         return load_checkpoint(path)
-    except CheckpointError as error:
-        try:
-            return {"released": read_foreign_weights(path)}
-        except CheckpointError:
-            raise error from None
+    except CodeError:
+        return {"released": read_foreign_weights(path)}
+
+
+def unwrap(model_type: type[Method], content: dict[str, Any]) -> dict[str, Any]:
+    """`content` of a checkpoint without the prefixes of published weights that are not the method's own."""
+    if "released" not in content:
+        return content
+    return content | {"released": without_wrappers(content["released"], model_type.released_keys)}
 
 
 def released_fields(model_type: type[Method], content: dict[str, Any], path: Path | str) -> dict[str, Any]:

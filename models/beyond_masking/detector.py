@@ -20,7 +20,7 @@ from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
 from models.beyond_masking.landmark import LandmarkPredictor, LandmarkReconstruction, LandmarkTeacher
 from models.beyond_masking.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.beyond_masking.mtia import Streams, TemporalAlignment, resample_steps
-from models.beyond_masking.published_weights import load_released
+from models.beyond_masking.published_weights import RELEASED_KEYS, load_released
 from models.beyond_masking.video import MaskedVideoEncoder, VideoFrontEnd
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
@@ -49,6 +49,7 @@ class BeyondMaskingDetector(nn.Module, Method):
     config_type = BeyondMaskingConfig
     presets = PRESETS
     weight_sources = ("video_pretrained",)
+    released_keys = RELEASED_KEYS
     min_window_s = 0.1  # with less sound the audio encoder gives no step
 
     def __init__(self, config: BeyondMaskingConfig) -> None:

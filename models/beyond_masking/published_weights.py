@@ -29,6 +29,7 @@ RELEASED_PREFIXES = {
     "classifier.": "classifier.",
 }
 RELEASED_POSITIONS = "pos_encoder.pe"  # (5000, 1, D), computed here instead
+RELEASED_KEYS = (*RELEASED_PREFIXES, RELEASED_POSITIONS)
 
 
 def load_released(model: nn.Module, state: Mapping[str, Tensor]) -> None:

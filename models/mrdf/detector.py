@@ -35,7 +35,13 @@ from models.blocks.published import load_renamed
 from models.method import Method
 from models.mrdf.config import BRANCHED, PRESETS, WITH_HEADS, MrdfConfig
 from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
-from models.mrdf.published_weights import RELEASED_PREFIXES, fields_of_released, take_av_hubert, used_weights
+from models.mrdf.published_weights import (
+    RELEASED_KEYS,
+    RELEASED_PREFIXES,
+    fields_of_released,
+    take_av_hubert,
+    used_weights,
+)
 from models.mrdf.stem_resnet import StemResNet
 from models.mrdf.wav2vec2 import Wav2Vec2Encoder
 from utils.checkpoint.foreign import read_foreign_weights
@@ -76,6 +82,7 @@ class MrdfDetector(nn.Module, Method):
     inputs = frozenset({"video", "sound"})
     min_window_s = 0.1
     weight_sources = ("init_from",)
+    released_keys = RELEASED_KEYS
 
     def __init__(self, config: MrdfConfig) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.blocks.published import renamed
+from models.blocks.published import renamed, without_wrappers
 from models.mrdf.front_ends import NUM_FILTERS
 from utils.errors import CheckpointError
 
@@ -49,6 +49,7 @@ WEIGHT_NORM = {
     "parametrizations.weight.original1": "weight_v",
 }
 UNUSED = ("model.mask_emb", "model.final_proj.")  # by any variant
+RELEASED_KEYS = (*RELEASED_PREFIXES, *ALIASES, *UNUSED)
 UNUSED_BY = {
     "avdf_ensemble": ("model.layer_norm.", "model.post_extract_proj.", "model.encoder."),
     **dict.fromkeys(("avdf", "avdf_multiclass", "avdf_multilabel"), ("project_audio.", "project_video.")),
@@ -57,6 +58,7 @@ STEM = "model.feature_extractor_video.resnet.frontend3D.0.weight"
 GREY_OF_RGB = (0.299, 0.587, 0.114)
 # keys of AV-HuBERT that MRDF does not use
 NOT_WANTED = (*UNUSED, "model.label_embs_concat")
+AV_HUBERT = "model."  # AV-HuBERT's place in MRDF
 
 
 def _first_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,7 +137,9 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     """
     own = model.state_dict()
     taken, refused = {}, []
-    for key, value in _first_names({f"model.{key}": value for key, value in state.items()}).items():
+    beginnings = [key.removeprefix(AV_HUBERT) for key in RELEASED_KEYS if key.startswith(AV_HUBERT)]
+    state = {f"{AV_HUBERT}{key}": value for key, value in without_wrappers(state, beginnings).items()}
+    for key, value in _first_names(state).items():
         name = renamed(key, RELEASED_PREFIXES)
         if key == STEM and value.shape[1] == 1:
             value = value * torch.tensor(GREY_OF_RGB).view(1, 3, 1, 1, 1)
@@ -148,7 +152,7 @@ def take_av_hubert(model: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         else:
             taken[name] = value
             continue
-        refused.append(f"{key.removeprefix('model.')}: {reason}")
+        refused.append(f"{key.removeprefix(AV_HUBERT)}: {reason}")
     if not taken:
         raise CheckpointError(f"{path}: nothing in it fits; is it an AV-HuBERT base checkpoint?")
     model.load_state_dict(own | taken)

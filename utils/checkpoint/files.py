@@ -23,6 +23,7 @@ from torch import Tensor
 
 from utils.errors import CheckpointError
 from utils.files import older_version, write_atomically
+from utils.names import brief
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,14 @@ UNREADABLE = (
 )
 FORMAT = "beyond-masking-checkpoint-1"
 MAX_VALUES = 10_000_000  # plain values in one file; lists that contain themselves have more
+# where other programs keep a model's weights; the first one is taken if a file has several state_dicts
+WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+MAX_DEPTH = 3  # of the dicts around weights
+OWN = {"format", "checksum", "split_checksums"}  # keys of a run's checkpoint, also if one of them is damaged
+
+
+class CodeError(CheckpointError):
+    """A checkpoint asks for code, which is not run."""
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_older: int = 0) -> None:
@@ -53,9 +62,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_older: int = 0
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, tensors and plain values only.
 
-    Returns {"model": state_dict, "config": ..., ...}; a bare state_dict, as the published code saves it,
+    Returns {"model": state_dict, "config": ..., ...}; the state_dict of another program, bare or in a dict,
     comes back as {"released": state_dict}. Raises CheckpointError if the file is missing, damaged, or holds
-    anything else.
+    anything else, CodeError if it asks for code.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
@@ -66,9 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     else:
         content = _read(path)
     if content.get("format") != FORMAT:
-        if not (is_dict_of(Tensor, content) and content):
-            raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor a bare state_dict")
-        content = {"released": content}
+        content = {"released": find_weights(path, content)}
     else:
         for name, kind in (("config", dict), ("split_checksums", str), ("model", Tensor)):
             if not is_dict_of(kind, content.get(name)):
@@ -82,6 +89,43 @@ def is_dict_of(kind: type, value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
     )
+
+
+def find_weights(path: Path, content: Any) -> dict[str, Tensor]:
+    """The state_dict in what another program has saved: bare, or in dicts, the log then says where.
+
+    Raises CheckpointError if there is none, or if there are several and WEIGHTS has the name of none.
+    """
+    is_own = isinstance(content, dict) and not OWN.isdisjoint(content)  # and damaged
+    found = {} if is_own else dict(_state_dicts(content, ()))
+    if not found:
+        raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor holds a state_dict")
+
+    def rank(place: tuple[str, ...]) -> tuple[int, int]:
+        return len(place), WEIGHTS.index(place[-1]) if place and place[-1] in WEIGHTS else len(WEIGHTS)
+
+    place = min(found, key=rank)
+    names = {place: repr(".".join(place)) for place in found}
+    if len(found) > 1 and place[-1] not in WEIGHTS:
+        raise CheckpointError(
+            f"{path}: holds the state_dicts {brief(', '.join(names.values()))}, and none of them is called "
+            f"{', '.join(WEIGHTS)}; save the one that is meant to a file of its own"
+        )
+    if place:
+        others = ", ".join(name for other, name in names.items() if other != place)
+        more = f"; not taken: {brief(others)}" if others else ""
+        log.info("%s: the weights are taken from %s in it%s", path, names[place], more)
+    return dict(found[place])
+
+
+def _state_dicts(content: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """(keys that lead to it, state_dict) of each one in nested dicts, but for those of optimisers."""
+    if is_dict_of(Tensor, content) and content:
+        yield place, content
+    elif isinstance(content, dict) and "param_groups" not in content and len(place) < MAX_DEPTH:
+        for name, value in content.items():
+            if isinstance(name, str):
+                yield from _state_dicts(value, (*place, name))
 
 
 def require_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -102,9 +146,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: is damaged: its content does not match its checksum")
     except UNREADABLE as error:  # torch's own advice, to allow code, is not passed on
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"is damaged, or holds more than tensors and plain values ({type(error).__name__})"
         if named:
             reason = f"asks for {named[1]}, and checkpoints that run code are not loaded"
+            raise CodeError(f"{path}: {reason}") from error
+        reason = f"is damaged, or holds more than tensors and plain values ({type(error).__name__})"
         raise CheckpointError(f"{path}: {reason}") from error
     return content if isinstance(content, dict) else {}
 
