@@ -17,6 +17,8 @@ This command downloads nothing. Sequence NNN becomes RAW/sound/NNN.wav: mono, fr
 frame to the end of its last, frames[0] / fps to (frames[-1] + 1) / fps. preprocess.prepare then finds it for
 the original NNN and for the fakes whose target (first number) is NNN.
 
+If RAW is on a read-only disk, make a folder of links to what is in it, and use that as RAW from here on.
+
 No sound is made up. RAW/sound/missing_sound.csv lists the sequences whose source is missing, silent or too
 short, with reasons, and the exit status is 1; training then needs --allow_missing and leaves out the original
 together with its fakes. After an interruption, call it again: finished files are kept.
@@ -43,7 +45,7 @@ from preprocess.work.workers import lock_partial, run_workers
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_groups, require_at_least
 from utils.errors import ClipError, DatasetError, require_packages, run_command
-from utils.files import write_text
+from utils.files import WriteError, require_writable, write_text
 from utils.media.sound import iterate_audio
 from utils.media.times import read_picture_start_s
 from utils.names import parse_json
@@ -206,7 +208,11 @@ def make_sounds(config: FfppAudioConfig, limits: LimitConfig | None = None) -> i
     sequences = read_sequences(config.conversion or root / "conversion_dict.json")
     info, downloads = _find_inputs(config, root)
     folder = root / FFPP_SOUNDS
-    folder.mkdir(exist_ok=True)
+    try:
+        require_writable(folder)
+    except WriteError as error:
+        links = f"a folder of links does: mkdir W; ln -s {root.resolve()}/* W; then --source W here and later"
+        raise WriteError(f"{error}; where the raw data set is read-only, {links}") from error
     jobs = []
     for sequence in sequences:
         target = folder / f"{sequence.name}.wav"

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -75,6 +76,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder and write a file there that nobody sees. Raises WriteError: before hours of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise WriteError(f"{folder}: results cannot be written there ({error.strerror})") from error
 
 
 def read_text(path: Path) -> str:

@@ -38,7 +38,7 @@ from loaders.listing import Listing, ListingConfig
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
 from utils.config import opt, parse_groups, to_plain
-from utils.files import write_text
+from utils.files import require_writable, write_text
 from utils.run.log import configure_logging, logging_redirect_tqdm
 from utils.types import Clip
 
@@ -164,7 +164,7 @@ def find_near_identical(
 def main() -> int:
     config, listing_config, split_config = parse_groups(__doc__, AuditConfig, ListingConfig, SplitConfig)
     configure_logging()
-    config.output_dir.mkdir(parents=True, exist_ok=True)  # first: if this fails, the measuring is not lost
+    require_writable(config.output_dir)
     listing = DATASETS[config.dataset](config.data_root, listing_config)
     split = make_split(listing, split_config, check=False)
     for line in split.describe_dropped():

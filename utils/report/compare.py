@@ -35,7 +35,7 @@ from utils.evaluation.bootstrap import (
 )
 from utils.evaluation.metrics import Floats, Rows, against_the_reals, area_under_roc, require_both_classes
 from utils.evaluation.significance import delong_test, holm, mcnemar_test
-from utils.files import write_text
+from utils.files import require_writable, write_text
 from utils.run.log import configure_logging
 
 log = logging.getLogger("test")
@@ -268,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     if config.output_dir and config.output_dir.exists() and not config.output_dir.is_dir():
         raise UsageError(f"--output_dir {config.output_dir} is a file")
+    if config.output_dir:
+        require_writable(config.output_dir)
     comparison = compare_runs(config.compare, config.compare_thresholds)
     text, table = json.dumps(comparison, indent=1) + "\n", as_table(comparison)
     if config.output_dir:

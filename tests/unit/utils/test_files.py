@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 
 from utils.errors import DatasetError
-from utils.files import walk_tree
+from utils.files import WriteError, require_writable, walk_tree
 
 EVERY_MODE = pytest.mark.parametrize("links", ["follow", "inside", "skip"])
 
@@ -179,3 +180,19 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_one_that_is_gone_is_not(ro
     failures[f"{root}/b"] = PermissionError(13, "Permission denied")
     with pytest.raises(DatasetError, match=r"root/b: this folder cannot be read \(Permission denied\)"):
         files_below(root, links)
+
+
+def test_a_place_for_results_is_tried_before_the_work(tmp_path):
+    require_writable(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below", "/proc"):
+        with pytest.raises(WriteError, match="results cannot be written there"):
+            require_writable(type(tmp_path)(place))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk
+    try:
+        with pytest.raises(WriteError, match="File too large"):
+            require_writable(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

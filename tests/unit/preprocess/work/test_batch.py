@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -401,3 +402,17 @@ def test_verify_makes_the_folder_of_its_csv_file(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["verify", *flags, str(root / "new")])
     with pytest.raises(UsageError, match="is a folder"):
         verify.main()
+
+
+def test_a_full_disk_fails_the_clip_with_the_systems_words_and_leaves_nothing(tmp_path):
+    def write(job):
+        (job.scratch / "half.mp4").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a.mp4").touch()
+    job = Job(name="a", source=tmp_path / "a.mp4", folder=tmp_path / "out" / "a")
+    status, reason = run_job(job, write, LimitConfig(), tmp_path / "scratch")
+    assert status == "failed"
+    assert "No space left on device" in reason
+    assert not (tmp_path / "scratch").exists()
+    assert not (tmp_path / "out").exists()
