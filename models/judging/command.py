@@ -5,16 +5,18 @@
 
 Writes verdict.json, annotated.mp4 (--format avi: annotated.avi), timeline.png and report.html; for a FOLDER,
 into a subfolder per video. If a video cannot be decoded within the limits, it is reported and the exit status
-is 1.
+is 1. verdict.json is written first: if something cannot be drawn, that alone is missing, and the log says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +27,17 @@ from models.judging.verdict import Verdict
 from preprocess.work.workers import call_limited
 from utils.clip.files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
-from utils.errors import ClipError, UsageError
-from utils.files import write_atomically, write_text
+from utils.errors import ClipError, FrameworkError, UsageError
+from utils.files import require_writable, write_atomically, write_text
 from utils.run.device import device_flag, precision_flag
 from utils.run.log import configure_logging, logging_redirect_tqdm
 
 log = logging.getLogger("test")
+# what plots, pictures and encoders fail with; the drawing process turns its own errors into ClipError
+DRAWING_ERRORS = (
+    *(FrameworkError, ArithmeticError, LookupError, MemoryError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +75,42 @@ def find_videos(path: Path, output_dir: Path) -> list[Path]:
 
 
 def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config: VideoConfig) -> Verdict:
-    """Judge one video and write its files to `output_dir`. Raises ClipError if it cannot be decoded."""
+    """Judge one video and write its files to `output_dir`, the verdict first.
+
+    Raises ClipError if the video cannot be decoded; what cannot be drawn is logged.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".work_") as work:
         verdict, tracked = detector.judge_tracks(video, Path(work), config)
+        write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
+        with _drawing(output_dir / "report.html"):
+            write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)
         if config.annotate:
             drawn = Path(work) / f"annotated.{config.format}"
             labels = [FaceLabels(face.verdict, face.frame_probs) for face in verdict.faces]
             arguments = (video, drawn, tracked, labels, verdict.threshold)
             title = f"{video.name}: drawing"
-            call_limited(annotate_video, *arguments, source=video, limits=config, progress=title)
-            write_atomically(output_dir / drawn.name, drawn.rename)
-        write_text(output_dir / "verdict.json", json.dumps(verdict.as_plain(), indent=1) + "\n")
-        write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)
+            with _drawing(output_dir / drawn.name):
+                call_limited(annotate_video, *arguments, source=video, limits=config, progress=title)
+                write_atomically(output_dir / drawn.name, drawn.rename)
     return verdict
+
+
+@contextlib.contextmanager
+def _drawing(target: Path) -> Iterator[None]:
+    """Log a failure to draw `target`, and remove the one of an earlier verdict."""
+    try:
+        yield
+    except DRAWING_ERRORS as error:
+        log.error("%s could not be drawn, the verdict stands: %s: %s", target, type(error).__name__, error)
+        target.unlink(missing_ok=True)
 
 
 def main() -> int:
     config = parse_command(VideoConfig, __doc__)
     configure_logging()
     videos = find_videos(config.video, config.output_dir)
+    require_writable(config.output_dir)
     detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
     several = config.video.is_dir()
     num_failed = 0

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import sys
 from fractions import Fraction
 
 import av
@@ -13,6 +14,7 @@ import torch
 
 import train
 from models import MODELS, load_detector
+from models.judging import command
 from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
 from models.judging.verdict import find_segments
@@ -254,3 +256,61 @@ def test_segments_are_runs_above_the_threshold():
     assert [(s.start_s, s.end_s) for s in segments] == [(2.1, 2.3), (2.4, 2.5)]
     assert [round(s.mean_prob, 3) for s in segments] == [0.85, 0.7]
     assert [dataclasses.astuple(s) for s in find_segments(probs[:1], 0.5, 10.0, 0)] == []
+
+
+def test_what_cannot_be_drawn_costs_the_drawing_and_not_the_verdict(
+    checkpoint, talk, tmp_path, monkeypatch, caplog
+):
+    """The encoder dies, as with a picture too large for it; then the plots fail, too."""
+    video, folder = write_video(tmp_path / "a.mp4", *talk[0]), tmp_path / "out"
+    detector = load_detector(checkpoint, device="cpu")
+    config = VideoConfig(
+        video=video, checkpoint=checkpoint, output_dir=folder, lag_frames=0, explain=False, clip_timeout_s=60
+    )
+    folder.mkdir()
+    (folder / "annotated.mp4").write_text("of another video")
+    monkeypatch.setattr(command, "annotate_video", sys.exit)  # ends the drawing process
+    verdict = judge_video(detector, video, folder, config)
+    assert json.loads((folder / "verdict.json").read_text())["verdict"] == verdict.verdict
+    assert (folder / "report.html").exists()
+    assert not (folder / "annotated.mp4").exists()
+    assert "annotated.mp4 could not be drawn, the verdict stands: ClipError" in caplog.text
+
+    def fail(*arguments, **options):
+        raise ValueError("a plot without points")
+
+    (folder / "verdict.json").unlink()
+    monkeypatch.setattr(command, "write_video_page", fail)
+    judge_video(detector, video, folder, dataclasses.replace(config, annotate=False))
+    assert (folder / "verdict.json").exists()
+    assert not (folder / "report.html").exists()
+    assert "report.html could not be drawn, the verdict stands: ValueError: a plot" in caplog.text
+
+
+def test_the_annotated_video_shows_and_sounds_together_as_its_source_does(checkpoint, talk, tmp_path):
+    """A flash and a tone begin together twice, and do so in the annotated video."""
+    frames, sound = talk[0][0].astype(int), 0.2 * talk[0][1]
+    tone = 0.6 * np.sin(2 * np.pi * 3000 * np.arange(SAMPLE_RATE_HZ // 12) / SAMPLE_RATE_HZ)
+    marks_s = (0.4, 1.2)
+    for mark_s in marks_s:
+        frames[round(mark_s * FPS)] += 90
+        begin = round(mark_s * SAMPLE_RATE_HZ)
+        sound[begin : begin + len(tone)] += tone
+    video = write_video(tmp_path / "a.mp4", frames.clip(0, 255).astype(np.uint8), sound.astype(np.float32))
+    config = VideoConfig(
+        video=video, checkpoint=checkpoint, output_dir=tmp_path / "out", lag_frames=0, explain=False
+    )
+    judge_video(load_detector(checkpoint, device="cpu"), video, tmp_path / "out", config)
+    annotated = tmp_path / "out" / "annotated.mp4"
+    with av.open(str(annotated)) as container:
+        luma = np.array([frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)])
+    assert len(luma) == len(frames)
+    flashes_s = np.flatnonzero(luma > np.median(luma) + 30) / FPS
+    assert flashes_s == pytest.approx(marks_s, abs=1e-6)
+    waveform = np.concatenate([piece for _, piece in iterate_audio(annotated, SAMPLE_RATE_HZ)])
+    step = SAMPLE_RATE_HZ // 100
+    steps = waveform[: len(waveform) // step * step].reshape(-1, step)
+    wave = np.exp(-2j * np.pi * 3000 * np.arange(step) / SAMPLE_RATE_HZ)
+    loud = np.abs(steps @ wave) > 0.15 * step
+    tones_s = np.flatnonzero(loud & ~np.append(False, loud[:-1])) / 100
+    assert tones_s == pytest.approx(marks_s, abs=0.5 / FPS)
