@@ -49,15 +49,16 @@ from preprocess.perturb.variants import RobustnessConfig
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
-from utils.evaluation.metrics import require_both_classes
+from utils.evaluation.metrics import lacks_a_class, require_both_classes
 from utils.evaluation.results import all_metrics, write_predictions
 from utils.evaluation.scoring import evaluate
-from utils.files import write_text
+from utils.files import require_writable, write_text
 from utils.report import matrix
 from utils.report.page import Evaluated, write_report
 from utils.run.device import device_flag, precision_flag, resolve_device, resolve_precision
 from utils.run.distributed import is_main, launched, process_group
 from utils.run.log import configure_logging, describe_environment, logging_redirect_tqdm
+from utils.types import Clip
 
 log = logging.getLogger("test")
 
@@ -166,8 +167,6 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     """
     test, data, workers, needs = evaluation.test, evaluation.data, evaluation.workers, evaluation.needs
     device, precision, trained = evaluation.device, evaluation.precision, evaluation.trained_checksums
-    if is_main():
-        output_dir.mkdir(parents=True, exist_ok=True)  # before the work: it may not be allowed
     listing = DATASETS[name](data_root, evaluation.listing)
     split = split_of_run(
         listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
@@ -176,7 +175,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         log.info(line)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     part = f"the {test.split} split of {name}"
-    require_both_classes(np.array([clip_labels(clip, data.label_rule)[0] for clip in clips]), part)
+    check_classes(evaluation, clips, part)
     batches = evaluation_loader(clips, data, workers, **needs)
     num_windows, window_s = len(batches.dataset.evaluation_keys()), data.window_s
     log.info("%d clips, %d windows of %.1f s; %s, %s", len(clips), num_windows, window_s, device, precision)
@@ -219,6 +218,15 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     return result
 
 
+def check_classes(evaluation: Evaluation, clips: list[Clip], part: str) -> None:
+    """Warn of clips of one class. Raises DatasetError if there are none, or flags that need both classes."""
+    labels = np.array([clip_labels(clip, evaluation.data.label_rule)[0] for clip in clips])
+    if not clips or evaluation.test.shortcuts or evaluation.robustness.robustness:
+        require_both_classes(labels, part)
+    elif reason := lacks_a_class(labels, part):
+        log.warning("%s; without: predictions.csv, accuracy, rates at the stored thresholds", reason)
+
+
 def write_results(
     evaluation: Evaluation, scored: Scored, evaluated: Evaluated, result: dict[str, Any]
 ) -> None:
@@ -227,7 +235,7 @@ def write_results(
 
     def write() -> None:
         write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-        if test.report:
+        if test.report and "reason" not in result:
             write_report(output_dir, evaluated)
 
     write()
@@ -239,6 +247,7 @@ def write_results(
     if test.shortcuts or config.robustness:
         write()
     rates = "AUC {auc:.4f}, EER {eer:.4f}, balanced accuracy {balanced_accuracy:.4f}"
+    rates = "accuracy {accuracy:.4f}" if "reason" in result else rates
     log.info("%s: %s; written to %s", result["dataset"], rates.format(**result["overall"]), output_dir)
 
 
@@ -266,19 +275,23 @@ def evaluate_all(evaluation: Evaluation, output_dir: Path) -> dict[str, Any]:
     """Evaluate each data set; the result of the only one, or of all of them with their mean AUC."""
     test = evaluation.test
     several = len(test.dataset) > 1
+    folders = [output_dir / name if several else output_dir for name in test.dataset]
+    for folder in folders if is_main() else ():
+        require_writable(folder)
     results = {}
-    for name, root in zip(test.dataset, test.data_root, strict=True):
-        folder = output_dir / name if several else output_dir
+    for name, root, folder in zip(test.dataset, test.data_root, folders, strict=True):
         results[name] = evaluate_dataset(evaluation, name, root, folder)
     if not several or not is_main():
         return results[test.dataset[0]]
     overall = {name: row["overall"] for name, row in results.items()}
-    mean = float(np.mean([row["auc"] for row in overall.values()]))
+    aucs = [row["auc"] for row in overall.values() if row["auc"] is not None]
+    mean = float(np.mean(aucs)) if aucs else None
     result = {"datasets": results, "macro_auc_dataset": mean}
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
     log.info(f"{'data set':<18}{'real':>7}{'fake':>7}{'AUC':>8}{'AP':>8}{'EER':>8}")
     for name, row in overall.items():
-        rates = "".join(f"{row[key]:>8.4f}" for key in ("auc", "ap", "eer"))
+        known = (row[key] for key in ("auc", "ap", "eer"))
+        rates = "".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in known)
         log.info(f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}{rates}")
     return result
 

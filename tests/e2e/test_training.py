@@ -2,18 +2,22 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from loaders.splits.files import read_split
 from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector
 from models.beyond_masking.published_weights import RELEASED_PREFIXES
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
-from tests.commands import run_command
+from tests.commands import ROOT, run_command
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 
 SIZES = {
@@ -116,6 +120,8 @@ def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken
     assert {row["num_windows"] for row in predictions} == {"3"}
     for name in ("roc.png", "scores.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    columns = [[float(row[name]) for row in predictions] for name in ("label", "logit")]
+    assert metrics["overall"]["auc"] == pytest.approx(roc_auc_score(*columns), abs=1e-9)
     low, high = metrics["intervals"]["overall"]["auc"]
     assert 0 <= low <= metrics["overall"]["auc"] <= high <= 1
     assert metrics["intervals"]["num_persons"] == 3
@@ -369,3 +375,68 @@ def test_training_refuses_a_leak_unless_told_otherwise(tmp_path):
     assert "manifest/copy" in result.stderr
     assert "manifest/0_0" in result.stderr
     ok(command(*arguments, "--run_dir", tmp_path / "b", "--allow_leaks"))
+
+
+def test_clips_of_one_class_get_what_can_be_said_without_the_other(prepared_root, unbroken, tmp_path):
+    """Only fakes, as in a set of generated videos: no AUC, but everything else."""
+    root = shutil.copytree(prepared_root, tmp_path / "data")
+    shutil.rmtree(root / "RealVideo-RealAudio")
+    flags = ("--checkpoint", unbroken / "best.pt", "--data_root", root, "--split", "all", "--allow_missing")
+    flags += ("--device", "cpu", "--num_workers", "0", "--output_dir", tmp_path / "out")
+    result = ok(command("test.py", *flags))
+    assert "0 real clips: AUC, AP and EER need both" in result.stderr
+    assert "accuracy" in result.stderr.splitlines()[-1]
+    content = json.loads((tmp_path / "out" / "test_metrics.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    called_fake = [float(row["logit"]) > 0 for row in rows]
+    assert content["overall"]["num_fake"] == len(rows) > 0
+    assert content["overall"]["accuracy"] == pytest.approx(sum(called_fake) / len(rows))
+    assert content["overall"]["auc"] is None
+    assert content["decision"]["at_threshold"]["false_positive_rate"] is None
+    assert 0 <= content["decision"]["at_threshold"]["false_negative_rate"] <= 1
+    assert "need both" in content["reason"]
+    assert not (tmp_path / "out" / "report.html").exists()
+    result = command("test.py", *flags, "--shortcuts")
+    assert result.returncode == 1
+    assert "need both" in result.stderr
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(prepared_root, unbroken, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = command(
+        "test.py", "--checkpoint", unbroken / "best.pt", "--data_root", prepared_root, "--num_workers", "0",
+        "--output_dir", tmp_path / "file" / "out",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "out: results cannot be written there (Not a directory)" in result.stderr
+    assert "windows of" not in result.stderr  # nothing was scored
+
+
+@pytest.mark.parametrize(
+    "flags", [("--batch_size", "1"), ("--accumulate_steps", "4"), ("--batch_size", "500")], ids=" ".join
+)
+def test_batches_and_parts_of_one_clip_and_batches_larger_than_the_set(prepared_root, tmp_path, flags):
+    result = ok(train(prepared_root, tmp_path / "run", "--epochs", "1", *flags))
+    assert "best val_auc" in result.stderr
+
+
+NOBODY = """
+import pwd, runpy, sys
+
+def unknown(*arguments):
+    raise KeyError("getpwuid(): uid not found")
+
+pwd.getpwuid = pwd.getpwnam = unknown
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_user_without_a_name_and_a_home_trains(prepared_root, tmp_path):
+    """As in a container that is started with --user 12345."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", NOBODY, "train.py", "--data_root", prepared_root, *TINY, "--epochs", "1"]
+    words += ["--run_dir", tmp_path / "run"]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False, "env": environment}
+    result = ok(subprocess.run(list(map(str, words)), **options))
+    assert "best val_auc" in result.stderr

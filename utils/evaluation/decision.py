@@ -208,9 +208,10 @@ def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, w
 
 
 def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict[str, Any]:
-    """The stored decision applied to (n,) labels and logits of both classes, for test_metrics.json.
+    """The stored decision applied to (n,) labels and logits, for test_metrics.json.
 
-    Confusion and rates at the threshold, verdicts with the undecided band, calibration before and after.
+    Confusion and rates at the threshold, verdicts with the undecided band, calibration before and after; None
+    for what needs both classes, if there is only one.
     """
     head, fake = decision.clip, labels == 1
     accused, verdicts = logits > head.threshold, head.verdicts(logits)
@@ -218,6 +219,9 @@ def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict
         name: {verdict: int((verdicts[chosen] == verdict).sum()) for verdict in (REAL, FAKE, UNDECIDED)}
         for name, chosen in (("real", ~fake), ("fake", fake))
     }
+    false_positive_rate = float(accused[~fake].mean()) if not fake.all() else None
+    false_negative_rate = float((~accused[fake]).mean()) if fake.any() else None
+    is_mixed = false_positive_rate is not None and false_negative_rate is not None
     decided = verdicts != UNDECIDED
     right = verdicts == np.where(fake, FAKE, REAL)
     return {
@@ -227,14 +231,16 @@ def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict
             "false_negatives": int((~accused & fake).sum()),
             "false_positives": int((accused & ~fake).sum()),
             "true_negatives": int((~accused & ~fake).sum()),
-            "false_positive_rate": float(accused[~fake].mean()),
-            "false_negative_rate": float((~accused[fake]).mean()),
+            "false_positive_rate": false_positive_rate,
+            "false_negative_rate": false_negative_rate,
             "accuracy": float((accused == fake).mean()),
-            "balanced_accuracy": float((accused[fake].mean() + (~accused[~fake]).mean()) / 2),
+            "balanced_accuracy": float((accused[fake].mean() + (~accused[~fake]).mean()) / 2)
+            if is_mixed
+            else None,
         },
         "verdicts": counts,  # of the reals and of the fakes
         "undecided_share": float((~decided).mean()),
         "accuracy_of_decided": float(right[decided].mean()) if decided.any() else None,
-        "ece_before": expected_calibration_error(labels, expit(logits)),
-        "ece_after": expected_calibration_error(labels, head.prob(logits)),
+        "ece_before": expected_calibration_error(labels, expit(logits)) if is_mixed else None,
+        "ece_after": expected_calibration_error(labels, head.prob(logits)) if is_mixed else None,
     }

@@ -19,13 +19,18 @@ Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]  # indices into arrays of clips
 
 
-def require_both_classes(labels: Labels, what: str) -> None:
-    """Raise DatasetError unless `labels` holds reals and fakes: AUC and EER are undefined on one class."""
+def lacks_a_class(labels: Labels, what: str) -> str:
+    """Why AUC and EER are undefined: `labels` holds only reals or only fakes; "" if it holds both."""
     num_fake = int((labels == 1).sum())
-    if num_fake == 0 or num_fake == len(labels):
-        raise DatasetError(
-            f"{what} has {num_fake} fake and {len(labels) - num_fake} real clips: AUC, AP and EER need both"
-        )
+    if 0 < num_fake < len(labels):
+        return ""
+    return f"{what} has {num_fake} fake and {len(labels) - num_fake} real clips: AUC, AP and EER need both"
+
+
+def require_both_classes(labels: Labels, what: str) -> None:
+    """Raise DatasetError unless `labels` holds reals and fakes."""
+    if reason := lacks_a_class(labels, what):
+        raise DatasetError(reason)
 
 
 def against_the_reals(kinds: Sequence[str] | npt.NDArray[np.str_], labels: Labels) -> dict[str, Rows]:
@@ -93,6 +98,18 @@ class DetectionMetrics:
     balanced_accuracy: float  # at logit 0
     tpr_at_fpr_1: float
     tpr_at_fpr_5: float
+
+
+def one_class_metrics(labels: Labels, logits: Floats) -> dict[str, Any]:
+    """The fields of DetectionMetrics for clips of one class: None where both are needed."""
+    fake = labels == 1
+    return {
+        **dict.fromkeys(DetectionMetrics.__annotations__),
+        "num_real": int((~fake).sum()),
+        "num_fake": int(fake.sum()),
+        "prevalence": float(fake.mean()),
+        "accuracy": float(((logits > 0) == fake).mean()),
+    }
 
 
 def detection_metrics(labels: Labels, logits: Floats, what: str) -> DetectionMetrics:

@@ -14,7 +14,14 @@ from scipy.special import expit
 
 from utils.evaluation.bootstrap import interval_results
 from utils.evaluation.decision import Decision, decision_results
-from utils.evaluation.metrics import Floats, Rows, against_the_reals, detection_metrics
+from utils.evaluation.metrics import (
+    Floats,
+    Rows,
+    against_the_reals,
+    detection_metrics,
+    lacks_a_class,
+    one_class_metrics,
+)
 from utils.evaluation.scoring import ClipScores
 from utils.files import write_text
 from utils.types import Clip
@@ -26,9 +33,15 @@ def all_metrics(
     """The numbers of test_metrics.json: of all clips, and of each category and method against all reals.
 
     With intervals over persons, and the results of the checkpoint's decision. donor_disjoint: ids of clips
-    with no donor in training; if some of the fakes are, they too are compared with all reals.
+    with no donor in training; if some of the fakes are, they too are compared with all reals. Of clips of one
+    class: what can be said without the other, and the "reason" for the rest.
     """
     labels, logits = scores.labels, scores.logits
+    decided = {"reason": "the checkpoint holds no decision"}
+    if decision is not None:
+        decided = decision_results(decision, labels, logits)
+    if reason := lacks_a_class(labels, what):
+        return {"overall": one_class_metrics(labels, logits), "decision": decided, "reason": reason}
 
     def metrics_of(rows: Rows, name: str) -> dict[str, Any]:
         return dataclasses.asdict(detection_metrics(labels[rows], logits[rows], name))
@@ -45,9 +58,7 @@ def all_metrics(
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in metrics.values()]))
     persons = [clip.identity for clip in ordered]
     result["intervals"] = interval_results(labels, logits, persons, groups, what)
-    result["decision"] = {"reason": "the checkpoint holds no decision"}
-    if decision is not None:
-        result["decision"] = decision_results(decision, labels, logits)
+    result["decision"] = decided
     is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])
     if (is_disjoint & (labels == 1)).any():
         rows = np.flatnonzero(is_disjoint | (labels == 0))

@@ -24,7 +24,7 @@ from typing import Any
 from utils.config import opt, parse_command
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.significance import over_runs
-from utils.files import file_sha256, write_text
+from utils.files import file_sha256, require_writable, write_text
 from utils.names import brief, parse_json
 from utils.report.pages import TEMPLATES, write_page
 from utils.run.log import configure_logging
@@ -141,14 +141,19 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
     for value in (result["dataset"], result["split"]):
         if not isinstance(value, str):
             raise ValueError(f"{brief(value)} is not a name")
-    run = runs.setdefault(about["checkpoint_sha256"], Run(about))
     column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
     overall = result["overall"]
+    if overall["auc"] is None:
+        log.warning(
+            "%s: left out, %s of %s has no AUC: its clips are of one class", file, column, about["name"]
+        )
+        return
     interval = result.get("intervals", {}).get("overall", {}).get("auc")
     numbers: dict[str, Any] = {name: float(overall[name]) for name in AVERAGED}
     numbers |= {name: int(overall[name]) for name in ("num_real", "num_fake")}
     bounds = None if interval is None else (float(interval[0]), float(interval[1]))
     cell = Cell(**numbers, interval=bounds, file=str(file))
+    run = runs.setdefault(about["checkpoint_sha256"], Run(about))
     other = run.cells.setdefault(column, cell)
     # test.py writes the result of each data set twice: to its own folder and to the table of all
     if dataclasses.replace(other, file=cell.file) != cell:
@@ -243,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`test.py --matrix`."""
     config = parse_command(MatrixConfig, __doc__ or "", argv)
     configure_logging()
-    config.output_dir.mkdir(parents=True, exist_ok=True)
+    require_writable(config.output_dir)
     matrix = build_matrix(read_results(find_results(config.matrix))) | {"command": shlex.join(sys.argv)}
     text = json.dumps(matrix, indent=1) + "\n"
     write_text(config.output_dir / "matrix.json", text)

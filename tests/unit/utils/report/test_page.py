@@ -91,7 +91,7 @@ def write_result(folder: Path, *, auc=0.8, dataset="a", checkpoint=b"weights", c
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "best.pt").write_bytes(checkpoint)
     overall = {"auc": auc, "eer": 0.2, "num_real": 5, "num_fake": 6}
-    overall |= {"accuracy": auc - 0.1, "balanced_accuracy": auc - 0.2}
+    overall |= {"accuracy": (auc or 0) - 0.1, "balanced_accuracy": (auc or 0) - 0.2}
     result = {
         "dataset": dataset,
         "split": "test",
@@ -132,6 +132,14 @@ def test_a_row_is_a_checkpoint_wherever_its_results_lie(tmp_path):
     write_result(tmp_path / "again", dataset="a")  # the same result twice
     rows = [run for group in matrix_of(tmp_path)["groups"] for run in group["runs"]]
     assert [list(run["cells"]) for run in rows] == [["a", "b"]]
+
+
+def test_a_result_on_clips_of_one_class_is_left_out_and_named(tmp_path, caplog):
+    write_result(tmp_path / "both", dataset="a")
+    write_result(tmp_path / "fakes", dataset="b", auc=None)
+    (row,) = [run for group in matrix_of(tmp_path)["groups"] for run in group["runs"]]
+    assert list(row["cells"]) == ["a"]
+    assert "fakes/test_metrics.json: left out: it has no AUC" in caplog.text
 
 
 def test_two_different_results_of_one_cell_are_refused(tmp_path):
