@@ -88,7 +88,7 @@ def test_without_data_a_launcher_says_what_to_do(launcher):
 
 
 def test_paths_in_variables_are_the_callers(tmp_path):
-    variables = {"USE_ACTIVE_ENV": "1", "DATA_ROOT": "my data", "RUN_DIR": "my run"}
+    variables = {"USE_ACTIVE_ENV": "1", "DATA_ROOT": "my dät'a", "RUN_DIR": "my run/ü 1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     words = ["bash", str(ROOT / "run_fakeavceleb.sh"), "--print_config"]
     result = subprocess.run(
@@ -100,8 +100,22 @@ def test_paths_in_variables_are_the_callers(tmp_path):
         env=os.environ | variables | {"PATH": path},
     )
     config = json.loads(result.stdout)["train"]
-    assert config["data_root"] == [str(tmp_path / "my data")]
-    assert config["run_dir"] == str(tmp_path / "my run")
+    assert config["data_root"] == [str(tmp_path / "my dät'a")]
+    assert config["run_dir"] == str(tmp_path / "my run/ü 1")
+
+
+def test_scripts_for_bash_keep_their_line_ends_in_a_checkout_on_windows():
+    """git for Windows writes CRLF (core.autocrlf), of which bash in WSL says "$'\\r': command not found"."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("the project is not a git checkout")
+    git = ["git", "-C", ROOT, "-c", "core.autocrlf=true"]
+    listed = subprocess.run([*git, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    scripts = [name for name in files if name.endswith(".sh") or (ROOT / name).read_bytes()[:2] == b"#!"]
+    assert {".ci/run", "run_ffpp.sh", "utils/shell/launch.sh"} <= set(scripts)
+    words = [*git, "check-attr", "eol", "--", *scripts]
+    attributes = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line for line in attributes if not line.endswith(": eol: lf")] == []
 
 
 @pytest.mark.parametrize("flag", ["--run_dir", "--data_root", "--device"])

@@ -66,7 +66,7 @@ def test_several_state_dicts_without_a_known_name_are_not_chosen_from(tmp_path):
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_foreign_objects_are_dropped_from_files_of_both_formats(tmp_path, is_zip):
-    beside = {
+    others = {
         "args": types.SimpleNamespace(lr=1.0),
         "settings": Settings(lr=1.0, more=Settings(depth=3)),
         "history": collections.defaultdict(list, loss=[1.0]),
@@ -74,7 +74,7 @@ def test_foreign_objects_are_dropped_from_files_of_both_formats(tmp_path, is_zip
         "callbacks": [Command("touch", str(tmp_path / "touched"))],
     }
     path = tmp_path / "x.pth"
-    torch.save({**beside, "state_dict": STATE}, path, _use_new_zipfile_serialization=is_zip)
+    torch.save({**others, "state_dict": STATE}, path, _use_new_zipfile_serialization=is_zip)
     with pytest.raises(CheckpointError, match="asks for"):
         load_checkpoint(path)
     assert torch.equal(read_foreign_weights(path)["weight"], STATE["weight"])
