@@ -47,7 +47,7 @@ from utils.files import locked_folder, write_text
 from utils.run.bad_clips import BadClips
 from utils.run.config_file import read_run_config, require_known, require_same
 from utils.run.device import autocast, require_compiler, resolve_device, resolve_precision, set_float32_math
-from utils.run.distributed import is_main, process_group, world_size
+from utils.run.distributed import StopWaiting, is_main, process_group, world_size
 from utils.run.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.run.loop_config import LoopConfig
 from utils.run.resume import Best, StopRequest, TrainingState, require_no_run, saved_state, stop_request
@@ -247,9 +247,9 @@ def fit(
     request: StopRequest,
 ) -> None:
     """Train from the first weights, or from `saved`, and validate after every epoch."""
-    train, loop, workers, (loader, val_loader) = config.train, config.loop, config.workers, loaders
+    train, loop, (loader, val_loader) = config.train, config.loop, loaders
     precision = resolve_precision(loop.precision, device)
-    about = f"{workers.resolved_workers} loader workers, {workers.resolved_prefetch} batches ahead"
+    about = f"{loader.num_workers} loader workers, {loader.prefetch_factor or 0} batches ahead"
     log.info("device %s, precision %s, %d process(es), each with %s", device, precision, world_size(), about)
     state = build(config, loader.batch_sampler.num_steps, device)
     if saved:
@@ -258,7 +258,10 @@ def fit(
     run = Run(
         train.run_dir, loop, state, loader, request, known, train.save_every_steps, train.keep_checkpoints
     )
-    train_epochs(config, run, val_loader, precision)
+    try:
+        train_epochs(config, run, val_loader, precision)
+    except StopWaiting:
+        run.stop_here()
     run.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from loaders.batches.labels import clip_labels
 from loaders.batches.samplers import EvaluationBatches, TrainingBatches, TrainingSampler
@@ -19,9 +20,12 @@ from loaders.batches.worker_processes import end_workers, next_item, set_up_work
 from utils.config import opt
 from utils.errors import FrameworkError
 from utils.run.bad_clips import BadClips
-from utils.run.distributed import local_processes
+from utils.run.distributed import StopWaiting, local_processes
+from utils.run.memory import free_shared_memory
 from utils.types import INPUTS, Clip, ClipBatch
 
+log = logging.getLogger(__name__)
+IN_HAND = 2  # batches that the main process holds while workers make others
 TYPICAL_WINDOW_BYTES = 60 * 224 * 224 * 3 * 1.1  # picture, and a tenth for the rest
 
 
@@ -60,6 +64,28 @@ class WorkerConfig:
         return max(1, min(4, int(per_worker / (self.batch_size * TYPICAL_WINDOW_BYTES))))
 
 
+def fit_shared_memory(num_workers: int, prefetch: int, batch_bytes: float) -> tuple[int, int, str]:
+    """(workers, batches that each makes ahead, what to say of it) for which the free /dev/shm suffices.
+
+    Workers hand over batches there. Where it is full they end with SIGBUS or wait forever.
+    """
+    free = free_shared_memory()
+    if not num_workers or free is None:
+        return num_workers, prefetch, ""
+    room = max(0, int(0.9 * free / local_processes() / batch_bytes) - IN_HAND)
+    if num_workers * prefetch <= room:
+        return num_workers, prefetch, ""
+    workers = min(num_workers, room)
+    fitting = max(1, room // workers) if workers else 0
+    needed = (num_workers * prefetch + IN_HAND) * batch_bytes * local_processes()
+    text = (
+        f"/dev/shm has {free / 1e6:.0f} MB free, and {num_workers} loader workers with {prefetch} batches "
+        f"ahead need {needed / 1e6:.0f} MB there: {workers} workers with {fitting} are used, "
+        "which is slower. Give a container more: docker run --shm-size 8g, or --ipc host"
+    )
+    return workers, fitting, text
+
+
 class ClipLoader(DataLoader[ClipBatch]):
     """A DataLoader of ClipBatch.
 
@@ -71,9 +97,15 @@ class ClipLoader(DataLoader[ClipBatch]):
     batch_sampler: Any  # a TrainingBatches or EvaluationBatches of samplers.py
 
     def __init__(
-        self, dataset: ItemDataset, workers: WorkerConfig, batches: Sampler[Any], bad_clips: BadClips
+        self,
+        dataset: ItemDataset,
+        workers: WorkerConfig,
+        batches: TrainingBatches | EvaluationBatches,
+        bad_clips: BadClips,
     ) -> None:
-        num_workers = workers.resolved_workers
+        self.batch_bytes = batches.largest * dataset.config.window_bytes(dataset.inputs)
+        wanted = workers.resolved_workers, workers.resolved_prefetch
+        num_workers, prefetch, self.shortage = fit_shared_memory(*wanted, max(1.0, self.batch_bytes))
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -82,7 +114,7 @@ class ClipLoader(DataLoader[ClipBatch]):
             num_workers=num_workers,
             worker_init_fn=set_up_worker,
             persistent_workers=num_workers > 0,
-            prefetch_factor=workers.resolved_prefetch if num_workers else None,
+            prefetch_factor=prefetch if num_workers else None,
             pin_memory=torch.cuda.is_available(),
             # its own: a new loader must not move the global generator that dropout draws from
             generator=torch.Generator(),
@@ -92,10 +124,13 @@ class ClipLoader(DataLoader[ClipBatch]):
         dataset.at_work = torch.full((max(1, num_workers),), -1).share_memory_()
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]  # torch's type is a private class
+        if self.shortage:
+            log.warning("%s", self.shortage)
+            self.shortage = ""  # said once
         worker_deaths.install()
         iterator: Any = super().__iter__()
         try:
-            while (item := next_item(self, iterator, self._clips_at)) is not None:
+            while (item := next_item(self, iterator, self._clips_at, self.batch_bytes)) is not None:
                 batch, unreadable = item
                 for clip_id, error in unreadable:
                     self.bad_clips.add(clip_id, error)
@@ -103,7 +138,7 @@ class ClipLoader(DataLoader[ClipBatch]):
                     raise batch
                 if batch is not None:  # else all windows of an evaluation batch were unreadable
                     yield batch
-        except FrameworkError:
+        except (FrameworkError, StopWaiting):
             iterator = None
             end_workers(self)
             raise

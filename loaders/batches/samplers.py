@@ -89,6 +89,12 @@ class TrainingBatches(Sampler[list[tuple[int, tuple[int, int]]]]):
                 f"there are only {len(sampler)} training clips: use a smaller --batch_size than {batch_size}"
             )
 
+    @property
+    def largest(self) -> int:
+        """Windows of the largest batch of this process."""
+        size = min(self.batch_size, len(self.sampler))
+        return -(-size // (distributed.world_size() * self.accumulate_steps))
+
     def __len__(self) -> int:
         return (self.num_steps - self.first_step) * self.accumulate_steps
 
@@ -109,6 +115,11 @@ class EvaluationBatches(Sampler[list[tuple[int, int]]]):
         self, keys: Sequence[tuple[int, int]], clips: Sequence[Clip], batch_size: int, bad_clips: BadClips
     ) -> None:
         self.keys, self.clips, self.batch_size, self.bad_clips = keys, clips, batch_size, bad_clips
+
+    @property
+    def largest(self) -> int:
+        """Windows of the largest batch."""
+        return min(self.batch_size, len(self.keys))
 
     def _batches(self) -> list[list[tuple[int, int]]]:
         left_out = self.bad_clips.left_out()

@@ -19,7 +19,14 @@ from loaders.batches.labels import clip_labels, window_labels
 from loaders.batches.silence import clip_leading_silence_s
 from loaders.batches.transforms import jitter_color, normalize_landmarks
 from utils.clip.features import FEATURES, read_features
-from utils.clip.files import SAMPLE_RATE_HZ, VIDEO_NAME, find_audio, open_landmarks
+from utils.clip.files import (
+    CROP_SIZE,
+    NUM_LANDMARKS,
+    SAMPLE_RATE_HZ,
+    VIDEO_NAME,
+    find_audio,
+    open_landmarks,
+)
 from utils.clip.frames import Crop, open_crop
 from utils.clip.sound import SoundReader, open_sound
 from utils.config import opt
@@ -98,6 +105,14 @@ class DataConfig:
     def window_frames(self) -> int:
         """T of a full window."""
         return RELEASED_FRAMES if self.window == "released" else max(1, round(self.window_s * self.video_fps))
+
+    def window_bytes(self, inputs: frozenset[str]) -> float:
+        """About how much memory a window takes, features left aside."""
+        # of a released window the sound of the whole clip, which may be long
+        seconds = 10.0 if self.window == "released" else self.window_s
+        picture = self.window_frames * CROP_SIZE**2 * 3 if "video" in inputs else 0
+        sound = seconds * SAMPLE_RATE_HZ * 5 if "sound" in inputs else 0  # with its padding mask
+        return 1.05 * (picture + sound + self.window_frames * NUM_LANDMARKS * 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,32 +24,42 @@ from torch.utils.data import DataLoader
 
 from utils.errors import FrameworkError
 from utils.run.device import uses_plain_torch
-from utils.run.memory import keep_freed_memory
+from utils.run.distributed import StopWaiting
+from utils.run.memory import free_shared_memory, keep_freed_memory
+from utils.run.resume import stoppable
 
 
 class LoaderError(FrameworkError):
     """A worker process of a loader died or hangs."""
 
 
-def next_item(loader: DataLoader[Any], iterator: Iterator[Any], clips_at: Callable[[list[int]], str]) -> Any:
+def next_item(
+    loader: DataLoader[Any], iterator: Iterator[Any], clips_at: Callable[[list[int]], str], batch_bytes: float
+) -> Any:
     """The next item of a loader's iterator, None at its end.
 
-    If a worker died or hangs: LoaderError that names the clips `clips_at` the workers that it may be.
+    If a worker died or hangs: LoaderError that names the clips `clips_at` the workers that it may be, or
+    /dev/shm, if a batch of `batch_bytes` has no room there. A stop request ends the wait, see `stoppable`.
     """
     if not loader.num_workers:
         return next(iterator, None)
     try:
         if uses_plain_torch():
-            return next(iterator, None)
+            with stoppable():
+                return next(iterator, None)
         _watched.add(iterator)
-        with worker_deaths.are_raised():
+        with stoppable(), worker_deaths.are_raised():
             return next(iterator, None)
+    except StopWaiting:
+        if not uses_plain_torch():
+            _kill_workers(iterator)
+        raise
     except (RuntimeError, OSError, EOFError) as error:
         dead: list[int] = []
         how, timed_out = "unexpectedly", str(error).startswith("DataLoader timed out")
         if not uses_plain_torch():
             dead, how = _dead_workers(iterator, 0 if isinstance(error, RuntimeError) else 5)
-            if not dead and not timed_out:
+            if not dead and not timed_out and "shared memory" not in str(error):
                 raise
             _kill_workers(iterator)
         elif isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
@@ -57,6 +67,13 @@ def next_item(loader: DataLoader[Any], iterator: Iterator[Any], clips_at: Callab
         what = f"a loader worker ended {how} while it read"
         if timed_out and not dead:
             what = f"no loader worker gave a batch for {loader.timeout:.0f} s while they read"
+        free = free_shared_memory()
+        if (timed_out or "SIGBUS" in how or not dead) and free is not None and free < 2 * batch_bytes:
+            raise LoaderError(
+                f"{what} clips: /dev/shm, where workers hand over batches of {batch_bytes / 1e6:.0f} MB, "
+                f"has {free / 1e6:.0f} MB free; give a container more (docker run --shm-size 8g, or --ipc "
+                "host), or use --num_workers 0"
+            ) from error
         clips = clips_at(dead or list(range(loader.num_workers)))
         raise LoaderError(f"{what} {clips}; look at it with preprocess.verify, or exclude it") from error
 
@@ -138,6 +155,7 @@ def _kill_workers(iterator: Any) -> None:
 
     _watched.discard(iterator)
     _remove_worker_pids(id(iterator))  # else torch would report their deaths
+    iterator._worker_pids_set = False  # and torch need not do so again
     for worker in iterator._workers:
         worker.kill()
 

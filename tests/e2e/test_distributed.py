@@ -14,7 +14,7 @@ import torch
 
 from loaders.batches.samplers import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
-from tests.commands import ONE_THREAD, run_processes
+from tests.commands import ONE_THREAD, run_command, run_processes
 from tests.e2e.test_training import TINY, command, ok
 from utils.errors import UsageError
 
@@ -156,6 +156,8 @@ def test_a_run_of_two_processes_is_a_run_like_any_other(prepared_root, run_dir, 
     arguments = ("--data_root", prepared_root, "--run_dir", moved, *TINY, "--precision", "fp32")
     ok(run_processes(2, "train.py", *arguments, "--accumulate_steps", "2", "--epochs", "3", "--resume"))
     assert len(list(csv.DictReader((moved / "metrics.csv").open()))) == 3
+    ok(run_command("train.py", *arguments, "--accumulate_steps", "2", "--epochs", "4", "--resume"))  # in one
+    assert len(list(csv.DictReader((moved / "metrics.csv").open()))) == 4
 
 
 def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):

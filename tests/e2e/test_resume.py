@@ -132,3 +132,55 @@ def test_torchrun_is_asked_to_stop(prepared_root, tmp_path):
     ok(start(prepared_root, run_dir, "--resume", processes=2).wait())
     ok(start(prepared_root, tmp_path / "unbroken", processes=2).wait())
     assert not differences(run_dir, tmp_path / "unbroken")
+
+
+HANGS = """
+import sys, time
+import train
+from loaders.batches.windows import ClipDataset
+from utils.errors import run_command
+
+read, hangs_in_training = ClipDataset.__getitem__, sys.argv.pop(1) == "training"
+num_read = 0  # by this worker, which lives for the whole run
+
+def read_or_hang(dataset, key):
+    global num_read
+    num_read += 1
+    if dataset.training and hangs_in_training and key[1][0] == 1:  # the second epoch
+        time.sleep(600)
+    if not dataset.training and not hangs_in_training and num_read > 9:
+        time.sleep(600)
+    return read(dataset, key)
+
+ClipDataset.__getitem__ = read_or_hang
+run_command(train.main)
+"""
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_run_whose_loader_hangs_is_asked_to_stop(prepared_root, tmp_path, part):
+    """It saves and ends at once, not after --loader_timeout_s, and goes on as if nothing had been."""
+    run_dir = tmp_path / "run"
+    words = [sys.executable, "-c", HANGS, part, "--data_root", prepared_root, "--run_dir", run_dir, *FLAGS]
+    process = subprocess.Popen(
+        list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
+    )
+    wait_for_a_save(lambda: process.poll() is None, run_dir)
+    wait_for_quiet(run_dir)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; --resume goes on from here" in errors
+    assert "Traceback" not in errors
+    progress = torch.load(run_dir / "last.pt", weights_only=True)["progress"]
+    place = (progress["epoch"], progress["step"])
+    assert place == (1, 0) if part == "training" else place[1] == 6
+    ok(start(prepared_root, run_dir, "--resume").wait())
+    ok(start(prepared_root, tmp_path / "unbroken").wait())
+    assert not differences(run_dir, tmp_path / "unbroken")
+
+
+def wait_for_quiet(run_dir, seconds=4.0):
+    """Until the run has not saved for some seconds."""
+    while time.time() - (run_dir / "last.pt").stat().st_mtime < seconds:
+        time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     progress = tqdm(batches, desc=description, leave=False, disable=not distributed.is_main(), unit="batch")
-    scored_here = [_score(model, criterion, batch, device, precision) for batch in progress]
+    scored_here: list[_ScoredBatch] | None = None
+    with contextlib.suppress(distributed.StopWaiting):  # `collect` raises it in all processes
+        scored_here = [_score(model, criterion, batch, device, precision) for batch in progress]
     model.train(was_training)
     scored = distributed.collect(scored_here)
     if bad_clips is not None:

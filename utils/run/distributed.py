@@ -31,6 +31,10 @@ class LostContactError(FrameworkError):
     """Another process of the run has ended."""
 
 
+class StopWaiting(BaseException):
+    """A signal asked the run to stop while one of its processes waited for a batch."""
+
+
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -96,9 +100,14 @@ def deal_out(items: Sequence[Record]) -> list[Record]:
     return list(items[rank() :: world_size()])
 
 
-def collect(items: Sequence[Record]) -> list[Record]:
-    """What the processes made of their shares, in the order of what was dealt out. The same on all ranks."""
-    shares = gather_objects(list(items))
+def collect(items: Sequence[Record] | None) -> list[Record]:
+    """What the processes made of their shares, in the order of what was dealt out. The same on all ranks.
+
+    None: this process was asked to stop; all of them then raise StopWaiting.
+    """
+    shares = gather_objects(None if items is None else list(items))
+    if None in shares:
+        raise StopWaiting
     return [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
 
 
@@ -164,13 +173,15 @@ def gather_batch(
     return output, map_tensors(batch, lambda _: next(gathered), clip_ids=clip_ids)
 
 
-def pad_to_longest(batch: ClipBatch) -> tuple[ClipBatch, tuple[str, ...]]:
+def pad_to_longest(batch: ClipBatch | None) -> tuple[ClipBatch, tuple[str, ...]]:
     """The batch, padded to the longest one of all processes, and the clip ids of all of them.
 
     Each process then computes what it would compute as a part of the whole batch, and what they make of it
-    can be gathered.
+    can be gathered. None: this process was asked to stop; all of them then raise StopWaiting.
     """
-    everyone = gather_objects((batch.lengths, batch.clip_ids))
+    everyone = gather_objects(None if batch is None else (batch.lengths, batch.clip_ids))
+    if batch is None or None in everyone:
+        raise StopWaiting
     clip_ids = tuple(clip_id for _, ids in everyone for clip_id in ids)
     longest = [max(column) for column in zip(*(lengths for lengths, _ in everyone), strict=True)]
     return batch.padded_to(longest), clip_ids

@@ -1,4 +1,4 @@
-"""Memory tuning, for speed alone: huge pages, and freed memory that stays with the process.
+"""Memory tuning, for speed alone: huge pages, and freed memory that stays with the process; shared memory.
 
 `TUNE_MEMORY=0` in the environment turns all of it off: torch, NumPy and OpenCV then get memory
 the system's own way. Results do not depend on it. Linux with glibc only; elsewhere nothing happens.
@@ -11,7 +11,9 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+SHARED_MEMORY = Path("/dev/shm")  # where processes hand tensors to each other; 64 MB in a container
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -64,3 +66,12 @@ def keep_freed_memory() -> None:
     if is_tuned() and mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 64 << 20)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # larger arrays are mapped, and returned when they are freed
+
+
+def free_shared_memory() -> int | None:
+    """Free bytes of /dev/shm; None if there is no such place, or it has no limit."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize if status.f_blocks else None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -153,15 +153,21 @@ def require_no_run(run_dir: Path) -> None:
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C, of which the training loop hears after its step; a second Ctrl-C ends it at once."""
+    """SIGTERM or Ctrl-C, of which the training loop hears after its step, or while it waits for a batch; a
+    second Ctrl-C ends it at once.
+    """
+
+    current: ClassVar[StopRequest | None] = None  # within `stop_request`
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.is_waiting = 0, False
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.number == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
+        if self.is_waiting:
+            raise distributed.StopWaiting
 
     def heard(self) -> int:
         """The signal's number, whichever process got it; 0 if none did."""
@@ -172,9 +178,27 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Signals are remembered while the context lasts."""
     request = StopRequest()
+    StopRequest.current = request
     before = {number: signal.signal(number, request._remember) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
     finally:
+        StopRequest.current = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """A wait that may last: a stop request, also one from before, raises StopWaiting in it."""
+    request = StopRequest.current
+    if request is None:
+        yield
+        return
+    request.is_waiting = True
+    try:
+        if request.number:
+            raise distributed.StopWaiting
+        yield
+    finally:
+        request.is_waiting = False

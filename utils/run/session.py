@@ -93,7 +93,7 @@ class Run:
         waiting = WaitingTime(self.loader)
         title, is_quiet = f"epoch {self.progress.epoch}", not distributed.is_main()
         self._bar = tqdm(waiting, title, len(self.loader), leave=False, unit="batch", disable=is_quiet)
-        for number, batch in enumerate(self._bar, start=1):
+        for number, batch in enumerate(self._read_all(), start=1):
             self.is_step = number % self.config.accumulate_steps == 0
             padded, self.clip_ids = distributed.pad_to_longest(batch)
             with shares_gradients(self.state.step, now=self.is_step):
@@ -104,6 +104,13 @@ class Run:
         log.info("%s: %d clips, %.1f clips/s, data wait %.1f %%", title, self._num_clips, rate, 100 * share)
         self.log.curves({"speed/data_wait": share}, self.log.step - 1)
         distributed.same_buffers(self.state.model)
+
+    def _read_all(self) -> Iterator[ClipBatch | None]:
+        """The batches, at last None if a stop request ended the wait for one."""
+        try:
+            yield from self._bar
+        except distributed.StopWaiting:
+            yield None  # `pad_to_longest` tells the other processes
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
         """Add the gradients of a batch: of its share of the step's loss."""
@@ -136,6 +143,17 @@ class Run:
             self._record(self._reader.flush())
             self._save_last({})
         return bool(stop)
+
+    def stop_here(self) -> None:
+        """Save, as a signal ended the wait for a batch of training or validation.
+
+        Not in the middle of a step, whose first parts have moved running statistics: the save before counts.
+        """
+        if self._step_ids:
+            log.info("stopped in the middle of a step: the run goes on from the last save before it")
+            return
+        self._record(self._reader.flush())
+        self._save_last({})
 
     def end_epoch(self, validation: Mapping[str, float], result: Mapping[str, Any]) -> None:
         """Log the epoch's row and save last.pt with `result`, and best.pt if no epoch before was better."""
