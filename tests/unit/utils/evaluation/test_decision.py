@@ -17,7 +17,7 @@ from utils.evaluation.decision import (
     fit_temperature,
     threshold_above,
 )
-from utils.evaluation.metrics import expected_calibration_error
+from utils.evaluation.metrics import expected_calibration_error, one_class_metrics
 from utils.evaluation.scoring import ClipScores
 
 
@@ -227,3 +227,20 @@ def test_results_count_clips_at_the_stored_threshold_not_at_zero():
     assert result["ece_before"] == expected_calibration_error(labels, expit(logits))
     assert result["ece_after"] == expected_calibration_error(labels, expit(logits / head.temperature))
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("label", [0, 1])
+def test_clips_of_one_class_have_the_rates_that_need_no_other(label):
+    decision = Decision(rate=0.01, clip=fit_head(np.array([0, 1]), np.array([0.0, 1]), 0.01, "x"))
+    labels, logits = np.full(4, label), np.array([-1.0, 0.5, 1.5, 2.5])
+    result = decision_results(decision, labels, logits)
+    at, rates = result["at_threshold"], ("false_positive_rate", "false_negative_rate")
+    assert at[rates[label]] == (0.25 if label else 0.75)
+    assert at["accuracy"] == (0.75 if label else 0.25)
+    assert [at[rates[1 - label]], at["balanced_accuracy"]] == [None, None]
+    assert [result["ece_before"], result["ece_after"]] == [None, None]
+    metrics = one_class_metrics(labels, logits)
+    assert (metrics["num_real"], metrics["num_fake"], metrics["auc"]) == ((4, 0, None), (0, 4, None))[label]
+    assert metrics["accuracy"] == (0.75 if label else 0.25)
+    json.dumps([result, metrics], allow_nan=False)
