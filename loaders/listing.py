@@ -14,7 +14,7 @@ from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import clip_names
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
-from utils.files import read_text
+from utils.files import read_lines
 from utils.names import brief, is_plain
 from utils.types import Clip
 
@@ -198,7 +198,7 @@ def _read_exclusions(path: Path | None, dataset: str, listed: list[Clip]) -> set
     """The clip ids of an exclusion list. Raises DatasetError if one of `dataset` is not listed."""
     if path is None:
         return set()
-    ids = {line.partition("#")[0].strip() for line in read_text(path).splitlines()} - {""}
+    ids = {line.partition("#")[0].strip() for _, line in read_lines(path)} - {""}
     of_dataset = {clip_id for clip_id in ids if clip_id.startswith(f"{dataset}/")}
     if unknown := of_dataset - {clip.clip_id for clip in listed}:
         raise DatasetError(f"{path}: names clips that {dataset} does not list: {sorted(unknown)[:3]}")

@@ -45,7 +45,7 @@ from preprocess.work.workers import lock_partial, run_workers
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.config import opt, parse_groups, require_at_least
 from utils.errors import ClipError, DatasetError, require_packages, run_command
-from utils.files import WriteError, require_writable, write_text
+from utils.files import WriteError, read_text, require_writable, write_text
 from utils.media.sound import iterate_audio
 from utils.media.times import read_picture_start_s
 from utils.names import parse_json
@@ -92,7 +92,7 @@ def read_sequences(path: Path) -> list[Sequence]:
             "repository (https://github.com/ondyari/FaceForensics)"
         )
     try:
-        content = parse_json(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(read_text(path))
         sequences = []
         for name, text in sorted(content.items()):
             video, _, index = text.rpartition(" ")  # ids may begin with "-", but hold no space

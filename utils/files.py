@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -90,11 +91,49 @@ def require_writable(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 text file. Raises DatasetError if there is none."""
+    """The content of a text file from elsewhere: UTF-8, with or without a byte order mark, or cp949 (Korean).
+
+    Line ends of every system become "\n". Raises DatasetError if there is none, if it is UTF-16, or no text.
+    """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _alternates_with_zeros(data[:400]):
+        raise DatasetError(
+            f"{path}: is UTF-16 text; save it as UTF-8 (in a spreadsheet as 'CSV UTF-8', in a shell by "
+            "iconv -f UTF-16 -t UTF-8)"
+        )
+    if (place := data.find(b"\0")) >= 0:
+        raise DatasetError(f"{path}, line {_line(data, place)}: has bytes of value 0: no text; copy it again")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:  # UTF-8 first: its bytes often decode as cp949 too, into nonsense
+        try:
+            text = data.decode("cp949")
+        except UnicodeDecodeError:
+            raise DatasetError(
+                f"{path}, line {_line(data, error.start)}: is neither UTF-8 nor cp949 text; save it as UTF-8"
+            ) from error
+        log.info("%s: is read as cp949 (Korean), since it is not UTF-8", path)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _alternates_with_zeros(data: bytes) -> bool:
+    """Whether many bytes are 0, nearly all at even or nearly all at odd places: UTF-16 without its mark."""
+    fewer, more = sorted((data[::2].count(0), data[1::2].count(0)))
+    return more > len(data) / 20 and 4 * fewer < more
+
+
+def _line(data: bytes, place: int) -> int:
+    return data.count(b"\n", 0, place) + 1
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("<file>, line 3", line) of each line of a text file that is not blank, trimmed."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line := line.strip():
+            yield f"{path}, line {number}", line
 
 
 def file_sha256(source: Path | BinaryIO) -> str:

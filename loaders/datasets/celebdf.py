@@ -11,9 +11,10 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import inside, new_clip, nfc, read_text, require_file, walk_clips
+from loaders.datasets.metadata import as_id, inside, new_clip, nfc, require_file, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.errors import DatasetError
+from utils.files import read_lines
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,9 @@ def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
 def _read_test_list(path: Path) -> set[tuple[str, str]]:
     """(folder, name) of each line "<label> <folder>/<name>.mp4"."""
     keys = set()
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        label, _, name = line.strip().partition(" ")
-        if label not in {"0", "1"} or not name:
+    for where, line in read_lines(path):
+        label, _, name = line.replace("\t", " ").partition(" ")
+        if as_id(label) not in {"0", "1"} or not name:
             raise DatasetError(f"{where}: expected '<0 or 1> <folder>/<name>.mp4', found {line!r}")
         keys.add(_key(inside(name.strip(), where).with_suffix(""), where))
     if not keys:

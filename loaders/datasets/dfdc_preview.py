@@ -15,6 +15,8 @@ from loaders.datasets.metadata import (
     FolderIndex,
     as_id,
     inside,
+    is_empty,
+    listed_once,
     new_clip,
     no_metadata,
     parse_label,
@@ -60,7 +62,7 @@ def list_dfdc_preview(data_root: Path, config: ListingConfig) -> Listing:
     rows = [_read_row(file, key, fields) for key, fields in sorted(read_json(file, dict).items())]
     group_of, donor_rule = _groups(rows)
     folders = FolderIndex(clip_root)
-    clips = [_make_clip(folders, row, group_of) for row in rows]
+    clips = list(listed_once((f"{file}, {row.path}", _make_clip(folders, row, group_of)) for row in rows))
     return select_clips("dfdc_preview", data_root, clips, config, donor_rule=donor_rule)
 
 
@@ -90,7 +92,7 @@ def _read_row(file: Path, key: str, fields: Any) -> _Row:
 
 
 def _person(value: Any) -> str:
-    return "" if value is None else as_id(str(value))
+    return "" if is_empty(value) else as_id(str(value))
 
 
 def _groups(rows: list[_Row]) -> tuple[dict[tuple[str, str], str], str]:

@@ -131,16 +131,17 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
         path = root / "splits" / f"{split}.json"
         if not path.is_file():
             raise DatasetError(
-                f"{path}: no such file; copy train.json, val.json and test.json of the official split from "
-                "dataset/splits of https://github.com/ondyari/FaceForensics"
+                f"{path}: no such file; copy train.json, val.json and test.json from dataset/splits of "
+                "https://github.com/ondyari/FaceForensics: the official split is needed"
             )
-        for pair in read_json(path, list):
+        for number, pair in enumerate(read_json(path, list)):
+            where = f"{path}, pair {number}"
             is_pair = isinstance(pair, list) and len(pair) == 2
             if not is_pair or not all(isinstance(name, str) and SEQUENCE.fullmatch(name) for name in pair):
-                raise DatasetError(f'{path}: expected pairs such as ["071", "054"], found {brief(pair)}')
+                raise DatasetError(f'{where}: expected pairs such as ["071", "054"], found {brief(pair)}')
             for name in pair:
                 if name in split_of:
-                    raise DatasetError(f"{path}: sequence {name} is also in {split_of[name]}.json, or twice")
+                    raise DatasetError(f"{where}: sequence {name} is also in {split_of[name]}.json, or twice")
                 split_of[name] = split
             pairs[pair[0], pair[1]] = split
     return pairs

@@ -1,13 +1,14 @@
 """Your own data: a table, two folders, or text lists.
 
-manifest.csv    columns path and label, and any of OPTIONAL; one row per video, paths relative to the root
+manifest.csv    columns path and label, and any of OPTIONAL; one row per video, paths relative to the root;
+                an index column, which pandas adds, is ignored
 train.txt, val.txt, test.txt, or train_real.txt, train_fake.txt and so on (the lists of "Exposing the
                 Deception"): lines `label,path` or `label,path,frames`; prefixes of another machine are
                 dropped
 real/, fake/    without a table: each clip folder in them is a clip
 
-Labels are 1 or fake, 0 or real. Empty cells are unknown, except what follows from the rest: a real clip has a
-real picture and real sound, and a fake with a real picture has fake sound.
+Labels are 1, true or fake; 0, false or real. Empty cells are unknown, except what follows from the rest: a
+real clip has a real picture and real sound, and a fake with a real picture has fake sound.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from loaders.datasets.metadata import (
     as_id,
     as_segments,
     inside,
+    is_index,
+    listed_once,
     new_clip,
     nfc,
     no_metadata,
     parse_label,
     read_rows,
-    read_text,
+    separator_hint,
     walk_clips,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
+from utils.files import read_lines
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -75,7 +79,7 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
         entries = [entry for path in lists for entry in _read_list(path, folders)]
     else:
         entries = _read_folders(data_root)
-    clips = [_make_clip(folders, entry) for entry in entries]
+    clips = list(listed_once((entry.where, _make_clip(folders, entry)) for entry in entries))
     without = [entry.where for entry in entries if not entry.values.get("split")]
     if 0 < len(without) < len(entries):
         raise DatasetError(
@@ -95,9 +99,9 @@ def list_manifest(data_root: Path, config: ListingConfig) -> Listing:
 def _read_table(path: Path) -> Iterator[_Entry]:
     for line, row in read_rows(path, REQUIRED):
         where = f"{path}, line {line}"
-        if unknown := row.keys() - {*REQUIRED, *OPTIONAL}:
+        if unknown := {name for name in row.keys() - {*REQUIRED, *OPTIONAL} if not is_index(name)}:
             raise DatasetError(
-                f"{path}: unknown column {', '.join(map(repr, sorted(unknown)))}; known are "
+                f"{path}, line 1: unknown column {', '.join(map(repr, sorted(unknown)))}; known are "
                 f"{', '.join((*REQUIRED, *OPTIONAL))}"
             )
         if row.get("split") and row["split"] not in PARTS:
@@ -109,13 +113,11 @@ def _read_list(path: Path, folders: FolderIndex) -> Iterator[_Entry]:
     """Lines `label,path[,frames]`; the file's name says the part and perhaps the class."""
     part, _, kind = path.stem.partition("_")
     lines: list[tuple[str, str, PurePosixPath]] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for where, line in read_lines(path):
         fields = [field.strip() for field in line.split(",")]
-        where = f"{path}, line {number}"
-        if fields == [""]:
-            continue
         if len(fields) not in (2, 3) or not fields[1]:
-            raise DatasetError(f"{where}: expected label,path or label,path,frames, got {line.strip()!r}")
+            found = f"{line!r}{separator_hint(line)}"
+            raise DatasetError(f"{where}: expected label,path or label,path,frames, got {found}")
         if kind and parse_label(fields[0], where) != LABELS[kind]:
             raise DatasetError(f"{where}: label {fields[0]} in a list of {kind} videos")
         # a path may come from another machine, with its root

@@ -8,22 +8,30 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME, VIDEO_SUFFIXES
 from utils.clip.packed import clip_names, packed_clips, walk
 from utils.errors import DatasetError
+from utils.files import read_text, walk_tree
 from utils.names import brief, fits_file_system, is_plain, one_line, parse_json
 from utils.types import Clip
 
-ENCODINGS = ("utf-8-sig", "cp949")  # in this order: UTF-8 bytes often decode as cp949 too, into nonsense
-LABELS = {"real": 0, "0": 0, "fake": 1, "1": 1}
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LABELS = {"real": 0, "0": 0, "false": 0, "fake": 1, "1": 1, "true": 1}
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+UNNAMED = "Unnamed:"
+INDEX = re.compile(r"unnamed: \d+(\.\d+)*|index|level_\d+", re.IGNORECASE)
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
 Segments = tuple[tuple[float, float], ...]  # (start, end) in seconds
@@ -64,41 +72,90 @@ def no_metadata(root: Path, *expected: str) -> DatasetError:
     )
 
 
-def read_text(path: Path) -> str:
-    """The content of a text file in UTF-8 or cp949. Raises DatasetError if it cannot be read as either."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    for encoding in ENCODINGS:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DatasetError(f"{path}: is neither UTF-8 nor cp949 text")
-
-
-def read_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: Path, required: Sequence[str], *, unnamed_last: bool = False
+) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row) of a CSV whose header must have the columns `required`.
 
-    Column names and values are trimmed and in NFC; an unnamed column is called "". Raises DatasetError that
-    names file, line and what was found.
+    Column names and values are trimmed and in NFC; an unnamed column is called "Unnamed: 9", as pandas does,
+    also one that the header leaves out, which `unnamed_last` allows. Raises DatasetError that names file,
+    line and what was found.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)), skipinitialspace=True)
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+    header: list[str] = []
+    line = 0
     try:
-        header = [nfc(name).strip() for name in reader.fieldnames or []]
-        reader.fieldnames = header
-        if twice := sorted({name for name in header if name in required and header.count(name) > 1}):
-            raise DatasetError(f"{path}: has the column {', '.join(twice)} more than once")
-        if missing := [name for name in required if name not in header]:
-            found = one_line(", ".join(header), 400) or "none"
-            raise DatasetError(f"{path}: no column {', '.join(missing)}; its columns are {found}")
         for row in reader:
-            values = {k: nfc(v or "").strip() for k, v in row.items() if isinstance(k, str)}
-            if any(values.values()):
-                yield reader.line_num, values
+            first_line, line = line + 1, reader.line_num
+            cells = [nfc(cell).strip() for cell in row]
+            if not any(cells) or (not header and cells[0].lower().startswith("sep=")):
+                continue  # spreadsheets write "sep=;" above the header
+            if not header:
+                header = _read_header(f"{path}, line {line}", cells, required, text.split("\n")[line - 1])
+                continue
+            if line > first_line and text.count('"') % 2:
+                raise DatasetError(f"{path}, line {first_line}: a quotation mark is not closed")
+            for place in range(len(header), len(cells)):
+                if cells[place] and (place > len(header) or not unnamed_last):
+                    raise DatasetError(
+                        f"{path}, line {line}: has {len(cells)} cells, but the header names {len(header)} "
+                        "columns; put values with commas into quotation marks"
+                    )
+            names = [*header, f"{UNNAMED} {len(header)}"] if len(cells) > len(header) else header
+            yield line, dict(zip_longest(names, cells[: len(names)], fillvalue=""))
     except csv.Error as error:
         raise DatasetError(f"{path}, line {reader.line_num}: is not a readable CSV ({error})") from error
+    if not header:
+        raise DatasetError(f"{path}: is empty; its first line must name the columns {', '.join(required)}")
+
+
+def _read_header(where: str, cells: list[str], required: Sequence[str], line: str) -> list[str]:
+    header = [name or f"{UNNAMED} {place}" for place, name in enumerate(cells)]
+    if twice := sorted({name for name in header if name in required and header.count(name) > 1}):
+        raise DatasetError(f"{where}: has the column {', '.join(twice)} more than once")
+    if missing := [name for name in required if name not in header]:
+        found = one_line(", ".join(filter(None, cells)), 400) or "none"
+        hint = separator_hint(line)
+        raise DatasetError(f"{where}: no column {', '.join(missing)}; its columns are {found}{hint}")
+    return header
+
+
+def separator_hint(line: str) -> str:
+    """For an error message: what separates the cells of a line, and what to do, where that is no comma."""
+    for separator, name in SEPARATORS.items():
+        if line.count(separator) > line.count(","):
+            return (
+                f"; cells must be separated by commas, not by {name}: choose the comma as field separator "
+                "when you save it as CSV, or use pandas: "
+                f"read_csv(NAME, sep={separator!r}, dtype=str).to_csv(NAME, index=False)"
+            )
+    return ""
+
+
+def is_index(column: str) -> bool:
+    """Whether a column is one that tools add: the index of a pandas table, or empty cells at the end."""
+    return INDEX.fullmatch(column) is not None
+
+
+def first_full(tables: Mapping[Path, Callable[[Path], Iterable[T]]]) -> list[T]:
+    """What the first of several tables (path -> its reader) lists that is there and lists something."""
+    for path, read in tables.items():
+        if path.exists():
+            if rows := list(read(path)):
+                return rows
+            log.warning("%s: lists no clip: it is passed over", path)
+    return []
+
+
+def listed_once(clips: Iterable[tuple[str, Clip]]) -> Iterator[Clip]:
+    """The clips of a table, each given with its file and line. Raises DatasetError if one is listed twice."""
+    seen: set[str] = set()
+    for where, clip in clips:
+        if clip.clip_id in seen:
+            raise DatasetError(f"{where}: {clip.clip_id} is listed twice; remove one of them")
+        seen.add(clip.clip_id)
+        yield clip
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -131,11 +188,30 @@ def read_json_entries(path: Path, required: Sequence[str]) -> Iterator[tuple[str
             raise DatasetError(f"{where}: is not JSON ({error})") from error
         if not isinstance(entry, dict):
             raise DatasetError(f"{where}: expected a JSON object, found {brief(entry)}")
-        if missing := [name for name in required if name not in entry]:
-            keys = one_line(", ".join(entry), 400)
-            raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {keys}")
+        _require_keys(where, entry, required)
         yield where, entry
         position = _skip(text, position)
+
+
+def read_json_folder(folder: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file, its object) of every JSON file below a folder: a data set with a file for each video.
+
+    The key `file` is by default the place of the JSON file, as .mp4. Raises as read_json_entries.
+    """
+    for place, _, names in walk_tree(folder, links="follow"):
+        for name in names:
+            if name.lower().endswith(".json") and not name.startswith("."):
+                path = Path(place, name)
+                file = path.relative_to(folder).with_suffix(".mp4").as_posix()
+                entry = {"file": file} | read_json(path, dict)
+                _require_keys(str(path), entry, required)
+                yield str(path), entry
+
+
+def _require_keys(where: str, entry: dict[str, Any], required: Sequence[str]) -> None:
+    if missing := [name for name in required if name not in entry]:
+        keys = one_line(", ".join(entry), 400)
+        raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {keys}")
 
 
 def _skip(text: str, position: int) -> int:
@@ -145,8 +221,13 @@ def _skip(text: str, position: int) -> int:
     return match.end()
 
 
+def is_empty(value: object) -> bool:
+    """Whether a value of JSON says nothing: null, "", or NaN, which pandas makes of null."""
+    return value is None or value == "" or value != value
+
+
 def parse_label(value: object, where: str, name: str = "label") -> int:
-    """0 for real and 1 for fake, given as a word in any case or as a number, else DatasetError."""
+    """0 for real (false) and 1 for fake (true), as a word in any case or a number, else DatasetError."""
     label = LABELS.get(as_id(str(value)).lower())
     if label is None:
         raise DatasetError(f"{where}: {name} is {brief(value)}, expected 0, 1, real or fake")

@@ -74,7 +74,7 @@ def _read_folds(folder: Path, known: dict[str, str]) -> list[list[str]]:
             raise DatasetError(
                 f"{path}: no such fold file; --protocol_files is a folder with train_1.txt to train_5.txt"
             )
-        starts = (line.strip()[:ID_LENGTH] for line in read_text(path).splitlines()[1:])
+        starts = (line.strip()[:ID_LENGTH] for line in read_text(path).split("\n")[1:])
         names = list(dict.fromkeys(start for start in starts if "id" in start))
         if unknown := [name for name in names if name not in known]:
             raise DatasetError(

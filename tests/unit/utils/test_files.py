@@ -1,4 +1,4 @@
-"""utils/files.py: the one walk through a tree, whose links may lead anywhere."""
+"""utils/files.py: the one walk through a tree, whose links may lead anywhere, and the one reader of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from utils.errors import DatasetError
-from utils.files import WriteError, require_writable, walk_tree
+from utils.files import WriteError, read_lines, read_text, require_writable, walk_tree
 
 EVERY_MODE = pytest.mark.parametrize("links", ["follow", "inside", "skip"])
 
@@ -196,3 +196,41 @@ def test_a_place_for_results_is_tried_before_the_work(tmp_path):
             require_writable(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+# --- text from elsewhere
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("a,길\r\nb\r".encode(), "a,길\nb\n"),
+        ("\ufeffa\n".encode(), "a\n"),
+        ("a,길\n".encode("cp949"), "a,길\n"),
+        (b"", ""),
+    ],
+)
+def test_text_of_every_system_reads_alike(tmp_path, data, text):
+    (tmp_path / "a.csv").write_bytes(data)
+    assert read_text(tmp_path / "a.csv") == text
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("path,label\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("path,label\n".encode("utf-16-be"), "is UTF-16 text; save it as UTF-8"),
+        (b"path,label\na.mp4,1\n" + bytes(4096), "line 3: has bytes of value 0"),
+        (b"path,label\ncaf\xe9.mp4,1\n", "line 2: is neither UTF-8 nor cp949 text"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(tmp_path, data, message):
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"a\.csv.*{message}"):
+        read_text(tmp_path / "a.csv")
+
+
+def test_lines_are_numbered_as_an_editor_numbers_them(tmp_path):
+    (tmp_path / "a.txt").write_bytes("one\r\n\r\n  two\u2028x \rthree".encode())
+    lines = [(where.rpartition(" ")[2], line) for where, line in read_lines(tmp_path / "a.txt")]
+    assert lines == [("1", "one"), ("3", "two\u2028x"), ("4", "three")]

@@ -128,7 +128,12 @@ def test_a_missing_split_file_is_an_error(prepared):
     [
         ("split-def", "0,10.0,train\n", "", "identity 10 is not listed in"),
         ("split-def", "0,10.0,train\n", "0,10,train\n9,10.0,test\n", "identity 10 is in train and in test"),
-        ("split-def", "identity,split", "person,split", "split-def.csv: no column identity; its columns are"),
+        (
+            "split-def",
+            "identity,split",
+            "person,split",
+            "split-def.csv, line 1: no column identity; its columns are",
+        ),
         (
             "split-def",
             "0,10.0,train",

@@ -106,7 +106,8 @@ def test_reals_come_with_their_own_fakes(prepared, caplog):
 def test_a_missing_split_file_is_an_error(prepared, name):
     (prepared / f"splits/{name}.json").unlink()
     with pytest.raises(
-        DatasetError, match=rf"splits/{name}.json: no such file; copy train.json, .* from dataset/splits"
+        DatasetError,
+        match=rf"splits/{name}.json: no such file; copy train.json, .* the official split is needed",
     ):
         list_ffpp(prepared, ListingConfig())
 
@@ -114,16 +115,16 @@ def test_a_missing_split_file_is_an_error(prepared, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"071": "054"}', "expected a JSON list"),
-        ("[[71, 54]]", r"expected pairs such as .* found \[71, 54\]"),
-        ('[["071", "054", "055"]]', "expected pairs"),
-        ('[["071", "100"]]', "sequence 071 is also in train.json"),
-        ("[[", "is not JSON"),
+        ('{"071": "054"}', ": expected a JSON list"),
+        ("[[71, 54]]", r", pair 0: expected pairs such as .* found \[71, 54\]"),
+        ('[["071", "054", "055"]]', ", pair 0: expected pairs"),
+        ('[["071", "100"]]', ", pair 0: sequence 071 is also in train.json"),
+        ("[[", ": is not JSON"),
     ],
 )
 def test_a_bad_split_file_is_named(prepared, content, message):
     (prepared / "splits/val.json").write_text(content)
-    with pytest.raises(DatasetError, match=rf"val.json: .*{message}"):
+    with pytest.raises(DatasetError, match=rf"val.json{message}"):
         list_ffpp(prepared, ListingConfig())
 
 

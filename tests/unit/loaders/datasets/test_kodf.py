@@ -57,7 +57,7 @@ def test_utf8_that_was_read_as_cp949_is_an_error_and_not_an_empty_list(tmp_path)
     with pytest.raises(DatasetError, match=r"no column 영상ID.*its columns are"):
         list_kodf(root, ListingConfig())
     real.write_bytes("영상ID,UUID,인물성별\n".encode("utf-16"))
-    with pytest.raises(DatasetError, match="neither UTF-8 nor cp949"):
+    with pytest.raises(DatasetError, match="is UTF-16 text"):
         list_kodf(root, ListingConfig())
 
 

@@ -79,9 +79,12 @@ def test_labels_stay_unknown_unless_they_follow(table):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label,quality\na.mp4,0,1\n", "unknown column 'quality'; known are path, label, video_label"),
-        ("path,labels\na.mp4,0\n", "manifest.csv: no column label; its columns are path, labels"),
-        ("path,label,label\na.mp4,0,1\n", "has the column label more than once"),
+        (
+            "path,label,quality\na.mp4,0,1\n",
+            "line 1: unknown column 'quality'; known are path, label, video_label",
+        ),
+        ("path,labels\na.mp4,0\n", "manifest.csv, line 1: no column label; its columns are path, labels"),
+        ("path,label,label\na.mp4,0,1\n", "line 1: has the column label more than once"),
         ("path,label\na.mp4,2\n", "line 2: label is '2', expected 0, 1, real or fake"),
         ("path,label,audio_label\na.mp4,1,no\n", "audio_label is 'no'"),
         ("path,label,video_label\na.mp4,0,0\nb.mp4,0,1\n", "line 3: label 0 contradicts video_label 1"),
@@ -95,14 +98,37 @@ def test_labels_stay_unknown_unless_they_follow(table):
         ("path,label,split\na.mp4,0,dev\n", "split is 'dev', expected train, val, test"),
         ("path,label,split\na.mp4,0,train\nb.mp4,1,\n", "line 3: no split, although other clips have one"),
         ("path,label,method\na.mp4,0,swap\n", "a real clip has the method 'swap'"),
-        ("path,label\na.mp4,0\na.avi,0\n", "manifest/a is listed twice"),
+        ("path,label\na.mp4,0\na.avi,0\n", "line 3: manifest/a is listed twice"),
         ("path,label\n/data/a.mp4,0\n", "line 2: the path is empty or leads outside the data root"),
         ("path,label\n", "manifest: its metadata lists no clip"),
+        ("\n", "manifest.csv: is empty; its first line must name the columns path, label"),
+        ("path;label;method\na.mp4;0;x\n", "line 1: no column path, label; .* by commas, not by semicolons"),
+        ("path\tlabel\na.mp4\t0\n", r"line 1: .* not by tabs.*sep='\\t'"),
+        ("sep=|\npath|label\na.mp4|0\n", "line 2: .* not by vertical bars"),
+        ("path,label\nb.mp4,1\na, then b.mp4,0\n", "line 3: has 3 cells, but the header names 2 columns"),
+        ('path,label,method\na.mp4,1,"swap\nb.mp4,1,x\n', "line 2: a quotation mark is not closed"),
     ],
 )
 def test_a_bad_table_is_named(table, text, message):
     with pytest.raises(DatasetError, match=message):
         table(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",path,label\n0,a.mp4,0\n1,b.mp4,1\n",
+        "Unnamed: 0.1,Unnamed: 0,path,label\n0,0,a.mp4,0.0\n1,1,b.mp4,1.0\n",
+        "level_0,index,path,label\n0,7,a.mp4,False\n1,8,b.mp4,True\n",
+        "sep=,\n\npath,label,,\na.mp4,REAL,,\nb.mp4,FAKE,,\n,,,\n",
+        '"path","label"\n"a.mp4"," 0 "\n"b.mp4","1"\n',
+        "path,label\r\na.mp4,false\r\nb.mp4,true\r\n",
+        "path,label\ra.mp4,real\rb.mp4,fake\r",
+        "\ufeffpath, label\na.mp4, 0\nb.mp4, 1.00\n",
+    ],
+)
+def test_tables_as_tools_write_them(table, text):
+    assert {name: clip.label for name, clip in table(text).items()} == {"manifest/a": 0, "manifest/b": 1}
 
 
 def test_clips_without_identity_are_persons_of_their_own_with_one_warning(table, caplog):
@@ -139,6 +165,7 @@ def test_a_corrupt_path_in_a_list_is_missing_and_not_found_elsewhere(tmp_path):
         ("train_real.txt", "1,a.mp4,30", "train_real.txt, line 1: label 1 in a list of real videos"),
         ("train.txt", "a.mp4 1", "expected label,path or label,path,frames, got 'a.mp4 1'"),
         ("val.txt", "yes,a.mp4,30", "label is 'yes'"),
+        ("val.txt", "\n0;a.mp4;30", "val.txt, line 2: expected label,path .* not by semicolons"),
         ("val.txt", "0,../a.mp4,30", "outside the data root"),
     ],
 )
