@@ -1,7 +1,7 @@
 """FakeAVCeleb v1.2: metadata to clips.
 
 Reads the original `meta_data.csv` (nine header names, ten values a row: the column `path` holds the file name
-and the unnamed tenth the folder), its renamed form (`filename` or `vid` + `path`), and
+and the unnamed tenth the folder) with whatever names tools give to these two columns, and
 `FakeAVCeleb_metadata_corrected.csv` of the published Beyond-Masking code (`type` = split, `file_path`,
 `video_label`).
 """
@@ -13,7 +13,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import FolderIndex, inside, new_clip, no_metadata, read_rows
+from loaders.datasets.metadata import (
+    FolderIndex,
+    first_full,
+    inside,
+    new_clip,
+    no_metadata,
+    parse_label,
+    read_rows,
+)
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
 from utils.types import Clip
@@ -35,6 +43,8 @@ PUBLISHED_COUNTS = {  # of release 1.2
     "FakeVideo-RealAudio": 9_709,
     "FakeVideo-FakeAudio": 10_835,
 }
+# the columns with fixed names; those of file name and folder are found by their values
+COLUMNS = ("source", "target1", "method", "category", "type", "race", "gender")
 METHODS = {"real", "rtvc", "wav2lip", "faceswap", "fsgan", "faceswap-wav2lip", "fsgan-wav2lip"}
 RELEASED_CLIPS = "landmark_features/features_mediapipe"  # where clip folders lie in the published code
 IDENTITY = re.compile(r"id\d{5}")
@@ -45,18 +55,14 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    corrected, original = data_root / CORRECTED_METADATA, data_root / ORIGINAL_METADATA
-    if corrected.is_file():
-        records = _read_corrected(corrected)
-    elif original.is_file():
-        records = _read_original(original)
-    else:
+    tables = {data_root / CORRECTED_METADATA: _read_corrected, data_root / ORIGINAL_METADATA: _read_original}
+    if not any(path.is_file() for path in tables):
         raise no_metadata(data_root, ORIGINAL_METADATA, CORRECTED_METADATA)
     released = data_root / RELEASED_CLIPS
     folders = FolderIndex(released if released.is_dir() else data_root)
     clips: dict[str, Clip] = {}
     num_duplicates = 0
-    for path, fields in records:
+    for path, fields in first_full(tables):
         clip = _make_clip(folders, path, fields)
         num_duplicates += clip.clip_id in clips
         clips.setdefault(clip.clip_id, clip)
@@ -67,13 +73,8 @@ def list_fakeavceleb(data_root: Path, config: ListingConfig) -> Listing:
 
 
 def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
-    columns = ("source", "target1", "method", "category", "type", "race", "gender", "path")
-    for line, row in read_rows(path, columns):
+    for line, row in read_rows(path, COLUMNS, unnamed_last=True):
         where, kind = f"{path}, line {line}", row["type"]
-        name = row.get("filename") or row.get("vid") or row["path"]
-        folder = row.get("", row.get("Unnamed: 9", "")) or row["path"]
-        if not name.endswith(".mp4") or folder == name:
-            raise DatasetError(f"{where}: expected a file name and a folder, got {name!r} and {folder!r}")
         if kind not in CATEGORIES:
             raise DatasetError(f"{where}: unknown type {kind!r}, expected one of {', '.join(CATEGORIES)}")
         if row["category"] != CATEGORIES[kind][0]:
@@ -81,25 +82,40 @@ def _read_original(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]
         if row["method"] not in METHODS:
             known = ", ".join(sorted(METHODS))
             raise DatasetError(f"{where}: unknown method {row['method']!r}, expected one of {known}")
-        parts = PurePosixPath(folder, name).parts
-        if kind not in parts:
-            raise DatasetError(f"{where}: folder {folder!r} does not contain {kind}")
-        yield PurePosixPath(*parts[parts.index(kind) :]), row | {"split": ""}
+        if not row["source"]:
+            raise DatasetError(f"{where}: source is empty, expected an id such as id00076")
+        yield _clip_path(row, where), row | {"split": ""}
+
+
+def _clip_path(row: dict[str, str], where: str) -> PurePosixPath:
+    """<type>/<race>/<gender>/<id>/<name>.mp4, by the values: tools rename the columns of name and folder."""
+    kind, fixed = row["type"], {*COLUMNS, "target2"}
+    others = [row[column].replace("\\", "/") for column in row if column not in fixed]
+    names = [value for value in others if value.lower().endswith(".mp4")]
+    folders = [value for value in others if kind in value.split("/") and value not in names]
+    whole = [name for name in names if kind in name.split("/")]
+    if not whole and not (names and folders):
+        found = ", ".join(map(repr, others)) or "nothing"
+        raise DatasetError(
+            f"{where}: expected a file name .mp4 and a folder with {kind} in it, found {found}"
+        )
+    parts = PurePosixPath(whole[0] if whole else f"{folders[0]}/{names[0]}").parts
+    return inside("/".join(parts[parts.index(kind) :]), where)
 
 
 def _read_corrected(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]]:
     for line, row in read_rows(path, ("type", "file_path", "video_label")):
-        where, clip_path = f"{path}, line {line}", PurePosixPath(row["file_path"])
+        where, clip_path = f"{path}, line {line}", PurePosixPath(row["file_path"].replace("\\", "/"))
         category = next((part for part in clip_path.parts if part in CATEGORIES), None)
-        if category is None or clip_path.suffix != ".mp4":
+        if category is None or clip_path.suffix.lower() != ".mp4":
             raise DatasetError(
                 f"{where}: {row['file_path']!r} is not <category>/<race>/<gender>/<id>/<name>.mp4"
             )
         if row["type"] not in {"train", "val", "test"}:
             raise DatasetError(f"{where}: type is {row['type']!r}, expected train, val or test in this file")
-        if row["video_label"] not in {"0", "1"} or int(row["video_label"]) != CATEGORIES[category][1]:
+        if parse_label(row["video_label"], where, "video_label") != CATEGORIES[category][1]:
             raise DatasetError(f"{where}: video_label {row['video_label']!r} does not fit {category}")
-        clip_path = PurePosixPath(*clip_path.parts[clip_path.parts.index(category) :])
+        clip_path = inside("/".join(clip_path.parts[clip_path.parts.index(category) :]), where)
         race, gender, source = (*clip_path.parts[1:-1], "", "", "")[:3]
         donor = next((match for match in IDENTITY.findall(clip_path.stem) if match != source), "")
         method = "real" if category == "RealVideo-RealAudio" else "unknown"
@@ -108,7 +124,6 @@ def _read_corrected(path: Path) -> Iterator[tuple[PurePosixPath, dict[str, str]]
 
 
 def _make_clip(folders: FolderIndex, path: PurePosixPath, fields: dict[str, str]) -> Clip:
-    inside(path.as_posix(), "the metadata")
     category = fields["type"]
     _, video_label, audio_label = CATEGORIES[category]
     name = path.with_suffix("").as_posix()

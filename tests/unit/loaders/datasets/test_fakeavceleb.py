@@ -77,12 +77,47 @@ def test_the_renamed_columns_are_read_too(one_clip_tree):
     assert (clip.video_label, clip.audio_label, clip.label) == (0, 1, 1)
 
 
+HEADER = "source,target1,target2,method,category,type,race,gender"
+FOLDER = "FakeAVCeleb/RealVideo-FakeAudio/Asian (East)/women/id00001"
+
+
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [
+        (f"{HEADER},path", "00001_fake.mp4,{folder}"),  # the tenth column has no name at all
+        (f"{HEADER},path,Unnamed: 9", "00001_fake.mp4,{folder}"),
+        (f"{HEADER},file,directory", "00001_fake.mp4,{folder}"),
+        (f"{HEADER},directory,file", "{folder},00001_fake.MP4"),
+        (f"{HEADER},path", "{folder}/00001_fake.mp4"),
+        (f"{HEADER},name,full_path", "00001_fake.mp4,{folder}/00001_fake.mp4"),
+        (f"{HEADER},path,", "00001_fake.mp4,{windows}"),
+        (f"{HEADER},path,,split,,", "00001_fake.mp4,{folder},train,,"),
+    ],
+)
+@pytest.mark.parametrize("index", [False, True])
+def test_name_and_folder_are_found_in_whatever_columns_they_are(one_clip_tree, header, values, index):
+    values = ",".join(row()[:8]) + "," + values.format(folder=FOLDER, windows=FOLDER.replace("/", "\\"))
+    if index:
+        header, values = f",{header}", f"0,{values}"
+    (one_clip_tree / "meta_data.csv").write_bytes(f"\ufeff{header}\r\n{values}\r\n".encode())
+    (clip,) = list_fakeavceleb(one_clip_tree, ListingConfig()).clips
+    assert clip.clip_id == "fakeavceleb/RealVideo-FakeAudio/Asian (East)/women/id00001/00001_fake"
+
+
+def test_a_corrected_table_without_rows_gives_way_to_the_original(one_clip_tree, caplog):
+    write_metadata(one_clip_tree / "meta_data.csv", [row()])
+    (one_clip_tree / "FakeAVCeleb_metadata_corrected.csv").write_text("type,file_path,video_label\n")
+    assert len(list_fakeavceleb(one_clip_tree, ListingConfig()).clips) == 1
+    assert "FakeAVCeleb_metadata_corrected.csv: lists no clip" in caplog.text
+
+
 def test_the_released_codes_csv_and_layout(tmp_path):
     features = tmp_path / "landmark_features/features_mediapipe"
     name = "FakeVideo-FakeAudio/African/men/id00076/00109_2_id00701_wavtolip"
     write_clip_folder(features / name, num_frames=3)
     csv_path = tmp_path / "FakeAVCeleb_metadata_corrected.csv"
-    csv_path.write_text(f"type,file_path,video_label\nval,{name}.mp4,1\n", encoding="utf-8")
+    windows = name.replace("/", "\\")
+    csv_path.write_text(f"type,file_path,video_label\nval,{windows}.mp4,1.0\n", encoding="utf-8")
     (clip,) = list_fakeavceleb(tmp_path, ListingConfig()).clips
     assert clip.folder == features / name
     assert (clip.split, clip.category, clip.label) == ("val", "FakeVideo-FakeAudio", 1)
@@ -110,9 +145,10 @@ def test_a_file_listed_twice_counts_once_and_is_logged(one_clip_tree, caplog):
         ({"type": "RealVideo"}, "line 2: unknown type 'RealVideo'"),
         ({"category": "A"}, "category 'A' does not fit"),
         ({"method": "magic"}, "unknown method 'magic'"),
-        ({"folder": "FakeAVCeleb/elsewhere"}, "does not contain RealVideo-FakeAudio"),
-        ({"folder": "FakeAVCeleb/RealVideo-FakeAudio/../../.."}, "outside the data root"),
-        ({"name": "clip"}, "expected a file name and a folder"),
+        ({"folder": "FakeAVCeleb/elsewhere"}, "line 2: expected a .* folder with RealVideo-FakeAudio in it"),
+        ({"folder": "FakeAVCeleb/RealVideo-FakeAudio/../../.."}, "line 2: the path .* outside the data root"),
+        ({"name": "clip"}, "line 2: expected a file name .mp4 and a folder"),
+        ({"source": ""}, "line 2: source is empty"),
     ],
 )
 def test_a_bad_row_is_named(one_clip_tree, changes, message):
