@@ -94,6 +94,25 @@ def test_broken_metadata_is_named(prepared, text, message):
         list_lavdf(prepared, ListingConfig())
 
 
+@pytest.mark.parametrize(("first", "second"), [("[]", "entries"), ("entries", "[]"), (" [ ]\r\n", "entries")])
+def test_the_first_table_that_lists_something_counts(tmp_path, caplog, first, second):
+    tree = write_lavdf(tmp_path / "raw", EmptyFiles())
+    top = tree.source / "LAV-DF"
+    entries = (top / "metadata.min.json").read_text()
+    for name, text in (("metadata.min.json", first), ("metadata.json", second)):
+        (top / name).write_text(entries if text == "entries" else text)
+    listing = list_lavdf(prepare_empty(tree, tmp_path / "prepared"), ListingConfig())
+    assert Counter((clip.split, clip.category, clip.method) for clip in listing.clips) == tree.counts
+    assert ("metadata.min.json: lists no clip" in caplog.text) == (first != "entries")
+
+
+def test_flags_and_nulls_as_pandas_writes_them(prepared):
+    clips = list_lavdf(prepared, ListingConfig()).clips
+    change(prepared, 0, modify_video=0.0, modify_audio="False", original=float("nan"))
+    change(prepared, 1, modify_video=1.0, modify_audio="false")
+    assert list_lavdf(prepared, ListingConfig()).clips == clips
+
+
 def test_a_root_without_metadata_is_an_error(tmp_path):
     with pytest.raises(DatasetError, match="neither metadata.min.json nor metadata.json is there"):
         list_lavdf(tmp_path, ListingConfig())
