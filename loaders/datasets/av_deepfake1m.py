@@ -1,8 +1,9 @@
 """AV-Deepfake1M: metadata to clips. Fakes are forged in parts: words are replaced, inserted or deleted.
 
 `train_metadata.json` and `val_metadata.json` list `<speaker>/<video>/<clip>/<kind>.mp4` below train/ and
-val/. The labels of test/ are not published: as in the papers, the released validation part is the test part
-here, and validation is carved from the training part. Speakers do not recur between the parts.
+val/; it is also handed out as folders train_metadata/ and val_metadata/ with a JSON file for each video. The
+labels of test/ are not published: as in the papers, the released validation part is the test part here, and
+validation is carved from the training part. Speakers do not recur between the parts.
 """
 
 from __future__ import annotations
@@ -10,21 +11,26 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loaders.datasets.metadata import (
     Segments,
     as_segments,
+    first_full,
     inside,
+    is_empty,
+    listed_once,
     new_clip,
     no_metadata,
     read_json_entries,
-    read_text,
+    read_json_folder,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.errors import DatasetError
+from utils.files import read_lines
 from utils.names import brief
 from utils.types import Clip
 
@@ -46,22 +52,29 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
 
     Raises DatasetError where root, metadata or clips are not as expected.
     """
-    paths = {part: data_root / f"{part}_metadata.json" for part in PARTS}
-    if not any(path.is_file() for path in paths.values()):
-        raise no_metadata(data_root, *(path.name for path in paths.values()))
     clips: list[Clip] = []
     oddities: Counter[str] = Counter()
-    for part, path in paths.items():
-        if path.is_file():
-            entries = read_json_entries(path, KEYS)
-            clips += [_make_clip(data_root, part, where, entry, oddities) for where, entry in entries]
-        else:
-            log.warning("av_deepfake1m: %s is missing: its clips are not listed", path)
+    missing: list[str] = []
+    for part in PARTS:
+
+        def read(path: Path, part: str = part) -> Iterator[Clip]:
+            entries = read_json_folder(path, KEYS) if path.is_dir() else read_json_entries(path, KEYS)
+            rows = ((where, _make_clip(data_root, part, where, entry, oddities)) for where, entry in entries)
+            return listed_once(rows)
+
+        paths = [data_root / f"{part}_metadata.json", data_root / f"{part}_metadata"]
+        clips += first_full(dict.fromkeys(paths, read))
+        if not any(path.exists() for path in paths):
+            missing += [paths[0].name, f"{paths[1].name}/"]
+    if len(missing) == 2 * len(PARTS):
+        raise no_metadata(data_root, *missing)
+    if missing:
+        log.warning("av_deepfake1m: %s is missing: its clips are not listed", " or ".join(missing))
     for oddity, count in sorted(oddities.items()):
         log.info("av_deepfake1m: %d clips %s", count, oddity)
     hidden = data_root / "test_files.txt"
     if hidden.is_file():
-        count = sum(1 for line in read_text(hidden).splitlines() if line.strip())
+        count = sum(1 for _ in read_lines(hidden))
         log.info("av_deepfake1m: %d clips of test_files.txt are left out: their labels are hidden", count)
     return select_clips("av_deepfake1m", data_root, clips, config)
 
@@ -78,7 +91,7 @@ def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], odditie
     segments: list[Segments | None] = []
     keys = ("visual_fake_segments", "audio_fake_segments")
     for modality, label, key in zip(("picture", "sound"), labels, keys, strict=True):
-        spans = as_segments(entry[key] or (), where)
+        spans = as_segments(() if is_empty(entry[key]) else entry[key], where)
         if spans and not label:  # a known fault of the release: the other stream's segment was copied here
             if kind == "real":
                 raise DatasetError(f"{where}: modify_type is real, but the {modality} has forged segments")
@@ -95,7 +108,7 @@ def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], odditie
         labels,
         category=kind,
         person=speaker,
-        pair=name if original is None else _clip_name(original, part, where),
+        pair=name if is_empty(original) else _clip_name(original, part, where),
         split=PARTS[part],
         group=speaker,
         segments=(segments[0], segments[1]),

@@ -96,5 +96,59 @@ def test_a_bad_entry_is_named(prepared, index, values, message):
 
 
 def test_a_root_without_metadata_is_an_error(tmp_path):
-    with pytest.raises(DatasetError, match="neither train_metadata.json nor val_metadata.json is there"):
+    with pytest.raises(DatasetError, match="neither train_metadata.json nor train_metadata/ nor val"):
         list_av_deepfake1m(tmp_path, ListingConfig())
+
+
+@pytest.fixture
+def single_files(tree, tmp_path):
+    """A prepared tree whose training part has a JSON file for each video instead of a list."""
+    top = tree.source / "AV-Deepfake1M"
+    for entry in json.loads((top / "train_metadata.json").read_text()):
+        file = (top / "train_metadata" / entry["file"]).with_suffix(".json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(entry))
+    (top / "train_metadata.json").unlink()
+    return prepare_empty(tree, tmp_path / "prepared")
+
+
+def test_a_json_file_for_each_video_is_as_good_as_a_list(tree, single_files, caplog):
+    listing = list_av_deepfake1m(single_files, ListingConfig())
+    assert Counter((clip.split, clip.category, clip.method) for clip in listing.clips) == tree.counts
+    assert not listing.missing
+    assert "is missing" not in caplog.text
+
+
+def test_a_list_without_entries_gives_way_to_the_files(single_files, caplog):
+    (single_files / "train_metadata.json").write_text("[]")
+    assert len(list_av_deepfake1m(single_files, ListingConfig()).clips) == 24
+    assert "train_metadata.json: lists no clip" in caplog.text
+
+
+def test_a_file_without_its_own_name_stands_for_the_video_in_its_place(single_files):
+    for path in single_files.rglob("train_metadata/**/*.json"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "file"}))
+    assert len(list_av_deepfake1m(single_files, ListingConfig()).clips) == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "expected a JSON dict, found a list"),
+        ('{"modify_type": "real"}', "no key original, audio_fake_segments, visual_fake_segments"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_a_bad_file_of_a_video_is_named(single_files, text, message):
+    path = single_files / "train_metadata/id00012/21Uxsk56VDQ/00001/real.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=message) as caught:
+        list_av_deepfake1m(single_files, ListingConfig())
+    assert str(path) in str(caught.value)
+
+
+def test_null_that_pandas_has_turned_into_nan_is_null(prepared):
+    names = [(clip.clip_id, clip.pair_key) for clip in list_av_deepfake1m(prepared, ListingConfig()).clips]
+    change(prepared, 0, original=float("nan"), audio_fake_segments=float("nan"))
+    clips = list_av_deepfake1m(prepared, ListingConfig()).clips
+    assert [(clip.clip_id, clip.pair_key) for clip in clips] == names
