@@ -24,6 +24,7 @@ class RawLayout:
     """Globs relative to the root, in Unicode form NFC; `**` matches any number of folders."""
 
     videos: tuple[str, ...]
+    beside: str = ""  # name of a file: .mp4 files next to one are videos, too
     metadata: tuple[str, ...] = ()  # files to copy to OUTPUT; each glob must match one
     optional_metadata: tuple[str, ...] = ()  # the same, but they may be missing
     root_names: tuple[str, ...] = ()  # folders that may lie between --source and the root
@@ -71,17 +72,24 @@ def _kodf_part(part: str, other: str) -> RawLayout:
     )
 
 
+LAVDF_TABLES = ("metadata.min.json", "metadata.json")
+AV_DEEPFAKE1M_TABLES = (  # a list, or a file for each video
+    *("train_metadata.json", "val_metadata.json"),
+    *("train_metadata/**/*.json", "val_metadata/**/*.json"),
+)
 KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
 
 
-def _dfdc(needed: str) -> RawLayout:
-    """DFDC with the metadata `needed`, and whichever other parts exist."""
+def _dfdc(needed: str, *, any_folder: bool = True) -> RawLayout:
+    """DFDC with the metadata `needed`, and whichever other parts exist: of any name, or only of the usual."""
     parts = tuple(f"{above}dfdc_train_part_*/" for above in ("", "*/", "train/*/"))
+    parts += ("train_sample_videos/", "*/train_sample_videos/")
     metadata = (*(f"{part}metadata.json" for part in parts), "validation/labels.csv", "test/labels.csv")
     return RawLayout(
         videos=(*(f"{part}*.mp4" for part in parts), "validation/*.mp4", "test/*.mp4"),
+        beside="metadata.json" if any_folder else "",
         metadata=(needed,),
-        optional_metadata=metadata,
+        optional_metadata=("**/metadata.json", *metadata) if any_folder else metadata,
         root_names=("DFDC", "dfdc"),
     )
 
@@ -143,8 +151,12 @@ _ONE_LAYOUT = {
     ),
 }
 _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
-    "dfdc": tuple(
-        map(_dfdc, ("**/dfdc_train_part_*/metadata.json", "validation/labels.csv", "test/labels.csv"))
+    "dfdc": (
+        _dfdc("validation/labels.csv"),
+        _dfdc("test/labels.csv"),
+        # with parts alone, the folder that they lie in is known by their usual names
+        _dfdc("**/dfdc_train_part_*/metadata.json", any_folder=False),
+        _dfdc("**/metadata.json"),
     ),
     "kodf": (
         _kodf_part("train", "validate"),
@@ -157,18 +169,19 @@ _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
         RawLayout(
             videos=("train/*.mp4", "dev/*.mp4", "test/*.mp4"),
             metadata=(name,),
+            optional_metadata=LAVDF_TABLES,  # the first may list nothing
             root_names=("LAV-DF", "LAVDF"),
         )
-        for name in ("metadata.min.json", "metadata.json")
+        for name in LAVDF_TABLES
     ),
     "av_deepfake1m": tuple(
         RawLayout(  # the clips of test/ have no labels
             videos=("train/**/*.mp4", "val/**/*.mp4"),
             metadata=(name,),
-            optional_metadata=("train_metadata.json", "val_metadata.json", "test_files.txt"),
+            optional_metadata=(*AV_DEEPFAKE1M_TABLES, "test_files.txt"),
             root_names=("AV-Deepfake1M", "AV-Deepfake-1M"),
         )
-        for name in ("train_metadata.json", "val_metadata.json")
+        for name in AV_DEEPFAKE1M_TABLES
     ),
     "manifest": (
         RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),
@@ -199,7 +212,7 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
             if not all(_matches(root, glob, files_below) for glob in layout.metadata):
                 continue
             files = files_below(root)
-            is_video = any_of(layout.videos)
+            is_video = any_of((*layout.videos, *_globs_beside(layout.beside, files)))
             # prepared clips may lie in the root, too
             videos = sorted(
                 path for name, path in files.items() if is_video(name) and path.name != VIDEO_NAME
@@ -220,6 +233,11 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
         f"{source}: holds no {dataset}{inside}; expected {wanted}; --source must be the folder that the data "
         "set was unpacked to"
     )
+
+
+def _globs_beside(name: str, files: dict[str, Path]) -> list[str]:
+    folders = [file.removesuffix(name) for file in files if name and PurePosixPath(file).name == name]
+    return [f"{folder}*.mp4" for folder in folders]
 
 
 def _description(layout: RawLayout) -> str:

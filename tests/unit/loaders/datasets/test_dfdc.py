@@ -112,6 +112,45 @@ def test_parts_are_found_wherever_they_were_unpacked(tmp_path, place):
     assert counts(list_dfdc(prepared, ListingConfig()).clips) == tree.counts
 
 
+@pytest.mark.parametrize(
+    "name", ["train_sample_videos", "deepfake-detection-challenge/train_sample_videos", "my part", "."]
+)
+def test_any_folder_with_a_metadata_file_next_to_videos_is_a_part(tmp_path, name, caplog):
+    tree = write_dfdc(tmp_path / "raw", EmptyFiles(), num_parts=2)
+    source = tmp_path / "download"
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree.source / "DFDC/train/dfdc_train_part_1").rename(source / name)
+    (source / "test_videos").mkdir()
+    (source / "test_videos/aaaaaaaaaa.mp4").touch()  # without labels
+    prepared = prepare_empty(dataclasses.replace(tree, source=source), tmp_path / "prepared")
+    clips = list_dfdc(prepared, ListingConfig()).clips
+    assert sorted(clip.label for clip in clips) == [0, 0, 1, 1]
+    assert not (prepared / "test_videos").exists()
+    # with one part only, no group could be split
+    assert {clip.split_group for clip in clips} == {""}
+    assert "one train part alone" in caplog.text
+    split = draw_split(list_dfdc(prepared, ListingConfig()), SplitConfig(val_fraction=0.5))
+    assert set(split.split_of.values()) == {"train", "val"}
+
+
+def test_metadata_of_another_kind_in_a_folder_of_another_name_is_passed_over(dfdc, caplog):
+    before = list_dfdc(dfdc, ListingConfig()).clips
+    (dfdc / "other").mkdir()
+    (dfdc / "other/metadata.json").write_text('{"a.mp4": {"is_fake": 1}}')
+    assert list_dfdc(dfdc, ListingConfig()).clips == before
+    assert "other/metadata.json is not read: it gives no label to 'a.mp4'" in caplog.text
+
+
+@pytest.mark.parametrize("words", [("0.0", "1.0"), ("False", "True"), ("REAL", "Fake")])
+def test_labels_of_a_table_in_other_words(dfdc, words):
+    before = list_dfdc(dfdc, ListingConfig()).clips
+    path = dfdc / "test/labels.csv"
+    rows = [line.split(",") for line in path.read_text().split()[1:]]
+    lines = [f"{number},{name},{words[int(label)]}" for number, (name, label) in enumerate(rows)]
+    path.write_text("\n".join([",filename,label", *lines]))
+    assert list_dfdc(dfdc, ListingConfig()).clips == before
+
+
 @pytest.mark.parametrize(("kept", "splits"), [("test", {"test"}), ("validation", {"val"})])
 def test_one_folder_alone_is_enough(tmp_path, kept, splits):
     tree = write_dfdc(tmp_path / "raw", EmptyFiles())
@@ -157,7 +196,7 @@ def test_a_bad_entry_of_a_part_is_named(dfdc, change, message):
     ("text", "message"),
     [
         ("filename,label\na.mp4,2\n", "line 2: label is '2', expected 0, 1, real or fake"),
-        ("filename,label\na.mp4,1\na.mp4,1\n", "dfdc/test/a is listed twice"),
+        ("filename,label\na.mp4,1\na.mp4,1\n", "line 3: dfdc/test/a is listed twice"),
         ("name,label\na.mp4,1\n", "no column filename; its columns are name, label"),
     ],
 )
