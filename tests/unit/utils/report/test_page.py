@@ -139,7 +139,7 @@ def test_a_result_on_clips_of_one_class_is_left_out_and_named(tmp_path, caplog):
     write_result(tmp_path / "fakes", dataset="b", auc=None)
     (row,) = [run for group in matrix_of(tmp_path)["groups"] for run in group["runs"]]
     assert list(row["cells"]) == ["a"]
-    assert "fakes/test_metrics.json: left out: it has no AUC" in caplog.text
+    assert "fakes/test_metrics.json: left out, b of fakes has no AUC" in caplog.text
 
 
 def test_two_different_results_of_one_cell_are_refused(tmp_path):
