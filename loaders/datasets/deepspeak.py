@@ -13,7 +13,16 @@ from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from loaders.datasets.metadata import as_id, inside, new_clip, nfc, read_rows, require_file, without_suffix
+from loaders.datasets.metadata import (
+    as_id,
+    inside,
+    new_clip,
+    nfc,
+    parse_id,
+    read_rows,
+    require_file,
+    without_suffix,
+)
 from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.clip.packed import packed_clips, walk
 from utils.errors import DatasetError
@@ -66,7 +75,8 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
 def _read_split(path: Path) -> dict[str, str]:
     split_of: dict[str, str] = {}
     for line, row in read_rows(path, ("identity", "split")):
-        identity, split = as_id(row["identity"]), row["split"].lower()
+        identity = parse_id(row["identity"], f"{path}, line {line}")
+        split = row["split"].lower()
         if not identity or split not in {"train", "test"}:
             raise DatasetError(
                 f"{path}, line {line}: expected an identity and train or test, got {row['identity']!r} and "
@@ -83,7 +93,7 @@ def _read_real(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip
     """(file and line, clip, its audio-config) of each row; the clip's folder is not found yet."""
     for line, row in read_rows(root / REAL_CSV, ("video-file", "identity")):
         where = f"{root / REAL_CSV}, line {line}"
-        name, person = _file_name(row["video-file"], where), as_id(row["identity"])
+        name, person = _file_name(row["video-file"], where), parse_id(row["identity"], where)
         if not person:
             raise DatasetError(f"{where}: the row has no identity")
         split = split_of.get(person)
@@ -99,7 +109,7 @@ def _read_fake(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip
         kind = row["kind"].lower().replace("_", "-").replace(" ", "-")
         if kind not in KINDS:
             raise DatasetError(f"{where}: unknown kind {row['kind']!r}, expected one of {', '.join(KINDS)}")
-        name, target = _file_name(row["video-file"], where), as_id(row["identity-target"])
+        name, target = _file_name(row["video-file"], where), parse_id(row["identity-target"], where)
         if not target:
             raise DatasetError(f"{where}: the row has no identity-target")
         recording, voice = as_id(row.get("recording-target", "")), row.get("audio-config", "")
@@ -111,7 +121,7 @@ def _read_fake(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip
             category=kind,
             method=row["engine"] or "unknown",
             person=target,
-            donors=(as_id(row["identity-source"]),),
+            donors=(parse_id(row["identity-source"], where),),
             pair=f"{target}-{recording}" if recording else target,
             split=split_of.get(target),
         )

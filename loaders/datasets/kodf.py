@@ -31,6 +31,7 @@ from loaders.datasets.metadata import (
     inside,
     new_clip,
     no_metadata,
+    parse_id,
     read_rows,
     require_file,
 )
@@ -171,9 +172,12 @@ def _list_table(
     person_column, *others = TABLES[kind]
     for line, row in read_rows(path, ("영상ID", person_column, "인물성별", *others)):
         origin = f"{path}, line {line}"
-        stem, person = _stem(row["영상ID"], origin), as_id(row[person_column])
+        stem, person = _stem(row["영상ID"], origin), parse_id(row[person_column], origin)
         if not person:
             raise DatasetError(f"{origin}: {person_column} is empty")
+        named = stem.partition("_")[0]
+        if named.lstrip("0") == person.lstrip("0"):  # a spreadsheet drops leading zeros
+            person = named
         method, pair, own = "real", "", places[stem]
         if kind == "변조":
             method = _method(row["변조모델"], origin)

@@ -22,7 +22,6 @@ from loaders.datasets.metadata import (
     LABELS,
     FolderIndex,
     Segments,
-    as_id,
     as_segments,
     inside,
     is_index,
@@ -30,6 +29,7 @@ from loaders.datasets.metadata import (
     new_clip,
     nfc,
     no_metadata,
+    parse_id,
     parse_label,
     read_rows,
     separator_hint,
@@ -201,7 +201,7 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
     if label == 0 and method != "real":
         raise DatasetError(f"{entry.where}: a real clip has the method {method!r}; leave it empty")
     default = CATEGORIES.get(labels, "fake") if label else "real"
-    target = as_id(values.get("target_id", ""))
+    target = parse_id(values.get("target_id", ""), entry.where)
     return new_clip(
         "manifest",
         name,
@@ -209,9 +209,9 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
         labels,
         category=values.get("category") or default,
         method=method,
-        person=as_id(values.get("identity", "")) or target or f"clip {name}",
+        person=parse_id(values.get("identity", ""), entry.where) or target or f"clip {name}",
         target=target,
-        donors=map(as_id, values.get("source_id", "").split(";")),
+        donors=[parse_id(name, entry.where) for name in values.get("source_id", "").split(";")],
         split=values.get("split") or None,
         segments=(_read_segments(entry, "video_fake_segments"), _read_segments(entry, "audio_fake_segments")),
     )

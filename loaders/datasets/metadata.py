@@ -32,6 +32,7 @@ LABELS = {"real": 0, "0": 0, "false": 0, "fake": 1, "1": 1, "true": 1}
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 UNNAMED = "Unnamed:"
 INDEX = re.compile(r"unnamed: \d+(\.\d+)*|index|level_\d+", re.IGNORECASE)
+ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
 Segments = tuple[tuple[float, float], ...]  # (start, end) in seconds
@@ -276,6 +277,15 @@ def as_id(text: str) -> str:
     text = text.strip()
     whole, point, rest = text.partition(".")
     return whole if point and whole.isdigit() and not rest.strip("0") else text
+
+
+def parse_id(text: str, where: str) -> str:
+    """As as_id. Raises DatasetError for 1.23457E+19: many ids become one where a spreadsheet rounds them."""
+    if ROUNDED.fullmatch(text.strip()):
+        raise DatasetError(
+            f"{where}: {text!r} was an id before a spreadsheet rounded it; use the original table"
+        )
+    return as_id(text)
 
 
 class FolderIndex:

@@ -12,6 +12,7 @@ from tests.trees.kodf import METHODS, PARTS, fake_name, person_id, write_interna
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip
 from utils.errors import DatasetError
+from utils.files import read_text
 
 
 def prepared_aihub(tmp_path, **options):
@@ -228,3 +229,19 @@ def test_the_released_codes_layout(tmp_path, under, encoding, form):
 def test_all_five_methods_are_in_the_tree(tmp_path):
     tree, _ = prepared_aihub(tmp_path)
     assert {method for _, _, method in tree.counts} == {"real", *METHODS}
+
+
+def test_ids_that_a_spreadsheet_has_changed_are_mended_or_named(tmp_path):
+    _, root = prepared_aihub(tmp_path)
+    before = list_kodf(root, ListingConfig()).clips
+    path = table(root, "1.Training", "변조영상")
+    text = read_text(path)
+    person = person_id(0)
+    assert f",{person}," in text
+    path.write_text(text.replace(f",{person},", f",{person.lstrip('0')}.0,"), encoding="utf-8")
+    assert list_kodf(root, ListingConfig()).clips == before
+    path.write_text(text.replace(f",{person},", ",3.06079E+18,"), encoding="utf-8")
+    with pytest.raises(
+        DatasetError, match=r"line 2: '3\.06079E.18' was an id before a spreadsheet rounded it"
+    ):
+        list_kodf(root, ListingConfig())

@@ -98,6 +98,8 @@ def test_labels_stay_unknown_unless_they_follow(table):
         ("path,label,split\na.mp4,0,dev\n", "split is 'dev', expected train, val, test"),
         ("path,label,split\na.mp4,0,train\nb.mp4,1,\n", "line 3: no split, although other clips have one"),
         ("path,label,method\na.mp4,0,swap\n", "a real clip has the method 'swap'"),
+        ("path,label,identity\na.mp4,0,1.23457E+19\n", "line 2: '1.23457E.19' was an id before"),
+        ("path,label,source_id\na.mp4,1,7;1E+05\n", "line 2: '1E.05' was an id before"),
         ("path,label\na.mp4,0\na.avi,0\n", "line 3: manifest/a is listed twice"),
         ("path,label\n/data/a.mp4,0\n", "line 2: the path is empty or leads outside the data root"),
         ("path,label\n", "manifest: its metadata lists no clip"),
