@@ -34,6 +34,7 @@ from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, run_command
 from utils.media.allowed import media_limits, report_length
 from utils.media.writer import VideoWriter
+from utils.names import is_litter
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,12 @@ def find_sentences(config: VidTimitConfig) -> Batch:
     jobs, num_silent = [], 0
     for subject in chosen_subjects(config, found):
         videos, folder = found[subject] / "video", config.output / "real" / subject
-        sounds = {place.stem: place for place in (found[subject] / "audio").glob("*.wav")}
+        places = (found[subject] / "audio").glob("*")
+        sounds = {
+            place.stem: place
+            for place in places
+            if place.suffix.lower() == ".wav" and not is_litter(place.name)
+        }
         num_silent += sum(place.is_dir() and place.name not in sounds for place in videos.iterdir())
         jobs += [
             Job(name=f"{subject}/{sentence}", source=videos / sentence, folder=folder, sound=sound)
@@ -109,7 +115,8 @@ def find_sentences(config: VidTimitConfig) -> Batch:
 def frame_files(folder: Path) -> list[Path]:
     """The frames of a sequence in order. Raises ClipError unless they are numbered from 1 without gaps."""
     numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in (entry for entry in entries if not is_litter(entry.name)):
         match = FRAME.fullmatch(path.name)
         if match is None or int(match[1]) in numbered:
             raise ClipError(

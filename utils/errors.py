@@ -43,6 +43,10 @@ class DatasetError(FrameworkError):
     """A data set as a whole (its root, metadata or splits) cannot be used."""
 
 
+class IncompleteError(DatasetError):
+    """A part of a data set is not there, which may be added later; what is there is not wrong."""
+
+
 class CheckpointError(FrameworkError):
     """A checkpoint cannot be read, or does not fit the model that is to take it."""
 

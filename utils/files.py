@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from utils.errors import DatasetError, FrameworkError, UsageError
+from utils.names import is_litter
 
 log = logging.getLogger(__name__)
 Links = Literal["follow", "inside", "skip"]
@@ -181,6 +182,7 @@ def walk_tree(root: Path | str, *, links: Links) -> Iterator[tuple[str, list[str
     - Order: as os.walk from the top down, names sorted. Subfolders that the caller deletes from the list are
       not entered.
     - Files are all entries that are not folders, broken links too: they must be reported, not overlooked.
+    - What operating systems leave behind (._NAME, __MACOSX, trash: `is_litter`) is not there.
     - links="follow": links to folders are entered, wherever they lead. "inside": the same, but a link out of
       `root`, to a folder or a file, is an error. "skip": links to folders are neither listed nor entered.
 
@@ -221,6 +223,8 @@ def _list_folder(place: str, links: Links) -> tuple[list[str], list[str], set[st
     subfolders, files, link_names = [], [], set()
     with os.scandir(place) as entries:
         for entry in entries:
+            if is_litter(entry.name):
+                continue
             if entry.is_symlink():
                 link_names.add(entry.name)
             try:

@@ -20,12 +20,23 @@ _NOT_PLAIN = re.compile(f"[{_CONTROL}{_BREAKS}]")
 _NOT_READABLE = re.compile(f"[{_CONTROL}{_TURNS}]")
 _NOT_IN_A_LINE = re.compile(f"[{_CONTROL}{_TURNS}{_BREAKS}]+")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # in the source of JSON
+# what operating systems leave in folders: nobody's videos, even if named like one
+_LITTER = frozenset(
+    ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information")
+    + ("lost+found", "@eaDir", "#recycle")
+)
+_LITTER_PREFIXES = ("._", ".Trash")
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # limits of file systems, less room for the root
 
 
 def is_plain(text: str) -> bool:
     """Whether a name can be written to any file and shown on any screen unchanged."""
     return text.isprintable() or _NOT_PLAIN.search(text) is None
+
+
+def is_litter(name: str) -> bool:
+    """Whether an operating system left a file or folder of this name: ._clip.mp4, __MACOSX, .Trash-1000."""
+    return name in _LITTER or name.startswith(_LITTER_PREFIXES)
 
 
 def fits_file_system(path: str) -> bool:

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME, VIDEO_SUFFIXES
 from utils.clip.packed import clip_names, packed_clips, walk
-from utils.errors import DatasetError
+from utils.errors import DatasetError, IncompleteError
 from utils.files import read_text, walk_tree
-from utils.names import brief, fits_file_system, is_plain, one_line, parse_json
+from utils.names import brief, fits_file_system, is_litter, is_plain, one_line, parse_json
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -44,11 +44,11 @@ def nfc(text: str) -> str:
 
 
 def require_file(path: Path, what: str) -> Path:
-    """`path` if it is a file. Raises DatasetError that says `what` was expected and what lies there."""
+    """`path` if it is a file. Raises IncompleteError that says `what` was expected and what lies there."""
     if path.is_file():
         return path
     folder = next((parent for parent in path.parents if parent.is_dir()), Path())
-    raise DatasetError(f"{path}: no such file ({what}); {folder} holds {contents(folder)}")
+    raise IncompleteError(f"{path}: no such file ({what}); {folder} holds {contents(folder)}")
 
 
 def require_folder(path: Path) -> Path:
@@ -65,9 +65,9 @@ def contents(folder: Path) -> str:
     return shown or "nothing"
 
 
-def no_metadata(root: Path, *expected: str) -> DatasetError:
+def no_metadata(root: Path, *expected: str) -> IncompleteError:
     """The error for a data root that holds none of the `expected` files and folders."""
-    return DatasetError(
+    return IncompleteError(
         f"{root}: neither {' nor '.join(expected)} is there; it holds {contents(root)}; --data_root is the "
         "folder that preprocess.prepare wrote"
     )
@@ -299,7 +299,7 @@ class FolderIndex:
         """NFC name -> name on disk of what lies in a folder; empty if there is no such folder."""
         if folder not in self._entries:
             names = [*clip_names(Path(folder)), *packed_clips(Path(folder))]
-            self._entries[folder] = {nfc(name): name for name in names}
+            self._entries[folder] = {nfc(name): name for name in names if not is_litter(name)}
         return self._entries[folder]
 
     def find(self, path: PurePosixPath) -> Path | None:

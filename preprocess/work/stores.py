@@ -22,6 +22,7 @@ from preprocess.work.jobs import PARTIAL_NAME, Job, require_clip_folder, require
 from utils.clip.files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
 from utils.files import sync, walk_tree
+from utils.names import is_litter
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class UrlStore:
         ]
 
     def _names(self, name: str | PurePath) -> list[str]:
-        """Relative names of all files below a folder, from one listing of that folder.
+        """Relative names of all files below a folder but litter, from one listing of that folder.
 
         Not by `ls`, which lists the parent if the folder does not exist: with many clips, most of the work.
         """
@@ -198,7 +199,8 @@ class UrlStore:
             found = files.find(path)
             files.invalidate_cache()  # do not keep a listing of millions, nor trust it later
         start = len(path.rstrip("/")) + 1
-        return [full[start:] for full in found if full[start:] and not full.endswith("/")]
+        names = (full[start:] for full in found if full[start:] and not full.endswith("/"))
+        return [name for name in names if not any(map(is_litter, name.split("/")))]
 
     def size(self, name: str | PurePath) -> int | None:
         with self._files(name) as (files, path):
