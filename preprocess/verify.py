@@ -4,9 +4,9 @@
     python -m preprocess.verify --data_root prepared --deep --output bad_clips.csv
 
 A clip folder is any folder with a clip's file in it, also in a pack or where a link leads. Picture, landmarks
-and sound must be equally long (the sound within one frame), and the files must have the checksums of
-clip.json; folders from other tools have none. --deep also decodes every frame and reads every landmark and
-sample. Each problem is one line: path and reason. The exit status is 1 if there is a problem.
+and sound must be equally long (the sound within one frame) and long enough for training, and the files must
+have the checksums of clip.json; folders from other tools have none. --deep also decodes every frame and reads
+every landmark and sample. Each problem is one line: path and reason. The exit status is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ from preprocess.work.jobs import CLIP_FILES, Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
 from preprocess.work.workers import run_workers
-from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio, open_landmarks, read_clip_info
+from utils.clip.files import (
+    LANDMARKS_NAME,
+    VIDEO_NAME,
+    find_audio,
+    open_landmarks,
+    read_clip_info,
+    require_long_enough,
+)
 from utils.clip.frames import read_frames, read_video_header
 from utils.clip.packed import FRAMES_NAME, clip_names, find_member, open_member
 from utils.clip.sound import open_sound
@@ -74,6 +81,9 @@ def check_clip(folder: Path, *, deep: bool, audio_tolerance_s: float | None = No
     fps = Fraction(0)
     with _noted_in(problems):
         num_frames, fps = _check_video(folder / VIDEO_NAME, deep=deep)
+    with _noted_in(problems):
+        if num_frames is not None:
+            require_long_enough(folder / VIDEO_NAME, num_frames, fps)
     with _noted_in(problems):
         _check_landmarks(folder, num_frames, deep=deep)
     with _noted_in(problems):

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from preprocess.clip.crop import PictureChange, crop_face, require_faces
 from preprocess.clip.sound import AudioConfig, WaveformChange, extract_audio, require_sound
 from preprocess.faces.track import CropConfig
-from utils.clip.files import AUDIO_NAME, DATA_FILES, LAYOUT_VERSION, ClipInfo, read_clip_info, write_clip_info
+from utils.clip.files import (
+    AUDIO_NAME,
+    DATA_FILES,
+    LAYOUT_VERSION,
+    ClipInfo,
+    read_clip_info,
+    require_long_enough,
+    write_clip_info,
+)
 from utils.config import opt, require_between, to_plain
 from utils.errors import ClipError
 from utils.files import file_sha256
@@ -67,6 +76,7 @@ def prepare_clip(
     hold temporary files.
     """
     times = read_video_times(source)
+    require_long_enough(source, len(times.starts_s), times.fps)
     wav = folder / AUDIO_NAME
     # first, because it fails quickly
     audio = extract_audio(source, wav, times, config, sound=sound, change=change.waveform)
@@ -98,6 +108,7 @@ def prepare_clip(
 def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
     """Raise ClipError if a clip does not meet the thresholds of `config`."""
     num_seen = info.num_frames - len(info.frames_without_face)
+    require_long_enough(path, info.num_frames, Fraction(info.fps))
     require_faces(path, num_seen, info.num_frames, config.min_face_fraction)
     require_sound(path, info, config)
 

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import typing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -34,6 +35,7 @@ NUM_LANDMARKS = 478
 CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000
 LAYOUT_VERSION = 3
+MIN_CLIP_S = 0.12  # methods need min_window_s, 0.1 s at most, in whole steps of --video_fps (25)
 LARGEST = 2**53  # limit of the numbers in clip.json: no size, time or place exceeds it
 
 
@@ -164,6 +166,14 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
 def _invalid(folder: Path, why: object) -> ClipError:
     reason = f"is not a valid clip.json of layout {LAYOUT_VERSION} ({why}); prepare the clip again"
     return ClipError(folder / INFO_NAME, reason)
+
+
+def require_long_enough(path: Path, num_frames: int, fps: Fraction) -> None:
+    """Raise ClipError if a clip is too short for training, which would stop at it."""
+    seconds = num_frames / fps
+    if seconds < MIN_CLIP_S:
+        found = f"too short: {num_frames} frames, {float(seconds):.3f} s"
+        raise ClipError(path, f"{found}; training needs at least {MIN_CLIP_S:g} s")
 
 
 def find_audio(folder: Path) -> Path:
