@@ -41,6 +41,9 @@ def write_clip_folder(
             frame = np.full((size, size, 3), 90, np.uint8)
             bits = (index >> np.arange(NUM_BITS) & 1) * 160 + 40
             frame[: size // 2] = np.repeat(bits, size // NUM_BITS)[None, :, None]
+            # at the bottom the seed, faintly: one picture in two parts would be a leak
+            marks = 90 + 30 * (seed >> np.arange(NUM_BITS) & 1)
+            frame[-size // NUM_BITS :] = np.repeat(marks, size // NUM_BITS)[None, :, None]
             if fake_video:
                 frame[size // 2 :: 4] += 60
             writer.write(frame)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from loaders.audit.contents import unknown_checksums
 from loaders.audit.facts import known_checksums
 from loaders.audit.findings import DROP_DONORS, REDRAW, REMOVE, Finding
 from loaders.listing import Listing
@@ -100,14 +101,18 @@ def find_identical_files(
 def require_no_leak(listing: Listing, split: Split) -> None:
     """Raise DatasetError, with examples, if splits share persons, clip families or identical files.
 
-    Cheap enough for every start of a training: look-ups, and one read of each existing clip.json. Notes (see
-    `find_person_leaks`) are logged as warnings.
+    Cheap enough for every start of a training: look-ups, and one read of each existing clip.json; of files
+    without a checksum, those of one size in several splits are read. Notes (see `find_person_leaks`) are
+    logged as warnings.
     """
     findings = find_person_leaks(listing, split)
     used = [clip for clip in listing.clips if clip.clip_id in split.split_of]
     with ThreadPoolExecutor(8) as pool:  # network file systems answer several requests at a time
         known = pool.map(lambda clip: known_checksums(read_info_values(clip.folder)), used, chunksize=256)
         checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
+        folders = {clip.clip_id: clip.folder for clip in used}
+        for clip_id, kind, digest in unknown_checksums(folders, split.split_of, checksums, pool):
+            checksums[clip_id] = checksums[clip_id] | {kind: digest}
     findings += find_identical_files(split.split_of, checksums)
     for finding in findings:
         if finding.is_note:
