@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
-from utils.clip.packed import clip_names
+from utils.clip.packed import clip_names, walk
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
 from utils.files import read_lines
@@ -26,6 +27,9 @@ MAX_WORD = 2100  # letters of an id: the longest path and the name of its data s
 @dataclass(frozen=True, kw_only=True)
 class ListingConfig:
     """loaders/listing.py: which of the listed clips are used."""
+
+    # whether only the table is read, before the clips are prepared: what is not there is no error
+    table_only: ClassVar[bool] = False
 
     allow_missing: bool = opt(False, "go on even if more than 2 % of the listed clips are not prepared")
     exclude_list: Path | None = opt(
@@ -52,6 +56,12 @@ class ListingConfig:
         return self.variant
 
 
+class TableConfig(ListingConfig):
+    """For preprocess.prepare, which reads the table first."""
+
+    table_only = True
+
+
 @dataclass(frozen=True)
 class Listing:
     """The clips of a data set, by what became of them."""
@@ -64,6 +74,7 @@ class Listing:
     # data set's donors are too entangled to lose all such fakes (donor-disjoint results are reported, too)
     donor_rule: str = "drop"
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
+    unlisted: list[str] = field(default_factory=list)  # prepared, but in no metadata: paths below the root
 
     @property
     def all_clips(self) -> list[Clip]:
@@ -115,11 +126,13 @@ def select_clips(
     *,
     variants: Sequence[str] = (),
     unwanted: Container[str] = (),
+    unlisted: Sequence[str] | None = None,
     donor_rule: str = "drop",
     known_overlap: str = "",
 ) -> Listing:
     """Sort the listed clips into prepared, missing and excluded, among them those with `unwanted` ids.
 
+    unlisted: the prepared clips that the metadata does not name; None: they are looked for.
     Raises DatasetError if a clip is listed twice, if more than 2 % are missing without `allow_missing`, if
     nothing is left, if a clip lies outside `data_root` by a link, or if the exclusion list or `methods` name
     what the metadata does not; UsageError for an unknown `variant`.
@@ -141,20 +154,55 @@ def select_clips(
             excluded.append(clip)
         else:
             (clips if folders.is_prepared(clip.folder) else missing).append(clip)
-    if missing:
-        num_wanted = len(clips) + len(missing)
-        share = len(missing) / num_wanted
-        message = (
-            f"{dataset}: {len(missing)} of {num_wanted} listed clips ({share:.1%}) are not prepared "
-            f"({tally(Counter(clip.category for clip in missing))}), e.g. {missing[0].folder}; run "
-            "preprocess.prepare, or see its failures.csv"
-        )
-        if not clips or (share > MAX_MISSING_SHARE and not config.allow_missing):
-            raise DatasetError(message + (", or give --allow_missing to go on without" if clips else ""))
-        log.warning(message)
+    if config.table_only and missing and not clips:
+        example = f"{dataset}: none of the {len(listed)} listed videos is there, e.g. {missing[0].folder}"
+        raise DatasetError(f"{example}; --source must be the folder that the paths of the table begin in")
+    if missing and not config.table_only:
+        _require_enough(dataset, clips, missing, config)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
-    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap)
+    others = _find_unlisted(dataset, data_root, listed) if unlisted is None else list(unlisted)
+    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others)
+
+
+def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config: ListingConfig) -> None:
+    """Log what is missing. Raise DatasetError if it is more than `config` allows, or everything."""
+    num_wanted = len(clips) + len(missing)
+    share = len(missing) / num_wanted
+    message = (
+        f"{dataset}: {len(missing)} of {num_wanted} listed clips ({share:.1%}) are not prepared "
+        f"({tally(Counter(clip.category for clip in missing))}), e.g. {missing[0].folder}; run "
+        "preprocess.prepare, or see its failures.csv"
+    )
+    if not clips or (share > MAX_MISSING_SHARE and not config.allow_missing):
+        raise DatasetError(message + (", or give --allow_missing to go on without" if clips else ""))
+    log.warning(message)
+
+
+def _find_unlisted(dataset: str, data_root: Path, listed: list[Clip]) -> list[str]:
+    """Paths below the root of the prepared clips that are not among the listed ones.
+
+    Listed clips are not entered, so this reads each folder above them once.
+    """
+    own = {os.fspath(clip.folder) for clip in listed}
+    found = []
+    try:
+        for folder, subfolders, files in walk(data_root, skip=own):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            if VIDEO_NAME in files and os.fspath(folder) not in own:
+                found.append(folder.relative_to(data_root).as_posix())
+    except DatasetError as error:  # a link, or a folder without permission, that no listed clip needs
+        log.warning("%s: prepared clips that are not listed are not all counted: %s", dataset, error)
+    return sorted(found)
+
+
+def describe(listing: Listing) -> str:
+    """The line that preprocess.prepare and the loaders write about a data set: what is listed and there."""
+    line = f"{listing.dataset}: {len(listing.clips)} listed and there, {len(listing.missing)} listed and not "
+    line += f"there, {len(listing.unlisted)} there and not listed"
+    if listing.missing:
+        line += f"; not there: e.g. {listing.missing[0].clip_id.removeprefix(f'{listing.dataset}/')}"
+    return line + (f"; not listed: e.g. {brief(listing.unlisted[0])}" if listing.unlisted else "")
 
 
 def _require_plain(dataset: str, clips: list[Clip]) -> None:
@@ -214,7 +262,7 @@ def tally(counts: Mapping[str, int]) -> str:
 
 
 def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:
-    """The lines of a table: found, missing, excluded and used clips per split and category.
+    """`describe`, and the lines of a table: found, missing, excluded and used clips per split and category.
 
     `split_of` maps a clip_id to its split; clips in no split stand under "-".
     """
@@ -227,7 +275,7 @@ def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:
     order = {"train": 0, "val": 1, "test": 2}
     keys = sorted({key[:2] for key in rows}, key=lambda key: (order.get(key[0], 3), key))
     columns = f"{'category':<24}{'found':>8}{'missing':>9}{'excluded':>10}{'used':>8}"
-    lines = [f"{listing.dataset + ' split':<20}{columns}"]
+    lines = [describe(listing), f"{listing.dataset + ' split':<20}{columns}"]
     for split, category in keys:
         used, missing, excluded = (rows[split, category, state] for state in states)
         lines.append(f"{split:<20}{category:<24}{used + excluded:>8}{missing:>9}{excluded:>10}{used:>8}")

@@ -34,7 +34,7 @@ from loaders.audit.findings import REMOVE, Finding
 from loaders.audit.leaks import MAX_EXAMPLES, find_identical_files, find_person_leaks
 from loaders.audit.page import write_html
 from loaders.audit.shortcuts import RuleResult, find_shortcuts, shortcut_findings
-from loaders.listing import Listing, ListingConfig
+from loaders.listing import Listing, ListingConfig, describe
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
 from utils.config import opt, parse_groups, to_plain
@@ -167,7 +167,7 @@ def main() -> int:
     require_writable(config.output_dir)
     listing = DATASETS[config.dataset](config.data_root, listing_config)
     split = make_split(listing, split_config, check=False)
-    for line in split.describe_dropped():
+    for line in [describe(listing), *split.describe_dropped()]:
         log.info(line)
     result = audit(listing, split, num_workers=config.num_workers or multiprocessing.cpu_count())
     about = {

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import as_id, inside, new_clip, nfc, require_file, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips, tally
-from utils.errors import DatasetError
+from utils.errors import DatasetError, IncompleteError
 from utils.files import read_lines
 from utils.types import Clip
 
@@ -46,7 +46,7 @@ def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
     counts = Counter(category for (category, _), _ in walked)
     for name in ("Celeb-real", "Celeb-synthesis"):
         if not counts[name]:
-            raise DatasetError(f"{data_root}: no clip in {name}; found {tally(counts) or 'none'}")
+            raise IncompleteError(f"{data_root}: no clip in {name}; found {tally(counts) or 'none'}")
     release = next((name for name, published in PUBLISHED_COUNTS.items() if published == counts), None)
     state = f"release {release}, complete" if release else "not a complete release"
     log.info("celebdf: %s: %s", state, tally(counts))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from loaders.datasets.metadata import new_clip, walk_clips
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips, tally
-from utils.errors import DatasetError
+from utils.errors import DatasetError, IncompleteError
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
     wanted = ["real", *(name for name in VARIANTS[1:] if variant in (name, "both"))]
     if missing := [name for name in wanted if not counts[name]]:
         hint = " (python -m preprocess.vidtimit builds them from VidTIMIT)" if "real" in missing else ""
-        raise DatasetError(
+        raise IncompleteError(
             f"{root}: no clips of {' and '.join(missing)}{hint}; found {tally(counts) or 'nothing'}"
         )
     # from all fakes, so that the pairs are the same for every variant
@@ -66,7 +66,7 @@ def list_deepfaketimit(data_root: Path, config: ListingConfig) -> Listing:
     clips = [_make_clip(clip, folder, group_of) for clip, folder in found if clip.category in wanted]
     if unpaired := sum(clip.label == 0 and not clip.split_group for clip in clips):
         log.info("deepfaketimit: %d real clips show subjects without fakes", unpaired)
-    return select_clips("deepfaketimit", data_root, clips, config, variants=VARIANTS)
+    return select_clips("deepfaketimit", data_root, clips, config, variants=VARIANTS, unlisted=())
 
 
 def _parse(path: PurePosixPath, folder: Path) -> _Found:

@@ -29,7 +29,7 @@ from typing import Any
 
 from loaders.datasets.metadata import FolderIndex, new_clip, no_metadata, read_json
 from loaders.listing import Listing, ListingConfig, select_clips, tally
-from utils.errors import DatasetError
+from utils.errors import DatasetError, IncompleteError
 from utils.names import brief
 from utils.types import Clip
 
@@ -57,15 +57,18 @@ def list_ffpp(data_root: Path, config: ListingConfig) -> Listing:
     clips = [*_list_sequences(tree, pairs), *_list_actors(tree)]
     for label, kind in ((0, "original"), (1, "fake")):
         if not any(clip.label == label for clip in clips):
-            raise DatasetError(
+            raise IncompleteError(
                 f"{tree.folders.root}: no {kind} clip of {tree.variant}; expected "
                 f"{tree.place('original_sequences/youtube')} and "
                 f"{tree.place('manipulated_sequences/Deepfakes')} or others of {', '.join(METHODS)}"
             )
-    _count_unlisted(tree, clips)
+    unlisted = _find_unlisted(tree, clips)
     _warn_of_shared_videos(tree, pairs)
     unwanted = _other_reals(clips, config.methods)
-    return select_clips("ffpp", data_root, clips, config, variants=tuple(VARIANTS), unwanted=unwanted)
+    variants = tuple(VARIANTS)
+    return select_clips(
+        "ffpp", data_root, clips, config, variants=variants, unwanted=unwanted, unlisted=unlisted
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def _read_pairs(root: Path) -> dict[tuple[str, str], str]:
     for split in SPLITS:
         path = root / "splits" / f"{split}.json"
         if not path.is_file():
-            raise DatasetError(
+            raise IncompleteError(
                 f"{path}: no such file; copy train.json, val.json and test.json from dataset/splits of "
                 "https://github.com/ondyari/FaceForensics: the official split is needed"
             )
@@ -170,7 +173,7 @@ def _list_sequences(tree: _Tree, pairs: dict[tuple[str, str], str]) -> Iterator[
     methods = [name for name in METHODS if tree.names(f"manipulated_sequences/{name}")]
     if not tree.names(original):
         if methods:
-            raise DatasetError(
+            raise IncompleteError(
                 f"{tree.folders.root / tree.place(original)}: no original is prepared, although fakes of "
                 f"{', '.join(methods)} are; prepare the originals, too"
             )
@@ -225,20 +228,24 @@ def _other_reals(clips: list[Clip], methods: tuple[str, ...]) -> set[str]:
     return {clip.clip_id for clip in reals if clip.stratum not in wanted}
 
 
-def _count_unlisted(tree: _Tree, clips: list[Clip]) -> None:
-    """Log how many prepared folders the split files do not name: they are not used."""
+def _find_unlisted(tree: _Tree, clips: list[Clip]) -> list[str]:
+    """The prepared clips of this compression that the split files do not name; their number is logged."""
     listed = {clip.clip_id for clip in clips}
     unlisted: Counter[str] = Counter()
+    found = []
     methods = tree.folders.entries(str(tree.folders.root / "manipulated_sequences"))
     for family in ("original_sequences/youtube", *(f"manipulated_sequences/{name}" for name in methods)):
-        names = tree.names(family)
-        unlisted[family] = sum(f"ffpp/{tree.clip_id(family, name)}" not in listed for name in names)
+        ids = [tree.clip_id(family, name) for name in tree.names(family)]
+        others = [clip_id for clip_id in ids if f"ffpp/{clip_id}" not in listed]
+        unlisted[family] = len(others)
+        found += others
     if unlisted.total():
         log.warning(
             "ffpp: %d prepared clips are not used, since no split file names them or their method is unknown "
             "(%s)",
             *(unlisted.total(), tally(unlisted)),
         )
+    return found
 
 
 def _warn_of_shared_videos(tree: _Tree, pairs: dict[tuple[str, str], str]) -> None:

@@ -36,7 +36,7 @@ from loaders.datasets.metadata import (
     require_file,
 )
 from loaders.listing import Listing, ListingConfig, select_clips, tally
-from utils.errors import DatasetError
+from utils.errors import DatasetError, IncompleteError
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def list_kodf(data_root: Path, config: ListingConfig) -> Listing:
         log.info("kodf: %d rows list a clip again; its first row counts", len(clips) - len(unique))
     for label, kind in ((0, "real"), (1, "fake")):
         if not any(clip.label == label for clip in clips):
-            raise DatasetError(f"{data_root}: {len(clips)} clips are listed, but none of them is {kind}")
+            raise IncompleteError(f"{data_root}: {len(clips)} clips are listed, but none of them is {kind}")
     return select_clips("kodf", data_root, list(reversed(unique.values())), config)
 
 

@@ -19,7 +19,7 @@ import os
 import re
 import sqlite3
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -274,22 +274,31 @@ def clip_names(folder: Path) -> list[str]:
     return [] if found is None else found[0].file_names(found[1])
 
 
-def walk(root: Path, *, links: Links = "follow") -> Iterator[tuple[Path, list[str], list[str]]]:
-    """walk_tree, with packed clip folders as if they were there; a real folder hides a packed one."""
+def walk(
+    root: Path, *, links: Links = "follow", skip: Container[str] = ()
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """walk_tree, with packed clip folders as if they were there; a real folder hides a packed one.
+
+    Paths in `skip` are not entered.
+    """
     outside = _pack_root(root)
     # the packs met on the way from the root to the folder: _pack_root would look for one in every folder
     packs = [] if outside is None else [open_pack(outside, os.getpid())]
     for place, subfolders, files in walk_tree(root, links=links):
         folder = Path(place)
+        head = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
         while packs and not folder.is_relative_to(packs[-1].root):
             packs.pop()
         if INDEX_NAME in files and folder != outside and (folder / INDEX_NAME).is_file():
             packs.append(open_pack(folder, os.getpid()))
         if not packs:
+            subfolders[:] = [name for name in subfolders if f"{head}{name}" not in skip]
             yield folder, subfolders, files
             continue
         pack = packs[-1]
         packed = sorted(set(pack.clips_in(folder)).difference(subfolders))
+        packed = [name for name in packed if f"{head}{name}" not in skip]
+        subfolders[:] = [name for name in subfolders if f"{head}{name}" not in skip]
         yield folder, subfolders, files
         for clip in packed:
             yield folder / clip, [], pack.file_names((folder / clip).relative_to(pack.root).as_posix())
