@@ -143,7 +143,8 @@ def _read_json(path: Path, kind: type) -> Any:
 def find_source_sounds(downloads: Path, video: str) -> list[Path]:
     """Files that may hold the sound of a YouTube video, pure sound first."""
     folders = (downloads, downloads / video)
-    places = (folder / f"{video}{suffix}" for suffix in SOUND_SUFFIXES for folder in folders)
+    suffixes = (form for suffix in SOUND_SUFFIXES for form in (suffix, suffix.upper()))
+    places = (folder / f"{video}{suffix}" for suffix in suffixes for folder in folders)
     return [path for path in places if path.is_file()]
 
 

@@ -20,12 +20,17 @@ credentials from the environment. A clip there is finished if its clip.json, whi
 flags and the size of the raw video; --recheck downloads everything and compares checksums. Two runs into one
 URL need different shards: URLs are not locked.
 
+With --dataset, the data set's tables are read first, as the loaders read them: a table that they would refuse
+ends the command at once, and the log says how many videos are listed and there, listed and not there, there
+and not listed. Two videos that would have the same clip folder (IMG_1.mp4, IMG_1.MOV) fail; the others go on.
+
 Check the result with: python -m preprocess.verify --data_root prepared
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +40,7 @@ from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig, begin_with, stop_clock
 from preprocess.work.ray_workers import ExecutorConfig
 from preprocess.work.stores import StoredJob
+from preprocess.work.tables import read_tables
 from utils.clip.files import AUDIO_NAME, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, UsageError, run_command
@@ -106,6 +112,14 @@ def _fetch_raw(job: StoredJob) -> tuple[Path, Path | None]:
     return source, sound
 
 
+def _describe_prepared(dataset: str, root: Path, variant: str) -> str:
+    """What the loader finds in the prepared data set at `root`, in a line."""
+    from loaders import DATASETS  # not at the top: workers that prepare clips need no loader
+    from loaders.listing import TableConfig, describe
+
+    return describe(DATASETS[dataset](root, TableConfig(variant=variant)))
+
+
 def main() -> int:
     inputs, own, executor, clip, work, limits = parse_groups(
         __doc__, InputConfig, PrepareConfig, ExecutorConfig, ClipConfig, WorkConfig, LimitConfig
@@ -113,7 +127,11 @@ def main() -> int:
     if own.recheck and not inputs.has_urls:
         raise UsageError("recheck is for URLs; with paths, checksums are always compared")
     do = functools.partial(prepare_job, clip=clip, recheck=own.recheck)
-    return run_batch(find_jobs(inputs), do, work, limits, done="prepared", run=executor.runner())
+    batch = find_jobs(inputs)
+    if batch.dataset is not None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        read_tables(batch.dataset, functools.partial(_describe_prepared, inputs.dataset))
+    return run_batch(batch, do, work, limits, done="prepared", run=executor.runner())
 
 
 if __name__ == "__main__":

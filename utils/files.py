@@ -182,7 +182,7 @@ def walk_tree(root: Path | str, *, links: Links) -> Iterator[tuple[str, list[str
     - Order: as os.walk from the top down, names sorted. Subfolders that the caller deletes from the list are
       not entered.
     - Files are all entries that are not folders, broken links too: they must be reported, not overlooked.
-    - What operating systems leave behind (._NAME, __MACOSX, trash: `is_litter`) is not there.
+    - What operating systems leave in folders (._NAME, __MACOSX, trash: `is_litter`) is not there.
     - links="follow": links to folders are entered, wherever they lead. "inside": the same, but a link out of
       `root`, to a folder or a file, is an error. "skip": links to folders are neither listed nor entered.
 

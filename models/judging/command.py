@@ -24,11 +24,12 @@ from models.judging.annotate import CONTAINERS, FaceLabels, annotate_video
 from models.judging.detector import JudgeConfig, LoadedDetector, load_detector
 from models.judging.page import write_video_page
 from models.judging.verdict import Verdict
+from preprocess.work.left_out import describe_left_out
 from preprocess.work.workers import call_limited
 from utils.clip.files import VIDEO_SUFFIXES
 from utils.config import opt, parse_command
 from utils.errors import ClipError, FrameworkError, UsageError
-from utils.files import require_writable, write_atomically, write_text
+from utils.files import require_writable, walk_tree, write_atomically, write_text
 from utils.run.device import device_flag, precision_flag
 from utils.run.log import configure_logging, logging_redirect_tqdm
 
@@ -64,13 +65,15 @@ def find_videos(path: Path, output_dir: Path) -> list[Path]:
     if not path.is_dir():
         raise UsageError(f"--video {path}: no such file or folder")
     own = output_dir.resolve()
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in VIDEO_SUFFIXES and not file.resolve().is_relative_to(own)
-    )
+    files = [Path(folder, name) for folder, _, names in walk_tree(path, links="skip") for name in names]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    found = sorted(file for file in videos if not file.resolve().is_relative_to(own))
+    left_out = describe_left_out(file for file in files if file.suffix.lower() not in VIDEO_SUFFIXES)
     if not found:
-        raise UsageError(f"--video {path}: no video in it (looked for {', '.join(VIDEO_SUFFIXES)})")
+        there = f"; it holds {left_out}, which are not taken" if left_out else ""
+        raise UsageError(f"--video {path}: no video in it (looked for {', '.join(VIDEO_SUFFIXES)}){there}")
+    if left_out:
+        log.warning("%s: files that look like videos are not taken: %s", path, left_out)
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from preprocess.work.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
+from preprocess.work.left_out import describe_left_out
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
 from preprocess.work.raw_layouts import SOURCES, RawDataset, any_of, nfc, read_raw_dataset
@@ -99,6 +100,7 @@ class Batch:
     output: Store
     raw: Store | None = None
     metadata: tuple[Path, ...] = ()  # files of `raw` to copy to `output`
+    dataset: RawDataset | None = None  # all of the data set, also what --only leaves out
 
 
 def find_jobs(inputs: InputConfig) -> Batch:
@@ -119,7 +121,9 @@ def find_jobs(inputs: InputConfig) -> Batch:
         root, video = source.above()
         raw, links = RawDataset(root=root, videos=[Path(video)]), True
     else:
-        raw = RawDataset(root=source, videos=_videos_below(source, output, follow=links))
+        raw = _videos_below(source, output, follow=links)
+    if left_out := describe_left_out(raw.others):
+        log.warning("%s: files that look like videos are not taken: %s", raw.root, left_out)
     names = raw.videos
     if inputs.only:
         wanted = any_of(inputs.only)
@@ -127,43 +131,56 @@ def find_jobs(inputs: InputConfig) -> Batch:
         if not names:
             raise DatasetError(f"{raw.root}: no video matches --only {' '.join(inputs.only)}")
     _require_names(names, raw.root)
-    _require_distinct(names)
-    _require_sources_outside(names, raw.root, output)
+    problems = _clashes(names)
+    _require_sources_outside([name for name in names if name not in problems], names, raw.root, output)
     within = None if links else raw.root.local_path()
     if within is not None:
         for path in raw.metadata:
             require_within(within / path, within)
-    jobs = [_job(name, raw, output, within) for name in names]
-    return Batch(jobs=jobs, output=output, raw=raw.root, metadata=tuple(raw.metadata))
+    jobs = [_job(name, raw, output, within, problems.get(name, "")) for name in names]
+    dataset = raw if inputs.dataset is not None else None
+    return Batch(jobs=jobs, output=output, raw=raw.root, metadata=tuple(raw.metadata), dataset=dataset)
 
 
-def _job(name: Path, raw: RawDataset, output: Store, within: Path | None) -> Job:
+def _job(name: Path, raw: RawDataset, output: Store, within: Path | None, problem: str) -> Job:
     root, sound, folder = raw.root, raw.sounds.get(name), name.with_suffix("")
     if isinstance(root, LocalStore) and isinstance(output, LocalStore):
         sound = root.path / sound if sound else None
-        place = output.path / folder
-        return Job(name=str(name), source=root.path / name, folder=place, sound=sound, within=within)
+        place, video = output.path / folder, root.path / name
+        return Job(name=str(name), source=video, folder=place, sound=sound, within=within, problem=problem)
     return StoredJob(
-        name=str(name), source=name, folder=folder, sound=sound, within=within, raw=root, prepared=output
+        name=str(name),
+        source=name,
+        folder=folder,
+        sound=sound,
+        within=within,
+        raw=root,
+        prepared=output,
+        problem=problem,
     )
 
 
-def _videos_below(root: Store, output: Store, *, follow: bool) -> list[Path]:
+def _videos_below(root: Store, output: Store, *, follow: bool) -> RawDataset:
     if not root.is_folder():
         raise DatasetError(f"{root}: no such file or folder")
     own = output.place("")
     in_place = own == root.place("")
-    found = sorted(
-        path
-        for path in root.all_files(follow=follow)
-        if path.suffix.lower() in VIDEO_SUFFIXES
-        and path.name not in CLIP_FILES  # a prepared clip is not a raw video
-        and PARTIAL_NAME not in path.parts
-        and (in_place or not root.place(path).is_relative_to(own))
-    )
-    if not found:
-        raise DatasetError(f"{root}: no video in it; looked for {' '.join('*' + s for s in VIDEO_SUFFIXES)}")
-    return found
+    videos, others = [], []
+    for path in root.all_files(follow=follow):
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            others.append(path)
+        elif (
+            path.name not in CLIP_FILES  # a prepared clip is not a raw video
+            and PARTIAL_NAME not in path.parts
+            and (in_place or not root.place(path).is_relative_to(own))
+        ):
+            videos.append(path)
+    if not videos:
+        left_out = describe_left_out(others)
+        there = f"; it holds {left_out}, which are not taken" if left_out else ""
+        looked_for = " ".join(f"*{suffix}" for suffix in VIDEO_SUFFIXES)
+        raise DatasetError(f"{root}: no video in it; looked for {looked_for}{there}")
+    return RawDataset(root=root, videos=sorted(videos), others=others)
 
 
 def _require_names(names: list[Path], raw: Store) -> None:
@@ -173,28 +190,36 @@ def _require_names(names: list[Path], raw: Store) -> None:
             raise DatasetError(f"{raw}: names a video outside it: {name}")
         if name.suffix.lower() not in VIDEO_SUFFIXES:  # without it, video and clip folder would have one name
             raise UsageError(f"{name}: its name must end with one of {', '.join(VIDEO_SUFFIXES)}; rename it")
-        if name.stem in {".", ".."}:  # the clip folder of "...mp4" would be the folder above
-            raise UsageError(f"{name}: the name leaves none for the clip folder; rename it")
 
 
-def _require_distinct(names: list[Path]) -> None:
-    owners: dict[Path, Path] = {}
+def _clashes(names: list[Path]) -> dict[Path, str]:
+    """The videos whose clip folder is not theirs alone, and why; the others can be prepared.
+
+    Names that differ in their Unicode form only are the same: loaders compare them so.
+    """
+    owners: dict[PurePath, list[Path]] = {}
+    problems: dict[Path, str] = {}
     for name in names:
-        other = owners.setdefault(name.with_suffix(""), name)
-        if other is not name:
-            raise UsageError(f"{other} and {name} would have the same clip folder; rename one of them")
-    for folder, name in owners.items():
+        if name.stem in {".", ".."}:  # the clip folder of "...mp4" would be the folder above
+            problems[name] = "the name leaves none for the clip folder; rename it"
+        else:
+            owners.setdefault(PurePath(nfc(name.with_suffix(""))), []).append(name)
+    for folder, found in owners.items():
+        for name in found if len(found) > 1 else ():
+            others = " and ".join(str(other) for other in found if other is not name)
+            problems[name] = f"{others} would have the same clip folder; rename one of them"
         for parent in folder.parents:
-            if parent in owners:  # replacing that clip would delete this one
-                raise UsageError(
-                    f"the clip folder of {name} would lie in that of {owners[parent]}; rename one of them"
+            for outer in owners.get(parent, ()):  # replacing that clip would delete this one
+                problems.setdefault(
+                    outer, f"the clip folder of {found[0]} would lie in that of {outer}; rename one of them"
                 )
+    return problems
 
 
-def _require_sources_outside(names: list[Path], raw: Store, output: Store) -> None:
+def _require_sources_outside(names: list[Path], videos: list[Path], raw: Store, output: Store) -> None:
     """Clip folders are replaced as a whole, so no source may be one or lie in one."""
     sources: dict[PurePath, Path] = {}  # and each folder above -> the video
-    for name in names:
+    for name in videos:
         path = raw.place(name)
         for place in (path, *path.parents):
             sources.setdefault(place, name)
@@ -258,11 +283,14 @@ def run_batch(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     require_packages(PACKAGES, "preprocessing")
-    jobs = work.take_shard(batch.jobs)
+    taken = work.take_shard(batch.jobs)
+    jobs = [job for job in taken if not job.problem]
     k, n = work.shard_numbers()
     shard = f"{k}_of_{n}"
     counts = {"done": 0, "already there": 0}
-    failures: list[tuple[str, str]] = []
+    failures: list[tuple[str, str]] = [(job.name, job.problem) for job in taken if job.problem]
+    for failure in failures:
+        log.warning("%s: %s", *failure)
     failures_name = "failures.csv" if n == 1 else f"failures_{shard}.csv"
     with lock_partial(batch.output.workspace(), shard) as partial:
         for name in batch.metadata:

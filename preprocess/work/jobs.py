@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from utils.clip.files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import ClipError
 from utils.files import sync
+from utils.names import is_litter
 
 PARTIAL_NAME = ".partial"
 CLIP_FILES = (VIDEO_NAME, *AUDIO_NAMES, LANDMARKS_NAME, INFO_NAME)
@@ -25,6 +26,7 @@ class Job:
     source: Path
     folder: Path  # the clip folder
     sound: Path | None = None  # separate file with the video's sound
+    problem: str = ""  # why it cannot even be begun; it counts as failed
     scratch: Path = Path()  # empty folder of the worker on the same file system, removed after the job
     within: Path | None = None  # the raw root, if links must not lead out of it
 
@@ -100,7 +102,7 @@ def require_clip_folder(folder: Path) -> None:
 def require_clip_names(folder: PurePath, names: Iterable[str]) -> None:
     """Raise ClipError if one of the names in a folder is not that of a clip's file."""
     for name in sorted(names):
-        if name not in CLIP_FILES:
+        if name not in CLIP_FILES and not is_litter(name.rstrip("/")):
             raise ClipError(
                 str(folder),
                 f"{folder} holds {name}, which does not belong to a clip; move it away, or choose another "

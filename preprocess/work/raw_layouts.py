@@ -12,24 +12,30 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from preprocess.work.jobs import CLIP_FILES
 from preprocess.work.stores import LocalStore, Store
-from utils.clip.files import VIDEO_NAME, VIDEO_SUFFIXES
+from utils.clip.files import VIDEO_SUFFIXES
 from utils.errors import DatasetError
 
-ANY_VIDEO = tuple(f"**/*{ending}" for suffix in VIDEO_SUFFIXES for ending in (suffix, suffix.upper()))
+ANY_VIDEO = tuple(f"**/*{suffix}" for suffix in VIDEO_SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawLayout:
-    """Globs relative to the root, in Unicode form NFC; `**` matches any number of folders."""
+    """Globs relative to the root, in Unicode form NFC; `**` matches any number of folders.
+
+    The suffixes of videos and side sounds match in upper and lower case.
+    """
 
     videos: tuple[str, ...]
     beside: str = ""  # name of a file: .mp4 files next to one are videos, too
     metadata: tuple[str, ...] = ()  # files to copy to OUTPUT; each glob must match one
     optional_metadata: tuple[str, ...] = ()  # the same, but they may be missing
     root_names: tuple[str, ...] = ()  # folders that may lie between --source and the root
-    # video -> candidates for its separate sound file, best first
+    # video -> candidates for its separate sound file, a .wav, best first
     side_sounds: Callable[[PurePosixPath], tuple[str, ...]] = lambda video: ()
+    # video -> the version (--variant) that it belongs to, where the loader reads one at a time
+    variant: Callable[[PurePosixPath], str] = lambda video: ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +46,15 @@ class RawDataset:
     videos: list[Path]
     sounds: dict[Path, Path] = field(default_factory=dict)  # video -> its separate sound file
     metadata: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)  # its other files
+    variants: list[str] = field(default_factory=list)  # of the videos; [""] if there are none
 
 
 FFPP_COMPRESSIONS = ("raw", "c0", "c23", "c40")  # the download script's raw is the papers' c0
 FFPP_SOUNDS = "sound"  # made by preprocess.ffpp_audio: <sequence>.wav
 _FFPP_VIDEO = re.compile(
     r"(?:original_sequences/youtube|manipulated_sequences/(?!DeepFakeDetection/)[^/]+)/[^/]+/videos/"
-    r"(\d{3})(?:_\d{3})?\.mp4"
+    r"(\d{3})(?:_\d{3})?\.(?i:mp4)"
 )
 
 
@@ -143,6 +151,7 @@ _ONE_LAYOUT = {
         optional_metadata=("splits/*.json", "conversion_dict.json"),
         root_names=("FaceForensics++", "FaceForensics"),
         side_sounds=ffpp_sounds,
+        variant=lambda video: video.parts[2].replace("raw", "c0"),
     ),
     "deepspeak": RawLayout(  # the zip parts unpack to folders of various names
         videos=("**/*.mp4",),
@@ -215,17 +224,10 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
             is_video = any_of((*layout.videos, *_globs_beside(layout.beside, files)))
             # prepared clips may lie in the root, too
             videos = sorted(
-                path for name, path in files.items() if is_video(name) and path.name != VIDEO_NAME
+                path for name, path in files.items() if is_video(name) and path.name not in CLIP_FILES
             )
-            if not videos:
-                continue
-            is_metadata = any_of(layout.metadata + layout.optional_metadata)
-            return RawDataset(
-                root=root,
-                videos=videos,
-                sounds=_side_sounds(layout, videos, files),
-                metadata=sorted(path for name, path in files.items() if is_metadata(name)),
-            )
+            if videos:
+                return _sort_files(root, layout, videos, files)
     names = sorted({name for layout in SOURCES[dataset] for name in layout.root_names})
     inside = f", also not in {' or '.join(names)}" if names else ""
     wanted = " or ".join(map(_description, SOURCES[dataset]))
@@ -238,6 +240,21 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
 def _globs_beside(name: str, files: dict[str, Path]) -> list[str]:
     folders = [file.removesuffix(name) for file in files if name and PurePosixPath(file).name == name]
     return [f"{folder}*.mp4" for folder in folders]
+
+
+def _sort_files(root: Store, layout: RawLayout, videos: list[Path], files: dict[str, Path]) -> RawDataset:
+    is_metadata = any_of(layout.metadata + layout.optional_metadata)
+    metadata = sorted(path for name, path in files.items() if is_metadata(name))
+    sounds = _side_sounds(layout, videos, files)
+    known = {*videos, *metadata, *sounds.values()}
+    return RawDataset(
+        root=root,
+        videos=videos,
+        sounds=sounds,
+        metadata=metadata,
+        others=[path for path in files.values() if path not in known],
+        variants=sorted({layout.variant(PurePosixPath(nfc(video))) for video in videos}),
+    )
 
 
 def _description(layout: RawLayout) -> str:
@@ -274,20 +291,26 @@ def _matches(root: Store, glob: str, files_below: Callable[[Store], dict[str, Pa
 
 
 def any_of(globs: tuple[str, ...]) -> Callable[[str], object]:
-    """A function that tells whether a relative path matches one of the globs; case-sensitive."""
+    """A function that tells whether a relative path matches one of the globs.
+
+    Case-sensitive but for the suffix of a video: cameras write .MP4, .MOV or .Mp4.
+    """
     if not globs:
         return lambda name: False
     patterns = []
     for glob in globs:
-        pattern = ""
-        for part in re.split(r"(\*\*/|\*|\?)", glob):
+        pattern, stem, suffix = "", glob, ""
+        if PurePosixPath(glob).suffix.lower() in VIDEO_SUFFIXES:
+            stem, _, suffix = glob.rpartition(".")
+        for part in re.split(r"(\*\*/|\*|\?)", stem):
             pattern += {"**/": "(?:[^/]+/)*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
-        patterns.append(pattern)
+        patterns.append(f"{pattern}(?i:\\.{re.escape(suffix)})" if suffix else pattern)
     return re.compile("|".join(patterns)).fullmatch
 
 
 def _side_sounds(layout: RawLayout, videos: list[Path], files: dict[str, Path]) -> dict[Path, Path]:
     sounds = {}
+    files = {f"{name[:-4]}.wav": path for name, path in files.items() if name[-4:].lower() == ".wav"}
     for video in videos:
         candidates = layout.side_sounds(PurePosixPath(nfc(video)))
         place = next((files[name] for name in candidates if name in files), None)

@@ -20,7 +20,7 @@ EXTRA = {  # data set -> clips that its tables do not name
     "dfdc_preview": "original_videos/7777/7777_A_001",
     "deepspeak": "anywhere/unheard-of",
     "fakeavceleb": "FakeVideo-RealAudio/African/men/id09999/00001_9",
-    "ffpp": "original_sequences/youtube/c23/videos/999",
+    "ffpp": "original_sequences/youtube/c23/videos/998",
     "lavdf": "train/999999",
     "manifest": "clips/four",
 }

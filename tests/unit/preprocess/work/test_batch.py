@@ -18,7 +18,7 @@ import soundfile
 from preprocess import prepare, verify
 from preprocess.verify import check_clip
 from preprocess.work import raw_layouts as sources
-from preprocess.work.batch import InputConfig, WorkConfig, clip_folders, find_jobs
+from preprocess.work.batch import InputConfig, WorkConfig, clip_folders, find_jobs, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv
@@ -93,24 +93,51 @@ def test_prepared_clips_and_the_output_are_no_input(tmp_path):
     assert names_of(input=tmp_path, output=tmp_path / "prepared") == ["a.mp4", "sub/b.MOV"]
 
 
-def test_two_videos_of_one_name_are_refused(tmp_path):
-    touch(tmp_path / "raw", "a.mp4", "a.avi")
-    with pytest.raises(UsageError, match="a.avi and a.mp4"):
-        names_of(input=tmp_path / "raw", output=tmp_path / "out")
+def problems_of(raw: Path) -> dict[str, str]:
+    batch = find_jobs(InputConfig(input=raw, output=raw.parent / "out"))
+    return {job.name: job.problem for job in batch.jobs if job.problem}
 
 
-def test_a_clip_folder_in_another_is_refused(tmp_path):
-    touch(tmp_path / "raw", "a.mp4", "a/b/c.mp4", "ab.mp4")
-    for shard in ("1/1", "1/3"):  # also where the other video is another machine's
-        with pytest.raises(UsageError, match=r"a/b/c\.mp4 would lie in that of a\.mp4"):
-            names_of(input=tmp_path / "raw", output=tmp_path / "out", shard=shard)
+def test_videos_of_one_clip_folder_fail_and_the_others_do_not(tmp_path):
+    raw = touch(tmp_path / "raw", "a.mp4", "a.avi", "b/x.MOV", "b/x.webm", "b/x.mkv", "c.mp4")
+    # one name in two Unicode forms is one folder for the loaders
+    touch(raw, "\u00e9.mp4", "e\u0301.mp4")
+    problems = problems_of(raw)
+    assert set(problems) == {
+        *("a.mp4", "a.avi", "b/x.MOV", "b/x.webm", "b/x.mkv", "\u00e9.mp4", "e\u0301.mp4")
+    }
+    assert problems["a.mp4"] == "a.avi would have the same clip folder; rename one of them"
+    assert problems["b/x.mkv"].startswith("b/x.MOV and b/x.webm would have the same clip folder")
+
+
+def test_a_video_whose_clip_folder_would_hold_others_fails_and_they_do_not(tmp_path):
+    raw = touch(tmp_path / "raw", "a.mp4", "a/b/c.mp4", "a/d.mp4", "ab.mp4")
+    problems = problems_of(raw)
+    assert set(problems) == {"a.mp4"}
+    assert "would lie in that of a.mp4" in problems["a.mp4"]
+
+
+def test_clashing_videos_are_in_failures_csv_and_the_rest_is_prepared(tmp_path):
+    raw = touch(tmp_path / "raw", "a.mp4", "a.MOV", "b.mp4", "c.mp4")
+    seen: list[str] = []
+
+    def run(jobs, *_):
+        for job in jobs:
+            seen.append(job.name)
+            yield job, "done", ""
+
+    for shard in ("1/2", "2/2"):
+        batch = find_jobs(InputConfig(input=raw, output=tmp_path / "out"))
+        assert run_batch(batch, str, WorkConfig(shard=shard), LIMITS, run=run) == 1
+    assert sorted(seen) == ["b.mp4", "c.mp4"]
+    rows = [row for path in (tmp_path / "out").glob("failures_*.csv") for row in csv.DictReader(path.open())]
+    assert sorted(row["path"] for row in rows) == ["a.MOV", "a.mp4"]
 
 
 @pytest.mark.parametrize("name", ["..mp4", "...mp4", "a/..mp4", "a/...mkv"])
-def test_a_name_that_is_a_step_to_another_folder_is_refused(tmp_path, name):
-    touch(tmp_path / "raw", name)
-    with pytest.raises(UsageError, match="leaves none for the clip folder"):
-        names_of(input=tmp_path / "raw", output=tmp_path / "out")
+def test_a_name_that_is_a_step_to_another_folder_fails(tmp_path, name):
+    raw = touch(tmp_path / "raw", name, "good.mp4")
+    assert problems_of(raw) == {name: "the name leaves none for the clip folder; rename it"}
 
 
 def test_a_video_without_a_suffix_is_refused(tmp_path):
