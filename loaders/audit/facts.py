@@ -36,11 +36,11 @@ SEEK_FROM_FRAMES = 200  # for longer clips, seek to each frame instead of decodi
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFacts:
-    """Measurements of a clip: numbers by rule, checksums by kind of file, picture and sound descriptors."""
+    """Measurements of a clip: numbers and names by rule, checksums, picture and sound descriptors."""
 
     numbers: dict[str, float]  # NaN = unknown
-    codec: str  # "" = unknown
-    checksums: dict[str, str]  # "raw file", "raw sound", "picture", "sound" -> sha256
+    names: dict[str, str]  # of what has no order: codec and colour; "" = unknown
+    checksums: dict[str, str]  # by kind of file: "raw file", "raw sound", "picture", "sound" -> sha256
     picture: npt.NDArray[np.float32]  # (NUM_FRAMES * 63,) in grey levels
     sound: npt.NDArray[np.float32]  # (SOUND_BANDS * SOUND_STEPS,) in dB; zeros if the clip is silent
     silent: bool
@@ -89,7 +89,7 @@ def measure_clip(clip: Clip) -> ClipFacts:
             "brightness": float(grey.mean()),
             "sharpness": float(np.mean([cv2.Laplacian(image, cv2.CV_32F).std() for image in grey])),
         },
-        codec=str(info.get("source_codecs", "")),
+        names={"codec": str(info.get("source_codecs", "")), "colour": _colour(info)},
         checksums=checksums,
         picture=picture_descriptor(grey),
         sound=sound_descriptor(waveform),
@@ -105,6 +105,14 @@ def _num_bytes(path: Path) -> float:
     return float(member.size if member else path.stat().st_size)
 
 
+def _colour(info: dict[str, Any]) -> str:
+    """The raw file's transfer, primaries and depth; clip.json leaves out those of an ordinary 8 bit file."""
+    if "source_codecs" not in info:
+        return ""
+    colour = info.get("source_colour") or {"depth": 8}
+    return "/".join(f"{name} {colour[name]}" for name in sorted(colour))
+
+
 def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> dict[str, float]:
     """Rules about the raw file; the frame rate defaults to that of the crop, which preprocessing keeps."""
     width, height = info.get("source_width", math.nan), info.get("source_height", math.nan)
@@ -113,6 +121,7 @@ def _source_numbers(info: dict[str, Any], fps: Fraction, duration_s: float) -> d
     return {
         "frame_rate": float(Fraction(info["source_fps"])) if "source_fps" in info else float(fps),
         "variable_frame_rate": float(info.get("variable_frame_rate", math.nan)),
+        "interlaced": float(info.get("interlaced", False if "source_codecs" in info else math.nan)),
         "resolution": float(width) * float(height),
         "file_size": num_bytes,
         "bit_rate": num_bytes * 8 / duration_s,

@@ -6,8 +6,8 @@ one person are alike.
 
 A rule is FOUND if its interval lies entirely above 0.6 or below 0.4 and it is significant among all rules and
 groups (Mann-Whitney, p < 0.05 after Holm's correction). It is OPEN if its AUC lies outside [0.4, 0.6] but is
-not FOUND: there are too few clips. Learned scores (codec, classifier) come from five-fold cross-validation
-over identities; only AUCs above 0.6 count for them.
+not FOUND: there are too few clips. Learned scores (codec, colour, classifier) come from five-fold
+cross-validation over identities; only AUCs above 0.6 count for them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ NUM_RESAMPLES = 2000
 MAX_BINS = 1024  # of a rule's values in the resampling; the AUC itself is exact
 MIN_IDENTITIES = 5  # of each class, for an interval
 NUM_FOLDS = 5
-CODEC, CLASSIFIER = "codec", "classifier"
-LEARNED = (CODEC, CLASSIFIER)
+CODEC, COLOUR, CLASSIFIER = "codec", "colour", "classifier"
+LEARNED = (CODEC, COLOUR, CLASSIFIER)
 
 _ENCODE = (
     "encode the raw clips of both classes with the same settings and prepare them again; compare classes "
@@ -65,6 +65,8 @@ RULES: dict[str, tuple[str, str]] = {  # name -> (what it is, remedy)
     "file_size": ("raw file size (bytes)", _ENCODE),
     "bit_rate": ("raw bit rate (bit/s)", _ENCODE),
     CODEC: ("codec", _ENCODE),
+    COLOUR: ("transfer, primaries and depth of colours", _ENCODE),
+    "interlaced": ("interlaced", _ENCODE),
     "loudness": ("loudness (dB)", _SOUND),
     "padding_share": ("share of padded sound", _LENGTH),
     "num_faces": ("number of faces", _FACES),
@@ -250,15 +252,22 @@ def held_out_shares(names: npt.NDArray[np.str_], labels: Labels, clusters: Rows)
     return scores
 
 
+def name_scores(names: npt.NDArray[np.str_], labels: Labels, clusters: Rows) -> Floats:
+    """`held_out_shares`, but 0 for all if there is one name only: that is known without folds."""
+    if len(set(names)) == 1 and names[0]:
+        return np.zeros(len(names))
+    return held_out_shares(names, labels, clusters)
+
+
 def find_shortcuts(clips: Sequence[Clip], facts: Sequence[ClipFacts]) -> list[RuleResult]:
     """Every rule on every group. The clips must have both classes."""
     labels = np.array([clip.label for clip in clips])
     categories = np.array([clip.category for clip in clips])
     identities, clusters = np.unique([clip.identity for clip in clips], return_inverse=True)
-    codecs = np.array([fact.codec for fact in facts])
+    names = {rule: np.array([fact.names[rule] for fact in facts]) for rule in facts[0].names}
     columns = {name: np.array([fact.numbers[name] for fact in facts]) for name in facts[0].numbers}
-    known_codecs = sorted(set(codecs) - {""})
-    features = np.stack([*columns.values(), *(codecs == name for name in known_codecs)], axis=1).astype(float)
+    kinds = [of_clips == name for of_clips in names.values() for name in sorted(set(of_clips) - {""})]
+    features = np.stack([*columns.values(), *kinds], axis=1).astype(float)
     resamples = Resamples(len(identities), num_resamples=NUM_RESAMPLES if len(identities) < 20_000 else 500)
     groups = {ALL_FAKES: np.ones(len(clips), bool)}
     for category in sorted(set(categories[labels == 1])):
@@ -266,11 +275,9 @@ def find_shortcuts(clips: Sequence[Clip], facts: Sequence[ClipFacts]) -> list[Ru
     results = []
     for group, rows in groups.items():
         here = labels[rows], clusters[rows]
-        codec_scores = held_out_shares(codecs[rows], *here)
-        if len(set(codecs[rows])) == 1 and known_codecs:
-            codec_scores = np.zeros(rows.sum())  # one codec: constant, known without folds
         values = {name: column[rows] for name, column in columns.items()}
-        values |= {CODEC: codec_scores, CLASSIFIER: held_out_scores(features[rows], *here)}
+        values |= {rule: name_scores(of_clips[rows], *here) for rule, of_clips in names.items()}
+        values[CLASSIFIER] = held_out_scores(features[rows], *here)
         results += [judge_rule(rule, group, values[rule], *here, resamples) for rule in RULES]
     return correct(results)
 

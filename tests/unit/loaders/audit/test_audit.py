@@ -19,6 +19,7 @@ from loaders.audit.shortcuts import (
     Resamples,
     RuleResult,
     correct,
+    find_shortcuts,
     held_out_scores,
     held_out_shares,
     judge_rule,
@@ -28,7 +29,7 @@ from loaders.batches.silence import block_levels_db, leading_digital_silence_s, 
 from loaders.batches.windows import ClipDataset, DataConfig
 from loaders.listing import Listing
 from loaders.splits.drawing import Split
-from tests.clip_factory import make_clip, write_clip_folder
+from tests.clip_factory import clip_info, make_clip, write_clip_folder
 from tests.trees.media import Media
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_info_values
 from utils.errors import ClipError, DatasetError
@@ -180,6 +181,34 @@ def test_learned_scores_find_a_codec_and_a_combination_but_not_noise():
     noise = judge(held_out_scores(rng.normal(size=(120, 5)), labels, persons), labels, persons, "classifier")
     assert noise.state != "found"
     assert np.isnan(held_out_scores(both[:6], labels[:6], persons[:6])).all()
+
+
+PHONE = {"transfer": "hlg", "primaries": "bt2020", "depth": 10}
+
+
+@pytest.mark.parametrize("colour", [PHONE, PHONE | {"transfer": "bt709", "primaries": "bt709"}])
+def test_colours_and_fields_that_only_real_clips_have_are_found(tmp_path, monkeypatch, colour):
+    """As clip.json tells them: what an ordinary file has is left out there. 10 bit alone are enough."""
+    kinds = []
+    changes = {"source_colour": colour, "interlaced": True}
+    for category, values in (("RealVideo-RealAudio", changes), ("FakeVideo-RealAudio", {})):
+        folder = write_clip_folder(tmp_path / category, num_frames=4)
+        (folder / "clip.json").write_text(json.dumps(clip_info(**values)))
+        clip = make_clip(folder, label=len(kinds), category=category)
+        kinds.append((clip, measure_clip(clip)))
+    clips = [dataclasses.replace(kinds[n % 2][0], identity=f"test/{n}") for n in range(40)]
+    monkeypatch.setattr("loaders.audit.shortcuts.held_out_scores", lambda features, *_: features[:, -1])
+    results = {r.rule: r for r in find_shortcuts(clips, [kinds[n % 2][1] for n in range(40)])}
+    assert results["colour"].state == results["interlaced"].state == "found"
+    assert results["colour"].strength == results["interlaced"].strength == 1.0
+    assert results["codec"].state == "constant"
+    assert results["classifier"].auc in (0.0, 1.0)  # it is given the colours, too
+
+
+def test_colour_and_fields_of_a_clip_of_another_tool_are_unknown(tmp_path):
+    facts = measure_clip(make_clip(write_clip_folder(tmp_path / "clip", num_frames=4)))
+    assert facts.names == {"codec": "", "colour": ""}
+    assert math.isnan(facts.numbers["interlaced"])
 
 
 def test_a_finding_names_rule_direction_and_remedy():
