@@ -29,16 +29,19 @@ class CropReport:
     num_face_tracks: int
     frames_undecoded: list[int]
     interlaced: bool
+    cuts: list[int]
 
 
 def crop_face(
     source: Path, folder: Path, times: VideoTimes, config: CropConfig, change: PictureChange | None = None
-) -> CropReport:
-    """Write `cropped_video.mp4` and `landmarks.npy` of the largest continuous face into `folder`.
+) -> tuple[CropReport, int]:
+    """Write `cropped_video.mp4` and `landmarks.npy` of the largest track of one face into `folder`.
 
-    Decodes the video once and holds about a second of it. `folder` must exist; temporary files go there, too.
-    `change` applies to the full frames before all else. Raises ClipError if the video cannot be decoded,
-    NoFaceError if no face is found.
+    Returns what was found, and the number of frames with any face. A hard cut ends a track; if the face comes
+    back without one, the track goes on. Decodes the video once and holds about a second of it. `folder` must
+    exist; temporary files go there, too. `change` applies to the full frames before all else.
+
+    Raises ClipError if the video cannot be decoded, NoFaceError if no face is found.
     """
     num_frames = len(times.starts_s)
     tracker = FaceTracker(folder, num_frames=num_frames, fps=times.fps, config=config)
@@ -53,7 +56,7 @@ def crop_face(
     track.move_to(folder)
     end = track.first_frame + len(track.boxes)
     boxes = [[round(value, 2) for value in box] for box in track.boxes]
-    return CropReport(
+    report = CropReport(
         source_width=tracker.width,
         source_height=tracker.height,
         face_boxes=[[]] * track.first_frame + boxes + [[]] * (num_frames - end),
@@ -61,11 +64,30 @@ def crop_face(
         num_face_tracks=tracker.num_tracks,
         frames_undecoded=undecoded,
         interlaced=tracker.interlaced,
+        cuts=tracker.cuts,
     )
+    return report, tracker.num_frames_with_face
 
 
-def require_faces(path: Path, num_seen: int, num_frames: int, min_face_fraction: float) -> None:
-    """Raise NoFaceError if a face was found in too few frames."""
-    if num_seen < min_face_fraction * num_frames:
-        found = f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%})"
-        raise NoFaceError(path, f"{found}, fewer than --min_face_fraction {min_face_fraction:g}")
+def require_faces(
+    path: Path,
+    num_seen: int,
+    num_frames: int,
+    min_fraction: float,
+    *,
+    num_with_any: int = 0,
+    num_cuts: int = 0,
+) -> None:
+    """Raise NoFaceError if a face was found in too few frames; `num_with_any` counts those with any face."""
+    if num_seen >= min_fraction * num_frames:
+        return
+    found = f"a face in {num_seen} of {num_frames} frames ({num_seen / num_frames:.0%})"
+    reason = f"{found}, fewer than --min_face_fraction {min_fraction:g}"
+    if num_with_any > num_seen:
+        reason = (
+            f"one {reason.removeprefix('a ')}; any face in {num_with_any} ({num_with_any / num_frames:.0%})"
+        )
+        if num_cuts:
+            reason += f", but a track ends at a hard cut, and there are {num_cuts}"
+        reason += "; lower the flag, or split the video by persons and shots"
+    raise NoFaceError(path, reason)

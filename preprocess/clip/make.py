@@ -80,7 +80,7 @@ def prepare_clip(
     wav = folder / AUDIO_NAME
     # first, because it fails quickly
     audio = extract_audio(source, wav, times, config, sound=sound, change=change.waveform)
-    crop = crop_face(source, folder, times, config, change.pictures)
+    crop, num_with_any = crop_face(source, folder, times, config, change.pictures)
     info = ClipInfo(
         layout_version=LAYOUT_VERSION,
         source=name or source.name,
@@ -100,16 +100,26 @@ def prepare_clip(
         **vars(crop),
         **vars(audio),
     )
-    require_usable(source, info, config)
+    require_usable(source, info, config, num_with_any)
     write_clip_info(folder, info)
     return info
 
 
-def require_usable(path: Path, info: ClipInfo, config: ClipConfig) -> None:
-    """Raise ClipError if a clip does not meet the thresholds of `config`."""
+def require_usable(path: Path, info: ClipInfo, config: ClipConfig, num_with_any: int = 0) -> None:
+    """Raise ClipError if a clip does not meet the thresholds of `config`.
+
+    `num_with_any` is the number of frames with any face, where it is known, for the message.
+    """
     num_seen = info.num_frames - len(info.frames_without_face)
     require_long_enough(path, info.num_frames, Fraction(info.fps))
-    require_faces(path, num_seen, info.num_frames, config.min_face_fraction)
+    require_faces(
+        path,
+        num_seen,
+        info.num_frames,
+        config.min_face_fraction,
+        num_with_any=num_with_any,
+        num_cuts=len(info.cuts),
+    )
     require_sound(path, info, config)
 
 

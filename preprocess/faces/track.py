@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from preprocess.faces.finder import Face
 from preprocess.faces.mesh import new_face_mesh
+from preprocess.faces.person import Person
 from preprocess.faces.solutions import Landmarks
 from utils.clip.files import CROP_SIZE, LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.config import opt, require_above, require_at_least, require_between
@@ -36,6 +38,8 @@ MESH_SIDE = 1.8  # side of what Face Mesh sees, in face heights: all of the face
 ENCODER_PRESET = "ultrafast"
 MAX_LAG = 0.2  # largest distance between smoothed box and face, in face heights
 BURST = 32  # frames written in a row: code and tables then stay in the caches (see utils/media/video.py)
+SAME_PLACE = 1.2  # largest distance at which a face comes back, in face heights
+SAME_SIZE = 1.5  # and largest ratio of its sizes
 KEPT_SIDE = 2.2  # side of the surroundings that wait for the smoothed box, in face heights: box and lag
 
 
@@ -48,7 +52,9 @@ class CropConfig:
     detect_every_s: float = opt(
         1.0, "search for further faces every N seconds; half as often after two searches without a new face"
     )
-    max_gap_s: float = opt(1.5, "end a face's track if it is lost for longer; until then the box is held")
+    max_gap_s: float = opt(
+        1.5, "hold the box for N seconds while a face is lost; then the crop is black until the face is back"
+    )
     max_faces: int = opt(4, "follow at most this number of faces at a time, the largest ones")
     min_detection_score: float = opt(
         0.6, "accept a new face from this score of the detector on; it reports no face below 0.6"
@@ -130,7 +136,8 @@ class FaceTrack:
     """One face from its first frame on, streamed into `<stem>.mp4` and `<stem>.npy`.
 
     With `pad_to`, the number of frames of the video, these are as long as the video: black before the face
-    appears and after it has gone.
+    appears and after it has gone. `find_earlier` is asked before the first frame is written: it may hand over
+    an ended track for this one to go on with, black in between.
     """
 
     def __init__(
@@ -142,10 +149,12 @@ class FaceTrack:
         pose: Pose,
         config: CropConfig,
         pad_to: int | None,
+        find_earlier: Callable[[FaceTrack], FaceTrack | None] = lambda track: None,
     ) -> None:
         self.video_path, self.landmarks_path = stem.with_suffix(".mp4"), stem.with_suffix(".npy")
         self.first_frame, self.config = first_frame, config
-        self.pose = self._window = pose
+        self.pose = self._window = self._first_pose = pose
+        self._person, self._find_earlier = Person(), find_earlier
         self._mesh = new_face_mesh()  # this track's own: it remembers where the face was
         self.missing = 0  # frames since Face Mesh or the detector last saw the face
         self.num_seen = 0  # frames with landmarks
@@ -238,6 +247,9 @@ class FaceTrack:
         if self.sees:
             self.num_seen += 1
             self.area += self.pose.height**2
+            look, pose = self._look, self.pose
+            x, y = (pose.x - look.left) / look.shrink, (pose.y - look.top) / look.shrink
+            self._person.see(look.planes, x, y, pose.height / look.shrink)
         known = self.sees or self._detected
         self.missing = 0 if known else self.missing + 1
         place = self._radius + len(self._kept)
@@ -249,8 +261,8 @@ class FaceTrack:
     def _write_burst(self) -> None:
         """Write the next BURST of the kept frames, or all that are left."""
         if self._output is None:
-            self._output = _Output(self.video_path, self.landmarks_path, self._fps)
-            self._output.write_black(self.first_frame if self._pad_to else 0)
+            self._begin()
+            assert self._output is not None
         kept = [self._kept.popleft() for _ in range(min(BURST, len(self._kept)))]
         boxes = self._smoothed_boxes(len(kept))
         landmarks = np.full((len(kept), NUM_LANDMARKS, 2), np.nan, np.float32)
@@ -267,6 +279,43 @@ class FaceTrack:
         landmarks /= corners_and_sides[..., 2:]
         self._output.landmarks.write(landmarks.tobytes())
         self.boxes += boxes
+
+    def _begin(self) -> None:
+        """Open the files, or go on with those of an earlier track."""
+        earlier = self._find_earlier(self)
+        if earlier is None:
+            self._output = _Output(self.video_path, self.landmarks_path, self._fps)
+            self._output.write_black(self.first_frame if self._pad_to else 0)
+            return
+        assert earlier._output is not None
+        self._output, self.video_path, self.landmarks_path = (
+            earlier._output,
+            earlier.video_path,
+            earlier.landmarks_path,
+        )
+        gone = range(earlier.end_frame, self.first_frame)
+        self._output.write_black(len(gone))
+        self.boxes = earlier.boxes + [[] for _ in gone]
+        self.without_face = [*earlier.without_face, *gone]
+        self.first_frame = earlier.first_frame
+        self.num_seen += earlier.num_seen
+        self.area += earlier.area
+
+    @property
+    def end_frame(self) -> int:
+        """The frame after the last one of an ended track."""
+        return self.first_frame + len(self.boxes)
+
+    def continues(self, earlier: FaceTrack) -> bool:
+        """Whether an ended track showed the same person, as large and where this one begins."""
+        place, last = self._first_pose, earlier.pose
+        away = max(abs(place.x - last.x), abs(place.y - last.y))
+        return (
+            earlier.end_frame <= self.first_frame
+            and away < SAME_PLACE * max(last.height, place.height)
+            and 1 / SAME_SIZE < place.height / last.height < SAME_SIZE
+            and self._person.is_like(earlier._person)
+        )
 
     def _smoothed_boxes(self, count: int) -> list[list[float]]:
         """x, y (top left corner) and side of the next `count` frames' boxes; forgets their poses."""

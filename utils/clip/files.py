@@ -55,10 +55,10 @@ class ClipInfo:
     variable_frame_rate: bool  # the source's was, and the crop was resampled to a constant one
     fps: str  # fraction: the crop's exact constant rate
     num_frames: int
-    # per frame x, y, side in pixels of the displayed source frame; [] before the track starts
+    # per frame x, y, side in pixels of the displayed source frame; [] where the face is away
     face_boxes: list[list[float]]
     frames_without_face: list[int]
-    num_face_tracks: int  # all continuous faces seen; the largest was taken
+    num_face_tracks: int  # all faces seen, each from one hard cut to the next; the largest was taken
     sample_rate_hz: int
     audio_start_s: float  # where the sound begins, relative to the picture; the gap is silence
     audio_padded_s: float  # silence added at the end to make sound and picture equally long
@@ -72,6 +72,7 @@ class ClipInfo:
     silent_reason: str = ""
     source_colour: dict[str, Any] = field(default_factory=dict)  # transfer, primaries, depth; HDR or 10 bit
     interlaced: bool = False  # the source's frames are two fields each
+    cuts: list[int] = field(default_factory=list)  # frames with which another shot begins, for any face
 
 
 _TYPES = typing.get_type_hints(ClipInfo)
