@@ -6,6 +6,7 @@ traceback appears with `--debug`, and always for other errors: those are bugs.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils.names import one_line
+
+# of a disk that is full, read-only or broken: no bugs, even where the system does not say which file it was
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class FrameworkError(Exception):
@@ -81,9 +85,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write(f"{prefix}: {one_line(str(error))}\n")
         sys.exit(error.exit_status)
     except OSError as error:
-        if "--debug" in sys.argv or error.filename is None:
+        if "--debug" in sys.argv or (error.filename is None and error.errno not in DISK_ERRORS):
             raise
-        sys.stderr.write(f"error: {one_line(str(error.filename))}: {error.strerror}\n")
+        where = "" if error.filename is None else f"{one_line(str(error.filename))}: "
+        sys.stderr.write(f"error: {where}{error.strerror}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -21,7 +21,7 @@ from typing import Any
 from preprocess.work.jobs import PARTIAL_NAME, Job, require_clip_folder, require_clip_names
 from utils.clip.files import INFO_NAME
 from utils.errors import FrameworkError, UsageError
-from utils.files import sync, walk_tree
+from utils.files import WriteError, sync, walk_tree
 from utils.names import is_litter
 
 log = logging.getLogger(__name__)
@@ -93,13 +93,19 @@ class LocalStore:
         return self.path / name
 
     def write(self, name: str | PurePath, data: bytes, scratch: Path) -> None:
-        """Write a file atomically, by way of the folder `scratch` on the same file system."""
+        """Write a file atomically, by way of the folder `scratch` on the same file system.
+
+        Raises WriteError if the disk is full.
+        """
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = scratch / f".{path.name}.partial"  # unlike a name next to `path`, no other run has it
-        partial.write_bytes(data)
-        sync(partial)
-        partial.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            sync(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
 
     def remove(self, name: str | PurePath) -> None:
         (self.path / name).unlink(missing_ok=True)

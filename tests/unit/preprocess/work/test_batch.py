@@ -443,3 +443,22 @@ def test_a_full_disk_fails_the_clip_with_the_systems_words_and_leaves_nothing(tm
     assert "No space left on device" in reason
     assert not (tmp_path / "scratch").exists()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_is_said_in_one_line(tmp_path, monkeypatch, capsys, number):
+    """The system does not say which file it was; for a table of the output the store does."""
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    for main in (fail, lambda: LocalStore(tmp_path).write("failures.csv", b"a", tmp_path)):
+        monkeypatch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(SystemExit) as caught:
+            run_command(main)
+        assert caught.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert os.strerror(number) in line
+        assert ("failures.csv" in line) == (main is not fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):  # a bug keeps its traceback
+        run_command(lambda: os.read(-1, 1))
