@@ -101,8 +101,9 @@ def find_weights(path: Path, content: Any) -> dict[str, Tensor]:
     if not found:
         raise CheckpointError(f"{path}: is neither a checkpoint of this framework nor holds a state_dict")
 
-    def rank(place: tuple[str, ...]) -> tuple[int, int]:
-        return len(place), WEIGHTS.index(place[-1]) if place and place[-1] in WEIGHTS else len(WEIGHTS)
+    def rank(place: tuple[str, ...]) -> tuple[bool, int, int]:
+        is_known = bool(place) and place[-1] in WEIGHTS
+        return not is_known, len(place), WEIGHTS.index(place[-1]) if is_known else 0
 
     place = min(found, key=rank)
     names = {place: repr(".".join(place)) for place in found}

@@ -47,6 +47,7 @@ class Settings(dict):
         ({"net": STATE, "acc": 91.5, "optimizer": OPTIMIZER}, "'net'"),
         ({"detector_weights": STATE, "args": ["--lr", 1]}, "'detector_weights'"),
         ({"checkpoint": {"model": STATE, "step": 3}}, "'checkpoint.model'"),
+        ({"rng": {"cpu": torch.ones(2)}, "all": {"net": STATE}}, "'all.net'"),
         ({"ema": {"weight": torch.zeros(3)}, "model": STATE}, "'model' in it; not taken: \"'ema'\""),
     ],
 )
