@@ -71,6 +71,9 @@ def landscape(count, seed=0, move=0):
 
 def test_a_cut_is_found_where_the_next_shot_begins_and_nowhere_else():
     assert cuts_of(landscape(12) + landscape(9, seed=1) + landscape(8, seed=2)) == [12, 21]
+    assert (
+        cuts_of(landscape(1, seed=2) + landscape(9) + landscape(2, seed=1)) == []
+    )  # a stray picture at an end
 
 
 def test_a_pan_a_zoom_a_fade_and_a_dissolve_are_no_cuts():
