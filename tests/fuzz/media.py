@@ -1,4 +1,4 @@
-"""Raw videos: small valid ones of five kinds, and what may be wrong with them, through preprocess.prepare."""
+"""Raw videos: small valid ones of nine kinds, and what may be wrong with them, through preprocess.prepare."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ CONTAINERS = {
     ".mkv": ("libx264", "flac"),
     ".webm": ("libvpx", "libopus"),
     ".mov": ("libx264", "pcm_s16le"),
+    ".3gp": ("mpeg4", "aac"),
+    ".mpg": ("mpeg2video", "mp2"),
+    ".ts": ("libx264", "mp2"),
+    ".m2ts": ("libx264", "ac3"),
 }
+FORMATS = {".mkv": "matroska", ".mpg": "mpeg", ".ts": "mpegts", ".m2ts": "mpegts"}  # others: as the suffix
 HUGE, LARGE = 16_384, 16_000  # FFmpeg itself refuses the former, and takes the latter
 CANARY = "canary"  # a folder next to the raw videos: nobody may read from it or write to it
 SECRET = "secret.mp4"
@@ -56,9 +61,10 @@ def write(
     from tests.moving_face import moving_face
 
     picture, sound = codecs or CONTAINERS[suffix or path.suffix]
-    format_name = {".mkv": "matroska", ".mp4": "mp4", ".avi": "avi", ".webm": "webm", ".mov": "mov"}
+    suffix = suffix or path.suffix
     options = {"fflags": "+bitexact"}  # Matroska would draw a number for each file
-    with av.open(str(path), "w", format=format_name[suffix or path.suffix], options=options) as container:
+    options |= {"mpegts_m2ts_mode": "1"} if suffix == ".m2ts" else {}
+    with av.open(str(path), "w", format=FORMATS.get(suffix, suffix[1:]), options=options) as container:
         pictures, sounds = [], []
         for _ in range(num_pictures if picture else 0):
             stream = container.add_stream(picture, rate=FPS)
