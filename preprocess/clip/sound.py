@@ -51,6 +51,7 @@ class WavWriter:
     def __init__(self, path: Path, sample_rate_hz: int, total: int) -> None:
         import soundfile
 
+        path.write_bytes(bytes(44))  # on a full disk this says so, where libsndfile says "System error"
         self._file = soundfile.SoundFile(
             path, "w", samplerate=sample_rate_hz, channels=1, format="WAV", subtype="PCM_16"
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import soundfile
 
-from preprocess.clip.sound import AudioConfig, extract_audio
+from preprocess.clip.sound import AudioConfig, WavWriter, extract_audio
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError
 from utils.media.times import VideoTimes, read_video_times
@@ -95,3 +96,14 @@ def test_pcm_at_the_same_rate_keeps_its_very_numbers(tmp_path):
     times = VideoTimes(starts_s=np.arange(25) / 25, fps=Fraction(25), constant=True)
     extract_audio(tmp_path / "in.wav", tmp_path / "out.wav", times, AudioConfig())
     np.testing.assert_array_equal(soundfile.read(tmp_path / "out.wav", dtype="int16")[0], numbers)
+
+
+def test_a_wav_without_room_is_an_error_in_the_systems_words(tmp_path):
+    """libsndfile says "System error" of a full disk, and would end a worker with a traceback."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            WavWriter(tmp_path / "a.wav", 16_000, 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
