@@ -89,7 +89,7 @@ def find_cuts(
     """Yield each picture with the keys of those `places` at which a new shot begins with it.
 
     `places` is asked before each picture. Where a cut is suspected, `flash` further pictures are read before
-    this one is handed on; a shot that is shorter is none.
+    this one is handed on; a shorter shot is not a cut.
     """
     past: collections.deque[Grid] = collections.deque(maxlen=MOTION_PICTURES + 1)
     source = iter(pictures)

@@ -44,7 +44,7 @@ class Person:
         """Whether both are the same person, as far as can be told."""
         if not self._num_calls or not other._num_calls:
             return False
-        columns = slice(SIDE // 8, -SIDE // 8)  # next to the face is what is behind it
+        columns = slice(SIDE // 8, -SIDE // 8)  # the wall is next to the face
         one, two = self._luma[:, columns].ravel(), other._luma[:, columns].ravel()
         if min(one.std(), two.std()) == 0:
             return False
