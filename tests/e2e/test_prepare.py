@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from preprocess.clip.make import ClipConfig, prepare_clip
+from tests.clip_factory import write_metadata
 from tests.kill import tree
 from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
 from utils.clip.files import read_clip_info
@@ -155,11 +156,15 @@ def test_a_whole_data_set_mirrors_its_tree_and_takes_its_metadata(raw, tmp_path)
     clip = "RealVideo-RealAudio/Asian (East)/men/id00001/00109"
     (source / clip).parent.mkdir(parents=True)
     shutil.copy(raw / "a" / "one.mp4", source / f"{clip}.mp4")
-    (source / "meta_data.csv").write_text("source,path,\nid00001,00109.mp4,x\n")
+    kind, race, gender, person, _ = clip.split("/")
+    place = f"FakeAVCeleb/{kind}/{race}/{gender}/{person}"
+    row = (person, "-", "-", "real", "A", kind, race, gender, "00109.mp4", place)
+    write_metadata(source / "meta_data.csv", [row])
     flags = ("--dataset", "fakeavceleb", "--source", source.parent, "--output", tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in source.parent.rglob("*")}
     status, errors = run("prepare", *flags)
     assert status == 0, errors
+    assert "fakeavceleb: 1 listed and there, 0 listed and not there, 0 there and not listed" in errors
     # the raw tree may be on a read-only disk
     assert {path: path.stat().st_mtime_ns for path in source.parent.rglob("*")} == before
     assert read_clip_info(tmp_path / "out" / clip).source == f"{clip}.mp4"
