@@ -28,7 +28,7 @@ class RawLayout:
     """
 
     videos: tuple[str, ...]
-    beside: str = ""  # name of a file: .mp4 files next to one are videos, too
+    next_to: str = ""  # name of a file: .mp4 files next to one are videos, too
     metadata: tuple[str, ...] = ()  # files to copy to OUTPUT; each glob must match one
     optional_metadata: tuple[str, ...] = ()  # the same, but they may be missing
     root_names: tuple[str, ...] = ()  # folders that may lie between --source and the root
@@ -95,7 +95,7 @@ def _dfdc(needed: str, *, any_folder: bool = True) -> RawLayout:
     metadata = (*(f"{part}metadata.json" for part in parts), "validation/labels.csv", "test/labels.csv")
     return RawLayout(
         videos=(*(f"{part}*.mp4" for part in parts), "validation/*.mp4", "test/*.mp4"),
-        beside="metadata.json" if any_folder else "",
+        next_to="metadata.json" if any_folder else "",
         metadata=(needed,),
         optional_metadata=("**/metadata.json", *metadata) if any_folder else metadata,
         root_names=("DFDC", "dfdc"),
@@ -221,7 +221,7 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
             if not all(_matches(root, glob, files_below) for glob in layout.metadata):
                 continue
             files = files_below(root)
-            is_video = any_of((*layout.videos, *_globs_beside(layout.beside, files)))
+            is_video = any_of((*layout.videos, *_globs_next_to(layout.next_to, files)))
             # prepared clips may lie in the root, too
             videos = sorted(
                 path for name, path in files.items() if is_video(name) and path.name not in CLIP_FILES
@@ -237,7 +237,7 @@ def read_raw_dataset(dataset: str, source: Path | Store) -> RawDataset:
     )
 
 
-def _globs_beside(name: str, files: dict[str, Path]) -> list[str]:
+def _globs_next_to(name: str, files: dict[str, Path]) -> list[str]:
     folders = [file.removesuffix(name) for file in files if name and PurePosixPath(file).name == name]
     return [f"{folder}*.mp4" for folder in folders]
 
