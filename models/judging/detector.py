@@ -156,7 +156,8 @@ class LoadedDetector:
             gaps = [(start, end) for start, end in runs_of(missing) if end - start >= MISSING_FACE_S * fps]
             notes += [f"no face from {start / fps:.2f} to {end / fps:.2f} s" for start, end in gaps]
         if tracked.silent:
-            notes.append("the video has no sound track")
+            mute = tracked.silent_reason == "digital silence"
+            notes.append("the video's sound is digital silence" if mute else "the video has no sound track")
         if not self.has_decision:
             notes.append(
                 "the checkpoint holds no threshold from validation: 0.5 is used, and nothing is undecided"

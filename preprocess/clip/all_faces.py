@@ -41,7 +41,8 @@ class TrackedVideo:
     num_frames: int
     width: int
     height: int
-    silent: bool  # without a sound track
+    silent: bool  # without a sound track, or with digital silence in it
+    silent_reason: str = ""
     sound: Path  # mono wav as long as the picture
     tracks: list[TrackClip]  # the largest face first; empty if no face was found
 
@@ -90,6 +91,7 @@ def track_video(
         width=tracker.width,
         height=tracker.height,
         silent=audio.silent,
+        silent_reason=audio.silent_reason,
         sound=sound,
         tracks=tracks,
     )

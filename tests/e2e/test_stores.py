@@ -72,13 +72,15 @@ def server():
 def raw(tmp_path_factory) -> Path:
     """A data set in DeepfakeTIMIT's layout, whose sound lies in files of its own, and with one bad video."""
     root = tmp_path_factory.mktemp("raw") / "DeepfakeTIMIT"
-    for name in ("fadg0-with a blank/sa1-video-fram1", "fram1/sx4"):
+    for name in ("fadg0-with a blank/sa1-video-fram1", "fram1/sx4-video-fadg0"):
         path = root / "higher_quality" / f"{name}.avi"
         path.parent.mkdir(parents=True)
         frames = moving_face(12, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
         write_video(path, frames, waveform=clicks(12 / 25) if name.startswith("fram1") else None)
     soundfile.write(root / "higher_quality/fadg0-with a blank/sa1.wav", clicks(12 / 25), 48_000)
-    write_video(path.with_name("nobody.avi"), moving_face(8, path=lambda i: None), waveform=clicks(8 / 25))
+    write_video(
+        path.with_name("sx9-video-fadg0.avi"), moving_face(8, path=lambda i: None), waveform=clicks(8 / 25)
+    )
     return root
 
 
@@ -186,7 +188,7 @@ def work(inputs: InputConfig, scratch: Path) -> list[str]:
 
 def test_what_a_clip_costs_does_not_grow_with_their_number(server, raw, tmp_path):
     """Requests, and bytes of listings, of one more clip: the same from 2 to 4 as from 4 to 8."""
-    video = next((raw / "higher_quality").glob("fram1/sx4.avi"))
+    video = next((raw / "higher_quality").glob("fram1/sx4-video-fadg0.avi"))
     costs = {}
     for num_clips in (2, 4, 8):
         for index in range(num_clips):
@@ -212,7 +214,7 @@ def test_what_a_clip_costs_does_not_grow_with_their_number(server, raw, tmp_path
 
 def test_the_clip_is_finished_by_the_last_file(monkeypatch, raw, tmp_path):
     """An upload that breaks off leaves no clip.json, and is redone; memory:// is a store, too."""
-    video = next((raw / "higher_quality").glob("fram1/sx4.avi"))
+    video = next((raw / "higher_quality").glob("fram1/sx4-video-fadg0.avi"))
     output = UrlStore("memory://prepared")
     config = InputConfig(input=str(video), output=output.url)
     files = fsspec.filesystem("memory")
@@ -236,13 +238,13 @@ def test_the_clip_is_finished_by_the_last_file(monkeypatch, raw, tmp_path):
 
 
 def test_a_clip_folder_on_a_store_is_not_taken_from_others(raw, tmp_path):
-    fsspec.filesystem("memory").pipe_file("/mine/sx4/thesis.pdf", b"the only copy")
-    video = next((raw / "higher_quality").glob("fram1/sx4.avi"))
+    fsspec.filesystem("memory").pipe_file("/mine/sx4-video-fadg0/thesis.pdf", b"the only copy")
+    video = next((raw / "higher_quality").glob("fram1/sx4-video-fadg0.avi"))
     config = InputConfig(input=str(video), output="memory://mine")
     (job,) = find_jobs(config).jobs
     with pytest.raises(ClipError, match="holds thesis.pdf"):
         prepare(dataclasses.replace(job, scratch=tmp_path))
-    assert fsspec.filesystem("memory").cat_file("/mine/sx4/thesis.pdf") == b"the only copy"
+    assert fsspec.filesystem("memory").cat_file("/mine/sx4-video-fadg0/thesis.pdf") == b"the only copy"
 
 
 @pytest.mark.parametrize("output", ["memory://raw", "memory://raw/"])

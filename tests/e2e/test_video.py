@@ -110,7 +110,8 @@ def test_a_black_start_and_a_face_that_goes_are_said(checkpoint, talk, tmp_path)
     ("change", "reason"),
     [
         (lambda frames, sound: (frames, None), "no sound"),
-        (lambda frames, sound: (frames, 1e-5 * sound), "no speech"),
+        (lambda frames, sound: (frames, 0 * sound), "no sound"),
+        (lambda frames, sound: (frames, 1e-3 * sound), "no speech"),
         (lambda frames, sound: (frames[:8], sound[: 8 * SAMPLE_RATE_HZ // FPS]), "too few frames"),
     ],
 )
@@ -119,7 +120,8 @@ def test_what_the_detector_has_not_learnt_is_undecided(checkpoint, talk, tmp_pat
     assert verdict.verdict == "undecided"
     assert any(reason in why for why in verdict.faces[0].off_domain)
     if reason == "no sound":
-        assert "the video has no sound track" in verdict.notes
+        said = {"the video has no sound track", "the video's sound is digital silence"}
+        assert len(said.intersection(verdict.notes)) == 1
 
 
 def test_a_small_face_is_undecided_and_no_face_says_so(checkpoint, talk, tmp_path):
