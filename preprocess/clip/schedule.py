@@ -20,8 +20,8 @@ def frame_schedule(times: VideoTimes) -> npt.NDArray[np.int64]:
     """(T,) int64: index of the source frame that each frame of the crop shows.
 
     At a constant rate, each frame is taken once. At a varying rate, crop frame i shows the source frame
-    nearest to i / fps, but over a gap the last one stays, as in a player; fps is the average rate, so T stays
-    the same.
+    nearest to i / fps, but over a gap the last one stays, as in a player, until a frame before the next one;
+    fps is the average rate, so T stays the same.
     """
     count = len(times.starts_s)
     if times.constant:
@@ -29,7 +29,7 @@ def frame_schedule(times: VideoTimes) -> npt.NDArray[np.int64]:
     wanted = times.starts_s[0] + np.arange(count) / float(times.fps)
     after = np.clip(np.searchsorted(times.starts_s, wanted), 1, count - 1)
     until_after = times.starts_s[after] - wanted
-    stays = until_after > 0.5 / float(times.fps)
+    stays = until_after > 1 / float(times.fps)
     return after - (stays | (wanted - times.starts_s[after - 1] <= until_after))
 
 
