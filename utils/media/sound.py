@@ -30,7 +30,6 @@ class SoundReport:
     """What was met in decoding; filled while the sound is read."""
 
     lost_s: list[tuple[float, float]] = field(default_factory=list)  # (start, end) of undecodable sound
-    has_track: bool = False
 
     def require_whole(self, path: Path, seconds: float) -> None:
         """Raise ClipError if too much of `seconds` of sound could not be decoded."""
@@ -140,7 +139,6 @@ def _decoded(
             return
         stream = container.streams[index]
         require_codec(path, stream)
-        report.has_track = True
         report_length(0, 0, float(announced_duration_s(container)))
         to_float = av.AudioResampler(format="fltp")
         next_s: float | None = None  # time of the next sample
