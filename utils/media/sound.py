@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from utils.errors import ClipError
-from utils.media.allowed import announced_duration_s, report_length, require_codec
+from utils.media.allowed import CODECS, announced_duration_s, report_length, require_codec
 from utils.media.container import MAX_UNDECODED, decode_packets, open_container, tracks_of
 
 if TYPE_CHECKING:
     import av
 
+# time in s, samples per second, channels (C, n) float32
+_Piece = tuple[float, int, npt.NDArray[np.float32]]
+
 RESAMPLER_QUALITY = "HQ"  # soxr's setting that librosa uses: MFCC then agree with the published pipeline's
 LARGEST_AUDIO_GAP_S = 0.05  # between two packets, by their time stamps; smaller ones are rounding
 LOST_IN_THE_MIX_DB = 20.0  # a mix that is this much quieter than its loudest channel has cancelled it
+KEPT_BYTES = 64 << 20  # of decoded channels, two minutes of stereo; longer sound is decoded twice
 SILENCE = 1 / 32768  # one step of 16 bit: quieter sound is digital silence
 # of a surround track, what a mono listener hears of each channel; a voice is in the centre (BT.775)
 _SHARES = {"FC": 1.0, "FL": 0.5, "FR": 0.5, "BL": 0.35, "BR": 0.35, "SL": 0.35, "SR": 0.35, "BC": 0.35}
@@ -52,12 +56,14 @@ def iterate_audio(
     import soxr
 
     report = report or SoundReport()
-    track, shares = _choose(path)
+    heard = _choose(path)
+    decoded = heard.pieces or _decoded(path, heard.track, report)
+    report.lost_s += heard.lost_s if heard.pieces else ()
     resampler: soxr.ResampleStream | None = None
     waiting: list[npt.NDArray[np.float32]] = []  # packets are short: half a second is resampled at once
     num_waiting = 0
     position_s = 0.0  # of the next sample yielded
-    for time_s, rate_hz, channels in _decoded(path, track, report):
+    for time_s, rate_hz, channels in decoded:
         if resampler is None:
             source_rate, position_s = rate_hz, time_s
             resampler = soxr.ResampleStream(
@@ -65,7 +71,7 @@ def iterate_audio(
             )
         if rate_hz != source_rate:
             raise ClipError(path, f"the sample rate changes from {source_rate} to {rate_hz} Hz")
-        waiting.append(_mono(channels, shares))
+        waiting.append(_mono(channels, heard.shares))
         num_waiting += channels.shape[1]
         if num_waiting < source_rate // 2:
             continue
@@ -90,48 +96,64 @@ def _mono(
     return shares @ channels
 
 
-def _choose(path: Path) -> tuple[int, npt.NDArray[np.float32] | None]:
-    """(index of the track that is heard, shares of its channels in the mix; None = their mean).
+class _Heard(NamedTuple):
+    """The track that is heard."""
 
-    Where there are several tracks or channels, they are decoded once before: a silent track never wins over
-    one that speaks, and channels may cancel each other.
+    track: int  # -1: there is none
+    shares: npt.NDArray[np.float32] | None = None  # (C,) of its channels in the mix; None = their mean
+    is_silent: bool = False
+    pieces: Sequence[_Piece] = ()  # all of it, if it was decoded already and is short
+    lost_s: Sequence[tuple[float, float]] = ()
+
+
+def _choose(path: Path) -> _Heard:
+    """The track that is heard.
+
+    Where there are several tracks or channels, they are decoded first: a silent track never wins over one
+    that speaks, and channels may cancel each other.
     """
     with open_container(path, "audio") as (container, _):
         tracks = tracks_of(container, "audio")
-        for stream in tracks:
+        usable = [s for s in tracks if s.codec_context and s.codec_context.name in CODECS["audio"]]
+        for stream in usable or tracks[:1]:  # a phone's second track may be in a codec of its own
             require_codec(path, stream)
-        kinds = [(stream.index, [c.name for c in stream.codec_context.layout.channels]) for stream in tracks]
+        kinds = [(stream.index, [c.name for c in stream.codec_context.layout.channels]) for stream in usable]
     if len(kinds) == 1 and len(kinds[0][1]) == 1:
-        return kinds[0][0], None
+        return _Heard(kinds[0][0])
+    first = None
     for index, names in kinds:
-        shares, is_silent = _shares(path, index, names)
-        if not is_silent or index == kinds[-1][0]:
-            break
-    else:
-        return -1, None
-    return (kinds[0][0], None) if is_silent else (index, shares)
+        heard = _listen(path, index, names)
+        if not heard.is_silent:
+            return heard
+        first = first or heard
+    return first or _Heard(-1)
 
 
-def _shares(path: Path, index: int, names: list[str]) -> tuple[npt.NDArray[np.float32] | None, bool]:
-    """(shares of a track's channels in the mix; None = their mean, whether all of them are silent)."""
+def _listen(path: Path, index: int, names: list[str]) -> _Heard:
+    """Decode a track, and choose the shares of its channels."""
     wanted = np.array([_SHARES.get(name, 0.0) for name in names], np.float32)
     shares = wanted if len(names) > 2 and wanted.any() else None
     energies, mixed, loudest = np.zeros(len(names)), 0.0, 0.0
-    for _, _, channels in _decoded(path, index, SoundReport()):
+    report, pieces, num_bytes = SoundReport(), [], 0
+    for piece in _decoded(path, index, report):
+        channels = piece[2]
+        num_bytes += channels.nbytes
+        if num_bytes <= KEPT_BYTES:
+            pieces.append((*piece[:2], channels.copy()))  # the decoder reuses its memory
         if len(channels) == len(names):
             energies += np.square(channels, dtype=np.float64).sum(axis=1)
         mixed += float(np.square(_mono(channels, shares), dtype=np.float64).sum())
         loudest = max(loudest, float(np.abs(channels).max(initial=0.0)))
-    if energies.max() > mixed * 10 ** (LOST_IN_THE_MIX_DB / 10):
+    if energies.max(initial=0.0) > mixed * 10 ** (LOST_IN_THE_MIX_DB / 10):
         shares = np.zeros(len(names), np.float32)
         shares[energies.argmax()] = 1.0
-    return shares, loudest < SILENCE
+    if num_bytes > KEPT_BYTES:
+        pieces = []
+    return _Heard(index, shares, loudest < SILENCE, pieces, report.lost_s)
 
 
-def _decoded(
-    path: Path, index: int, report: SoundReport
-) -> Iterator[tuple[float, int, npt.NDArray[np.float32]]]:
-    """Yield (time in s, samples per second, channels (C, n) float32) of a track without gaps."""
+def _decoded(path: Path, index: int, report: SoundReport) -> Iterator[_Piece]:
+    """Yield the pieces of a track without gaps."""
     import av
 
     with open_container(path, "audio") as (container, _):

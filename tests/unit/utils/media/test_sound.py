@@ -89,6 +89,30 @@ def test_the_default_track_is_heard_and_a_commentary_is_not(tmp_path):
     assert level(heard(path)[0]) == pytest.approx(0.5 * level(TONE), rel=0.08)
 
 
+def test_a_track_in_another_codec_does_not_cost_the_one_that_can_be_heard(tmp_path):
+    path = write_numbered(
+        tmp_path / "clip.mkv", container="matroska", options=X264, sounds=[TONE[None], TONE[None]]
+    )
+    data = path.read_bytes()
+    place = data.rindex(b"A_AAC")  # of the second track, as a phone's spatial sound
+    path.write_bytes(data[:place] + b"A_XYZ" + data[place + 5 :])
+    assert level(heard(path)[0]) == pytest.approx(level(TONE), rel=0.08)
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    with pytest.raises(ClipError, match="its sound is in"):
+        heard(path)
+
+
+def test_sound_that_is_too_long_to_keep_is_decoded_again_to_the_same_samples(tmp_path, monkeypatch):
+    sound = stereo(TONE, 0.5 * TONE)
+    path = write_numbered(
+        tmp_path / "clip.mp4", container="mp4", options=X264, sounds=[sound], layout="stereo"
+    )
+    kept, _ = heard(path)
+    monkeypatch.setattr("utils.media.sound.KEPT_BYTES", 10_000)
+    again, _ = heard(path)
+    np.testing.assert_array_equal(kept, again)
+
+
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "libopus"), ("avi", "mp3")])
 def test_a_packet_of_noise_is_a_silent_patch_and_nothing_moves(tmp_path, container, codec):
     beep = np.zeros(round(8 * RATE), np.float32)
