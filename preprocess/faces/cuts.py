@@ -20,7 +20,7 @@ import numpy.typing as npt
 from utils.media.picture import Picture
 from utils.media.planes import Planes
 
-Grid = npt.NDArray[np.float32]  # (SIDE, SIDE) mean luma of the cells of a picture
+Grid = npt.NDArray[np.float64]  # (SIDE, SIDE) mean luma of the cells of a picture
 Key = TypeVar("Key")
 
 SIDE = 40
@@ -70,17 +70,23 @@ def luma_grid(picture: Picture) -> Grid:
     if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
-    return np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float64)
 
 
 def unlike(one: Grid, other: Grid) -> float:
     """0 for pictures that differ in brightness and contrast alone, to 1 for those with nothing in common."""
-    one, other = one - one.mean(), other - other.mean()
-    energies = float((one * one).sum()), float((other * other).sum())
+    one, other = one.ravel(), other.ravel()
+    sums = float(one.sum()), float(other.sum())
+    energies = _energy(one, sums[0]), _energy(other, sums[1])
     if min(energies) < MIN_CONTRAST**2 * one.size:
         return 0.0
-    correlation = max(0.0, float((one * other).sum()) / math.sqrt(energies[0] * energies[1]))
-    return math.sqrt(max(0.0, 1 - correlation**2))
+    common = max(0.0, float(one @ other) - sums[0] * sums[1] / one.size)
+    return math.sqrt(max(0.0, 1 - common**2 / (energies[0] * energies[1])))
+
+
+def _energy(cells: npt.NDArray[np.float64], total: float) -> float:
+    """Sum of the squared distances of (N,) cells from their mean; `total` is their sum."""
+    return float(cells @ cells) - total**2 / cells.size
 
 
 def find_cuts(
@@ -107,7 +113,8 @@ def find_cuts(
             ]
         for index, (shown, grid) in enumerate(shots):
             yield shown, [] if index else [key for key, _ in begun]
-            if float(grid.std()) >= MIN_CONTRAST or not past:
+            cells = grid.ravel()
+            if not past or _energy(cells, float(cells.sum())) >= MIN_CONTRAST**2 * cells.size:
                 past.append(grid)
 
 

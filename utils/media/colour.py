@@ -33,6 +33,11 @@ _LUMA_BT_2020 = (0.2627, 0.6780, 0.0593)
 _TABLE_SIZE = 33  # points per colour; in between is interpolated
 
 
+def is_wide(transfer: int, primaries: int) -> bool:
+    """Whether an ordinary screen cannot show such values as they are."""
+    return transfer in (_HLG, _PQ) or primaries in _TO_BT_709
+
+
 class Colour(NamedTuple):
     """How a file codes its colours, by FFmpeg's numbers."""
 
@@ -46,14 +51,9 @@ class Colour(NamedTuple):
         components = source.format.components if source.format is not None else ()
         return cls(source.color_trc, source.color_primaries, max((c.bits for c in components), default=8))
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether an ordinary screen cannot show the values as they are."""
-        return self.transfer in (_HLG, _PQ) or self.primaries in _TO_BT_709
-
     def facts(self) -> dict[str, Any]:
         """For clip.json: names and depth; empty for nearly all files, 8 bit for ordinary screens."""
-        if not self.is_wide and self.depth == 8:
+        if not is_wide(self.transfer, self.primaries) and self.depth == 8:
             return {}
         return {
             "transfer": TRANSFERS.get(self.transfer, str(self.transfer)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from utils.media.colour import Colour, ColourMapper
+from utils.media.colour import ColourMapper, is_wide
 from utils.media.planes import Planes, new_frame
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Picture:
             pixel_aspect = 1
         self._turns, self._mirrored = orientation(frame)
         self.interlaced = bool(frame.interlaced_frame)
-        if Colour.of(frame).is_wide:
+        if is_wide(frame.color_trc, frame.color_primaries):
             frame = converter.to_screen(frame)
         self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
         self._rgb: npt.NDArray[np.uint8] | None = None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.numbered_video import numbered_frame
-from utils.media.colour import Colour, shown_on_a_screen
+from utils.media.colour import Colour, is_wide, shown_on_a_screen
 from utils.media.picture import Picture, PictureConverter
 from utils.media.times import read_video_times
 from utils.media.video import iterate_frames
@@ -94,4 +94,4 @@ def test_a_files_transfer_primaries_and_depth_are_told(tmp_path, container, code
 def test_ordinary_files_have_nothing_to_tell():
     assert Colour(2, 2, 8).facts() == Colour(1, 1, 8).facts() == Colour(6, 6, 8).facts() == {}
     assert Colour(1, 1, 10).facts() == {"transfer": "bt709", "primaries": "bt709", "depth": 10}
-    assert not Colour(1, 1, 10).is_wide
+    assert not is_wide(1, 1)
