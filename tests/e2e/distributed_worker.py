@@ -31,7 +31,7 @@ from utils.run.training import StepReader, TrainingStep, parallel, shares_gradie
 
 SIZES = {"feature_dim": 16, "video_channels": (4, 4, 8), "audio_channels": (8, 8, 8), "image_size": 16,
          "feedforward_dim": 32, "classifier_hidden_dim": 16, "dropout": 0.0}  # fmt: skip
-NUM_STEPS = 20
+NUM_STEPS = 12
 
 
 def main() -> None:

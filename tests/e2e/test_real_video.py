@@ -140,7 +140,7 @@ def test_raw_video_to_a_tested_checkpoint(tmp_path):
     run(*arguments, "--epochs", "2")
     run(*arguments, "--epochs", "3", "--resume")
     assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + 3
-    arguments = ("test.py", "--checkpoint", run_dir / "best.pt", "--data_root", prepared)
+    arguments = ("test.py", "--checkpoint", run_dir / "best.pt", "--data_root", prepared, "--report", "false")
     metrics = json.loads(run(*arguments).stdout)
     assert metrics["per_category"].keys() == {
         "RealVideo-FakeAudio",

@@ -34,6 +34,24 @@ def wait_for_a_save(is_running, run_dir):
         time.sleep(0.002)
 
 
+def wait_for_the_end(process):
+    end = time.monotonic() + 120  # of a run of some seconds
+    while process.running():
+        if time.monotonic() > end:
+            process.signal(signal.SIGKILL, group=True)
+            pytest.fail("it hangs")
+        time.sleep(0.05)
+    return process.wait()
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared_root, tmp_path_factory):
+    """The folder of a run that nothing stopped."""
+    run_dir = tmp_path_factory.mktemp("unbroken") / "run"
+    ok(start(prepared_root, run_dir).wait())
+    return run_dir
+
+
 @pytest.fixture(scope="module")
 def asked_to_stop(prepared_root, tmp_path_factory):
     """(exit status, stderr, folder) of a run that Ctrl-C stopped in the middle of an epoch."""
@@ -45,7 +63,7 @@ def asked_to_stop(prepared_root, tmp_path_factory):
     return result.returncode, result.stderr, run_dir
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, asked_to_stop, tmp_path):
+def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, asked_to_stop, unbroken):
     status, errors, run_dir = asked_to_stop
     assert status == 130
     assert "stopped by SIGINT; --resume goes on from here" in errors
@@ -54,9 +72,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, 
     two = start(prepared_root, run_dir, "--resume", processes=2).wait()
     assert two.returncode == 2
     assert "in the middle of an epoch of 1 process(es): go on with as many, not 2" in two.stderr
-    ok(start(prepared_root, tmp_path / "unbroken").wait())
     ok(start(prepared_root, run_dir, "--resume").wait())
-    assert not differences(run_dir, tmp_path / "unbroken")
+    assert not differences(run_dir, unbroken)
 
 
 def test_what_is_no_state_of_the_run_is_refused(prepared_root, asked_to_stop, tmp_path):
@@ -93,13 +110,7 @@ def test_lost_rows_of_metrics_are_warned_of(tmp_path, caplog):
 def test_a_run_that_cannot_save_ends_though_its_loader_workers_wait(prepared_root, tmp_path, processes):
     (tmp_path / "run/best.pt").mkdir(parents=True)
     process = start(prepared_root, tmp_path / "run", "--num_workers", 2, processes=processes)
-    end = time.monotonic() + 120  # of a run of some seconds
-    while process.running():
-        if time.monotonic() > end:
-            process.signal(signal.SIGKILL, group=True)
-            pytest.fail("it hangs")
-        time.sleep(0.05)
-    result = process.wait()
+    result = wait_for_the_end(process)
     assert result.returncode == 1
     assert "Is a directory" in result.stderr
     assert "Traceback" not in result.stderr
@@ -158,29 +169,26 @@ run_command(train.main)
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
-def test_a_run_whose_loader_hangs_is_asked_to_stop(prepared_root, tmp_path, part):
+def test_a_run_whose_loader_hangs_is_asked_to_stop(prepared_root, unbroken, tmp_path, part):
     """It saves and ends at once, not after --loader_timeout_s, and goes on as if nothing had been."""
-    run_dir = tmp_path / "run"
-    words = [sys.executable, "-c", HANGS, part, "--data_root", prepared_root, "--run_dir", run_dir, *FLAGS]
-    process = subprocess.Popen(
-        list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
-    )
-    wait_for_a_save(lambda: process.poll() is None, run_dir)
+    run_dir, script = tmp_path / "run", tmp_path / "hangs.py"
+    script.write_text(HANGS)
+    process = start_command(script, part, "--data_root", prepared_root, "--run_dir", run_dir, *FLAGS)
+    wait_for_a_save(process.running, run_dir)
     wait_for_quiet(run_dir)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM; --resume goes on from here" in errors
-    assert "Traceback" not in errors
+    process.signal(signal.SIGTERM)
+    result = wait_for_the_end(process)
+    assert result.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; --resume goes on from here" in result.stderr
+    assert "Traceback" not in result.stderr
     progress = torch.load(run_dir / "last.pt", weights_only=True)["progress"]
     place = (progress["epoch"], progress["step"])
     assert place == (1, 0) if part == "training" else place[1] == 6
     ok(start(prepared_root, run_dir, "--resume").wait())
-    ok(start(prepared_root, tmp_path / "unbroken").wait())
-    assert not differences(run_dir, tmp_path / "unbroken")
+    assert not differences(run_dir, unbroken)
 
 
-def wait_for_quiet(run_dir, seconds=4.0):
+def wait_for_quiet(run_dir, seconds=3.0):
     """Until the run has not saved for some seconds."""
     while time.time() - (run_dir / "last.pt").stat().st_mtime < seconds:
         time.sleep(0.1)

@@ -87,7 +87,7 @@ def raw(tmp_path_factory) -> Path:
 def run(*flags: object) -> tuple[int, str]:
     """(exit status, last line of stderr) of preprocess.prepare."""
     result = subprocess.run(
-        [sys.executable, "-m", "preprocess.prepare", *map(str, flags), "--num_workers", "2"],
+        [sys.executable, "-m", "preprocess.prepare", *map(str, flags), "--num_workers", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

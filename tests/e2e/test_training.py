@@ -29,8 +29,11 @@ SIZES = {
     "classifier_hidden_dim": [16],
 }
 SIZE_FLAGS = [str(word) for name, values in SIZES.items() for word in (f"--{name}", *values)]
-TINY = [*SIZE_FLAGS, "--window_s", "0.6", "--batch_size", "4", "--num_workers", "1", "--val_fraction", "0.25",
-        "--test_fraction", "0.25", "--learning_rate", "3e-3", "--device", "cpu"]  # fmt: skip
+TINY = [
+    *SIZE_FLAGS,
+    *"--window_s 0.6 --windows_per_clip 1 --batch_size 4 --num_workers 1 --val_fraction 0.25".split(),
+    *"--test_fraction 0.25 --learning_rate 3e-3 --device cpu".split(),
+]
 
 
 command = run_command
@@ -117,7 +120,7 @@ def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken
     split = read_split(unbroken / "splits" / "fakeavceleb.csv")
     assert all(split.split_of[row["clip_id"]] == "test" for row in predictions)
     assert all(split.identity_of[row["clip_id"]] == row["identity"] for row in predictions)
-    assert {row["num_windows"] for row in predictions} == {"3"}
+    assert {row["num_windows"] for row in predictions} == {"1"}
     for name in ("roc.png", "scores.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     columns = [[float(row[name]) for row in predictions] for name in ("label", "logit")]
@@ -149,7 +152,7 @@ def test_a_checkpoint_from_before_the_decision_is_evaluated_and_resumed(prepared
         del config["config"]["train"][name]
     (run_dir / "config.json").write_text(json.dumps(config))
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0")
-    metrics = json.loads(ok(command("test.py", *arguments)).stdout)
+    metrics = json.loads(ok(command("test.py", *arguments, "--report", "false")).stdout)
     assert metrics["decision"] == {"reason": "the checkpoint holds no decision"}
     ok(train(prepared_root, run_dir, "--epochs", "4", "--resume"))
     assert torch.load(run_dir / "last.pt", weights_only=True)["decision"]["rate"] == 0.01
@@ -218,7 +221,7 @@ def test_a_checkpoint_of_the_published_code_is_evaluated_by_name(prepared_root, 
         "--num_workers",
         "0",
     )
-    metrics = json.loads(ok(command("test.py", *arguments, *SIZE_FLAGS)).stdout)
+    metrics = json.loads(ok(command("test.py", *arguments, *SIZE_FLAGS, "--report", "false")).stdout)
     assert metrics["data"]["window"] == "released"
     assert metrics["windows_per_clip"] == 1
     assert metrics["overall"]["num_fake"] > 0
@@ -256,7 +259,9 @@ def test_a_moved_run_is_resumed_and_tested_where_it_lies(prepared_root, unbroken
     run_dir = shutil.copytree(unbroken, tmp_path / "moved")
     ok(train(prepared_root, run_dir, "--epochs", "4", "--resume", "--schedule", "cosine"))
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0")
-    metrics = json.loads(ok(command("test.py", *arguments, "--label_rule", "video")).stdout)
+    metrics = json.loads(
+        ok(command("test.py", *arguments, "--label_rule", "video", "--report", "false")).stdout
+    )
     assert metrics["overall"]["num_real"] == 6  # a fake voice over a real picture is real under this rule
     assert {row["num_real"] for row in metrics["per_category"].values()} == {6}
     assert metrics["per_category"].keys() == {"FakeVideo-RealAudio", "FakeVideo-FakeAudio"}
@@ -343,7 +348,7 @@ def test_a_union_of_data_sets_is_trained_on_and_each_is_tested(prepared_root, tm
 
     results = tmp_path / "results"
     arguments = ("--checkpoint", run_dir / "best.pt", *sets, *roots, "--output_dir", results)
-    metrics = json.loads(ok(command("test.py", *arguments)).stdout)
+    metrics = json.loads(ok(command("test.py", *arguments, "--report", "false")).stdout)
     rows = metrics["datasets"]
     assert rows["fakeavceleb"]["overall"]["num_fake"] == 9
     assert (rows["manifest"]["overall"]["num_real"], rows["manifest"]["overall"]["num_fake"]) == (2, 2)

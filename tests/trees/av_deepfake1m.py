@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.trees.base import RawTree
-from tests.trees.media import Media
+from tests.trees.media import DURATION_S, FPS, Media
 
 KINDS = {  # file name -> modify_type
     "real": "real",
@@ -40,7 +40,7 @@ def write_av_deepfake1m(root: Path, media: Media, *, num_train: int = 4, num_val
                     "fake_segments": [SEGMENT] * (video or audio),
                     "audio_fake_segments": [SEGMENT] * audio,
                     "visual_fake_segments": [SEGMENT] * video,
-                    "video_frames": 20,
+                    "video_frames": round(DURATION_S * FPS),
                     "audio_frames": 12_800,
                 }
                 if kind == "both_modified" and index % 2:

@@ -18,7 +18,7 @@ from utils.media.writer import VideoWriter
 
 SIZE = 160
 FPS = 25
-DURATION_S = 0.8
+DURATION_S = 0.6
 
 
 @functools.cache
@@ -47,8 +47,8 @@ class Media:
     Trees of one process share what they draw: the n-th such take of a person is the same in all of them.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, *, duration_s: float = DURATION_S) -> None:
+        self.seed, self.duration_s = seed, duration_s
         self._num_takes: Counter[tuple[object, ...]] = Counter()
 
     def make(
@@ -57,10 +57,10 @@ class Media:
         *,
         fake_video: bool = False,
         fake_audio: bool = False,
-        duration_s: float = DURATION_S,
+        duration_s: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Frames (T, H, W, 3) uint8 and waveform (N,) float32 at SAMPLE_RATE_HZ of a person who talks."""
-        kind = (self.seed, identity, fake_video, fake_audio, duration_s)
+        kind = (self.seed, identity, fake_video, fake_audio, duration_s or self.duration_s)
         self._num_takes[kind] += 1
         return _take(*kind, self._num_takes[kind])
 
