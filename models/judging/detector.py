@@ -41,6 +41,7 @@ from utils.clip.sound import read_waveform
 from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
+from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
 from utils.run.device import autocast, resolve_device, resolve_precision
 from utils.types import Clip
@@ -108,6 +109,7 @@ class LoadedDetector:
         self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
         self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
         self.device, self.precision, self.name = device, precision, name
+        self.shown = read_shown(Path(name)) if name and decision else []
 
     def judge(self, video: Path | str, config: JudgeConfig | None = None) -> Verdict:
         """Judge every face of a raw video.
@@ -143,6 +145,8 @@ class LoadedDetector:
             threshold=self.threshold,
             faces=faces,
             checkpoint=self.name,
+            promise=promise_of(self.decision, num_faces=len(faces)) if self.has_decision else None,
+            shown=self.shown,
         ), tracked
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:

@@ -14,6 +14,7 @@ from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
 from utils.clip.sound import read_waveform
 from utils.evaluation.metrics import Floats
+from utils.evaluation.promise import sentence_of, sentences
 from utils.report import pages
 
 NUM_PICTURES = 4
@@ -38,7 +39,15 @@ def write_video_page(
         for number, (face, track) in enumerate(zip(verdict.faces, tracked.tracks, strict=True), 1)
     ]
     template = Path(__file__).with_name("video.html")
-    pages.write_page(output_dir / "report.html", template, verdict=verdict, faces=faces, timeline=timeline)
+    promise = sentences(verdict.promise) if verdict.promise else []
+    pages.write_page(
+        output_dir / "report.html",
+        template,
+        verdict=verdict,
+        faces=faces,
+        timeline=timeline,
+        promise=promise + [sentence_of(shown) for shown in verdict.shown],
+    )
 
 
 def _pictures(track: TrackClip) -> list[str]:

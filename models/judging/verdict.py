@@ -61,6 +61,10 @@ class Verdict:
     threshold: float  # P(fake) above which a face is called fake
     faces: list[FaceVerdict]
     checkpoint: str
+    # how often a real video may be called fake (utils/evaluation/promise.py), None without a stored decision;
+    # and what the tests of this checkpoint showed of that
+    promise: dict[str, Any] | None = None
+    shown: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def as_plain(self) -> dict[str, Any]:
         """The content of verdict.json; NaN becomes null."""

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from utils.errors import DatasetError
+from utils.evaluation.bounds import Persons
 from utils.evaluation.metrics import Floats, Labels, Rows, require_both_classes, require_finite_scores
 
 NUM_RESAMPLES, CONFIDENCE = 2000, 0.95
 METRICS = ("auc", "ap", "eer", "balanced_accuracy")
-Persons = Sequence[str] | npt.NDArray[np.str_]  # (n,) the person on screen in each clip
 BLOCK_SIZE = 2**18  # weights held at once: large enough for numpy, small enough for the cache
 
 

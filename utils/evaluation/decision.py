@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from scipy.stats import beta
 
 from utils.errors import CheckpointError
+from utils.evaluation.bounds import Persons, rate_bound
 from utils.evaluation.metrics import (
     Floats,
     Labels,
@@ -59,19 +59,16 @@ def fit_temperature(labels: Labels, logits: Floats) -> float:
     return float(np.exp(found.x))
 
 
-def threshold_above(logits: Floats, rate: float) -> tuple[float, int, float]:
+def threshold_above(logits: Floats, rate: float, persons: Persons) -> tuple[float, int, float]:
     """(lowest threshold with at most the share `rate` of (n,) logits above it, number above, 95 % bound).
 
-    The bound is the upper one of the share of *new* logits above the threshold. It is exact for independent
-    clips: the share of a population above the (k + 1)-th largest of n values is Beta(k + 1, n - k)
-    distributed; for k = 0 that gives 1 - 0.05^(1/n), e.g. 0.26 for 10 reals and 0.01 for 299. With few logits
-    the threshold is the largest of them.
+    The bound is the upper one of the share of the clips of *new persons* above the threshold (`rate_bound`);
+    persons: who is in each of the n clips. With few logits the threshold is the largest of them.
     """
     # tolerance for products such as 0.29 * 100 = 28.999...
     allowed = min(math.floor(rate * len(logits) + 1e-9), len(logits) - 1)
     threshold = float(np.sort(logits)[len(logits) - 1 - allowed])
-    bound = float(beta.ppf(0.95, allowed + 1, len(logits) - allowed))
-    return threshold, int((logits > threshold).sum()), bound
+    return threshold, int((logits > threshold).sum()), rate_bound(allowed, logits, persons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +82,12 @@ class HeadDecision:
     num_fakes: int
     num_reals_accused: int
     num_fakes_acquitted: int
-    # 95 % upper bounds of the rates on new clips; far above `rate` if fitted on few clips
+    # 95 % upper bounds of the rates on clips of new persons; far above `rate` if fitted on few persons
     false_positive_bound: float
     false_negative_bound: float
+    # whose clips these are; 0: a checkpoint from before, whose bounds take clips for independent
+    num_real_persons: int = 0
+    num_fake_persons: int = 0
 
     def prob(self, logits: Floats) -> Floats:
         """Calibrated P(fake) of logits."""
@@ -107,16 +107,19 @@ class HeadDecision:
         return str(self.verdicts(np.array([logit]))[0])
 
 
-def fit_head(labels: Labels, logits: Floats, rate: float, what: str) -> HeadDecision:
+def fit_head(labels: Labels, logits: Floats, persons: Persons, rate: float, what: str) -> HeadDecision:
     """Fit temperature and thresholds of one head on (n,) validation labels and logits.
 
-    Raises DatasetError, naming `what`, if a class is missing or a logit is not finite.
+    persons: who is in each of the n clips. Raises DatasetError, naming `what`, if a class is missing or a
+    logit is not finite.
     """
     require_both_classes(labels, what)
     require_finite_scores(logits, what)
+    names = np.asarray(persons, str)
     reals, fakes = logits[labels == 0], logits[labels == 1]
-    threshold, num_accused, false_positive_bound = threshold_above(reals, rate)
-    mirrored, num_acquitted, false_negative_bound = threshold_above(-fakes, rate)
+    of_reals, of_fakes = names[labels == 0], names[labels == 1]
+    threshold, num_accused, false_positive_bound = threshold_above(reals, rate, of_reals)
+    mirrored, num_acquitted, false_negative_bound = threshold_above(-fakes, rate, of_fakes)
     return HeadDecision(
         temperature=fit_temperature(labels, logits),
         threshold=threshold,
@@ -127,6 +130,8 @@ def fit_head(labels: Labels, logits: Floats, rate: float, what: str) -> HeadDeci
         num_fakes_acquitted=num_acquitted,
         false_positive_bound=false_positive_bound,
         false_negative_bound=false_negative_bound,
+        num_real_persons=len(np.unique(of_reals)),
+        num_fake_persons=len(np.unique(of_fakes)),
     )
 
 
@@ -197,18 +202,19 @@ def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, w
     DatasetError, naming `what`, if all clips are of one class.
     """
     ordered = scores.in_order(clips)
-    heads = {"clip": fit_head(scores.labels, scores.logits, rate, what)}
+    persons = np.array([clip.identity for clip in ordered])
+    heads = {"clip": fit_head(scores.labels, scores.logits, persons, rate, what)}
     for name, logits in (("video", scores.video_logits), ("audio", scores.audio_logits)):
         # None (unknown) becomes NaN
         labels = np.array([getattr(clip, f"{name}_label") for clip in ordered], float)
         known = ~np.isnan(labels)
         if logits is not None and len(np.unique(labels[known])) == 2:
-            heads[name] = fit_head(labels[known], logits[known], rate, f"{what}, {name}")
+            heads[name] = fit_head(labels[known], logits[known], persons[known], rate, f"{what}, {name}")
     return Decision(rate=rate, **heads)
 
 
-def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict[str, Any]:
-    """The stored decision applied to (n,) labels and logits, for test_metrics.json.
+def decision_results(decision: Decision, labels: Labels, logits: Floats, persons: Persons) -> dict[str, Any]:
+    """The stored decision applied to (n,) labels and logits of `persons`, for test_metrics.json.
 
     Confusion and rates at the threshold, verdicts with the undecided band, calibration before and after; None
     for what needs both classes, if there is only one.
@@ -226,6 +232,7 @@ def decision_results(decision: Decision, labels: Labels, logits: Floats) -> dict
     right = verdicts == np.where(fake, FAKE, REAL)
     return {
         "stored": decision.as_plain(),
+        "num_real_persons": len(np.unique(np.asarray(persons, str)[~fake])),
         "at_threshold": {
             "true_positives": int((accused & fake).sum()),
             "false_negatives": int((~accused & fake).sum()),

@@ -22,6 +22,7 @@ from utils.evaluation.metrics import (
     lacks_a_class,
     one_class_metrics,
 )
+from utils.evaluation.promise import promise_of
 from utils.evaluation.scoring import ClipScores
 from utils.files import write_text
 from utils.types import Clip
@@ -37,9 +38,12 @@ def all_metrics(
     class: what can be said without the other, and the "reason" for the rest.
     """
     labels, logits = scores.labels, scores.logits
-    decided = {"reason": "the checkpoint holds no decision"}
+    ordered = scores.in_order(clips)
+    persons = [clip.identity for clip in ordered]
+    decided: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
     if decision is not None:
-        decided = decision_results(decision, labels, logits)
+        decided = decision_results(decision, labels, logits, persons)
+        decided["promise"] = promise_of(decision)
     if reason := lacks_a_class(labels, what):
         return {"overall": one_class_metrics(labels, logits), "decision": decided, "reason": reason}
 
@@ -47,7 +51,6 @@ def all_metrics(
         return dataclasses.asdict(detection_metrics(labels[rows], logits[rows], name))
 
     result: dict[str, Any] = {"overall": metrics_of(np.arange(len(labels)), what)}
-    ordered = scores.in_order(clips)
     groups = {
         key: against_the_reals([getattr(clip, key) for clip in ordered], labels)
         for key in ("category", "method")
@@ -56,7 +59,6 @@ def all_metrics(
         metrics = {name: metrics_of(rows, f"{key} {name}") for name, rows in rows_of.items()}
         result[f"per_{key}"] = metrics
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in metrics.values()]))
-    persons = [clip.identity for clip in ordered]
     result["intervals"] = interval_results(labels, logits, persons, groups, what)
     result["decision"] = decided
     is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])

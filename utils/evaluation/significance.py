@@ -10,7 +10,8 @@ import numpy as np
 from scipy.stats import binomtest, chi2, norm, rankdata
 
 from utils.errors import DatasetError
-from utils.evaluation.bootstrap import NoStatisticError, Persons
+from utils.evaluation.bootstrap import NoStatisticError
+from utils.evaluation.bounds import Persons
 from utils.evaluation.metrics import Bools, Floats, Labels, require_both_classes, require_finite_scores
 
 EXACT_BELOW = 25  # discordant clips below which McNemar's test is the exact binomial one

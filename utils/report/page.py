@@ -17,6 +17,7 @@ from utils.clip.files import VIDEO_NAME, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
 from utils.errors import DatasetError
 from utils.evaluation.metrics import Floats, against_the_reals
+from utils.evaluation.promise import sentence_of, sentences, shown_by
 from utils.evaluation.scoring import ClipScores
 from utils.names import parse_json
 from utils.report.pages import TEMPLATES, jpeg_data_url, write_page
@@ -70,6 +71,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         result=result,
         headlines=_headlines(result),
         persons=_persons(result["intervals"]),
+        promise=_promise(result),
         plots=_plots(output_dir, evaluated, threshold, config),
         threshold=threshold,
         threshold_prob=float(expit(threshold)),
@@ -79,6 +81,14 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         config=config,
         audit=read_audit(folders, result["dataset"], result["split_checksum"]),
     )
+
+
+def _promise(result: Mapping[str, Any]) -> list[str]:
+    """What the threshold promises, and what this split shows of it."""
+    if "stored" not in result["decision"]:
+        return []
+    shown = shown_by(result)
+    return sentences(result["decision"]["promise"]) + ([sentence_of(shown)] if shown else [])
 
 
 def _persons(intervals: Mapping[str, Any]) -> str:

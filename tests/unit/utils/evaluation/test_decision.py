@@ -61,17 +61,22 @@ def test_separable_classes_have_a_temperature_and_do_not_become_certain():
     assert worse_than_chance == pytest.approx(100, rel=1e-3)  # P(fake) close to 0.5
 
 
+def apart(clips):
+    """A person of their own for each of the clips."""
+    return [f"person {number}" for number, _ in enumerate(clips)]
+
+
 @pytest.mark.parametrize(
     ("num_reals", "rate", "allowed"),
     [(100, 0.01, 1), (99, 0.01, 0), (5, 0.01, 0), (1, 0.4, 0), (1000, 0.05, 50), (100, 0.29, 29)],
 )
 def test_the_threshold_never_accuses_more_reals_than_allowed(num_reals, rate, allowed):
     reals = np.random.default_rng(0).permutation(num_reals).astype(float)
-    threshold, num_above, _ = threshold_above(reals, rate)
+    threshold, num_above, _ = threshold_above(reals, rate, apart(reals))
     assert num_above == (reals > threshold).sum() == allowed
     assert (reals > np.nextafter(threshold, -np.inf)).sum() == allowed + 1  # and it is the lowest such
     tied = np.round(reals / 3)
-    threshold, num_above, _ = threshold_above(tied, rate)
+    threshold, num_above, _ = threshold_above(tied, rate, apart(tied))
     assert num_above == (tied > threshold).sum() <= allowed
 
 
@@ -82,11 +87,11 @@ def test_the_bound_of_the_false_positive_rate_holds_on_new_reals():
         held = []
         for _ in range(4000):
             # uniform scores: the population's rate above a threshold is 1 - threshold
-            threshold, _, bound = threshold_above(rng.random(num_reals), rate)
+            threshold, _, bound = threshold_above(rng.random(num_reals), rate, apart(range(num_reals)))
             held.append(1 - threshold <= bound)
         assert np.mean(held) == pytest.approx(0.95, abs=0.012)
     assert bound < 0.09
-    assert threshold_above(rng.random(10), 0.01)[2] == pytest.approx(1 - 0.05**0.1)
+    assert threshold_above(rng.random(10), 0.01, apart(range(10)))[2] == pytest.approx(1 - 0.05**0.1)
 
 
 def gaussian_clips(gap, num_clips=4000, seed=0):
@@ -98,7 +103,7 @@ def gaussian_clips(gap, num_clips=4000, seed=0):
 @pytest.mark.parametrize("gap", [0.0, 2.0, 4.0, 20.0])
 def test_verdicts_keep_both_rates_on_validation_whether_classes_overlap_or_lie_apart(gap):
     labels, logits = gaussian_clips(gap)
-    head = fit_head(labels, logits, 0.02, "x")
+    head = fit_head(labels, logits, apart(labels), 0.02, "x")
     verdicts = head.verdicts(logits)
     fake = labels == 1
     assert (verdicts[~fake] == "fake").mean() <= 0.02
@@ -117,7 +122,7 @@ def test_verdicts_keep_both_rates_on_validation_whether_classes_overlap_or_lie_a
 def test_a_verdict_on_a_few_reals_says_how_many_it_stands_on():
     labels = np.array([0] * 5 + [1] * 7)
     logits = np.array([-4.0, -3, -2, -1, 3, 0, 1, 2, 4, 5, 6, 7])
-    head = fit_head(labels, logits, 0.01, "x")
+    head = fit_head(labels, logits, apart(labels), 0.01, "x")
     assert (head.threshold, head.acquittal_threshold) == (3.0, 0.0)
     assert (head.num_reals, head.num_reals_accused, head.num_fakes) == (5, 0, 7)
     assert head.false_positive_bound == pytest.approx(1 - 0.05 ** (1 / 5))
@@ -128,7 +133,7 @@ def test_a_verdict_on_a_few_reals_says_how_many_it_stands_on():
 
 
 def test_input_off_the_domain_is_undecided_whatever_its_score():
-    decision = Decision(rate=0.01, clip=fit_head(*gaussian_clips(4.0), 0.01, "x"))
+    decision = Decision(rate=0.01, clip=fit_head(*gaussian_clips(4.0), apart(range(4000)), 0.01, "x"))
     assert decision.verdict(50.0) == "fake"
     assert decision.verdict(50.0, off_domain=("the face is 30 pixels wide",)) == "undecided"
 
@@ -181,9 +186,9 @@ def test_a_modality_that_validation_says_nothing_of_has_no_verdict(tmp_path):
 
 def test_a_decision_on_one_class_or_on_scores_that_are_not_finite_is_an_error():
     with pytest.raises(DatasetError, match="validation has 0 fake"):
-        fit_head(np.zeros(4), np.arange(4.0), 0.01, "validation")
+        fit_head(np.zeros(4), np.arange(4.0), apart("1234"), 0.01, "validation")
     with pytest.raises(DatasetError, match="not finite"):
-        fit_head(np.array([0, 1]), np.array([0, np.inf]), 0.01, "validation")
+        fit_head(np.array([0, 1]), np.array([0, np.inf]), apart("12"), 0.01, "validation")
 
 
 def test_a_decision_comes_back_from_a_checkpoint_and_a_damaged_one_does_not(tmp_path):
@@ -210,11 +215,11 @@ def test_a_decision_comes_back_from_a_checkpoint_and_a_damaged_one_does_not(tmp_
 
 
 def test_results_count_clips_at_the_stored_threshold_not_at_zero():
-    head = fit_head(np.array([0, 0, 1, 1]), np.array([0.0, 2, 1, 3]), 0.01, "x")
+    head = fit_head(np.array([0, 0, 1, 1]), np.array([0.0, 2, 1, 3]), apart("1234"), 0.01, "x")
     assert (head.threshold, head.acquittal_threshold) == (2.0, 1.0)
     decision = Decision(rate=0.01, clip=head)
     labels, logits = np.array([0, 0, 0, 0, 1, 1]), np.array([0.5, 1.5, 1.9, 2.5, 2.5, 0.5])
-    result = decision_results(decision, labels, logits)
+    result = decision_results(decision, labels, logits, apart(labels))
     at = result["at_threshold"]
     counts = [at[f"{name}s"] for name in ("true_positive", "false_positive", "true_negative")]
     assert [*counts, at["false_negatives"]] == [1, 1, 3, 1]
@@ -232,9 +237,11 @@ def test_results_count_clips_at_the_stored_threshold_not_at_zero():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("label", [0, 1])
 def test_clips_of_one_class_have_the_rates_that_need_no_other(label):
-    decision = Decision(rate=0.01, clip=fit_head(np.array([0, 1]), np.array([0.0, 1]), 0.01, "x"))
+    decision = Decision(
+        rate=0.01, clip=fit_head(np.array([0, 1]), np.array([0.0, 1]), apart("12"), 0.01, "x")
+    )
     labels, logits = np.full(4, label), np.array([-1.0, 0.5, 1.5, 2.5])
-    result = decision_results(decision, labels, logits)
+    result = decision_results(decision, labels, logits, apart(labels))
     at, rates = result["at_threshold"], ("false_positive_rate", "false_negative_rate")
     assert at[rates[label]] == (0.25 if label else 0.75)
     assert at["accuracy"] == (0.75 if label else 0.25)

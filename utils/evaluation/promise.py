@@ -1,0 +1,93 @@
+"""What a stored threshold promises about genuine clips of new persons, and what a test split then showed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.evaluation.decision import Decision
+from utils.files import file_sha256
+
+
+def promise_of(decision: Decision, *, num_faces: int = 1) -> dict[str, Any]:
+    """The promise of a decision about false accusations, for JSON and for `sentences`.
+
+    A video is accused if any of its `num_faces` faces is, so its bound is the sum of theirs (Boole's
+    inequality). Windows of a face do not multiply it: their mean is compared with the threshold.
+    """
+    head = decision.clip
+    return {
+        "rate": decision.rate,
+        "num_reals": head.num_reals,
+        "num_reals_accused": head.num_reals_accused,
+        "num_real_persons": head.num_real_persons or None,  # None: fitted before persons were counted
+        "false_positive_bound": head.false_positive_bound,
+        "num_faces": num_faces,
+        "false_positive_bound_of_any_face": min(1.0, max(num_faces, 1) * head.false_positive_bound),
+    }
+
+
+def shown_by(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the test of a data set (its test_metrics.json) showed of the promise; None if it had no reals."""
+    decision = result["decision"]
+    if "stored" not in decision or decision["at_threshold"]["false_positive_rate"] is None:
+        return None
+    return {
+        "dataset": result["dataset"],
+        "split": result["split"],
+        "num_reals": result["overall"]["num_real"],
+        "num_reals_accused": decision["at_threshold"]["false_positives"],
+        "false_positive_rate": decision["at_threshold"]["false_positive_rate"],
+        "num_real_persons": decision.get("num_real_persons"),
+    }
+
+
+def read_shown(checkpoint: Path) -> list[dict[str, Any]]:
+    """`shown_by` of the test_metrics.json next to a checkpoint, if that is the one it is about."""
+    path = checkpoint.parent / "test_metrics.json"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = list(content["datasets"].values()) if "datasets" in content else [content]
+        digest = file_sha256(checkpoint)
+        mine = [row for row in results if row["run"]["checkpoint_sha256"] == digest]
+        return [shown for shown in map(shown_by, mine) if shown]
+    return []
+
+
+def sentences(promise: Mapping[str, Any]) -> list[str]:
+    """The promise in words, one sentence each."""
+    persons, bound = promise["num_real_persons"], promise["false_positive_bound"]
+    of_whom = f" of {persons} persons" if persons else ""
+    found = [
+        f"The threshold was chosen so that at most {promise['rate']:.1%} of the {promise['num_reals']} real "
+        f"validation clips{of_whom} are above it ({promise['num_reals_accused']} are).",
+        f"Of real clips of new persons, up to {bound:.1%} may be above it (95 % bound, persons as units).",
+    ]
+    if not persons:
+        found[1] = (
+            f"Of new real clips, up to {bound:.1%} may be above it if they were independent; clips of one "
+            "person are not, and the checkpoint is too old to say of how many persons they are: expect more."
+        )
+    elif bound > 2 * promise["rate"]:
+        found.append(
+            f"The bound is that large because these are clips of {persons} persons only: if none of so few "
+            f"is accused, and all clips of a person are alike, {1 - 0.05 ** (1 / persons):.0%} of all may be."
+        )
+    if promise["num_faces"] > 1:
+        found.append(
+            f"The video has {promise['num_faces']} faces and is called fake if one of them is: "
+            f"up to {promise['false_positive_bound_of_any_face']:.1%} of such real videos may be."
+        )
+    return found
+
+
+def sentence_of(shown: Mapping[str, Any]) -> str:
+    """What a test split showed, in words."""
+    persons = f" of {shown['num_real_persons']} persons" if shown["num_real_persons"] else ""
+    return (
+        f"On the {shown['split']} split of {shown['dataset']}, {shown['num_reals_accused']} of "
+        f"{shown['num_reals']} real clips{persons} are above it ({shown['false_positive_rate']:.1%})."
+    )
