@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -60,6 +61,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep_older: in
 def older_version(path: Path, number: int) -> Path:
     """Where write_atomically keeps the version that was replaced `number` writes ago; 0: the file itself."""
     return path.with_name(f"{path.stem}.{number}{path.suffix}") if number else path
+
+
+def versions_of(path: Path) -> list[Path]:
+    """The versions of a file that are there, the newest first, whichever of them are missing."""
+    numbers = (file.stem.removeprefix(f"{path.stem}.") for file in path.parent.glob(f"*{path.suffix}"))
+    found = sorted({int(number) for number in numbers if re.fullmatch(r"[1-9]\d{0,8}", number)} | {0})
+    return [version for number in found if (version := older_version(path, number)).exists()]
 
 
 def sync(path: Path) -> None:

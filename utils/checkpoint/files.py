@@ -8,7 +8,6 @@ finite) is refused with a reason.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import pickle
 import re
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import CheckpointError
-from utils.files import older_version, write_atomically
+from utils.files import versions_of, write_atomically
 from utils.names import brief
 
 log = logging.getLogger(__name__)
@@ -199,12 +198,11 @@ def content_checksum(content: Any) -> str:
 def newest_checkpoint(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """(file, content) of the newest intact version of a checkpoint, None without any version.
 
-    Damaged versions are logged. Raises CheckpointError if no version can be read.
+    A version may be absent while older ones are there. Damaged ones are logged. Raises CheckpointError if no
+    version can be read.
     """
-    numbered = (older_version(path, number) for number in itertools.count(1))
-    versions = [path, *itertools.takewhile(Path.exists, numbered)]
     reasons = []
-    for version in filter(Path.exists, versions):
+    for version in versions_of(path):
         try:
             content = load_checkpoint(version)
         except CheckpointError as error:

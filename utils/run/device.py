@@ -50,11 +50,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 on a GPU or CPU with bf16 instructions (AMX, AVX512-BF16), else fp32."""
+    """`auto` is bf16 on a GPU (from Ampere on) or CPU (AMX, AVX512-BF16) that has instructions for it, else
+    fp32: a GPU that only emulates bf16 is slower with it.
+    """
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if has_bf16 else "fp32"
 

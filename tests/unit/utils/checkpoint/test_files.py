@@ -212,6 +212,22 @@ def test_older_versions_stay_and_the_newest_whole_one_is_used(tmp_path, caplog):
         newest_checkpoint(path)
 
 
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_a_gap_does_not_hide_older_versions(tmp_path, is_damaged):
+    path = tmp_path / "last.pt"
+    for epoch in range(12):
+        save_checkpoint(path, {**STATE, "epoch": epoch}, keep_older=11)
+    for number in (1, 3, 4, 5, 6, 7, 8, 9):
+        older_version(path, number).unlink()
+    for name in ("last.x.pt", "last.02.pt", "lastly.2.pt", "best.pt"):  # not versions of it
+        (tmp_path / name).write_bytes(b"")
+    path.write_bytes(b"half") if is_damaged else path.unlink()
+    version, content = newest_checkpoint(path)
+    assert (version.name, content["epoch"]) == ("last.2.pt", 9)
+    version.unlink()
+    assert newest_checkpoint(path)[0].name == "last.10.pt"  # by number, not by name
+
+
 def test_a_full_disk_is_an_error_and_leaves_the_checkpoint_before_it(checkpoint):
     before = checkpoint.read_bytes()
     source = """
