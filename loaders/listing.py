@@ -142,7 +142,7 @@ def select_clips(
         raise DatasetError(f"{dataset}: its metadata lists no clip")
     _require_plain(dataset, listed)
     _require_unique(listed)
-    _require_known_methods(dataset, listed, config.methods)
+    require_known_methods("methods", dataset, listed, config.methods)
     excluded_ids = _read_exclusions(config.exclude_list, dataset, listed)
     clips: list[Clip] = []
     missing: list[Clip] = []
@@ -231,11 +231,13 @@ def _require_unique(clips: list[Clip]) -> None:
             )
 
 
-def _require_known_methods(dataset: str, listed: list[Clip], methods: Sequence[str]) -> None:
-    """Raise DatasetError if the data set has fakes of none of the `methods`; warn if some are unknown."""
+def require_known_methods(flag: str, dataset: str, listed: Sequence[Clip], methods: Sequence[str]) -> None:
+    """Raise DatasetError if the data set has fakes of none of the `methods` of a flag; warn if some are
+    unknown.
+    """
     fakes = {clip.method for clip in listed if clip.label == 1}
     if unknown := set(methods) - fakes:
-        message = f"--methods {' '.join(sorted(unknown))}: {dataset} has no such fakes; it has "
+        message = f"--{flag} {' '.join(sorted(unknown))}: {dataset} has no such fakes; it has "
         message += ", ".join(sorted(fakes))
         if unknown == set(methods):
             raise DatasetError(message)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from loaders.groups import joined
-from loaders.listing import Listing
+from loaders.listing import Listing, require_known_methods
 from loaders.splits.protocols import PROTOCOLS, mrdf5
 from utils.config import opt
-from utils.errors import DatasetError, UsageError
+from utils.errors import DatasetError
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,9 @@ class SplitConfig:
         None, "folder with the protocol's train_1.txt ... train_5.txt; default: folds drawn by --split_seed"
     )
     hold_out_method: tuple[str, ...] = opt(
-        (), "train and validate without the fakes of these methods; test on them and the real test clips"
+        (),
+        "train and validate without the fakes of these methods; test on them and the real test clips. Of "
+        "several data sets, each must have fakes of at least one of them, as with --methods",
     )
     donors: str = opt(
         "auto",
@@ -303,12 +305,7 @@ def _torn_apart(clips: Sequence[Clip], split_of: dict[str, str]) -> list[str]:
 
 def _held_out(listing: Listing, split_of: dict[str, str], methods: tuple[str, ...]) -> dict[str, str]:
     """clip_id -> why a fake is left out where the fakes of `methods` are for testing only."""
-    known = {clip.method for clip in listing.all_clips if clip.label == 1}
-    if unknown := set(methods) - known:
-        raise UsageError(
-            f"--hold_out_method {' '.join(sorted(unknown))}: {listing.dataset} has no such fakes; it has "
-            f"{', '.join(sorted(known))}"
-        )
+    require_known_methods("hold_out_method", listing.dataset, listing.all_clips, methods)
     reasons: dict[str, str] = {}
     for clip in listing.all_clips:
         part = split_of.get(clip.clip_id)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loaders.listing import Listing
+from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.splits.drawing import SPLITS, SplitConfig, require_disjoint
 from loaders.splits.files import make_split, read_split, split_checksum, write_split
 from tests.clip_factory import make_clip
@@ -273,8 +273,19 @@ def test_a_held_out_method_is_seen_in_testing_only():
         "its method is not the held-out one",
     ]
     assert len(split.dropped) + len(split.split_of) == len(clips)
-    with pytest.raises(UsageError, match="has no such fakes; it has faceswap, fsgan, wav2lip"):
+
+
+def test_held_out_methods_of_several_data_sets_are_as_the_chosen_methods(tmp_path, caplog):
+    """Each data set of a union may know some of them; one that knows none is an error, in both flags."""
+    clips = with_methods(20)
+    split = split_of(clips, hold_out_method=("wav2lip", "stylegan"))
+    assert split.split_of == split_of(clips, hold_out_method=("wav2lip",)).split_of
+    known = "d has no such fakes; it has faceswap, fsgan, wav2lip"
+    assert f"--hold_out_method stylegan: {known}" in caplog.text
+    with pytest.raises(DatasetError, match=f"^--hold_out_method stylegan: {known}$"):
         split_of(clips, hold_out_method=("stylegan",))
+    with pytest.raises(DatasetError, match=f"^--methods stylegan: {known}$"):
+        select_clips("d", tmp_path, clips, ListingConfig(methods=("stylegan",)))
 
 
 def mrdf_clips(num_identities, *, fakes_per_category=3):
