@@ -18,7 +18,7 @@ from utils.evaluation.metrics import DetectionMetrics, Floats
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
 from utils.run.device import autocast
-from utils.run.training import NotFiniteError
+from utils.run.training import NotFiniteError, require_finite
 from utils.types import Clip, ClipBatch
 
 Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, video and audio head
@@ -68,7 +68,8 @@ def evaluate(
     pooling: "mean", or "max", which finds clips that are forged only in places. The model's mode is restored.
     With N processes, each is given its share of the batches (see loaders.evaluation_loader); all return the
     scores of all batches, the same as in a single process. Clips that the loader added to `bad_clips` get no
-    score, even if some of their windows were readable. Raises NotFiniteError if a logit is not finite.
+    score, even if some of their windows were readable. Raises NotFiniteError if a logit or a
+    loss term is not finite, naming the clips of its batch.
     """
     was_training = model.training
     model.eval()
@@ -119,8 +120,9 @@ def _score(
     values = on_cpu.double().numpy()
     size = len(batch.clip_ids)
     logits, term_values = values[: 3 * size].reshape(3, size), values[3 * size :]
-    if not np.isfinite(logits[0]).all():
+    if not np.isfinite(logits[[True, *(head is not None for head in heads)]]).all():
         raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
+    require_finite(dict(zip(map(_column, terms), term_values.tolist(), strict=True)), batch.clip_ids)
     return _ScoredBatch(
         windows=list(zip(batch.clip_ids, batch.labels.tolist(), *logits.tolist(), strict=True)),
         term_sums={name: value * size for name, value in zip(terms, term_values.tolist(), strict=True)},
@@ -128,8 +130,12 @@ def _score(
     )
 
 
+def _column(term: str) -> str:
+    """The column of metrics.csv of a loss term in validation."""
+    return "val_loss" if term == "total" else f"val_{term}"
+
+
 def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
     """The validation columns of metrics.csv."""
     row = {f"val_{name}": getattr(metrics, name) for name in ("auc", "ap", "eer", "balanced_accuracy")}
-    row["val_loss"] = scores.mean_terms["total"]
-    return row | {f"val_{name}": value for name, value in scores.mean_terms.items() if name != "total"}
+    return row | {_column(name): value for name, value in scores.mean_terms.items() if name != "total"}

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +24,16 @@ log = logging.getLogger("train")
 
 class NotFiniteError(FrameworkError):
     """A loss or a score is NaN or infinite."""
+
+
+def require_finite(numbers: Mapping[str, float], clip_ids: Iterable[str]) -> None:
+    """Raise NotFiniteError, naming number and clips, if a number of a batch is NaN or infinite."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
+                "preprocess.verify, or lower --learning_rate"
+            )
 
 
 class TrainingStep(nn.Module):
@@ -137,10 +147,5 @@ class StepReader:
             if done is not None:
                 done.synchronize()
             numbers = dict(zip(names, copy.tolist(), strict=True))
-            for name, value in numbers.items():
-                if not math.isfinite(value):
-                    raise NotFiniteError(
-                        f"{name} is {value} on the batch of clips {', '.join(clip_ids)}; look at them with "
-                        "preprocess.verify, or lower --learning_rate"
-                    )
+            require_finite(numbers, clip_ids)
             yield numbers | known

@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from utils.errors import DatasetError
 from utils.evaluation.metrics import detection_metrics, equal_error_rate, true_positive_rate_at
 from utils.evaluation.scoring import evaluate
 from utils.run.resume import Best
+from utils.run.training import NotFiniteError
 from utils.types import DetectorOutput
 
 # worked by hand: reals 0.1, 0.4, 0.6, fakes 0.35, 0.7, 0.8 -> 8 of 9 pairs in order
@@ -86,6 +89,34 @@ def test_a_clips_score_is_the_mean_or_the_maximum_of_its_windows():
         assert scores.clip_ids == ["a", "b"]
         assert scores.logits.tolist() == expected
         assert scores.num_windows.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(("term", "column"), [("total", "val_loss"), ("contrastive", "val_contrastive")])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_term_of_validation_that_is_not_finite_names_its_clips(term, column, value):
+    """Scores may be fine then; the mean over the split would be NaN, and no epoch the best by it."""
+    batches = [make_batch(num_clips=2, num_frames=5, size=16, seed=i) for i in range(2)]
+    batches[1] = dataclasses.replace(batches[1], clip_ids=("c", "d"))
+
+    def criterion(output, batch):
+        is_last = batch.clip_ids == ("c", "d")
+        terms = {"total": torch.ones(()), "contrastive": torch.ones(())}
+        return terms | ({term: torch.tensor(value)} if is_last else {})
+
+    score = functools.partial(evaluate, Scripted(), device=torch.device("cpu"), criterion=criterion)
+    assert score(batches[:1]).mean_terms == {"total": 1.0, "contrastive": 1.0}
+    with pytest.raises(NotFiniteError, match=f"^{column} is {value} on the batch of clips c, d; look"):
+        score(batches)
+
+
+def test_a_head_that_is_not_finite_is_no_score():
+    class Broken(Scripted):
+        def forward(self, batch):
+            output = super().forward(batch)
+            return dataclasses.replace(output, video_logits=output.logits * math.nan)
+
+    with pytest.raises(NotFiniteError, match="a score is not finite"):
+        evaluate(Broken(), [make_batch(num_clips=2, num_frames=5, size=16, seed=0)], torch.device("cpu"))
 
 
 @pytest.mark.parametrize("heads", [(), ("video",), ("audio",), ("video", "audio")])
