@@ -53,7 +53,7 @@ from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA, walk
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, UsageError, run_command
-from utils.files import file_sha256, sync, write_atomically, write_text
+from utils.files import file_sha256, locked_folder, sync, write_atomically, write_text
 from utils.media.allowed import report_length
 from utils.media.luma import equalize_luma
 
@@ -333,16 +333,34 @@ def _require_free(config: PackConfig) -> None:
         raise UsageError(f"{config.output} already holds a pack: remove it, or choose another --output")
     if config.output.resolve().is_relative_to(config.data_root.resolve()):
         raise UsageError(f"--output {config.output} lies in --data_root: choose a folder outside")
-    if config.shards and "://" not in config.shards:
-        Path(config.shards).mkdir(parents=True, exist_ok=True)
 
 
 def main() -> int:
     config, limits = parse_groups(__doc__, PackConfig, LimitConfig)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with _locked(config):
+        return _pack(config, limits)
+
+
+@contextlib.contextmanager
+def _locked(config: PackConfig) -> Iterator[None]:
+    """Keep other packs out of the folders that this one writes. Raises UsageError if one is at work there."""
+    _require_free(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked_folder(config.output, flag="--output"))
+        _require_free(config)  # again: another pack may have ended meanwhile
+        if config.shards and "://" not in config.shards:
+            shards = Path(config.shards)
+            shards.mkdir(parents=True, exist_ok=True)
+            if not shards.samefile(config.output):
+                stack.enter_context(locked_folder(shards, flag="--shards"))
+        yield
+
+
+def _pack(config: PackConfig, limits: LimitConfig) -> int:
+    """Write shards, metadata and index. Returns the exit status."""
     from tqdm import tqdm
 
-    _require_free(config)
     tree = read_tree(config)
     shards = plan_shards(tree.clips, config)
     (config.output / PARTIAL_NAME).mkdir(parents=True, exist_ok=True)

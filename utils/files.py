@@ -155,10 +155,11 @@ def file_sha256(source: Path | BinaryIO) -> str:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, *, flag: str = "--run_dir") -> Iterator[None]:
     """Lock a folder for this process while the context lasts; remove files that killed writers left partial.
 
-    Raises UsageError if another process holds the lock. The lock of a dead process is free.
+    Raises UsageError, naming the `flag` that chose the folder, if another process holds the lock. The lock of
+    a dead process is free.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("a+", encoding="utf-8") as file:
@@ -168,7 +169,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read().strip() or "another process"
-            message = f"{folder} is in use by {owner}: wait for it, or choose another --run_dir"
+            message = f"{folder} is in use by {owner}: wait for it, or choose another {flag}"
             raise UsageError(message) from None
         except OSError as error:
             log.warning("%s: cannot be locked (%s); start nothing else there", folder, error.strerror)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from models.beyond_masking.video import VideoFrontEnd
 from preprocess import pack
 from preprocess.work.batch import clip_folders
 from tests.clip_factory import make_clip, write_clip_folder, write_fakeavceleb_tree
+from tests.commands import run_command
 from tests.hostile_media import write_growing
 from tests.trees import TREES
 from tests.trees.media import EmptyFiles
@@ -33,6 +36,7 @@ from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME, find_audio, read_info_v
 from utils.clip.packed import Pack
 from utils.config import Parser, from_args
 from utils.errors import ClipError, DatasetError, UsageError
+from utils.files import locked_folder
 
 NUM_CLIPS = 24
 
@@ -237,6 +241,19 @@ def test_an_interrupted_run_goes_on_with_the_next_shard(prepared, tmp_path):
     assert pack_command(*flags, "--output", tmp_path / "whole", "--num_workers", 1).returncode == 0
     for shard in shards:  # the same input, the same bytes
         assert (tmp_path / "pack" / shard.name).read_bytes() == (tmp_path / "whole" / shard.name).read_bytes()
+
+
+@pytest.mark.parametrize("shared", ["--output", "--shards"])
+def test_two_packs_do_not_write_into_one_folder(prepared, tmp_path, shared):
+    folders = {"--output": tmp_path / "pack", "--shards": tmp_path / "shards"}
+    with locked_folder(folders[shared]):  # as the first one holds it
+        words = ("-m", "preprocess.pack", "--data_root", prepared, *sum(folders.items(), ()))
+        second = run_command(*words)
+    assert second.returncode == 2
+    owner = rf"process {os.getpid()} on \S+"
+    told = rf"error: {folders[shared]} is in use by {owner}: wait for it, or choose another {shared}\n"
+    assert re.fullmatch(told, second.stderr)
+    assert list(tmp_path.glob("*/*.tar")) == []
 
 
 def test_a_pack_without_its_shard_says_so(prepared, tmp_path):
