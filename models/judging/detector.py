@@ -104,7 +104,8 @@ class LoadedDetector:
         assert isinstance(model, nn.Module)  # every method is one
         self.model = model
         self.model.to(device).eval()
-        self.data = dataclasses.replace(data, max_length_gap_s=1e9, trim_silence=False)
+        # what is judged has no label: rule "video" would ask for that of the picture
+        self.data = dataclasses.replace(data, max_length_gap_s=1e9, trim_silence=False, label_rule="any")
         self.has_decision = decision is not None
         self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
         self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))

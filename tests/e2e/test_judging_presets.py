@@ -1,0 +1,65 @@
+"""A checkpoint of every preset of every method judges a raw video."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+import train
+from models import MODELS, load_detector
+from models.judging import detector
+from models.judging.detector import JudgeConfig
+from preprocess.clip.all_faces import track_video
+from preprocess.demo.speech import SAMPLE_RATE_HZ
+from tests.trees.media import FPS, Media
+from utils.checkpoint.files import save_checkpoint
+from utils.media.writer import VideoWriter
+
+SIZES = {
+    "beyond_masking": "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 "
+    "--feedforward_dim 16 --classifier_hidden_dim 16",
+    "mrdf": "--image_size 16 --crop_size 14 --feature_dim 16 --video_channels 4 4 8 8 --position_kernel 8 "
+    "--position_groups 4",
+}
+ENCODER = ("--encoder_layers", "1", "--transformer_nhead", "4", "--feedforward_dim", "16")
+PRESETS = [(model, preset) for model in sorted(MODELS) for preset in MODELS[model].presets]
+CASES = [
+    *((*case, ()) for case in PRESETS),
+    *((model, "corrected", ("--label_rule", "video")) for model in sorted(MODELS)),
+]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A talking face, one second long: shorter than the windows of some presets."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    frames, waveform = Media(seed=3).make(0, duration_s=1.0)
+    with VideoWriter(path, fps=Fraction(FPS), width=frames.shape[2], height=frames.shape[1]) as writer:
+        writer.add_audio_stream(SAMPLE_RATE_HZ)
+        for frame in frames:
+            writer.write(frame)
+        writer.write_audio(waveform)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tracked(video, tmp_path_factory):
+    """Its faces, which are the same for all detectors."""
+    return track_video(video, tmp_path_factory.mktemp("tracks"))
+
+
+@pytest.mark.parametrize(("model", "preset", "more"), CASES)
+def test_a_checkpoint_of_every_preset_judges(model, preset, more, video, tracked, tmp_path, monkeypatch):
+    flags = ["--model", model, "--preset", preset, *SIZES[model].split(), *more]
+    if model == "mrdf" and preset != "released":  # the published code has no encoder
+        flags += ENCODER
+    config = train.parse_args(flags)
+    torch.manual_seed(0)
+    state = {"model": MODELS[model](config.model).state_dict(), "config": config.as_plain()}
+    save_checkpoint(tmp_path / "best.pt", state | {"split_checksums": {}})
+    monkeypatch.setattr(detector, "call_limited", lambda *_, **__: tracked)
+    verdict = load_detector(tmp_path / "best.pt", device="cpu").judge(
+        video, JudgeConfig(lag_frames=1, explain=False)
+    )
+    assert len(verdict.faces) == 1
+    assert 0 < verdict.prob < 1
