@@ -6,11 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import test
 import train
+from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from models import MODELS
+from models.beyond_masking.config import BeyondMaskingConfig
+from tests.clip_factory import make_clip, write_clip_folder
 from tests.commands import run_command
+from utils.checkpoint.files import save_checkpoint
+from utils.evaluation.scoring import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
@@ -77,6 +84,27 @@ def test_a_launcher_resumes_a_run_of_other_values(asked, launcher, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"config": before}))
     assert asked(launcher, "--resume", RUN_DIR=str(tmp_path)) == before
     assert asked(launcher, "--resume", RUN_DIR=str(tmp_path), EPOCHS="9")["train"]["epochs"] == 9
+
+
+@pytest.mark.parametrize(("model", "preset"), [(m, p) for m in sorted(MODELS) for p in MODELS[m].presets])
+def test_the_demo_starts_with_every_preset(asked, model, preset, tmp_path):
+    config = asked("run_fakeavceleb.sh", "--demo", MODEL=model, PRESET=preset, DEMO_DIR=str(tmp_path))
+    assert (config["train"]["model"], config["train"]["preset"]) == (model, preset)
+
+
+def test_the_demo_of_the_published_code_scores_a_clip_shorter_than_its_window(asked, tmp_path):
+    demo = ("run_fakeavceleb.sh", "--demo")
+    config = asked(*demo, PRESET="released", DEMO_DIR=str(tmp_path))
+    assert asked(*demo, "--preset", "released", DEMO_DIR=str(tmp_path)) == config
+    assert (config["data"]["window"], config["data"]["windows_per_clip"]) == ("released", 1)
+    model = MODELS["beyond_masking"](BeyondMaskingConfig(**config["model"]))
+    state = {"config": config, "split_checksums": {}, "model": model.state_dict()}
+    save_checkpoint(tmp_path / "best.pt", state)
+    where = ["--checkpoint", tmp_path / "best.pt", "--data_root", tmp_path, "--device", "cpu"]
+    evaluation = test.parse_args([str(word) for word in where])
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=40))
+    batches = evaluation_loader([clip], evaluation.data, WorkerConfig(num_workers=0))
+    assert np.isfinite(evaluate(evaluation.model, batches, evaluation.device).logits).all()
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
