@@ -17,6 +17,7 @@ from utils.config import opt
 from utils.errors import DatasetError, UsageError
 from utils.files import read_lines
 from utils.names import brief, is_plain
+from utils.run.progress import map_files, progress
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -148,12 +149,16 @@ def select_clips(
     missing: list[Clip] = []
     excluded: list[Clip] = []
     folders = _Folders(data_root, allow_links=config.allow_links)
-    for clip in listed:
+
+    def is_wanted(clip: Clip) -> bool:
         of_method = not config.methods or clip.label == 0 or clip.method in config.methods
-        if clip.clip_id in excluded_ids or clip.clip_id in unwanted or not of_method:
-            excluded.append(clip)
-        else:
-            (clips if folders.is_prepared(clip.folder) else missing).append(clip)
+        return of_method and clip.clip_id not in excluded_ids and clip.clip_id not in unwanted
+
+    def is_prepared(clip: Clip) -> bool:
+        return is_wanted(clip) and folders.is_prepared(clip.folder)
+
+    for clip, is_there in zip(listed, map_files(is_prepared, listed, f"{dataset}: clips"), strict=True):
+        (clips if is_there else missing if is_wanted(clip) else excluded).append(clip)
     if config.table_only and missing and not clips:
         example = f"{dataset}: none of the {len(listed)} listed videos is there, e.g. {missing[0].folder}"
         raise DatasetError(f"{example}; --source must be the folder that the paths of the table begin in")
@@ -187,7 +192,8 @@ def _find_unlisted(dataset: str, data_root: Path, listed: list[Clip]) -> list[st
     own = {os.fspath(clip.folder) for clip in listed}
     found = []
     try:
-        for folder, subfolders, files in walk(data_root, skip=own):
+        folders = progress(walk(data_root, skip=own), f"{dataset}: clips that are not listed", "folder")
+        for folder, subfolders, files in folders:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             if VIDEO_NAME in files and os.fspath(folder) not in own:
                 found.append(folder.relative_to(data_root).as_posix())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from utils.clip.packed import FRAMES_NAME, Member, find_member
 from utils.clip.sound import read_waveform
 from utils.errors import ClipError
 from utils.files import file_sha256
+from utils.run.progress import map_files
 
 BEGINNING = 1 << 16  # bytes
 SILENCE = 1e-5  # -100 dB; all silent sounds of one length are equal
@@ -48,7 +48,6 @@ def unknown_checksums(
     folders: Mapping[str, Path],
     split_of: Mapping[str, str],
     known: Mapping[str, Mapping[str, str]],
-    pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[str, str, str]]:
     """(clip id, kind of file, sha256) of files that are in none of `known` and may be in several splits.
 
@@ -56,14 +55,15 @@ def unknown_checksums(
     """
     if all("picture" in checksums for checksums in known.values()):
         return
-    found = pool.map(
-        lambda name: _files(name, folders[name], "picture" in known[name]), folders, chunksize=256
+    found = map_files(
+        lambda name: _files(name, folders[name], "picture" in known[name]), list(folders), "sizes of files"
     )
     files = [file for of_clip in found for file in of_clip]
     files = _in_several(files, [file.size for file in files], split_of)
-    files = _in_several(files, list(pool.map(_File.beginning, files)), split_of)
+    files = _in_several(files, list(map_files(_File.beginning, files, "beginnings of files")), split_of)
     files = [file for file in files if not file.is_known]
-    for file, digest in zip(files, pool.map(_File.checksum, files), strict=True):
+    digests = map_files(_File.checksum, files, "checksums of files")
+    for file, digest in zip(files, digests, strict=True):
         if digest:
             yield file.clip_id, file.kind, digest
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from loaders.audit.contents import unknown_checksums
 from loaders.audit.facts import known_checksums
@@ -18,6 +17,7 @@ from loaders.listing import Listing
 from loaders.splits.drawing import Split
 from utils.clip.files import read_info_values
 from utils.errors import DatasetError
+from utils.run.progress import map_files
 from utils.types import Clip
 
 log = logging.getLogger(__name__)
@@ -107,12 +107,12 @@ def require_no_leak(listing: Listing, split: Split) -> None:
     """
     findings = find_person_leaks(listing, split)
     used = [clip for clip in listing.clips if clip.clip_id in split.split_of]
-    with ThreadPoolExecutor(8) as pool:  # network file systems answer several requests at a time
-        known = pool.map(lambda clip: known_checksums(read_info_values(clip.folder)), used, chunksize=256)
-        checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
-        folders = {clip.clip_id: clip.folder for clip in used}
-        for clip_id, kind, digest in unknown_checksums(folders, split.split_of, checksums, pool):
-            checksums[clip_id] = checksums[clip_id] | {kind: digest}
+    name = f"{listing.dataset}: checksums"
+    known = map_files(lambda clip: known_checksums(read_info_values(clip.folder)), used, name)
+    checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
+    folders = {clip.clip_id: clip.folder for clip in used}
+    for clip_id, kind, digest in unknown_checksums(folders, split.split_of, checksums):
+        checksums[clip_id] = checksums[clip_id] | {kind: digest}
     findings += find_identical_files(split.split_of, checksums)
     for finding in findings:
         if finding.is_note:

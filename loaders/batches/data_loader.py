@@ -22,6 +22,7 @@ from utils.errors import FrameworkError
 from utils.run.bad_clips import BadClips
 from utils.run.distributed import StopWaiting, local_processes
 from utils.run.memory import free_shared_memory
+from utils.run.progress import map_files
 from utils.types import INPUTS, Clip, ClipBatch
 
 log = logging.getLogger(__name__)
@@ -212,12 +213,21 @@ def evaluation_loader(
     bad_clips = bad_clips or BadClips()
     options: dict[str, Any] = {"training": False, "inputs": inputs, "min_window_s": min_window_s}
     dataset = ItemDataset(clips, data, **options)
-    keys = []
-    for index, clip in enumerate(clips):
+
+    def keys_of(index: int) -> list[tuple[int, int]] | FrameworkError:
         try:
-            keys += dataset.clip_keys(index)
+            return dataset.clip_keys(index)
         except FrameworkError as error:
-            bad_clips.add(clip.clip_id, error)
+            return error
+
+    keys: list[tuple[int, int]] = []
+    found = map_files(keys_of, range(len(clips)), "windows of the clips")
+    for clip, keys_or_error in zip(clips, found, strict=True):
+        if isinstance(keys_or_error, FrameworkError):
+            bad_clips.add(clip.clip_id, keys_or_error)
+        else:
+            keys += keys_or_error
+    options["headers"] = dataset.headers
     if sound_from is not None:
         num_windows = Counter(index for index, _ in keys)
         dataset = OtherSoundDataset(clips, data, sound_from=sound_from, num_windows=num_windows, **options)

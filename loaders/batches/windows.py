@@ -25,6 +25,7 @@ from utils.clip.files import (
     SAMPLE_RATE_HZ,
     VIDEO_NAME,
     find_audio,
+    known_header,
     open_landmarks,
 )
 from utils.clip.frames import Crop, open_crop
@@ -44,6 +45,7 @@ class WindowStart:
     sound_delay_s: float = 0.0
 
 
+Header = tuple[Fraction, int]  # frames per second, number of frames
 # number of an evaluation window, start of a window, or (epoch, repetition) in training
 Draw = int | WindowStart | tuple[int, int]
 
@@ -143,7 +145,8 @@ class ClipDataset(Dataset[Any]):
     windows. In evaluation it is the number of one of `windows_per_clip` evenly spread windows.
 
     Only `inputs` (see models/method.py) are read from disk; other signals have size 0. A window shorter than
-    `min_window_s` is a ClipError.
+    `min_window_s` is a ClipError. `headers` remembers what the evaluation windows were counted by: a clip
+    that is found to be another one when it is read is a ClipError.
     """
 
     clips: Sequence[Clip]
@@ -153,6 +156,7 @@ class ClipDataset(Dataset[Any]):
     seed: int = 0
     inputs: frozenset[str] = INPUTS
     min_window_s: float = 0.0
+    headers: dict[int, Header] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -164,6 +168,7 @@ class ClipDataset(Dataset[Any]):
         landmarks = self._open_landmarks(clip)
         with open_crop(clip.folder / VIDEO_NAME) as crop, self._open_sound(clip) as sound:
             fps, num_frames = _header(clip, crop, landmarks)
+            _require_same(clip, self.headers.get(index), (fps, num_frames))
             if sound is not None and not is_released:
                 self._require_same_length(sound, num_frames, fps)
             start = self._start(index, draw, fps, num_frames)
@@ -273,10 +278,16 @@ class ClipDataset(Dataset[Any]):
             return WindowStart(starts[np.random.default_rng((self.seed, *draw, index)).integers(len(starts))])
         return WindowStart(self._evaluation_starts(self.clips[index], fps, num_frames)[draw])
 
-    def _read_header(self, clip: Clip) -> tuple[Fraction, int]:
-        """(frames per second, number of frames) of a clip."""
-        with open_crop(clip.folder / VIDEO_NAME) as crop:
-            return _header(clip, crop, self._open_landmarks(clip))
+    def _header_of(self, index: int) -> Header:
+        """The header of a clip, which is read once: its crop is opened only where nothing else tells it."""
+        if index not in self.headers:
+            clip = self.clips[index]
+            header = known_header(clip.folder)
+            if header is None:
+                with open_crop(clip.folder / VIDEO_NAME) as crop:
+                    header = _header(clip, crop, self._open_landmarks(clip))
+            self.headers[index] = header
+        return self.headers[index]
 
     def evaluation_keys(self) -> list[tuple[int, int]]:
         """All (clip index, window number); a clip that is not longer than a window has one window."""
@@ -286,15 +297,13 @@ class ClipDataset(Dataset[Any]):
         """The evaluation keys of one clip."""
         num_windows = 1
         if self.config.windows_per_clip > 1:
-            clip = self.clips[index]
-            num_windows = len(self._evaluation_starts(clip, *self._read_header(clip)))
+            num_windows = len(self._evaluation_starts(self.clips[index], *self._header_of(index)))
         return [(index, window) for window in range(num_windows)]
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
         """(start, end) of the evaluation windows of a clip, in seconds of its picture."""
-        clip = self.clips[index]
-        fps, num_frames = self._read_header(clip)
-        starts, rate = self._evaluation_starts(clip, fps, num_frames), float(fps)
+        fps, num_frames = self._header_of(index)
+        starts, rate = self._evaluation_starts(self.clips[index], fps, num_frames), float(fps)
         if self.config.window == "released":
             return [(start / rate, min(start + RELEASED_FRAMES, num_frames) / rate) for start in starts]
         return [
@@ -302,7 +311,18 @@ class ClipDataset(Dataset[Any]):
         ]
 
 
-def _header(clip: Clip, crop: Crop, landmarks: npt.NDArray[Any] | None) -> tuple[Fraction, int]:
+def _require_same(clip: Clip, counted: Header | None, found: Header) -> None:
+    """Raise ClipError if a clip does not have the header that its windows were counted by, if they were.
+
+    Readers round odd rates (OpenCV's to the nearest fraction below 1001), so rates may differ by a millionth.
+    """
+    if counted and (counted[1] != found[1] or abs(counted[0] / found[0] - 1) > Fraction(1, 10**6)):
+        said, has = (f"{number} frames at {rate} per second" for rate, number in (counted, found))
+        what = f"clip.json, or the pack, says {said}, but the crop has {has}; prepare the clip again"
+        raise ClipError(clip.folder, what)
+
+
+def _header(clip: Clip, crop: Crop, landmarks: npt.NDArray[Any] | None) -> Header:
     """(frames per second, number of frames) of a clip. Raises ClipError if its landmarks do not fit."""
     if landmarks is None:  # not every header gives the number of frames
         return crop.fps, crop.num_frames or len(open_landmarks(clip.folder))

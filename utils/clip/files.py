@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from utils.clip.packed import RATE, find_member, open_array
+from utils.clip.packed import RATE, find_clip, find_member, open_array
 from utils.errors import ClipError
 from utils.names import brief, parse_json
 
@@ -162,6 +162,19 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
         return check_info_values(parse_json(text))
     except ValueError as error:
         raise _invalid(folder, error) from error
+
+
+def known_header(folder: Path) -> tuple[Fraction, int] | None:
+    """(frames per second, number of frames) of a clip's crop, from the index of its pack or from clip.json;
+    None if neither says it. Opens no crop. Raises ClipError if clip.json is not valid.
+    """
+    if (packed := find_clip(folder)) and packed[0].members(packed[1]):
+        fps, num_frames = packed[0].clip_header(packed[1])
+        return Fraction(fps), num_frames
+    info = read_info_values(folder)
+    if not {"fps", "num_frames"} <= info.keys():
+        return None
+    return Fraction(info["fps"]), info["num_frames"]
 
 
 def _invalid(folder: Path, why: object) -> ClipError:

@@ -1,0 +1,48 @@
+"""Work on many files before a run begins: bars, so that no minute is silent, and a few threads."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from utils.run.distributed import is_main
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+DELAY_S = 2.0  # shorter work shows no bar
+NUM_THREADS = 8  # network file systems answer several requests at a time
+CHUNK = 64  # the most items that a thread takes at a time
+FEW = 16  # up to this many, threads are not worth their start
+
+
+def progress(items: Iterable[Item], what: str, unit: str, total: int | None = None) -> Iterable[Item]:
+    """`items` with a bar on standard error, in the main process only, from the third second on."""
+    is_quiet = not is_main() or multiprocessing.parent_process() is not None
+    return tqdm(
+        items, what, total, leave=False, unit=unit, delay=DELAY_S, mininterval=0.5, dynamic_ncols=True,
+        disable=is_quiet,
+    )  # fmt: skip
+
+
+def map_files(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Result]:
+    """`function` of each item, which reads files, in their order, from a few threads and with a bar.
+
+    The first error, in the order of the items, is raised. Few items are mapped in this thread.
+    """
+    if len(items) <= FEW:
+        yield from map(function, items)
+        return
+    size = max(1, min(CHUNK, len(items) // (8 * NUM_THREADS)))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    pool = ThreadPoolExecutor(NUM_THREADS)
+    try:
+        results = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
+        yield from progress(itertools.chain.from_iterable(results), what, "item", len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
