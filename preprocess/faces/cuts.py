@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.media.picture import Picture
-from utils.media.planes import Planes
 
-Grid = npt.NDArray[np.float64]  # (SIDE, SIDE) mean luma of the cells of a picture
+Table = npt.NDArray[np.float64]  # (SIDE + 1, SIDE + 1) sums of a grid's cells above and to the left
 Key = TypeVar("Key")
 
 SIDE = 40
@@ -37,6 +36,18 @@ SAME_LUMA = 4.0
 FLASH_S = 0.12  # what looks as before within this time was a flash
 
 
+class Grid(NamedTuple):
+    """Mean luma of the cells of a picture, and tables by which a place takes as long as the whole."""
+
+    luma: npt.NDArray[np.uint8]  # (SIDE, SIDE)
+    sums: Table
+    squares: Table
+
+    def has_contrast(self) -> bool:
+        """Whether the picture as a whole shows anything."""
+        return _energy(self, WHOLE)[1] >= MIN_CONTRAST**2 * SIDE**2
+
+
 class Place(NamedTuple):
     """The part of a grid around a face."""
 
@@ -51,7 +62,7 @@ class Place(NamedTuple):
         )
 
 
-WHOLE = Place(slice(None), slice(None))
+WHOLE = Place(slice(0, SIDE), slice(0, SIDE))
 
 
 def _cells(start: float, end: float) -> slice:
@@ -64,29 +75,48 @@ def luma_grid(picture: Picture) -> Grid:
     """The grid of a picture, from some of its rows: it costs a hundredth of following a face."""
     frame = picture.decoded()
     if frame is not None and min(frame.width, frame.height) > 1:
-        luma = Planes.of_frame(frame).y
+        luma = picture.planes().y
     else:
         luma = np.asarray(cv2.cvtColor(picture.thumbnail(2 * SIDE), cv2.COLOR_RGB2GRAY), np.uint8)
     if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
-    return np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.float64)
+    cells = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    sums, squares = cv2.integral2(cells, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
+    return Grid(cells, np.asarray(sums, np.float64), np.asarray(squares, np.float64))
 
 
-def unlike(one: Grid, other: Grid) -> float:
-    """0 for pictures that differ in brightness and contrast alone, to 1 for those with nothing in common."""
-    one, other = one.ravel(), other.ravel()
-    sums = float(one.sum()), float(other.sum())
-    energies = _energy(one, sums[0]), _energy(other, sums[1])
-    if min(energies) < MIN_CONTRAST**2 * one.size:
+def common_of(one: Grid, other: Grid) -> Table:
+    """The table of the products of two grids' cells."""
+    products = cv2.multiply(one.luma, other.luma, dtype=cv2.CV_32F)  # whole numbers, exact
+    return np.asarray(cv2.integral(products, sdepth=cv2.CV_64F), np.float64)
+
+
+def unlike(one: Grid, other: Grid, place: Place, common: Table | None = None) -> float:
+    """0 for pictures that differ in brightness and contrast alone, to 1 for those with nothing in common.
+
+    Compares them at a place; `common`: `common_of` both, if it is known.
+    """
+    num_cells = (place.rows.stop - place.rows.start) * (place.columns.stop - place.columns.start)
+    (sum_1, energy_1), (sum_2, energy_2) = _energy(one, place), _energy(other, place)
+    if min(energy_1, energy_2) < MIN_CONTRAST**2 * num_cells:
         return 0.0
-    common = max(0.0, float(one @ other) - sums[0] * sums[1] / one.size)
-    return math.sqrt(max(0.0, 1 - common**2 / (energies[0] * energies[1])))
+    product = _sum(common_of(one, other) if common is None else common, place)
+    covariance = max(0.0, product - sum_1 * sum_2 / num_cells)
+    return math.sqrt(max(0.0, 1 - covariance**2 / (energy_1 * energy_2)))
 
 
-def _energy(cells: npt.NDArray[np.float64], total: float) -> float:
-    """Sum of the squared distances of (N,) cells from their mean; `total` is their sum."""
-    return float(cells @ cells) - total**2 / cells.size
+def _energy(grid: Grid, place: Place) -> tuple[float, float]:
+    """(sum, sum of the squared distances from the mean) of the cells of a place."""
+    num_cells = (place.rows.stop - place.rows.start) * (place.columns.stop - place.columns.start)
+    total = _sum(grid.sums, place)
+    return total, _sum(grid.squares, place) - total**2 / num_cells
+
+
+def _sum(table: Table, place: Place) -> float:
+    (top, bottom), (left, right) = ((part.start, part.stop) for part in place)
+    item = table.item
+    return float(item(bottom, right) - item(top, right) - item(bottom, left) + item(top, left))
 
 
 def find_cuts(
@@ -104,7 +134,9 @@ def find_cuts(
         begun: list[tuple[Key, Place]] = []
         if len(past) >= LEAST_PICTURES:
             grid = shots[0][1]
-            begun = [(key, place) for key, place in places(picture).items() if _jumps(past, grid, place)]
+            common = common_of(past[-1], grid)
+            asked = places(picture).items()
+            begun = [(key, place) for key, place in asked if _jumps(past, grid, place, common)]
         if begun:
             shots += ((later, luma_grid(later)) for later in itertools.islice(source, flash))
             grids = [grid for _, grid in shots]
@@ -113,28 +145,23 @@ def find_cuts(
             ]
         for index, (shown, grid) in enumerate(shots):
             yield shown, [] if index else [key for key, _ in begun]
-            cells = grid.ravel()
-            if not past or _energy(cells, float(cells.sum())) >= MIN_CONTRAST**2 * cells.size:
+            if not past or grid.has_contrast():
                 past.append(grid)
 
 
-def _jumps(past: Iterable[Grid], grid: Grid, place: Place) -> bool:
+def _jumps(past: Sequence[Grid], grid: Grid, place: Place, common: Table) -> bool:
     """Whether a picture is another one than the last of those before it, which are alike."""
-    *before, last = (earlier[place] for earlier in past)
-    jump = unlike(last, grid[place])
+    last = past[-1]
+    jump = unlike(last, grid, place, common)
     if jump < CUT:
         return False
-    if place is WHOLE and float((np.abs(last - grid) < SAME_LUMA).mean()) > SAME_CAMERA:
+    if place is WHOLE and float((cv2.absdiff(last.luma, grid.luma) < SAME_LUMA).mean()) > SAME_CAMERA:
         return False
-    return all(
-        jump >= MOTION_FACTOR * unlike(one, other) for one, other in itertools.pairwise([*before, last])
-    )
+    return all(jump >= MOTION_FACTOR * unlike(one, other, place) for one, other in itertools.pairwise(past))
 
 
-def _stays(past: Iterable[Grid], grids: list[Grid], place: Place) -> bool:
+def _stays(past: Sequence[Grid], grids: list[Grid], place: Place) -> bool:
     """Whether all of `grids` are unlike the last one before them, and they move little themselves."""
-    *_, last = past
-    parts = [grid[place] for grid in grids]
-    jumps = [unlike(last[place], part) for part in parts]
-    motion = float(np.median([unlike(one, other) for one, other in itertools.pairwise(parts)]))
+    jumps = [unlike(past[-1], grid, place) for grid in grids]
+    motion = float(np.median([unlike(one, other, place) for one, other in itertools.pairwise(grids)]))
     return min(jumps) >= CUT / 2 and jumps[0] >= MOTION_FACTOR * motion

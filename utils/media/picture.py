@@ -39,6 +39,13 @@ class PictureConverter:
         self.to_screen = ColourMapper()
         # the frame that `rgb` converts and views of its planes, replaced when the size changes
         self._face: tuple[av.VideoFrame, Planes] | None = None
+        self._orientation: tuple[int, bool] | None = None
+
+    def orientation(self, frame: av.VideoFrame) -> tuple[int, bool]:
+        """`orientation`, looked up where it may change: with a key frame."""
+        if self._orientation is None or frame.key_frame:
+            self._orientation = orientation(frame)
+        return self._orientation
 
     def whole(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB of the frame as stored."""
@@ -111,15 +118,23 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
 class Picture:
     """One frame as displayed: turned, mirrored, stretched and coloured as the file says."""
 
-    def __init__(self, frame: av.VideoFrame, converter: PictureConverter, pixel_aspect: float = 1) -> None:
+    def __init__(
+        self,
+        frame: av.VideoFrame,
+        converter: PictureConverter,
+        pixel_aspect: float = 1,
+        *,
+        is_upright: bool = False,
+    ) -> None:
         if not 0.25 <= pixel_aspect <= 4:  # not a plausible header
             pixel_aspect = 1
-        self._turns, self._mirrored = orientation(frame)
+        self._turns, self._mirrored = (0, False) if is_upright else converter.orientation(frame)
         self.interlaced = bool(frame.interlaced_frame)
         if is_wide(frame.color_trc, frame.color_primaries):
             frame = converter.to_screen(frame)
         self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
         self._rgb: npt.NDArray[np.uint8] | None = None
+        self._planes: Planes | None = None
         width, height = frame.width, frame.height
         if pixel_aspect > 1:
             width = round(width * pixel_aspect)
@@ -133,7 +148,7 @@ class Picture:
         """A picture of (H, W, 3) uint8 RGB."""
         import av
 
-        picture = cls(av.VideoFrame.from_ndarray(image, format="rgb24"), converter)
+        picture = cls(av.VideoFrame.from_ndarray(image, format="rgb24"), converter, is_upright=True)
         picture._rgb = image
         return picture
 
@@ -141,6 +156,12 @@ class Picture:
         """The decoded frame itself if it is yuv420p and displayed as stored, else None."""
         shown_as_stored = self._turns == 0 and not self._mirrored and self._pixel_aspect == 1
         return self._frame if shown_as_stored and self._frame.format.name == "yuv420p" else None
+
+    def planes(self) -> Planes:
+        """Views of the planes as stored, of a yuv420p frame."""
+        if self._planes is None:
+            self._planes = Planes.of_frame(self._frame)
+        return self._planes
 
     def rgb(self) -> npt.NDArray[np.uint8]:
         """The whole frame, (H, W, 3) uint8."""
@@ -184,7 +205,7 @@ class Picture:
         if not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
-        planes = Planes.of_frame(frame).part(*self._stored(x0, y0, x1, y1))
+        planes = self.planes().part(*self._stored(x0, y0, x1, y1))
         return Planes(*map(self._upright, planes)).shrunk(shrink)
 
     def to_rgb(self, planes: Planes) -> npt.NDArray[np.uint8]:

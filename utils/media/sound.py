@@ -135,11 +135,11 @@ def _listen(path: Path, index: int, names: list[str]) -> _Heard:
     shares = wanted if len(names) > 2 and wanted.any() else None
     energies, mixed, loudest = np.zeros(len(names)), 0.0, 0.0
     report, pieces, num_bytes = SoundReport(), [], 0
-    for piece in _decoded(path, index, report):
+    for piece in _joined(_decoded(path, index, report)):
         channels = piece[2]
         num_bytes += channels.nbytes
         if num_bytes <= KEPT_BYTES:
-            pieces.append((*piece[:2], channels.copy()))  # the decoder reuses its memory
+            pieces.append(piece)
         if len(channels) == len(names):
             energies += np.square(channels, dtype=np.float64).sum(axis=1)
         mixed += float(np.square(_mono(channels, shares), dtype=np.float64).sum())
@@ -150,6 +150,24 @@ def _listen(path: Path, index: int, names: list[str]) -> _Heard:
     if num_bytes > KEPT_BYTES:
         pieces = []
     return _Heard(index, shares, loudest < SILENCE, pieces, report.lost_s)
+
+
+def _joined(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
+    """The same sound in pieces of half a second: packets are short, and each would cost some calls."""
+    waiting: list[npt.NDArray[np.float32]] = []
+    time_s, rate_hz = 0.0, 0
+    for piece_s, piece_hz, channels in pieces:
+        if waiting and (piece_hz != rate_hz or len(channels) != len(waiting[0])):
+            yield time_s, rate_hz, np.concatenate(waiting, axis=1)
+            waiting = []
+        if not waiting:
+            time_s, rate_hz = piece_s, piece_hz
+        waiting.append(channels.copy())  # the decoder reuses its memory
+        if sum(part.shape[1] for part in waiting) >= rate_hz // 2:
+            yield time_s, rate_hz, np.concatenate(waiting, axis=1)
+            waiting = []
+    if waiting:
+        yield time_s, rate_hz, np.concatenate(waiting, axis=1)
 
 
 def _decoded(path: Path, index: int, report: SoundReport) -> Iterator[_Piece]:
