@@ -187,7 +187,7 @@ def test_wrong_folders_and_files_are_named(tmp_path):
 def test_prepare_gives_a_fake_its_targets_sound(tmp_path):
     """From the downloads to clip folders: original 071 and fake 071_054 have the same, exact sound."""
     raw, out = tmp_path / "raw", tmp_path / "prepared"
-    media = Media(seed=3)
+    media = Media(seed=3, duration_s=0.8)
     write_sequence(raw, "071", fps=25.0, index=1, frames=range(7, 27))
     source = write_source(raw / f"downloaded_videos/{VIDEO}.wav")
     media.video(raw / "original_sequences/youtube/c23/videos/071.mp4", 0, silent=True)
