@@ -107,6 +107,37 @@ def test_the_demo_of_the_published_code_scores_a_clip_shorter_than_its_window(as
     assert np.isfinite(evaluate(evaluation.model, batches, evaluation.device).logits).all()
 
 
+@pytest.mark.parametrize(
+    ("fold", "resume"), [("", ["--resume"]), ("", ["--resume", "true"]), ("1", [])], ids=str
+)
+@pytest.mark.parametrize(("model", "preset"), [("beyond_masking", "corrected"), ("mrdf", "paper")])
+def test_the_demo_resumes_a_run_of_other_values(asked, tmp_path, fold, resume, model, preset):
+    """Its small sizes are for new runs: 30 epochs would silently stretch the schedule of a run of 5."""
+    run_dir = tmp_path / "fold_1" if fold else tmp_path
+    run_dir.mkdir(exist_ok=True)
+    flags = ["--model", model, "--preset", preset, "--epochs", "5", "--patience", "3", "--seed", "7"]
+    flags += ["--run_dir", str(run_dir), "--data_root", str(tmp_path / "prepared")]
+    flags += ["--fold", f"{fold}/5"] if fold else []
+    before = train.parse_args(flags).as_plain()
+    (run_dir / "config.json").write_text(json.dumps({"config": before}))
+    (run_dir / "last.pt").touch()
+    variables = {"RUN_DIR": str(tmp_path), "DEMO_DIR": str(tmp_path), "FOLDS": fold}
+    assert asked(LAUNCHERS[0], "--demo", *resume, **variables) == before
+    assert asked(LAUNCHERS[0], "--demo", *resume, **variables, EPOCHS="9")["train"]["epochs"] == 9
+
+
+def test_the_demo_is_small_unless_a_variable_says_otherwise(asked, tmp_path):
+    config = asked(
+        LAUNCHERS[0], "--demo", "--resume", "false", DEMO_DIR=str(tmp_path), EPOCHS="2", ALPHA="0.4"
+    )
+    assert (config["train"]["epochs"], config["loss"]["auxiliary_weight"]) == (2, 0.4)
+    assert (config["model"]["feature_dim"], config["train"]["patience"]) == (64, 0)
+    config = asked(LAUNCHERS[0], "--demo", DEMO_DIR=str(tmp_path), MODEL="mrdf")
+    assert config["train"]["preset"] == "demo"
+    config = asked(LAUNCHERS[0], "--demo", DEMO_DIR=str(tmp_path), MODEL="mrdf", PRESET="paper")
+    assert config["train"]["preset"] == "paper"
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_without_data_a_launcher_says_what_to_do(launcher):
     result = bash(launcher)

@@ -11,7 +11,7 @@ FLAG_VARIABLES=(MODEL:model PRESET:preset DEVICE:device SEED:seed EPOCHS:epochs 
 
 source utils/shell/environment.sh
 
-SIZE_FLAGS=()
+SIZE_FLAGS=() # of the demo; a run that goes on keeps its own values
 DEMO=false
 if [[ "${1:-}" == --demo ]]; then
     DEMO=true
@@ -46,6 +46,11 @@ Without a data set:  bash run_$DATASET.sh --demo
 TEXT
     [[ "$DATASET" != ffpp ]] || echo "Before step 2, for its sound:  python -m preprocess.ffpp_audio --source RAW_FOLDER" >&2
     exit 2
+}
+
+_resumes() { # whether these flags ask train.py to go on with a run
+    local flags=" ${*,,} "
+    [[ "$flags" == *" --resume"* && ! "$flags" =~ " --resume"[\ =](false|0|no|off)" " ]]
 }
 
 _folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
@@ -83,8 +88,9 @@ train_and_test() { # reads the launcher's variables
 }
 
 _train_and_test_once() { # RUN_DIR [flags]
-    local run_dir=$1 data_flags=() flags=() launch=(python) pair name
+    local run_dir=$1 data_flags=() flags=() sizes=("${SIZE_FLAGS[@]}") launch=(python) pair name
     shift
+    ! _resumes "$@" "${FLAGS[@]}" || sizes=()
     if [[ "$GPUS" != 1 && "$ONLY_PRINTS" == false ]]; then
         launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")
     fi
@@ -95,7 +101,7 @@ _train_and_test_once() { # RUN_DIR [flags]
         [[ -z "${!name}" ]] || flags+=("--${pair#*:}" "${!name}")
     done
     "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$run_dir" \
-        "${flags[@]}" "${SIZE_FLAGS[@]}" "$@" "${FLAGS[@]}"
+        "${sizes[@]}" "${flags[@]}" "$@" "${FLAGS[@]}"
     if [[ "$ONLY_PRINTS" == false ]]; then
         "${launch[@]}" test.py --checkpoint "$run_dir/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" \
             --device "${DEVICE:-auto}"
