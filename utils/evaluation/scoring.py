@@ -138,4 +138,5 @@ def _column(term: str) -> str:
 def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
     """The validation columns of metrics.csv."""
     row = {f"val_{name}": getattr(metrics, name) for name in ("auc", "ap", "eer", "balanced_accuracy")}
-    return row | {_column(name): value for name, value in scores.mean_terms.items() if name != "total"}
+    row["val_loss"] = scores.mean_terms["total"]  # the first of the terms in metrics.csv
+    return row | {_column(name): value for name, value in scores.mean_terms.items()}
