@@ -40,7 +40,7 @@ from loaders.batches.labels import clip_labels
 from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, SplitConfig
-from loaders.splits.files import split_checksum, split_of_run
+from loaders.splits.files import seen_by_run, split_checksum, split_of_run
 from models import MODELS, restore
 from models.judging.modes import choose_mode
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
@@ -50,8 +50,9 @@ from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
 from utils.evaluation.metrics import lacks_a_class, require_both_classes
-from utils.evaluation.results import all_metrics, write_predictions
+from utils.evaluation.results import all_metrics, over_data_sets, write_predictions
 from utils.evaluation.scoring import evaluate
+from utils.evaluation.seen import sentence_of_seen
 from utils.files import require_writable, write_text
 from utils.report import matrix
 from utils.report.page import Evaluated, write_report
@@ -174,6 +175,9 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     for line in summarize(listing, split.split_of) + split.describe_dropped():
         log.info(line)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
+    seen = seen_by_run(split, clips, test.checkpoint, trained)
+    if told := sentence_of_seen(seen):
+        log.warning("%s", told)
     part = f"the {test.split} split of {name}"
     check_classes(evaluation, clips, part)
     batches = evaluation_loader(clips, data, workers, **needs)
@@ -193,6 +197,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     result = {
         "dataset": name,
         "split": test.split,
+        "seen_in_training": seen,
         **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part),
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
@@ -283,16 +288,10 @@ def evaluate_all(evaluation: Evaluation, output_dir: Path) -> dict[str, Any]:
         results[name] = evaluate_dataset(evaluation, name, root, folder)
     if not several or not is_main():
         return results[test.dataset[0]]
-    overall = {name: row["overall"] for name, row in results.items()}
-    aucs = [row["auc"] for row in overall.values() if row["auc"] is not None]
-    mean = float(np.mean(aucs)) if aucs else None
-    result = {"datasets": results, "macro_auc_dataset": mean}
+    result, table = over_data_sets(results)
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-    log.info(f"{'data set':<18}{'real':>7}{'fake':>7}{'AUC':>8}{'AP':>8}{'EER':>8}")
-    for name, row in overall.items():
-        known = (row[key] for key in ("auc", "ap", "eer"))
-        rates = "".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in known)
-        log.info(f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}{rates}")
+    for line in table:
+        log.info("%s", line)
     return result
 
 

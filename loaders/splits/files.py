@@ -12,7 +12,9 @@ from pathlib import Path
 from loaders.listing import Listing
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
 from utils.errors import DatasetError, UsageError
+from utils.evaluation.seen import seen_in_training
 from utils.files import read_text, write_text
+from utils.types import Clip
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,23 @@ def split_of_run(
         files = " ".join(map(str, config.split_file))
         raise UsageError(f"{files}: is not the split that {checkpoint} was trained with")
     return split
+
+
+def seen_by_run(
+    split: Split, clips: Sequence[Clip], checkpoint: Path, checksums: Mapping[str, str]
+) -> dict[str, int | None] | None:
+    """`seen_in_training` of clips that are evaluated with `split`; None if the checkpoint is of no run.
+
+    checksums: of the training splits, by data set.
+    """
+    if not checksums:
+        return None
+    trained, ids = checksums.get(split.dataset), [clip.clip_id for clip in clips]
+    if not trained or split_checksum(split) == trained:
+        return seen_in_training(split.split_of if trained else {}, ids)
+    own_file = checkpoint.parent / "splits" / f"{split.dataset}.csv"  # --split all with another --split_file
+    own = read_split(own_file) if own_file.is_file() else None
+    return seen_in_training(own.split_of if own and split_checksum(own) == trained else None, ids)
 
 
 def _file_of(paths: Sequence[Path], dataset: str) -> tuple[Path, Split]:

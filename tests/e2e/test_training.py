@@ -390,6 +390,7 @@ def test_clips_of_one_class_get_what_can_be_said_without_the_other(prepared_root
     flags += ("--device", "cpu", "--num_workers", "0", "--output_dir", tmp_path / "out")
     result = ok(command("test.py", *flags))
     assert "0 real clips: AUC, AP and EER need both" in result.stderr
+    assert "The checkpoint was trained on" in result.stderr
     assert "accuracy" in result.stderr.splitlines()[-1]
     content = json.loads((tmp_path / "out" / "test_metrics.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
@@ -404,6 +405,18 @@ def test_clips_of_one_class_get_what_can_be_said_without_the_other(prepared_root
     result = command("test.py", *flags, "--shortcuts")
     assert result.returncode == 1
     assert "need both" in result.stderr
+
+
+def test_an_evaluation_of_training_clips_says_so(prepared_root, unbroken, tmp_path):
+    flags = ("--checkpoint", unbroken / "best.pt", "--data_root", prepared_root, "--split", "train")
+    flags += ("--device", "cpu", "--num_workers", "0", "--no_thumbnails", "--output_dir", tmp_path)
+    result = ok(command("test.py", *flags))
+    content = json.loads((tmp_path / "test_metrics.json").read_text())
+    num_clips = content["overall"]["num_real"] + content["overall"]["num_fake"]
+    assert content["seen_in_training"] == {"num_clips": num_clips, "num_train": num_clips, "num_val": 0}
+    told = f"The checkpoint was trained on {num_clips} of these {num_clips} clips: these figures say nothing"
+    assert told in result.stderr
+    assert told in (tmp_path / "report.html").read_text()
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(prepared_root, unbroken, tmp_path):

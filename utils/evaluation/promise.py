@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.evaluation.decision import Decision
+from utils.evaluation.seen import sentence_of_seen
 from utils.files import file_sha256
 
 
@@ -42,6 +43,7 @@ def shown_by(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_reals_accused": decision["at_threshold"]["false_positives"],
         "false_positive_rate": decision["at_threshold"]["false_positive_rate"],
         "num_real_persons": decision.get("num_real_persons"),
+        "seen_in_training": result.get("seen_in_training"),
     }
 
 
@@ -87,7 +89,8 @@ def sentences(promise: Mapping[str, Any]) -> list[str]:
 def sentence_of(shown: Mapping[str, Any]) -> str:
     """What a test split showed, in words."""
     persons = f" of {shown['num_real_persons']} persons" if shown["num_real_persons"] else ""
-    return (
+    told = (
         f"On the {shown['split']} split of {shown['dataset']}, {shown['num_reals_accused']} of "
         f"{shown['num_reals']} real clips{persons} are above it ({shown['false_positive_rate']:.1%})."
     )
+    return " ".join(filter(None, (told, sentence_of_seen(shown.get("seen_in_training")))))

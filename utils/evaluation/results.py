@@ -68,6 +68,18 @@ def all_metrics(
     return result
 
 
+def over_data_sets(results: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """test_metrics.json of several data sets, with their mean AUC, and the lines of a table for the log."""
+    overall = {name: row["overall"] for name, row in results.items()}
+    aucs = [row["auc"] for row in overall.values() if row["auc"] is not None]
+    table = [f"{'data set':<18}{'real':>7}{'fake':>7}{'AUC':>8}{'AP':>8}{'EER':>8}"]
+    for name, row in overall.items():
+        known = (row[key] for key in ("auc", "ap", "eer"))
+        rates = "".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in known)
+        table.append(f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}{rates}")
+    return {"datasets": results, "macro_auc_dataset": float(np.mean(aucs)) if aucs else None}, table
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal columns, with a header."""
     buffer = io.StringIO()

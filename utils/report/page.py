@@ -19,6 +19,7 @@ from utils.errors import DatasetError
 from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.promise import sentence_of, sentences, shown_by
 from utils.evaluation.scoring import ClipScores
+from utils.evaluation.seen import sentence_of_seen
 from utils.names import parse_json
 from utils.report.pages import TEMPLATES, jpeg_data_url, write_page
 from utils.report.plots import (
@@ -72,6 +73,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         headlines=_headlines(result),
         persons=_persons(result["intervals"]),
         promise=_promise(result),
+        seen=sentence_of_seen(result.get("seen_in_training")),
         plots=_plots(output_dir, evaluated, threshold, config),
         threshold=threshold,
         threshold_prob=float(expit(threshold)),

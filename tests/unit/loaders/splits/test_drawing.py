@@ -6,9 +6,10 @@ import pytest
 
 from loaders.listing import Listing, ListingConfig, select_clips
 from loaders.splits.drawing import SPLITS, SplitConfig, require_disjoint
-from loaders.splits.files import make_split, read_split, split_checksum, write_split
+from loaders.splits.files import make_split, read_split, seen_by_run, split_checksum, write_split
 from tests.clip_factory import make_clip
 from utils.errors import DatasetError, UsageError
+from utils.evaluation.seen import sentence_of_seen
 
 
 def split_of(clips, dataset="d", *, donor_rule="keep", known_overlap="", **flags):
@@ -286,6 +287,31 @@ def test_held_out_methods_of_several_data_sets_are_as_the_chosen_methods(tmp_pat
         split_of(clips, hold_out_method=("stylegan",))
     with pytest.raises(DatasetError, match=f"^--methods stylegan: {known}$"):
         select_clips("d", tmp_path, clips, ListingConfig(methods=("stylegan",)))
+
+
+def test_clips_that_a_run_has_used_are_counted_and_told(tmp_path):
+    clips = clips_of(20, donors=False)
+    split, other = (split_of(clips, split_seed=seed) for seed in (1, 2))
+    write_split(tmp_path / "splits", split)
+    checkpoint, checksums = tmp_path / "best.pt", {"d": split_checksum(split)}
+    sizes = Counter(split.split_of.values())
+    counts = {"num_clips": 60, "num_train": sizes["train"], "num_val": sizes["val"]}
+    for used in (split, other):  # the run's own parts count, whatever --split_file says
+        assert seen_by_run(used, clips, checkpoint, checksums) == counts
+    assert sentence_of_seen(counts) == (
+        f"The checkpoint was trained on {sizes['train']} of these 60 clips, and chosen, with its thresholds, "
+        f"on {sizes['val']} of these 60 clips: these figures say nothing about new clips."
+    )
+    new = seen_by_run(split, split.select(clips, "test"), checkpoint, checksums)
+    assert new == {"num_clips": sizes["test"], "num_train": 0, "num_val": 0}
+    elsewhere = seen_by_run(split, clips, checkpoint, {"another": "0"})
+    assert elsewhere == {"num_clips": 60, "num_train": 0, "num_val": 0}
+    assert seen_by_run(split, clips, checkpoint, {}) is None  # published weights: unknown
+    assert sentence_of_seen(new) == sentence_of_seen(elsewhere) == sentence_of_seen(None) == ""
+    (tmp_path / "splits" / "d.csv").unlink()
+    lost = seen_by_run(other, clips, checkpoint, checksums)
+    assert lost == {"num_clips": 60, "num_train": None, "num_val": None}
+    assert "may be training clips" in sentence_of_seen(lost)
 
 
 def mrdf_clips(num_identities, *, fakes_per_category=3):
