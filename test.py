@@ -46,6 +46,7 @@ from models.judging.modes import choose_mode
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
 from models.method import LoaderNeeds, check_config, needs_of
 from preprocess.perturb.variants import RobustnessConfig
+from utils.clip.generated import caveat_of
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
@@ -125,7 +126,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     path = Path(chosen["checkpoint"] or "")
     content = restore.read_checkpoint(path) if chosen["checkpoint"] else {}  # without one, --help is wanted
     saved: dict[str, dict[str, Any]] = content.get("config", {})
-    run = matrix.describe_run(path, saved) if chosen["checkpoint"] else {}
+    run = matrix.describe_run(path, content) if chosen["checkpoint"] else {}
     saved.pop("split", None)  # a run's split files lie next to its checkpoint
     for name in ("model", "preset"):
         if saved and chosen[name]:
@@ -176,10 +177,9 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         log.info(line)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     seen = seen_by_run(split, clips, test.checkpoint, trained)
-    if told := sentence_of_seen(seen):
-        log.warning("%s", told)
+    caveat = caveat_of(evaluation.run["generated_sets"], is_tested_on=listing.generated)
     part = f"the {test.split} split of {name}"
-    check_classes(evaluation, clips, part)
+    check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
     batches = evaluation_loader(clips, data, workers, **needs)
     num_windows, window_s = len(batches.dataset.evaluation_keys()), data.window_s
     log.info("%d clips, %d windows of %.1f s; %s, %s", len(clips), num_windows, window_s, device, precision)
@@ -188,7 +188,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     )
     with logging_redirect_tqdm():
         scores = score(batches, description=f"{name} {test.split}")
-    scored = Scored(clips, scores, score, data, workers, needs, output_dir)
+    scored = Scored(clips, scores, score, data, workers, needs, output_dir, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
             measure_shortcuts(scored)
@@ -198,6 +198,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "dataset": name,
         "split": test.split,
         "seen_in_training": seen,
+        "caveat": caveat,
         **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part),
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
@@ -219,12 +220,14 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         data_root=data_root,
         no_thumbnails=test.no_thumbnails,
     )
-    write_results(evaluation, scored, evaluated, result)
+    write_results(evaluation, scored, evaluated)
     return result
 
 
-def check_classes(evaluation: Evaluation, clips: list[Clip], part: str) -> None:
-    """Warn of clips of one class. Raises DatasetError if there are none, or flags that need both classes."""
+def check_clips(evaluation: Evaluation, clips: list[Clip], part: str, *told: str) -> None:
+    """Warn of what is `told`, and of clips of one class. Raises DatasetError if flags need both classes."""
+    for text in filter(None, told):
+        log.warning("%s", text)
     labels = np.array([clip_labels(clip, evaluation.data.label_rule)[0] for clip in clips])
     if not clips or evaluation.test.shortcuts or evaluation.robustness.robustness:
         require_both_classes(labels, part)
@@ -232,16 +235,14 @@ def check_classes(evaluation: Evaluation, clips: list[Clip], part: str) -> None:
         log.warning("%s; without: predictions.csv, accuracy, rates at the stored thresholds", reason)
 
 
-def write_results(
-    evaluation: Evaluation, scored: Scored, evaluated: Evaluated, result: dict[str, Any]
-) -> None:
+def write_results(evaluation: Evaluation, scored: Scored, evaluated: Evaluated) -> None:
     """Write test_metrics.json and report.html, before and after --shortcuts and --robustness (hours)."""
-    test, config, output_dir = evaluation.test, evaluation.robustness, scored.output_dir
+    test, config, result = evaluation.test, evaluation.robustness, evaluated.result
 
     def write() -> None:
-        write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
+        write_text(scored.output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
         if test.report and "reason" not in result:
-            write_report(output_dir, evaluated)
+            write_report(scored.output_dir, evaluated)
 
     write()
     if test.shortcuts:
@@ -252,8 +253,8 @@ def write_results(
     if test.shortcuts or config.robustness:
         write()
     rates = "AUC {auc:.4f}, EER {eer:.4f}, balanced accuracy {balanced_accuracy:.4f}"
-    rates = "accuracy {accuracy:.4f}" if "reason" in result else rates
-    log.info("%s: %s; written to %s", result["dataset"], rates.format(**result["overall"]), output_dir)
+    said = ("accuracy {accuracy:.4f}" if "reason" in result else rates).format(**result["overall"])
+    log.info("%s: %s; written to %s", result["dataset"], said, scored.output_dir)
 
 
 def main() -> int:

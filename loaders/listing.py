@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.generated import MARK_NAME
 from utils.clip.packed import clip_names, walk
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
@@ -76,6 +77,7 @@ class Listing:
     donor_rule: str = "drop"
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
     unlisted: list[str] = field(default_factory=list)  # prepared, but in no metadata: paths below the root
+    generated: bool = False  # some of the clips are of a generated set (utils/clip/generated.py)
 
     @property
     def all_clips(self) -> list[Clip]:
@@ -166,8 +168,13 @@ def select_clips(
         _require_enough(dataset, clips, missing, config)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
-    others = _find_unlisted(dataset, data_root, listed) if unlisted is None else list(unlisted)
-    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others)
+    marked = [data_root] if (data_root / MARK_NAME).is_file() else []
+    if unlisted is None:
+        unlisted, below = _walk_rest(dataset, data_root, listed)
+        marked += below
+    generated = any(clip.folder.is_relative_to(folder) for folder in marked for clip in clips)
+    others = list(unlisted)
+    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others, generated)
 
 
 def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config: ListingConfig) -> None:
@@ -184,22 +191,24 @@ def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config
     log.warning(message)
 
 
-def _find_unlisted(dataset: str, data_root: Path, listed: list[Clip]) -> list[str]:
-    """Paths below the root of the prepared clips that are not among the listed ones.
+def _walk_rest(dataset: str, data_root: Path, listed: list[Clip]) -> tuple[list[str], list[Path]]:
+    """(paths below the root of the prepared clips that are not listed, folders marked as generated).
 
     Listed clips are not entered, so this reads each folder above them once.
     """
     own = {os.fspath(clip.folder) for clip in listed}
-    found = []
+    found, marked = [], []
     try:
         folders = progress(walk(data_root, skip=own), f"{dataset}: clips that are not listed", "folder")
         for folder, subfolders, files in folders:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             if VIDEO_NAME in files and os.fspath(folder) not in own:
                 found.append(folder.relative_to(data_root).as_posix())
+            if MARK_NAME in files:
+                marked.append(folder)
     except DatasetError as error:  # a link, or a folder without permission, that no listed clip needs
         log.warning("%s: prepared clips that are not listed are not all counted: %s", dataset, error)
-    return sorted(found)
+    return sorted(found), marked
 
 
 def describe(listing: Listing) -> str:

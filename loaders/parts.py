@@ -26,6 +26,11 @@ class Parts:
     clips: dict[str, list[Clip]]  # part -> clips of all data sets
     table: list[str]  # for the log: number of clips per data set, part, category and state
 
+    @property
+    def generated_sets(self) -> list[str]:
+        """Names of the data sets with generated clips, which say nothing about real videos."""
+        return [name for name, listing in self.listings.items() if listing.generated]
+
 
 def load_parts(
     data_roots: Mapping[str, Path],

@@ -42,18 +42,22 @@ def annotate_video(
     tracked: TrackedVideo,
     labels: list[FaceLabels],
     threshold: float,
+    caveat: str = "",
     *,
     show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
 ) -> None:
     """Write `target` (.mp4 or .avi): all frames of `source` at its frame rate, with its sound, and a strip
     chart below.
 
-    The chart shows P(fake) of each face up to the current frame, and `threshold`. Memory is constant.
+    The chart shows P(fake) of each face up to the current frame, and `threshold`. A `caveat` is written above
+    it in every frame. Memory is constant.
     """
     times = read_video_times(source)
     landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
     strip = _Strip(tracked, labels, threshold)
-    kind, width, height = target.suffix.removeprefix("."), tracked.width, tracked.height + strip.height
+    line = _caveat_line(caveat, tracked.width, tracked.height)
+    kind, width = target.suffix.removeprefix("."), tracked.width
+    height = tracked.height + len(line) + strip.height
     to_even = ((0, height % 2), (0, width % 2), (0, 0))  # rows, columns, colours
     with VideoWriter(
         target, fps=tracked.fps, width=width + width % 2, height=height + height % 2, crf=20, container=kind
@@ -72,7 +76,7 @@ def annotate_video(
                         text += f"  P(fake) now {prob:.2f}"
                     box, points = track.face_boxes[place], landmarks[number][place]
                     _draw_face(frame, box, points, COLORS[verdict], text)
-            whole = np.concatenate([frame, strip.draw(index)])
+            whole = np.concatenate([frame, line, strip.draw(index)])
             writer.write(np.pad(whole, to_even, mode="edge"))
             if not tracked.silent:
                 start, end = (round(n / tracked.fps * SAMPLE_RATE_HZ) for n in (index, index + 1))
@@ -102,6 +106,21 @@ def _draw_face(frame: Pixels, box: Floats, points: Floats, color: tuple[int, int
     cv2.rectangle(frame, (left, base - tall - 4), (left + width + 6, base + below), color, -1)
     place, dark = (left + 3, base - 1), (20, 20, 20)
     cv2.putText(frame, text, place, FONT, scale, dark, max(1, round(unit)), cv2.LINE_AA)
+
+
+def _caveat_line(text: str, width: int, height: int) -> Pixels:
+    """A line of text (rows, width, 3) as wide as a picture of `width` x `height`; no rows without text."""
+    unit = max(width, height) / 640
+    scale, thick = 0.5 * unit, max(1, round(unit))
+    (wide, tall), below = cv2.getTextSize(text, FONT, scale, thick)
+    if wide > width - 8:
+        scale *= (width - 8) / wide
+        (wide, tall), below = cv2.getTextSize(text, FONT, scale, thick)
+    line = np.full((tall + below + 8 if text else 0, width, 3), COLORS["undecided"], np.uint8)
+    if text:
+        place = (max(0, (width - wide) // 2), tall + 4)
+        cv2.putText(line, text, place, FONT, scale, (20, 20, 20), thick, cv2.LINE_AA)
+    return line
 
 
 class _Strip:

@@ -91,7 +91,7 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
         if config.annotate:
             drawn = Path(work) / f"annotated.{config.format}"
             labels = [FaceLabels(face.verdict, face.frame_probs) for face in verdict.faces]
-            arguments = (video, drawn, tracked, labels, verdict.threshold)
+            arguments = (video, drawn, tracked, labels, verdict.threshold, verdict.caveat)
             title = f"{video.name}: drawing"
             with _drawing(output_dir / drawn.name):
                 call_limited(annotate_video, *arguments, source=video, limits=config, progress=title)
@@ -131,7 +131,8 @@ def main() -> int:
                 num_failed += 1
                 continue
         prob = "-" if verdict.prob is None else f"{verdict.prob:.3f}"
-        notes = "; ".join([*verdict.notes, *(why for face in verdict.faces for why in face.off_domain)])
+        reasons = [*verdict.notes, *(why for face in verdict.faces for why in face.off_domain)]
+        notes = "; ".join(dict.fromkeys(reasons))
         log.info("%s: %s, P(fake) %s%s", video.name, verdict.verdict, prob, f" ({notes})" if notes else "")
         line = {"video": str(video), "verdict": verdict.verdict, "prob": verdict.prob, "notes": notes}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -37,6 +37,7 @@ from preprocess.work.limits import LimitConfig
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.files import AUDIO_NAME
+from utils.clip.generated import caveat_of, is_demo_video
 from utils.clip.sound import read_waveform
 from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError
@@ -62,6 +63,11 @@ class JudgeConfig(LimitConfig):
     lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
     explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
     min_face_px: float = opt(48.0, "faces smaller than this, from hairline to chin, are undecided")
+    judge_despite_generated: bool = opt(
+        False,
+        "call videos real or fake although the checkpoint was trained on generated clips (preprocess.demo), "
+        "which know nothing of real people: for tests of the software, never for a verdict about anybody",
+    )
 
     def __post_init__(self) -> None:
         LimitConfig.__post_init__(self)
@@ -83,7 +89,10 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
     data = from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"]))
     check_config(type(model), {"data": to_plain(data), "model": to_plain(model.config)})
     decision, precision = restore_decision(content, path), resolve_precision(precision, where)
-    return LoadedDetector(model, data, decision, device=where, precision=precision, name=str(path))
+    generated, name = content.get("generated_sets") or (), str(path)
+    return LoadedDetector(
+        model, data, decision, device=where, precision=precision, name=name, generated_sets=generated
+    )
 
 
 class LoadedDetector:
@@ -98,6 +107,7 @@ class LoadedDetector:
         device: torch.device,
         precision: str = "fp32",
         name: str = "",
+        generated_sets: Sequence[str] = (),
     ) -> None:
         if data.window == "released":  # such windows are a number of frames at any rate
             data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
@@ -111,6 +121,7 @@ class LoadedDetector:
         self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
         self.device, self.precision, self.name = device, precision, name
         self.shown = read_shown(Path(name)) if name and decision else []
+        self.caveat = caveat_of(generated_sets)
 
     def judge(self, video: Path | str, config: JudgeConfig | None = None) -> Verdict:
         """Judge every face of a raw video.
@@ -126,8 +137,10 @@ class LoadedDetector:
         tracked = call_limited(
             track_video, video, work_dir, source=video, limits=config, progress=f"{video.name}: faces"
         )
+        must_abstain = self.caveat and not (config.judge_despite_generated or is_demo_video(video))
+        reasons = [self.caveat] if must_abstain else []
         faces = [
-            self._judge_face(track, tracked, config, f"{video.name}: face {number}")
+            self._judge_face(track, tracked, config, f"{video.name}: face {number}", reasons)
             for number, track in enumerate(tracked.tracks, start=1)
         ]
         verdict, prob, modalities = join_verdicts(faces)
@@ -146,12 +159,13 @@ class LoadedDetector:
             threshold=self.threshold,
             faces=faces,
             checkpoint=self.name,
+            caveat=self.caveat,
             promise=promise_of(self.decision, num_faces=len(faces)) if self.has_decision else None,
             shown=self.shown,
         ), tracked
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
-        fps, notes = float(tracked.fps), []
+        fps, notes = float(tracked.fps), [self.caveat] if self.caveat else []
         missing = np.ones(tracked.num_frames, bool)
         for track in tracked.tracks:
             missing[track.first_frame : track.first_frame + track.num_frames] &= ~track.has_face
@@ -170,12 +184,12 @@ class LoadedDetector:
         return notes
 
     def _judge_face(
-        self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str
+        self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str, reasons: list[str]
     ) -> FaceVerdict:
         model, decision, fps = self.model, self.decision, float(tracked.fps)
         dataset = ClipDataset([_as_clip(track)], self.data, training=False, **needs_of(model))
         starts = self._starts(track.num_frames, fps, config)
-        off_domain = self._off_domain(track, tracked, config, bool(starts))
+        off_domain = reasons + self._off_domain(track, tracked, config, bool(starts))
         verdict, logit, heads = UNDECIDED, None, [None, None]
         frame_probs = np.full(track.num_frames, np.nan)
         if starts:
@@ -195,7 +209,7 @@ class LoadedDetector:
             verdict=verdict,
             prob=_prob(decision.clip, logit),
             logit=logit,
-            modalities=decision.modality_verdicts(video_logit, audio_logit),
+            modalities=decision.modality_verdicts(video_logit, audio_logit, off_domain=off_domain),
             video_prob=_prob(decision.video, video_logit),
             audio_prob=_prob(decision.audio, audio_logit),
             off_domain=off_domain,

@@ -25,6 +25,11 @@ def write_video_page(
     output_dir: Path, verdict: Verdict, tracked: TrackedVideo, *, no_thumbnails: bool = False
 ) -> None:
     """Write report.html, timeline.png and a PNG for each other plot. `no_thumbnails`: show no faces."""
+    with pages.stamped(verdict.caveat):
+        _write_video_page(output_dir, verdict, tracked, no_thumbnails)
+
+
+def _write_video_page(output_dir: Path, verdict: Verdict, tracked: TrackedVideo, no_thumbnails: bool) -> None:
     timeline = _plot_timeline(output_dir / "timeline.png", verdict, tracked)
     faces = [
         {

@@ -35,6 +35,7 @@ class Scored:
     workers: WorkerConfig
     needs: LoaderNeeds
     output_dir: Path
+    caveat: str = ""  # what to say with every result
 
 
 def measure_shortcuts(scored: Scored) -> list[dict[str, Any]]:
@@ -87,5 +88,5 @@ def measure_robustness(
         rows,
         families={"deeper_forensics": DEEPER_FORENSICS},
         title=f"{name}, {split} split, {len(scored.clips)} clips",
-        about={"dataset": name, "split": split, "lost": lost},
+        about={"dataset": name, "split": split, "caveat": scored.caveat, "lost": lost},
     )

@@ -61,6 +61,7 @@ class Verdict:
     threshold: float  # P(fake) above which a face is called fake
     faces: list[FaceVerdict]
     checkpoint: str
+    caveat: str = ""  # what to say with everything about it, e.g. that the training clips were generated
     # how often a real video may be called fake (utils/evaluation/promise.py), None without a stored decision;
     # and what the tests of this checkpoint showed of that
     promise: dict[str, Any] | None = None

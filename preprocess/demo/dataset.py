@@ -40,14 +40,13 @@ from preprocess.demo.plan import (
     generator,
 )
 from preprocess.demo.speech import SAMPLE_RATE_HZ, Utterance, draw_voice, record, revoice, speak
+from utils.clip.generated import MANIFEST_NAME
 from utils.config import to_plain
 from utils.errors import DatasetError
 from utils.files import file_sha256, write_atomically, write_text
 from utils.media.writer import VideoWriter
 
 log = logging.getLogger(__name__)
-
-MANIFEST_NAME = "demo_manifest.json"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from preprocess.work.raw_layouts import SOURCES, RawDataset, any_of, nfc, read_r
 from preprocess.work.stores import LocalStore, Store, StoredJob, open_store
 from preprocess.work.workers import PACKAGES, AnyJob, Outcomes, lock_partial, run_workers
 from utils.clip.files import VIDEO_SUFFIXES
+from utils.clip.generated import MANIFEST_NAME, MARK_NAME, mark
 from utils.clip.packed import walk
 from utils.config import opt, require_at_least
 from utils.errors import DatasetError, UsageError, require_packages
@@ -101,6 +102,7 @@ class Batch:
     raw: Store | None = None
     metadata: tuple[Path, ...] = ()  # files of `raw` to copy to `output`
     dataset: RawDataset | None = None  # all of the data set, also what --only leaves out
+    is_generated: bool = False  # of a generated set, which marks `output`
 
 
 def find_jobs(inputs: InputConfig) -> Batch:
@@ -139,7 +141,22 @@ def find_jobs(inputs: InputConfig) -> Batch:
             require_within(within / path, within)
     jobs = [_job(name, raw, output, within, problems.get(name, "")) for name in names]
     dataset = raw if inputs.dataset is not None else None
-    return Batch(jobs=jobs, output=output, raw=raw.root, metadata=tuple(raw.metadata), dataset=dataset)
+    return Batch(
+        jobs=jobs,
+        output=output,
+        raw=raw.root,
+        metadata=tuple(raw.metadata),
+        dataset=dataset,
+        is_generated=_is_generated(raw.root),
+    )
+
+
+def _is_generated(root: Store) -> bool:
+    """Whether a folder, or one above it on this machine, is a generated set, raw or prepared."""
+    place = root.local_path()
+    above = [] if place is None else [LocalStore(folder) for folder in place.absolute().parents]
+    names = (MANIFEST_NAME, MARK_NAME)
+    return any(folder.size(name) is not None for folder in (root, *above) for name in names)
 
 
 def _job(name: Path, raw: RawDataset, output: Store, within: Path | None, problem: str) -> Job:
@@ -296,6 +313,8 @@ def run_batch(
         for name in batch.metadata:
             if batch.raw and batch.raw.place(name) != batch.output.place(name):
                 batch.output.write(name, batch.raw.fetch(name, partial / "metadata").read_bytes(), partial)
+        if batch.is_generated and batch.output.size(MARK_NAME) is None:
+            batch.output.write(MARK_NAME, mark(), partial)
         outcomes = run(jobs, do, limits, partial, work.num_workers)
         with with_progress(outcomes, len(jobs)) as shown:
             for job, status, reason in shown:

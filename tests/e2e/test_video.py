@@ -37,14 +37,14 @@ HEAD = HeadDecision(
 )  # fmt: skip
 
 
-def write_checkpoint(path, seed=0, *, decision=True):
+def write_checkpoint(path, seed=0, *, decision=True, **known):
     """A detector with random weights, as train.py saves one."""
     config = train.parse_args(TINY)
     torch.manual_seed(seed)
     model = MODELS["beyond_masking"](config.model)
     for parameter in model.classifier.parameters():  # so that scores differ visibly
         parameter.data *= 8
-    state = {"model": model.state_dict(), "config": config.as_plain(), "split_checksums": {}}
+    state = {"model": model.state_dict(), "config": config.as_plain(), "split_checksums": {}} | known
     if decision:
         state["decision"] = Decision(rate=0.01, clip=HEAD).as_plain()
     save_checkpoint(path, state)

@@ -79,6 +79,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         for name, kind in (("config", dict), ("split_checksums", str), ("model", Tensor)):
             if not is_dict_of(kind, content.get(name)):
                 raise CheckpointError(f"{path}: its {name} is missing, or not a dict of {kind.__name__}")
+        generated = content.get("generated_sets")  # None: from before, it is not known
+        if not (generated is None or (isinstance(generated, list) and set(map(type, generated)) <= {str})):
+            raise CheckpointError(f"{path}: its generated_sets is not a list of names")
     require_finite(path, content["model"] if "model" in content else content["released"])
     return content
 

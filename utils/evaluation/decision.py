@@ -152,11 +152,16 @@ class Decision:
         """
         return UNDECIDED if off_domain else self.clip.verdict(logit)
 
-    def modality_verdicts(self, video_logit: float | None, audio_logit: float | None) -> dict[str, str]:
-        """{"video": verdict, "audio": verdict}, of those modalities that have a logit and a fitted head."""
+    def modality_verdicts(
+        self, video_logit: float | None, audio_logit: float | None, *, off_domain: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """{"video": verdict, "audio": verdict}, of those modalities that have a logit and a fitted head.
+
+        "undecided" if there are reasons `off_domain`, as in `verdict`.
+        """
         heads = {"video": (self.video, video_logit), "audio": (self.audio, audio_logit)}
         return {
-            name: head.verdict(logit)
+            name: UNDECIDED if off_domain else head.verdict(logit)
             for name, (head, logit) in heads.items()
             if head is not None and logit is not None
         }

@@ -10,6 +10,7 @@ over persons; DeLong's test is given over clips and over persons, McNemar's over
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -36,6 +37,7 @@ from utils.evaluation.bootstrap import (
 from utils.evaluation.metrics import Floats, Rows, against_the_reals, area_under_roc, require_both_classes
 from utils.evaluation.significance import delong_test, holm, mcnemar_test
 from utils.files import require_writable, write_text
+from utils.names import parse_json
 from utils.run.log import configure_logging
 
 log = logging.getLogger("test")
@@ -142,6 +144,13 @@ def find_predictions(path: Path) -> dict[str, Path]:
     return found
 
 
+def read_caveat(predictions: Path) -> str:
+    """The caveat of the test_metrics.json next to a predictions.csv; "" without one."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return str(parse_json((predictions.parent / "test_metrics.json").read_bytes())["caveat"])
+    return ""
+
+
 def compare_rows(
     a: Predictions, b: Predictions, rows: Rows, thresholds: Sequence[float], what: str
 ) -> dict[str, Any]:
@@ -205,7 +214,9 @@ def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str
         require_same_clips(a, b, pair)
         # clip ids begin with the data set's name
         name = folder or "+".join(sorted({clip_id.split("/")[0] for clip_id in a.clip_ids}))
-        result = {"overall": compare_rows(a, b, np.arange(len(a.labels)), thresholds, str(file))}
+        caveat = next(filter(None, map(read_caveat, pair)), "")
+        overall = compare_rows(a, b, np.arange(len(a.labels)), thresholds, str(file))
+        result: dict[str, Any] = {"caveat": caveat, "overall": overall}
         for key in ("category", "method"):
             result[f"per_{key}"] = {
                 kind: compare_rows(a, b, rows, thresholds, f"{key} {kind}")
@@ -250,6 +261,8 @@ def as_table(comparison: Mapping[str, Any]) -> str:
             cells += [p_value(row["delong_persons"]), p_value(row["delong"])]
             cells += [f"{row['accuracy_a']:.4f}", f"{row['accuracy_b']:.4f}", p_value(row["mcnemar"])]
             lines.append("| " + " | ".join(cells) + " |")
+    for name, result in comparison["datasets"].items():
+        lines += ["", f"{name}: {result['caveat']}"] if result["caveat"] else []
     lines += [
         "",
         f"In brackets: {100 * comparison['confidence']:.0f} % intervals from {comparison['num_resamples']} "

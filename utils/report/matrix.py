@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.clip.generated import caveat_of
 from utils.config import opt, parse_command
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.significance import over_runs
@@ -51,15 +52,17 @@ class MatrixConfig:
     output_dir: Path = opt(Path("matrix"), "where matrix.html and matrix.json are written")
 
 
-def describe_run(checkpoint: Path, config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def describe_run(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """The "run" of test_metrics.json: identifies the evaluated run, and what it shares with its repetitions.
 
-    config: the sections stored in the checkpoint, {} for a bare state_dict.
+    content: what the checkpoint holds; without a "config" for a bare state_dict.
     """
     folder = checkpoint.resolve().parent.name
+    config: Mapping[str, Mapping[str, Any]] = content.get("config", {})
     about: dict[str, Any] = {
         "name": folder if checkpoint.name == "best.pt" else f"{folder}/{checkpoint.name}",
         "checkpoint_sha256": file_sha256(checkpoint),
+        "generated_sets": content.get("generated_sets"),  # None: it is not known
     }
     if not config:
         return about | {"configuration": None}
@@ -165,8 +168,9 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
 def _checked(about: dict[str, Any]) -> dict[str, Any]:
     """`about`, checked to be what describe_run() returns. Raises ValueError, KeyError or TypeError."""
     texts, numbers = ("model", "preset", "fold", "configuration"), ("seed", "split_seed")
-    about = dict.fromkeys(("trained_on", *texts, *numbers)) | about
-    required = (about["name"], about["checkpoint_sha256"], *(about["trained_on"] or ()))
+    about = dict.fromkeys(("trained_on", "generated_sets", *texts, *numbers)) | about
+    required = (about["name"], about["checkpoint_sha256"])
+    required += (*(about["trained_on"] or ()), *(about["generated_sets"] or ()))
     if not (
         all(isinstance(text, str) for text in required)
         and all(isinstance(about[name], str | None) for name in texts)
@@ -200,6 +204,7 @@ def _group(members: Sequence[Run], columns: Sequence[str]) -> dict[str, Any]:
     return {
         "title": title + (f", trained on {' and '.join(trained_on)}" if trained_on else ""),
         "trained_on": trained_on,
+        "caveat": caveat_of(sorted({name for run in members for name in run.about["generated_sets"] or ()})),
         "configuration": about["configuration"],
         "runs": [
             {

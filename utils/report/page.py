@@ -21,7 +21,7 @@ from utils.evaluation.promise import sentence_of, sentences, shown_by
 from utils.evaluation.scoring import ClipScores
 from utils.evaluation.seen import sentence_of_seen
 from utils.names import parse_json
-from utils.report.pages import TEMPLATES, jpeg_data_url, write_page
+from utils.report.pages import TEMPLATES, jpeg_data_url, stamped, write_page
 from utils.report.plots import (
     Bar,
     plot_bars,
@@ -50,7 +50,7 @@ HEADLINES = (  # metric, name, description
 class Evaluated:
     """One evaluation, and where its files are."""
 
-    result: Mapping[str, Any]  # the content of test_metrics.json
+    result: dict[str, Any]  # the content of test_metrics.json
     clips: Sequence[Clip]  # the scored clips, in any order
     scores: ClipScores
     spans_of: Callable[[Clip], Sequence[tuple[float, float]]]  # windows of a clip, in seconds
@@ -66,15 +66,19 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
     threshold = stored["clip"]["threshold"] if stored else 0.0  # logit above which a clip is called fake
     config = _run_config(run_dir / "config.json")
     folders = (run_dir, run_dir / "audit", root, root / "audit", root.parent, root.parent / "audit")
+    caveat = result.get("caveat", "")
+    with stamped(caveat):
+        plots = _plots(output_dir, evaluated, threshold, config)
     write_page(
         output_dir / "report.html",
         TEMPLATES / "report.html",
         result=result,
+        caveat=caveat,
         headlines=_headlines(result),
         persons=_persons(result["intervals"]),
         promise=_promise(result),
         seen=sentence_of_seen(result.get("seen_in_training")),
-        plots=_plots(output_dir, evaluated, threshold, config),
+        plots=plots,
         threshold=threshold,
         threshold_prob=float(expit(threshold)),
         counts=_counts(evaluated.scores, threshold),

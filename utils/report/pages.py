@@ -10,8 +10,11 @@ white; in the page they become CSS variables, so a plot follows the light or dar
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -61,6 +64,8 @@ STYLE: dict[RcKeyType, Any] = {  # for @rc_context(STYLE)
     "text.usetex": False,
     "svg.fonttype": "none",  # text stays text
 }
+DPI, BAND_INCHES = 150, 0.3  # of a PNG; of the text below it
+_STAMP: ContextVar[str] = ContextVar("stamp", default="")
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -103,9 +108,38 @@ def jpeg_data_url(picture: npt.NDArray[np.uint8], side: int, quality: int) -> st
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 
 
+@contextlib.contextmanager
+def stamped(text: str) -> Iterator[None]:
+    """While active, plots written as PNG say `text` below: a picture travels without its page."""
+    before = _STAMP.set(text)
+    try:
+        yield
+    finally:
+        _STAMP.reset(before)
+
+
+def _write_png(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, above the text of `stamped`."""
+    options: dict[str, Any] = {"format": "png", "dpi": DPI, "facecolor": "white"}
+    text = _STAMP.get()
+    if not text:
+        figure.savefig(path, **options)
+        return
+    width = figure.get_size_inches()[0]
+    band = Figure(figsize=(width, BAND_INCHES))
+    size = min(9.0, 72 * width / (0.62 * len(text)))  # points; a letter is about 0.6 of them wide
+    band.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, color=FAKE_COLOR, fontweight="bold")
+    pictures = []
+    for part in (figure, band):
+        buffer = io.BytesIO()
+        part.savefig(buffer, **options)
+        pictures.append(cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR))
+    path.write_bytes(cv2.imencode(".png", np.concatenate(pictures))[1].tobytes())
+
+
 def save_plot(figure: Figure, path: Path, alt: str) -> Markup:
     """Write a figure as PNG and return it as SVG for a page; `alt` describes it in words."""
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=150, facecolor="white"))
+    write_atomically(path, lambda partial: _write_png(partial, figure))
     buffer = io.BytesIO()
     # the salt makes the ids inside reproducible, and different from those of the page's other plots
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):

@@ -16,7 +16,17 @@ from utils.evaluation.metrics import DetectionMetrics, detection_metrics
 from utils.evaluation.results import write_csv
 from utils.evaluation.scoring import ClipScores
 from utils.files import write_text
-from utils.report.pages import FAKE_COLOR, LINE, REAL_COLOR, SOFT, STYLE, drawn_name, new_figure, save_plot
+from utils.report.pages import (
+    FAKE_COLOR,
+    LINE,
+    REAL_COLOR,
+    SOFT,
+    STYLE,
+    drawn_name,
+    new_figure,
+    save_plot,
+    stamped,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +128,8 @@ def write_robustness(
     result = about | summarize_robustness(rows, families) | {"rows": table}
     write_text(output_dir / "robustness.json", json.dumps(result, indent=1) + "\n")
     write_csv(output_dir / "robustness.csv", table)
-    plot_robustness(output_dir / "robustness.png", rows, title)
+    with stamped(about.get("caveat", "")):
+        plot_robustness(output_dir / "robustness.png", rows, title)
     return result
 
 

@@ -96,7 +96,7 @@ def write_result(folder: Path, *, auc=0.8, dataset="a", checkpoint=b"weights", c
         "dataset": dataset,
         "split": "test",
         "overall": overall,
-        "run": describe_run(folder / "best.pt", config),
+        "run": describe_run(folder / "best.pt", {"config": config}),
     }
     (folder / "test_metrics.json").write_text(json.dumps(result | changes))
     return folder
