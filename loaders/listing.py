@@ -16,6 +16,7 @@ from utils.clip.generated import MARK_NAME
 from utils.clip.packed import clip_names, walk
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
+from utils.evaluation.units import caveat, kinds_of
 from utils.files import read_lines
 from utils.names import brief, is_plain
 from utils.run.progress import map_files, progress
@@ -78,6 +79,11 @@ class Listing:
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
     unlisted: list[str] = field(default_factory=list)  # prepared, but in no metadata: paths below the root
     generated: bool = False  # some of the clips are of a generated set (utils/clip/generated.py)
+
+    @property
+    def identity_is(self) -> str:
+        """What the clips' identities are, e.g. "person", or "person+clip" of a mixed set (see Clip)."""
+        return kinds_of(self.all_clips)
 
     @property
     def all_clips(self) -> list[Clip]:
@@ -279,8 +285,9 @@ def tally(counts: Mapping[str, int]) -> str:
 
 
 def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:
-    """`describe`, and the lines of a table: found, missing, excluded and used clips per split and category.
+    """`describe`, what counts as a person if not all are named, and the lines of a table.
 
+    The table holds the found, missing, excluded and used clips per split and category.
     `split_of` maps a clip_id to its split; clips in no split stand under "-".
     """
     states = {"used": listing.clips, "missing": listing.missing, "excluded": listing.excluded}
@@ -292,7 +299,10 @@ def summarize(listing: Listing, split_of: dict[str, str]) -> list[str]:
     order = {"train": 0, "val": 1, "test": 2}
     keys = sorted({key[:2] for key in rows}, key=lambda key: (order.get(key[0], 3), key))
     columns = f"{'category':<24}{'found':>8}{'missing':>9}{'excluded':>10}{'used':>8}"
-    lines = [describe(listing), f"{listing.dataset + ' split':<20}{columns}"]
+    lines = [describe(listing)]
+    if why := caveat(listing.identity_is):
+        lines.append(f"{listing.dataset}: {why}")
+    lines.append(f"{listing.dataset + ' split':<20}{columns}")
     for split, category in keys:
         used, missing, excluded = (rows[split, category, state] for state in states)
         lines.append(f"{split:<20}{category:<24}{used + excluded:>8}{missing:>9}{excluded:>10}{used:>8}")

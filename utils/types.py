@@ -59,6 +59,9 @@ class Clip:
     # (start, end) in seconds of what was forged; None: the whole clip, if its label says fake
     video_fake_segments: tuple[tuple[float, float], ...] | None = None
     audio_fake_segments: tuple[tuple[float, float], ...] | None = None
+    # what `identity` names: a "person" or, where persons are unknown, the "family" of a clip and the fakes
+    # made from it, or the "clip" itself
+    identity_is: str = "person"
 
     @property
     def persons(self) -> tuple[str, ...]:

@@ -108,6 +108,7 @@ def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], odditie
         labels,
         category=kind,
         person=speaker,
+        identity_is="person",
         pair=name if is_empty(original) else _clip_name(original, part, where),
         split=PARTS[part],
         group=speaker,

@@ -93,6 +93,7 @@ def _make_clip(category: str, name: str, folder: Path, tested: bool) -> Clip:
         method="celeb-synthesis",
         # the persons of the YouTube videos are unknown: each video counts as a person of its own
         person=persons[0] if persons else f"youtube{name}",
+        identity_is="person" if persons else "clip",
         donors=persons[1:],
         pair=f"Celeb-real/{persons[0]}_{recording}" if fake else f"{category}/{name}",
         stratum="celebrity" if persons else "youtube",

@@ -92,6 +92,7 @@ def _make_clip(found: _Found, folder: Path, group_of: dict[str, str]) -> Clip:
         category=category,
         method="faceswap-gan",
         person=subject,
+        identity_is="person",
         donors=(donor,),
         pair=f"real/{subject}/{sentence}",
         stratum={"f": "women", "m": "men"}.get(subject[0], ""),

@@ -98,7 +98,12 @@ def _read_real(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip
             raise DatasetError(f"{where}: the row has no identity")
         split = split_of.get(person)
         clip = new_clip(
-            "deepspeak", name, root / name, (0, 0), category="real", person=person, pair=name, split=split
+            *("deepspeak", name, root / name, (0, 0)),
+            category="real",
+            person=person,
+            identity_is="person",
+            pair=name,
+            split=split,
         )
         yield where, clip, ""
 
@@ -121,6 +126,7 @@ def _read_fake(root: Path, split_of: dict[str, str]) -> Iterator[tuple[str, Clip
             category=kind,
             method=row["engine"] or "unknown",
             person=target,
+            identity_is="person",
             donors=(parse_id(row["identity-source"], where),),
             pair=f"{target}-{recording}" if recording else target,
             split=split_of.get(target),

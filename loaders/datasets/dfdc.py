@@ -2,7 +2,8 @@
 
 Any folder with such a metadata.json is a train part, Kaggle's sample `train_sample_videos` too. Not
 published: who is seen, and whether the picture or the sound of a fake is forged. Train parts group actors, so
-a drawn split keeps each part whole; in a part, a fake and its original count as one person.
+a drawn split keeps each part whole; in a part, a fake and its original count as one person (a family). The
+other folders do not name originals: each of their clips counts alone.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[tuple[str, C
         group_of = dict.fromkeys(group_of, "")
     for origin, path, label, original in rows:
         group = group_of[path.parent.as_posix()]
-        yield origin, _make_clip(folders, path, label, "train", original, group)
+        yield origin, _make_clip(folders, path, label, "train", original, group, "family")
 
 
 def _labelled_clips(
@@ -129,11 +130,17 @@ def _labelled_clips(
         where = f"{file}, line {line}"
         path = name / inside(row["filename"], where)
         label = parse_label(row["label"], where)
-        yield where, _make_clip(folders, path, label, split, path.name, name)
+        yield where, _make_clip(folders, path, label, split, path.name, name, "clip")
 
 
 def _make_clip(
-    folders: FolderIndex, path: PurePosixPath, label: int, split: str, original: str, group: str
+    folders: FolderIndex,
+    path: PurePosixPath,
+    label: int,
+    split: str,
+    original: str,
+    group: str,
+    identity_is: str,
 ) -> Clip:
     path = path.with_suffix("")
     return new_clip(
@@ -144,6 +151,7 @@ def _make_clip(
         category="fake" if label else "real",
         method="unknown",
         person=PurePosixPath(original).stem,  # unknown: the original clip stands for the person
+        identity_is=identity_is,
         split=split,
         group=group,
     )

@@ -141,6 +141,7 @@ def _make_clip(folders: FolderIndex, path: PurePosixPath, fields: dict[str, str]
         category=category,
         method=fields["method"],
         person=fields["source"],
+        identity_is="person",
         donors=sorted(donors),
         stratum=f"{fields['race']}/{fields['gender']}",
         split=fields["split"] or None,

@@ -154,6 +154,7 @@ def _clip(
     tree: _Tree, family: str, name: str, method: str, *, target: str, source: str = "", **fields: Any
 ) -> Clip:
     """A clip; `fields` as new_clip takes them."""
+    is_actor = target.startswith("actor")
     return new_clip(
         "ffpp",
         tree.clip_id(family, name),
@@ -162,7 +163,8 @@ def _clip(
         category=method,
         person=target,
         donors=() if source == target else (source,),
-        stratum="actors" if target.startswith("actor") else "youtube",
+        identity_is="person" if is_actor else "family",  # who is seen in a sequence is not published
+        stratum="actors" if is_actor else "youtube",
         **fields,
     )
 

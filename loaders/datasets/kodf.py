@@ -95,6 +95,7 @@ def _clip(name: str, folder: Path, *, method: str, person: str, sex: str = "", *
         (int(fake), 0),
         category=method,
         person=person,
+        identity_is="person",
         donors=() if donor == person else (donor,),
         stratum=sex or "unknown",
         **fields,

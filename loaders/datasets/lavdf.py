@@ -84,6 +84,7 @@ def _make_clip(root: Path, where: str, entry: dict[str, Any]) -> Clip:
         (int(video), int(audio)),
         category=CATEGORIES[video, audio],
         person=family,
+        identity_is="family",
         split=PARTS[str(entry["split"])],
         group=family,
         segments=(periods if video else None, periods if audio else None),

@@ -202,6 +202,7 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
         raise DatasetError(f"{entry.where}: a real clip has the method {method!r}; leave it empty")
     default = CATEGORIES.get(labels, "fake") if label else "real"
     target = parse_id(values.get("target_id", ""), entry.where)
+    person = parse_id(values.get("identity", ""), entry.where) or target
     return new_clip(
         "manifest",
         name,
@@ -209,7 +210,8 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
         labels,
         category=values.get("category") or default,
         method=method,
-        person=parse_id(values.get("identity", ""), entry.where) or target or f"clip {name}",
+        person=person or f"clip {name}",
+        identity_is="person" if person else "clip",
         target=target,
         donors=[parse_id(name, entry.where) for name in values.get("source_id", "").split(";")],
         split=values.get("split") or None,

@@ -346,6 +346,7 @@ def new_clip(
     *,
     category: str,
     person: str,
+    identity_is: str,
     target: str = "",
     donors: Iterable[str] = (),
     method: str = "",
@@ -357,6 +358,7 @@ def new_clip(
 ) -> Clip:
     """A clip; its name, persons, pair and group are preceded by "<dataset>/".
 
+    identity_is: what `person` names, a "person", "family" or "clip" (see utils/types.py).
     labels and segments are those of picture and sound. A clip of whose labels none is known is a fake: a real
     clip's are all 0. method: of a fake, by default its category. target: by default the person; pair: by
     default the target; empty donors do not count.
@@ -383,4 +385,5 @@ def new_clip(
         split_group=sys.intern(f"{dataset}/{group}") if group else "",
         video_fake_segments=segments[0],
         audio_fake_segments=segments[1],
+        identity_is=identity_is,
     )

@@ -64,6 +64,7 @@ def _make_clip(match: re.Match[str], folder: Path) -> Clip:
         category="fake" if fake else CHANNELS[match["channel"]],
         method="unknown",
         person=f"Actor_{actor}",
+        identity_is="person",
         stratum="men" if int(actor) % 2 else "women",
         split=next((split for split, actors in ACTORS.items() if actor in actors), "train"),
     )

@@ -22,6 +22,7 @@ from scipy.stats import t as student_t
 from utils.errors import DatasetError
 from utils.evaluation.bounds import Persons
 from utils.evaluation.metrics import Floats, Labels, Rows, require_both_classes, require_finite_scores
+from utils.evaluation.units import UNKNOWN
 
 NUM_RESAMPLES, CONFIDENCE = 2000, 0.95
 METRICS = ("auc", "ap", "eer", "balanced_accuracy")
@@ -66,7 +67,7 @@ class PersonResamples:
         for name, has in (("real", has_real), ("fake", has_fake)):
             if has.sum() < 2:
                 raise NoStatisticError(
-                    f"{what}: the {name} clips are of {has.sum()} person; an interval over persons needs two"
+                    f"{what}: the {name} clips are of {has.sum()} identity; an interval over them needs two"
                 )
         self.num_persons_of_rarer_class = int(min(has_real.sum(), has_fake.sum()))
         classes = has_real + 2 * has_fake  # 1 = only real, 2 = only fake, 3 = both
@@ -194,24 +195,29 @@ def macro_auc_interval(
     has_all = np.isfinite(values)
     if has_all.mean() < 0.95:
         raise NoStatisticError(
-            f"a group is missing in {1 - has_all.mean():.0%} of the resamples: it has too few persons"
+            f"a group is missing in {1 - has_all.mean():.0%} of the resamples: it has too few identities"
         )
     return resamples.interval(values[has_all])
 
 
 def interval_results(
-    labels: Labels, scores: Floats, persons: Persons, groups: Mapping[str, Mapping[str, Rows]], what: str
+    labels: Labels,
+    scores: Floats,
+    persons: Persons,
+    groups: Mapping[str, Mapping[str, Rows]],
+    what: str,
+    identity_is: str = UNKNOWN,
 ) -> dict[str, Any]:
     """The intervals of test_metrics.json: all metrics overall, the AUC per group, and its mean over groups.
 
     groups: {"category": {name: rows, ...}, ...}; the rows of each group hold both classes. An interval that
-    the data do not allow is {"reason": why}.
+    the data do not allow is {"reason": why}. identity_is: what the n persons are (see units.py).
     """
     persons = np.asarray(persons, str)
     result: dict[str, Any] = {
         "confidence": CONFIDENCE,
         "num_resamples": NUM_RESAMPLES,
-        "clustered_by": "identity",
+        "clustered_by": identity_is,
         "num_persons": len(set(persons)),
         "overall": or_reason(metric_intervals, labels, scores, persons, what, METRICS),
     }

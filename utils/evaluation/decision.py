@@ -30,6 +30,7 @@ from utils.evaluation.metrics import (
     require_finite_scores,
 )
 from utils.evaluation.scoring import ClipScores
+from utils.evaluation.units import UNKNOWN, is_kind, kinds_of
 from utils.names import brief
 from utils.types import Clip
 
@@ -143,6 +144,8 @@ class Decision:
     clip: HeadDecision
     video: HeadDecision | None = None  # None: no such head, or validation clips of one class only
     audio: HeadDecision | None = None
+    # what the persons of the validation reals are (see utils/evaluation/units.py)
+    identity_is: str = UNKNOWN
 
     def verdict(self, logit: float, *, off_domain: Sequence[str] = ()) -> str:
         """ "real", "fake" or "undecided".
@@ -174,14 +177,18 @@ class Decision:
     def from_plain(cls, values: Mapping[str, Any]) -> Decision:
         """The inverse of as_plain(). Raises CheckpointError if a value is missing, extra or not a number."""
         try:
-            if values.keys() != {"rate", "clip", "video", "audio"}:
+            if values.keys() - {"identity_is"} != {"rate", "clip", "video", "audio"}:
                 raise CheckpointError(f"the stored decision has the fields {', '.join(values)}")
             video, audio = (
                 None if values[name] is None else _head_from_plain(values[name])
                 for name in ("video", "audio")
             )
             clip = _head_from_plain(values["clip"])
-            return cls(rate=_finite(values["rate"]), clip=clip, video=video, audio=audio)
+            identity_is = values.get("identity_is", UNKNOWN)
+            if not is_kind(identity_is):
+                raise CheckpointError(f"the stored decision has persons that are {brief(identity_is)}")
+            rate = _finite(values["rate"])
+            return cls(rate=rate, clip=clip, video=video, audio=audio, identity_is=identity_is)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the stored decision is incomplete or damaged ({error!r})") from error
 
@@ -215,7 +222,8 @@ def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, w
         known = ~np.isnan(labels)
         if logits is not None and len(np.unique(labels[known])) == 2:
             heads[name] = fit_head(labels[known], logits[known], persons[known], rate, f"{what}, {name}")
-    return Decision(rate=rate, **heads)
+    identity_is = kinds_of(ordered[row] for row in np.flatnonzero(scores.labels == 0))
+    return Decision(rate=rate, **heads, identity_is=identity_is)
 
 
 def decision_results(decision: Decision, labels: Labels, logits: Floats, persons: Persons) -> dict[str, Any]:

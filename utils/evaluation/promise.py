@@ -10,6 +10,7 @@ from typing import Any
 
 from utils.evaluation.decision import Decision
 from utils.evaluation.seen import sentence_of_seen
+from utils.evaluation.units import UNKNOWN, caveat, counted, is_kind, noun
 from utils.files import file_sha256
 
 
@@ -25,6 +26,7 @@ def promise_of(decision: Decision, *, num_faces: int = 1) -> dict[str, Any]:
         "num_reals": head.num_reals,
         "num_reals_accused": head.num_reals_accused,
         "num_real_persons": head.num_real_persons or None,  # None: fitted before persons were counted
+        "identity_is": decision.identity_is,  # what these persons are
         "false_positive_bound": head.false_positive_bound,
         "num_faces": num_faces,
         "false_positive_bound_of_any_face": min(1.0, max(num_faces, 1) * head.false_positive_bound),
@@ -36,6 +38,7 @@ def shown_by(result: Mapping[str, Any]) -> dict[str, Any] | None:
     decision = result["decision"]
     if "stored" not in decision or decision["at_threshold"]["false_positive_rate"] is None:
         return None
+    kinds = decision.get("identity_is")
     return {
         "dataset": result["dataset"],
         "split": result["split"],
@@ -44,6 +47,7 @@ def shown_by(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "false_positive_rate": decision["at_threshold"]["false_positive_rate"],
         "num_real_persons": decision.get("num_real_persons"),
         "seen_in_training": result.get("seen_in_training"),
+        "identity_is": kinds if is_kind(kinds) else UNKNOWN,
     }
 
 
@@ -62,21 +66,26 @@ def read_shown(checkpoint: Path) -> list[dict[str, Any]]:
 def sentences(promise: Mapping[str, Any]) -> list[str]:
     """The promise in words, one sentence each."""
     persons, bound = promise["num_real_persons"], promise["false_positive_bound"]
-    of_whom = f" of {persons} persons" if persons else ""
+    kinds = promise.get("identity_is", UNKNOWN)
+    units = noun(kinds)
+    new_clips = "new real clips" if kinds == "clip" else f"real clips of new {units}"
     found = [
         f"The threshold was chosen so that at most {promise['rate']:.1%} of the {promise['num_reals']} real "
-        f"validation clips{of_whom} are above it ({promise['num_reals_accused']} are).",
-        f"Of real clips of new persons, up to {bound:.1%} may be above it (95 % bound, persons as units).",
+        f"validation clips{_of_whom(persons, kinds)} are above it ({promise['num_reals_accused']} are).",
+        f"Of {new_clips}, up to {bound:.1%} may be above it (95 % bound, {units} as units).",
     ]
     if not persons:
         found[1] = (
             f"Of new real clips, up to {bound:.1%} may be above it if they were independent; clips of one "
             "person are not, and the checkpoint is too old to say of how many persons they are: expect more."
         )
-    elif bound > 2 * promise["rate"]:
+    elif why := caveat(kinds):
+        found[1] += f" {why} Of the clips of new persons, more may be."
+    if persons and bound > 2 * promise["rate"]:
+        alike = "" if kinds == "clip" else f", and all clips of a {noun(kinds, 1)} are alike"
         found.append(
-            f"The bound is that large because these are clips of {persons} persons only: if none of so few "
-            f"is accused, and all clips of a person are alike, {1 - 0.05 ** (1 / persons):.0%} of all may be."
+            f"The bound is that large because there are {counted(persons, kinds)} only: if none of so few "
+            f"is accused{alike}, {1 - 0.05 ** (1 / persons):.0%} of all may be."
         )
     if promise["num_faces"] > 1:
         found.append(
@@ -88,9 +97,14 @@ def sentences(promise: Mapping[str, Any]) -> list[str]:
 
 def sentence_of(shown: Mapping[str, Any]) -> str:
     """What a test split showed, in words."""
-    persons = f" of {shown['num_real_persons']} persons" if shown["num_real_persons"] else ""
+    of_whom = _of_whom(shown["num_real_persons"], shown.get("identity_is", UNKNOWN))
     told = (
         f"On the {shown['split']} split of {shown['dataset']}, {shown['num_reals_accused']} of "
-        f"{shown['num_reals']} real clips{persons} are above it ({shown['false_positive_rate']:.1%})."
+        f"{shown['num_reals']} real clips{of_whom} are above it ({shown['false_positive_rate']:.1%})."
     )
     return " ".join(filter(None, (told, sentence_of_seen(shown.get("seen_in_training")))))
+
+
+def _of_whom(num_persons: int | None, kinds: str) -> str:
+    """ " of 8 persons"; "" if that is not known, or says no more than the number of clips."""
+    return f" of {counted(num_persons, kinds)}" if num_persons and kinds != "clip" else ""

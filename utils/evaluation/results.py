@@ -24,6 +24,7 @@ from utils.evaluation.metrics import (
 )
 from utils.evaluation.promise import promise_of
 from utils.evaluation.scoring import ClipScores
+from utils.evaluation.units import kinds_of
 from utils.files import write_text
 from utils.types import Clip
 
@@ -43,6 +44,7 @@ def all_metrics(
     decided: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
     if decision is not None:
         decided = decision_results(decision, labels, logits, persons)
+        decided["identity_is"] = kinds_of(ordered[row] for row in np.flatnonzero(labels == 0))
         decided["promise"] = promise_of(decision)
     if reason := lacks_a_class(labels, what):
         return {"overall": one_class_metrics(labels, logits), "decision": decided, "reason": reason}
@@ -59,7 +61,7 @@ def all_metrics(
         metrics = {name: metrics_of(rows, f"{key} {name}") for name, rows in rows_of.items()}
         result[f"per_{key}"] = metrics
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in metrics.values()]))
-    result["intervals"] = interval_results(labels, logits, persons, groups, what)
+    result["intervals"] = interval_results(labels, logits, persons, groups, what, kinds_of(ordered))
     result["decision"] = decided
     is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])
     if (is_disjoint & (labels == 1)).any():
@@ -99,6 +101,7 @@ def write_predictions(
             {
                 "clip_id": clip.clip_id,
                 "identity": clip.identity,
+                "identity_is": clip.identity_is,
                 "category": clip.category,
                 "method": clip.method,
                 "label": int(scores.labels[row]),

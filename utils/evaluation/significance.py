@@ -63,9 +63,9 @@ def delong_test(
         centred = gained[chosen] - gained[chosen].mean()
         deviations.append(np.bincount(units[chosen], centred, minlength=units.max() + 1) / chosen.sum())
         num_units.append(len(np.unique(units[chosen])))
-    unit = "clip" if persons is None else "person"
+    unit, several = ("clip", "clips") if persons is None else ("identity", "identities")
     if min(num_units) < 2:
-        raise NoStatisticError(f"{what}: DeLong's test needs two {unit}s of each class")
+        raise NoStatisticError(f"{what}: DeLong's test needs two {several} of each class")
     real, fake = deviations
     num_all = len(np.unique(units))
     variance = sum(n / (n - 1) * (d**2).sum() for n, d in zip(num_units, deviations, strict=True))

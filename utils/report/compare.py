@@ -5,7 +5,8 @@
 
 A folder means the predictions.csv in it or, after an evaluation on several data sets, those in subfolders.
 Prints comparison.json; with --output_dir, writes it there together with a table, comparison.md. Intervals are
-over persons; DeLong's test is given over clips and over persons, McNemar's over clips.
+over persons, or what stands for them where they are not named; DeLong's test is given over clips and over
+persons, McNemar's over clips.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from utils.evaluation.bootstrap import (
 )
 from utils.evaluation.metrics import Floats, Rows, against_the_reals, area_under_roc, require_both_classes
 from utils.evaluation.significance import delong_test, holm, mcnemar_test
+from utils.evaluation.units import UNKNOWN, caveat, is_kind, join_kinds, noun
 from utils.files import require_writable, write_text
-from utils.names import parse_json
+from utils.names import brief, parse_json
 from utils.run.log import configure_logging
 
 log = logging.getLogger("test")
@@ -73,6 +75,7 @@ class Predictions:
     text: dict[str, npt.NDArray[np.str_]]  # (n,) for each of TEXT_COLUMNS
     labels: npt.NDArray[np.int64]  # (n,) 1 = fake
     logits: Floats  # (n,)
+    kinds: npt.NDArray[np.str_]  # (n,) what the identity is (see utils/evaluation/units.py)
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -100,6 +103,8 @@ def read_predictions(path: Path) -> Predictions:
                     logit = math.nan
                 if not math.isfinite(logit):
                     raise DatasetError(f"{where}: logit is {row['logit']!r}, expected a number")
+                if not is_kind(row.setdefault("identity_is", UNKNOWN)):
+                    raise DatasetError(f"{where}: identity_is is {brief(row['identity_is'])}")
                 if row["clip_id"] in rows:
                     raise DatasetError(f"{where}: {row['clip_id']} occurs twice")
                 rows[row["clip_id"]] = (row, logit)
@@ -111,7 +116,8 @@ def read_predictions(path: Path) -> Predictions:
     text = {name: np.array([rows[clip_id][0][name] for clip_id in clip_ids]) for name in TEXT_COLUMNS}
     labels = (text["label"] == "1").astype(np.int64)
     logits = np.array([rows[clip_id][1] for clip_id in clip_ids])
-    return Predictions(clip_ids=np.array(clip_ids), text=text, labels=labels, logits=logits)
+    kinds = np.array([rows[clip_id][0]["identity_is"] for clip_id in clip_ids])
+    return Predictions(clip_ids=np.array(clip_ids), text=text, labels=labels, logits=logits, kinds=kinds)
 
 
 def require_same_clips(a: Predictions, b: Predictions, paths: Sequence[Path]) -> None:
@@ -165,6 +171,7 @@ def compare_rows(
     result: dict[str, Any] = {
         "num_real": int((labels == 0).sum()),
         "num_fake": int((labels == 1).sum()),
+        "clustered_by": join_kinds(set(np.where(a.kinds == UNKNOWN, b.kinds, a.kinds)[rows])),
         "num_persons": len(set(persons)),
         "auc_a": auc_a,
         "auc_b": auc_b,
@@ -247,7 +254,9 @@ def as_table(comparison: Mapping[str, Any]) -> str:
     def p_value(test: Mapping[str, Any]) -> str:
         return f"{test['p_value']:.3g} ({test['p_holm']:.3g})" if "p_value" in test else "-"
 
-    columns = ["clips", "real", "fake", "AUC A", "AUC B", "A - B", "DeLong, persons", "DeLong, clips"]
+    kinds = join_kinds(result["overall"]["clustered_by"] for result in comparison["datasets"].values())
+    units = noun(kinds)
+    columns = ["clips", "real", "fake", "AUC A", "AUC B", "A - B", f"DeLong, {units}", "DeLong, clips"]
     columns += ["accuracy A", "accuracy B", "McNemar"]
     lines = [f"A: {comparison['a']}", "", f"B: {comparison['b']}", ""]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -266,11 +275,11 @@ def as_table(comparison: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"In brackets: {100 * comparison['confidence']:.0f} % intervals from {comparison['num_resamples']} "
-        "resamples of the persons, the same for A and B. p-values are two-sided; in parentheses after Holm's "
-        "correction over the data sets, all categories, or all methods. DeLong over clips and McNemar treat "
-        "clips as independent; DeLong over persons does not. A dash: not possible with these data, for the "
+        f"resamples of the {units}, the same for A and B. p-values are two-sided; in parentheses after Holm's"
+        " correction over the data sets, all categories, or all methods. DeLong over clips and McNemar treat "
+        f"clips as independent; DeLong over {units} does not. A dash: not possible with these data, for the "
         f"reason in comparison.json. Accuracy and McNemar at P(fake) > {comparison['thresholds'][0]} (A) "
-        f"and > {comparison['thresholds'][1]} (B).",
+        f"and > {comparison['thresholds'][1]} (B). {caveat(kinds)}".strip(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,7 @@ from utils.clip.generated import caveat_of
 from utils.config import opt, parse_command
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.significance import over_runs
+from utils.evaluation.units import UNKNOWN, is_kind, join_kinds, noun
 from utils.files import file_sha256, require_writable, write_text
 from utils.names import brief, parse_json
 from utils.report.pages import TEMPLATES, write_page
@@ -95,6 +96,7 @@ class Cell:
     num_real: int
     num_fake: int
     file: str
+    clustered_by: str = UNKNOWN  # what the interval is over (see utils/evaluation/units.py)
 
 
 @dataclass
@@ -151,11 +153,14 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
             "%s: left out, %s of %s has no AUC: its clips are of one class", file, column, about["name"]
         )
         return
-    interval = result.get("intervals", {}).get("overall", {}).get("auc")
+    intervals = result.get("intervals", {})
+    interval, kinds = intervals.get("overall", {}).get("auc"), intervals.get("clustered_by", UNKNOWN)
+    if not is_kind(kinds):
+        raise ValueError(f"{brief(kinds)} is nothing to count")
     numbers: dict[str, Any] = {name: float(overall[name]) for name in AVERAGED}
     numbers |= {name: int(overall[name]) for name in ("num_real", "num_fake")}
     bounds = None if interval is None else (float(interval[0]), float(interval[1]))
-    cell = Cell(**numbers, interval=bounds, file=str(file))
+    cell = Cell(**numbers, interval=bounds, file=str(file), clustered_by=kinds)
     run = runs.setdefault(about["checkpoint_sha256"], Run(about))
     other = run.cells.setdefault(column, cell)
     # test.py writes the result of each data set twice: to its own folder and to the table of all
@@ -187,7 +192,12 @@ def build_matrix(runs: Sequence[Run]) -> dict[str, Any]:
     for run in runs:
         groups.setdefault(run.about["configuration"] or run.about["checkpoint_sha256"], []).append(run)
     rows = [_group(members, columns) for members in groups.values()]
-    return {"columns": columns, "groups": rows, "folds": [table for row in rows for table in _folds(row)]}
+    return {
+        "columns": columns,
+        "clustered_by": join_kinds(cell.clustered_by for run in runs for cell in run.cells.values()),
+        "groups": rows,
+        "folds": [table for row in rows for table in _folds(row)],
+    }
 
 
 def _group(members: Sequence[Run], columns: Sequence[str]) -> dict[str, Any]:
@@ -257,7 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     matrix = build_matrix(read_results(find_results(config.matrix))) | {"command": shlex.join(sys.argv)}
     text = json.dumps(matrix, indent=1) + "\n"
     write_text(config.output_dir / "matrix.json", text)
-    write_page(config.output_dir / "matrix.html", TEMPLATES / "matrix.html", matrix=matrix, width=96)
+    page, units = config.output_dir / "matrix.html", noun(matrix["clustered_by"] or UNKNOWN)
+    write_page(page, TEMPLATES / "matrix.html", matrix=matrix, units=units, width=96)
     for group in matrix["groups"]:
         for column, summary in group["summary"].items():
             shown = [f"{name} {row['mean']:.4f} +- {row['std']:.4f}" for name, row in summary.items()]

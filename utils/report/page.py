@@ -20,6 +20,7 @@ from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.promise import sentence_of, sentences, shown_by
 from utils.evaluation.scoring import ClipScores
 from utils.evaluation.seen import sentence_of_seen
+from utils.evaluation.units import caveat, counted, noun
 from utils.names import parse_json
 from utils.report.pages import TEMPLATES, jpeg_data_url, stamped, write_page
 from utils.report.plots import (
@@ -101,10 +102,12 @@ def _persons(intervals: Mapping[str, Any]) -> str:
     """How the intervals were computed, or why they were not."""
     if reason := intervals["overall"].get("reason"):
         return f"No intervals: {reason}."
+    kinds, number = intervals["clustered_by"], intervals["num_persons"]
+    since = "" if kinds == "clip" else f", since clips of one {noun(kinds, 1)} are not independent"
     return (
         f"In parentheses: {intervals['confidence']:.0%} intervals from {intervals['num_resamples']:,} "
-        f"resamples of the {intervals['num_persons']} persons, since clips of one person are not independent."
-    )
+        f"resamples of the {counted(number, kinds)}{since}. {caveat(kinds)}"
+    ).strip()
 
 
 def _headlines(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,6 +25,26 @@ EXTRA = {  # data set -> clips that its tables do not name
     "manifest": "clips/four",
 }
 
+NO_PERSONS = {  # data set -> what stands for the persons that it does not name
+    "celebdf": "person+clip",
+    "dfdc": "family+clip",
+    "ffpp": "person+family",
+    "lavdf": "family",
+}
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_a_listing_says_what_its_identities_are(tmp_path, name):
+    root = prepare_empty(TREES[name](tmp_path / "raw", EmptyFiles()), tmp_path / "prepared")
+    listing = DATASETS[name](root, ListingConfig())
+    assert listing.identity_is == NO_PERSONS.get(name, "person")
+    said = [line for line in summarize(listing, {}) if "as a person" in line]
+    assert len(said) == (name in NO_PERSONS)
+    families: dict[str, set[str]] = {}
+    for clip in listing.clips:
+        families.setdefault(clip.identity, set()).add(clip.identity_is)
+    assert all(len(kinds) == 1 for kinds in families.values())
+
 
 @pytest.mark.parametrize("name", sorted(EXTRA))
 def test_prepared_clips_that_no_table_names_are_counted(tmp_path, name):

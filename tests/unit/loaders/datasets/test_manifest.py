@@ -40,6 +40,12 @@ def test_each_form_from_raw_to_listing(tmp_path, form):
     }
 
 
+def test_a_row_without_a_person_is_a_clip_of_its_own(table):
+    clips = table("path,label,identity,target_id\na,0,ann,\nb,1,,bob\nc,0,,\n").values()
+    assert [clip.identity_is for clip in clips] == ["person", "person", "clip"]
+    assert [clip.identity_is for clip in table("path,label\na,0\nb,1\nc,0\n").values()] == ["clip"] * 3
+
+
 def test_all_columns(table):
     clips = table(
         "path,label,video_label,audio_label,identity,source_id,target_id,method,category,split,"

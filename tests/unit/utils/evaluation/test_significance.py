@@ -159,7 +159,7 @@ def test_the_interval_of_the_macro_average_lets_the_groups_vary_together():
     single = metric_intervals(labels, scores, persons, "x")["auc"]
     assert macro_auc_interval(labels, scores, persons, groups, "x") == pytest.approx(single)  # twice the same
     lonely = np.append(np.flatnonzero(labels == 0), fakes[0])
-    with pytest.raises(NoStatisticError, match="too few persons"):
+    with pytest.raises(NoStatisticError, match="too few identities"):
         macro_auc_interval(labels, scores, persons, [groups[0], lonely], "x")
 
 
@@ -170,16 +170,16 @@ def test_what_the_data_do_not_allow_is_an_error_or_a_reason_and_never_a_number()
             metric_intervals(np.full(9, one_class), np.arange(9.0), list("abcabcabc"), "the test split")
         with pytest.raises(DatasetError, match="need both"):
             delong_test(np.full(9, one_class), np.arange(9.0), np.arange(9.0), "x")
-    with pytest.raises(NoStatisticError, match="the real clips are of 1 person"):
+    with pytest.raises(NoStatisticError, match="the real clips are of 1 identity"):
         metric_intervals(np.array([0, 0, 1, 1]), np.arange(4.0), list("aabc"), "x")
     with pytest.raises(DatasetError, match="1 scores are not finite"):
         metric_intervals(labels, np.where(scores == scores[5], np.nan, scores), persons, "x")
     result = interval_results(
         np.array([0, 0, 1, 1]), np.arange(4.0), list("aabc"), {"category": {"A": np.arange(4)}}, "x"
     )
-    assert "1 person" in result["overall"]["reason"]
-    assert "1 person" in result["per_category"]["A"]["reason"]
-    assert "1 person" in result["macro_auc_category"]["reason"]
+    assert "1 identity" in result["overall"]["reason"]
+    assert "1 identity" in result["per_category"]["A"]["reason"]
+    assert "1 identity" in result["macro_auc_category"]["reason"]
 
 
 def delong_by_loops(labels, a, b):

@@ -110,11 +110,23 @@ def test_what_the_persons_do_not_allow_is_said_instead_of_an_interval(tmp_path):
     ]
     comparison = compare_runs(paths, (0.5, 0.5))
     overall = comparison["datasets"]["data"]["overall"]
-    assert "the real clips are of 1 person" in overall["intervals"]["reason"]
-    assert "two persons of each class" in overall["delong_persons"]["reason"]
+    assert "the real clips are of 1 identity" in overall["intervals"]["reason"]
+    assert "two identities of each class" in overall["delong_persons"]["reason"]
     assert 0 < overall["delong"]["p_value"] <= 1
     assert f"{overall['auc_a']:.4f} [-]" in as_table(comparison)
     json.dumps(comparison, allow_nan=False)
+
+
+def test_a_comparison_says_what_its_intervals_are_over(two_runs):
+    assert "resamples of the identities" in as_table(compare_runs(two_runs, (0.5, 0.5)))  # files from before
+    kinds = ["identity_is", *("person" if i % 2 else "clip" for i in range(120))]
+    new = edited(two_runs[0], lambda rows: [[*row, kind] for row, kind in zip(rows, kinds, strict=True)])
+    for pair in ((new, two_runs[1]), (two_runs[1], new)):
+        comparison = compare_runs(pair, (0.5, 0.5))
+        assert comparison["datasets"]["data"]["overall"]["clustered_by"] == "person+clip"
+        table = as_table(comparison)
+        assert "| DeLong, persons or single clips | DeLong, clips |" in table
+        assert "Not all persons are named: where they are not, each clip counts as a person" in table
 
 
 def edited(path, change):

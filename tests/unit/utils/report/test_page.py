@@ -126,6 +126,18 @@ def test_only_runs_that_differ_in_seed_and_fold_share_a_mean(tmp_path):
     assert matrix["folds"] == []
 
 
+def test_a_matrix_says_what_its_intervals_are_over(tmp_path):
+    write_result(tmp_path / "old", dataset="a")
+    assert matrix_of(tmp_path)["clustered_by"] == "identity"
+    for name, kinds in (("one", "person"), ("two", "family")):
+        intervals = {"clustered_by": kinds, "overall": {"auc": [0.7, 0.9]}}
+        write_result(tmp_path / "new" / name, dataset=name, checkpoint=name.encode(), intervals=intervals)
+    assert matrix_of(tmp_path / "new")["clustered_by"] == "person+family"
+    write_result(tmp_path / "odd", intervals={"clustered_by": "<b>", "overall": {}})
+    with pytest.raises(DatasetError, match="nothing to count"):
+        matrix_of(tmp_path / "odd")
+
+
 def test_a_row_is_a_checkpoint_wherever_its_results_lie(tmp_path):
     write_result(tmp_path / "run", dataset="a")
     write_result(tmp_path / "elsewhere", dataset="b")
