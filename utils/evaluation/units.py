@@ -47,7 +47,7 @@ def counted(number: int, kinds: str) -> str:
 
 
 def caveat(kinds: str) -> str:
-    """A sentence on what counts as a person although it is none; "" if all are persons, or unknown."""
+    """A sentence on what counts as a person but is not one; "" if all are persons, or unknown."""
     names = kinds.split("+")
     stand_ins = " or ".join(STAND_INS[kind] for kind in names if kind in STAND_INS)
     if not stand_ins:

@@ -71,7 +71,7 @@ def test_what_the_reals_of_validation_and_test_are_of_reaches_every_word(
     assert result["intervals"]["clustered_by"] == join_kinds([kinds, "person"])  # the fakes' are named
     shown = shown_by(result)
     assert shown["identity_is"] == kinds
-    assert ("of 4" in sentence_of(shown)) == (kinds != "clip")
+    assert ("clips of 4" in sentence_of(shown)) == (kinds != "clip")
 
 
 @pytest.mark.parametrize(
