@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
 from utils.clip.files import (
@@ -34,6 +33,8 @@ def write_clip_folder(
     A fake picture has a checkerboard in it and a fake sound a tone, so that a small model can tell them
     apart.
     """
+    import soundfile  # not at the top: batches can be made without it
+
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     with VideoWriter(folder / VIDEO_NAME, fps=fps, width=size, height=size) as writer:

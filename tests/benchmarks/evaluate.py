@@ -13,6 +13,7 @@ from models.beyond_masking.detector import BeyondMaskingDetector
 from tests.clip_factory import make_batch
 from utils.evaluation.scoring import evaluate
 from utils.run.device import resolve_precision
+from utils.run.training import compile_model
 
 
 def measure(
@@ -23,6 +24,7 @@ def measure(
     num_frames: int = 60,
     image_size: int = 224,
     precision: str = "auto",
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Windows per second of the default model, after one batch that is not counted."""
     where = torch.device(device)
@@ -31,6 +33,9 @@ def measure(
     precision = resolve_precision(precision, where)
     torch.manual_seed(0)
     model = BeyondMaskingDetector(BeyondMaskingConfig(image_size=image_size)).to(where)
+    if compiled:
+        torch.compiler.reset()  # or another batch size would be compiled for any size
+        compile_model(model)
     batch = make_batch(batch_size, num_frames, size=image_size, seconds=num_frames / 25)
     batch = dataclasses.replace(batch, video_fps=25.0)
     if on_gpu:
@@ -42,6 +47,7 @@ def measure(
     return {
         "device": torch.cuda.get_device_name(where) if on_gpu else "cpu",
         "precision": precision,
+        "compiled": compiled,
         "batch_size": batch_size,
         "num_frames": num_frames,
         "image_size": image_size,

@@ -17,10 +17,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
-import soundfile
 import torch
 
 from loaders.batches.windows import ClipDataset, DataConfig
@@ -39,6 +37,8 @@ NUM_WINDOWS = 20
 
 def write_clip(folder: Path, seconds: int) -> Path:
     """A clip folder with a moving, grainy face, repeated every four seconds."""
+    import soundfile
+
     from tests.moving_face import moving_face
 
     rng = np.random.default_rng(0)
@@ -102,6 +102,8 @@ def windows_of(folder: Path) -> Callable[[], np.ndarray]:
 
 def decode_barely(path: Path, num_frames: int, first: int) -> None:
     """Decode what a window of `num_frames` from `first` on needs, to RGB, and nothing else."""
+    import av
+
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1

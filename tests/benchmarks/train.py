@@ -16,7 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,29 @@ from utils.run.training import StepReader, TrainingStep, WaitingTime, compile_mo
 from utils.types import ClipBatch
 
 FRAME_SIZE = 224
+BASELINE = {"precision": "fp32", "compiled": False, "tf32": False, "fast": False}
 MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
 
 
+def arithmetic(device: torch.device, row: dict[str, Any]) -> str:
+    """What a row of `measure_variant` computes in: "bf16", "fp32", or on a GPU "tf32"."""
+    uses_tf32 = device.type == "cuda" and row["precision"] == "fp32" and row.get("tf32", True)
+    return "tf32" if uses_tf32 else str(row["precision"])
+
+
+def matrix_peaks(device: torch.device) -> dict[str, float]:
+    """`matrix_peak` of each arithmetic that the device has."""
+    kinds = ("bf16", "tf32", "fp32") if device.type == "cuda" else ("bf16", "fp32")
+    return {kind: matrix_peak(device, kind) for kind in kinds}
+
+
 def matrix_peak(device: torch.device, precision: str = "bf16", repeats: int = 20) -> float:
-    """TFLOP/s of a large matrix product on this device: what its convolutions could reach at best."""
+    """TFLOP/s of a large matrix product on this device: what its convolutions could reach at best.
+
+    precision: "bf16", "fp32" or, on a GPU, "tf32".
+    """
     size = MATRIX_SIZES[device.type]
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -101,13 +118,19 @@ def paper_batch(batch_size: int, num_frames: int, image_size: int) -> ClipBatch:
 
 
 def measure_data_wait(
-    device: torch.device, batch_size: int, num_steps: int, model: dict[str, Any], precision: str = "bf16"
+    device: torch.device,
+    batch_size: int,
+    num_steps: int,
+    model: dict[str, Any],
+    precision: str = "bf16",
+    write: Callable[[Path, int], Path] = write_clip,
 ) -> float:
     """Share of the time of training steps in which the loop waits for its loader, with the workers that
-    train.py would start, on clip folders of 10 s and full windows. The first batch does not count.
+    train.py would start, on clip folders of 10 s and full windows. The first batch does not count. `write`:
+    what writes the first of these folders.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source = write_clip(Path(folder) / "0", 10)
+        source = write(Path(folder) / "0", 10)
         copies = [shutil.copytree(source, Path(folder) / str(n)) for n in range(1, 2 * batch_size)]
         clips = [make_clip(place) for place in (source, *copies)]
         workers = WorkerConfig(batch_size=batch_size)
@@ -143,6 +166,7 @@ def measure_variant(
         batch = batch.pin_memory()
     trainer, seconds = Trainer(device, precision, model, fused=fast), []
     if compiled:
+        torch.compiler.reset()  # or another batch size would be compiled for any size
         compile_model(trainer.detector)
     _finish(device)
     start = time.perf_counter()
@@ -171,6 +195,35 @@ def measure_variant(
     }
 
 
+def measure_rows(
+    device: torch.device,
+    batch_sizes: Sequence[int],
+    variants: Sequence[dict[str, Any]],
+    *,
+    num_frames: int,
+    image_size: int,
+    num_steps: int,
+    model: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """A row of figures for each batch size and variant (arguments of `measure_variant`), with its share of
+    the matrix peak in its own arithmetic.
+    """
+    peaks, model = matrix_peaks(device), {"image_size": image_size} | model
+    flops_per_clip = Trainer(device, "bf16", model).flops_per_clip(num_frames, image_size)
+    for batch_size in batch_sizes:
+        batch = paper_batch(batch_size, num_frames, image_size)
+        for variant in variants:
+            row = measure_variant(
+                device, batch, **variant, num_steps=num_steps, flops_per_clip=flops_per_clip, model=model
+            )
+            peak = peaks[arithmetic(device, row)]
+            yield row | {
+                "share_of_peak": row["tflops"] / peak,
+                "peak_tflops": peak,
+                "tflop_per_clip": flops_per_clip / 1e12,
+            }
+
+
 def measure(
     device: str = "cpu",
     *,
@@ -188,20 +241,16 @@ def measure(
     on_gpu = where.type == "cuda"
     compile_too = on_gpu if compile_too is None else compile_too
     num_steps = num_steps or (10 if on_gpu else 2)  # on a CPU a step of the paper's size takes a minute
-    peak, rows = matrix_peak(where), []
     model = {"image_size": image_size, "checkpoint_activations": checkpoint_activations}
-    flops_per_clip = Trainer(where, "bf16", model).flops_per_clip(num_frames, image_size)
-    for batch_size in batch_sizes or ((4, 16) if on_gpu else (2,)):
-        batch = paper_batch(batch_size, num_frames, image_size)
-        variants = [{"precision": p, "compiled": c} for p in ("fp32", "bf16") for c in (False, compile_too)]
-        variants = [variant for n, variant in enumerate(variants) if variant not in variants[:n]]
-        if on_gpu:
-            variants.append({"precision": "fp32", "compiled": False, "tf32": False, "fast": False})
-        for variant in variants:
-            row = measure_variant(
-                where, batch, **variant, num_steps=num_steps, flops_per_clip=flops_per_clip, model=model
-            )
-            rows.append(row | {"share_of_peak": row["tflops"] / peak})
+    variants: list[dict[str, Any]] = [
+        {"precision": p, "compiled": c} for p in ("fp32", "bf16") for c in (False, compile_too)
+    ]
+    variants = [variant for n, variant in enumerate(variants) if variant not in variants[:n]]
+    if on_gpu:
+        variants.append(BASELINE)
+    sizes = {"num_frames": num_frames, "image_size": image_size, "num_steps": num_steps}
+    batch_sizes = batch_sizes or ((4, 16) if on_gpu else (2,))
+    rows = list(measure_rows(where, batch_sizes, variants, **sizes, model=model))
     largest = max(row["batch_size"] for row in rows)
     at_largest = [row for row in rows if row["batch_size"] == largest]
     fastest = min((row for row in at_largest if row["precision"] == "bf16"), key=lambda row: row["step_s"])
@@ -210,8 +259,8 @@ def measure(
         "device": torch.cuda.get_device_name(where) if on_gpu else "cpu",
         "num_frames": num_frames,
         "image_size": image_size,
-        "tflop_per_clip": flops_per_clip / 1e12,
-        "matrix_peak_tflops": peak,
+        "tflop_per_clip": fastest["tflop_per_clip"],
+        "matrix_peak_tflops": fastest["peak_tflops"],
         "step_s": fastest["step_s"],
         "clips_per_s": fastest["clips_per_s"],
         "tflops": fastest["tflops"],

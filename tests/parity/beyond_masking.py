@@ -85,18 +85,18 @@ def run(
     video, mfcc = inputs["video"], inputs["mfcc"]
     num_clips, num_frames = video.shape[0], video.shape[2]
     labels = inputs["labels"].flatten().to(video.dtype)
-    no_frames_padded = torch.zeros(num_clips, num_frames, dtype=torch.bool)
+    no_frames_padded = torch.zeros(num_clips, num_frames, dtype=torch.bool, device=video.device)
+    num_columns = torch.full((num_clips,), mfcc.shape[2], device=video.device)
     landmarks = inputs["landmarks"].view(num_clips, num_frames, -1, 2)
     output = model.forward_features(
-        video, mfcc, landmarks, no_frames_padded, torch.full((num_clips,), mfcc.shape[2]), no_frames_padded,
-        video_fps=25.0,
-    )  # fmt: skip
+        video, mfcc, landmarks, no_frames_padded, num_columns, no_frames_padded, video_fps=25.0
+    )
     batch = ClipBatch(
-        video=torch.zeros(num_clips, 3, num_frames, 1, 1, dtype=torch.uint8),
-        waveform=torch.zeros(num_clips, 1),
+        video=video.new_zeros((num_clips, 3, num_frames, 1, 1), dtype=torch.uint8),
+        waveform=video.new_zeros(num_clips, 1),
         landmarks=landmarks,
         video_padding_mask=no_frames_padded,
-        audio_padding_mask=torch.zeros(num_clips, 1, dtype=torch.bool),
+        audio_padding_mask=no_frames_padded[:, :1],
         landmark_padding_mask=no_frames_padded,
         video_labels=labels,
         audio_labels=torch.full_like(labels, torch.nan),
@@ -110,16 +110,16 @@ def run(
     return {"logits": output.logits[:, None], "kl": kl, **terms}
 
 
-def compare(path: Path) -> dict[str, float]:
-    """Relative error of every quantity of the fixture."""
+def compare(path: Path, device: str = "cpu") -> dict[str, float]:
+    """Relative error of every quantity of the fixture, computed on a device."""
     with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key).to(device) for key in file.keys()}
         metadata = json.loads(file.metadata()["config"])
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    model, criterion = build(metadata)
+    model, criterion = (module.to(device) for module in build(metadata))
     model.load_released(part("state."))
     inputs, errors = part("input."), {}
     for mode in ("eval", "train"):

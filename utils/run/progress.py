@@ -24,10 +24,7 @@ FEW = 16  # up to this many, threads are not worth their start
 def progress(items: Iterable[Item], what: str, unit: str, total: int | None = None) -> Iterable[Item]:
     """`items` with a bar on standard error, in the main process only, from the third second on."""
     is_quiet = not is_main() or multiprocessing.parent_process() is not None
-    return tqdm(
-        items, what, total, leave=False, unit=unit, delay=DELAY_S, mininterval=0.5, dynamic_ncols=True,
-        disable=is_quiet,
-    )  # fmt: skip
+    return tqdm(items, what, total, leave=False, unit=unit, delay=DELAY_S, mininterval=0.5, disable=is_quiet)
 
 
 def map_files(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Result]:
