@@ -23,16 +23,17 @@ ALL_BUT_CHANNELS = (0, 2, 3, 4)
 def run_clip_by_clip(block: nn.Sequential, video: Tensor, padding: Tensor | None) -> Tensor:
     """[Conv3d, batch norm, max pool, ReLU] in training: (B, C, T, H, W) -> (B, C', T, H / 2, W / 2).
 
-    padding: (B, 1, T, 1, 1), True where the batch norm's output is set to 0; None = nowhere. Batch norm needs
-    sums over the whole batch, so each pass goes over the clips twice and convolves each time: forward for the
-    sums of the output, then for the result; backward for the sums of the output's gradient, then for the
-    gradients of video and weights.
+    padding: (B, T), True = a frame that batch norm leaves out and sets to 0; None = no padding. Batch norm
+    needs sums over the whole batch, so each pass goes over the clips twice and convolves each time: forward
+    for the sums of the output, then for the result; backward for the sums of the output's gradient, then for
+    the gradients of video and weights.
     """
     convolution, norm, _, _ = block
     assert isinstance(norm, nn.BatchNorm3d)
     work = _Work(block, padding, video.device.type)
     totals = _OutputSums.apply(work, video, convolution.weight, convolution.bias)
-    mean, variance = batch_moments(norm, totals, video.numel() // video.shape[1])
+    num_frames = len(video) * video.shape[2] if padding is None else int((~padding).sum())
+    mean, variance = batch_moments(norm, totals, num_frames * video.shape[3] * video.shape[4])
     scale = norm.weight * (variance + norm.eps).rsqrt()
     shift = norm.bias - mean * scale
     return _Normalized.apply(work, video.detach(), scale.float(), shift.float())
@@ -46,7 +47,7 @@ class _Work:
 
     def __init__(self, block: nn.Sequential, padding: Tensor | None, device_type: str) -> None:
         self.convolution, _, self.pool, self.relu = block
-        self.padding = padding
+        self.padding = None if padding is None else padding[:, None, :, None, None]
         self.frames_at_once = FRAMES_AT_ONCE_ON_CPU if device_type == "cpu" else FRAMES_AT_ONCE
         # the backward pass computes as the forward pass does
         dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
@@ -67,11 +68,15 @@ class _Work:
         """Batch norm of the convolution's output, in the output's dtype."""
         return torch.addcmul(self.shift, features, self.scale).to(features.dtype)
 
+    def without_padding(self, values: Tensor, number: int, frames: slice) -> Tensor:
+        """Values of these frames of a clip, 0 at padding."""
+        if self.padding is None:
+            return values
+        return values.masked_fill(self.padding[number : number + 1, :, frames], 0.0)
+
     def activate(self, normalized: Tensor, number: int, frames: slice) -> Tensor:
         """The block's output for these frames of a clip."""
-        if self.padding is not None:
-            normalized = normalized.masked_fill(self.padding[number : number + 1, :, frames], 0.0)
-        return self.relu(self.pool(normalized))
+        return self.relu(self.pool(self.without_padding(normalized, number, frames)))
 
     def normalized_gradient(self, features: Tensor, number: int, frames: slice) -> Tensor:
         """Gradient of the batch norm's output, in float32."""
@@ -94,9 +99,9 @@ class _OutputSums(torch.autograd.Function):
         ctx.work = work
         ctx.save_for_backward(video, weight, bias)
         totals = torch.zeros(2, len(weight), dtype=torch.float64, device=video.device)
-        for clip in video.split(1):
-            for _, features in work.slices(work.convolve(clip)):
-                values = features.float()
+        for number, clip in enumerate(video.split(1)):
+            for frames, features in work.slices(work.convolve(clip)):
+                values = work.without_padding(features.float(), number, frames)
                 totals[0] += values.sum(ALL_BUT_CHANNELS, dtype=torch.float64)
                 totals[1] += values.square().sum(ALL_BUT_CHANNELS, dtype=torch.float64)
         return totals
@@ -118,6 +123,7 @@ class _OutputSums(torch.autograd.Function):
             for frames, features in work.slices(output.detach()):
                 direct = work.normalized_gradient(features, number, frames)
                 through_moments = torch.addcmul(of_sum, features, 2 * of_square)
+                through_moments = work.without_padding(through_moments, number, frames)
                 output_gradient[:, :, frames] = through_moments.addcmul_(direct, work.scale)
             inputs = [value for value, wanted in zip((clip, weight, bias), needed, strict=True) if wanted]
             gradients = iter(torch.autograd.grad(output, inputs, output_gradient))

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.beyond_masking.config import BeyondMaskingConfig
 from models.blocks.frames import resize_frames
+from models.blocks.normalization import PaddedBatchNorm3d
 from utils.errors import UsageError
 from utils.media import luma
 from utils.run.device import uses_plain_torch
@@ -123,7 +124,7 @@ def conv3d_layers(channels: Sequence[int]) -> nn.Sequential:
     layers = nn.Sequential()
     for inputs, outputs in zip((3, *channels), channels, strict=False):
         convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
-        layers.extend([convolution, nn.BatchNorm3d(outputs), FramePool(), nn.ReLU()])
+        layers.extend([convolution, PaddedBatchNorm3d(outputs), FramePool(), nn.ReLU()])
     return layers
 
 
@@ -139,16 +140,18 @@ def torchvision_layers(name: str, *, pretrained: bool) -> nn.Sequential:
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             module.stride = (1, *module.stride[1:])
+        elif isinstance(module, nn.BatchNorm3d):
+            module.__class__ = PaddedBatchNorm3d
     return nn.Sequential(network.stem, network.layer1, network.layer2, network.layer3, network.layer4)
 
 
 class MaskedVideoEncoder(nn.Module):
     """A video encoder whose features do not depend on padding: (B, 3, T, H, W) -> (B, T, D).
 
-    Padding frames are set to 0 after every batch norm, as a convolution sees the frames past a clip's end.
-    With `checkpoint_activations` the backward pass recomputes each block, so only the activations between
-    blocks are kept. All blocks of conv3d but the last, whose activations are the largest, are computed one
-    clip at a time.
+    Batch norms leave padding frames out of their statistics and set them to 0, as a convolution sees the
+    frames past a clip's end. With `checkpoint_activations` the backward pass recomputes each block, so only
+    the activations between blocks are kept. All blocks of conv3d but the last, whose activations are the
+    largest, are computed one clip at a time.
     """
 
     def __init__(self, config: BeyondMaskingConfig) -> None:
@@ -162,20 +165,16 @@ class MaskedVideoEncoder(nn.Module):
         self.encoder = nn.Sequential(OrderedDict(layers=layers))  # checkpoints have encoder.layers
         self.checkpoint_activations = config.checkpoint_activations
         self.runs_clip_by_clip = not uses_plain_torch()
-        self._padding: Tensor | None = None
-        for module in self.encoder.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.register_forward_hook(self._zero_padding)
-
-    def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        return None if self._padding is None else output.masked_fill(self._padding, 0.0)
 
     def _run(self, block: nn.Module, video: Tensor, padding: Tensor | None) -> Tensor:
-        self._padding = padding
+        norms = [module for module in block.modules() if isinstance(module, PaddedBatchNorm3d)]
+        for norm in norms:
+            norm.padding = padding
         try:
             return block(video)
         finally:
-            self._padding = None
+            for norm in norms:
+                norm.padding = None
 
     def _blocks(self) -> list[nn.Sequential]:
         layers = self.encoder.layers
@@ -191,8 +190,8 @@ class MaskedVideoEncoder(nn.Module):
             video = video.contiguous(memory_format=torch.channels_last_3d)
         padding = None
         if padding_mask is not None and padding_mask.any():
-            padding = padding_mask[:, None, :, None, None]
-            video = video.masked_fill(padding, 0.0)
+            padding = padding_mask
+            video = video.masked_fill(padding[:, None, :, None, None], 0.0)
         recomputes = self.checkpoint_activations and torch.is_grad_enabled()
         clip_by_clip = recomputes and self.is_conv3d and self.training and self.runs_clip_by_clip
         blocks = self._blocks()

@@ -29,6 +29,35 @@ class StepNorm(nn.BatchNorm1d):
         return normalized
 
 
+class _PaddedBatchNorm(_BatchNorm):
+    """Batch norm of (B, C, T, ...) over the valid steps only, also in training; 0 at padding.
+
+    `padding` is (B, T), True = padding, set by whoever calls a network of such layers; None = no padding.
+    """
+
+    padding: Tensor | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.padding is None:
+            return super().forward(features)
+        mask = self.padding.view(len(features), 1, -1, *[1] * (features.dim() - 3))
+        if not self.training:
+            return super().forward(features).masked_fill(mask, 0.0)
+        valid = ~self.padding
+        steps = super().forward(features.transpose(1, 2)[valid].unsqueeze(2))  # (N, C, 1, ...)
+        normalized = torch.zeros_like(features, dtype=steps.dtype)
+        normalized.transpose(1, 2)[valid] = steps.squeeze(2)
+        return normalized
+
+
+class PaddedBatchNorm1d(_PaddedBatchNorm, nn.BatchNorm1d):
+    """`_PaddedBatchNorm` of (B, C, T)."""
+
+
+class PaddedBatchNorm3d(_PaddedBatchNorm, nn.BatchNorm3d):
+    """`_PaddedBatchNorm` of (B, C, T, H, W)."""
+
+
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     """(C,) -> the shape in which it multiplies (N, C, ...)."""
     return values.view(1, -1, *[1] * (like.dim() - 2))

@@ -67,6 +67,29 @@ def test_padding_changes_neither_logits_nor_losses(changes):
     torch.testing.assert_close(losses_of(model, padded), losses_of(model, batch), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "checkpoint_activations"), [("conv3d", False), ("conv3d", True), ("r3d_18", False)]
+)
+def test_padding_changes_nothing_in_training_either(encoder, checkpoint_activations):
+    """Batch norms take their statistics over what was recorded, whatever the longest clip of the batch is."""
+    num_clips, num_frames = (3, 10) if encoder == "conv3d" else (2, 4)
+    results = []
+    for extra_frames, extra_samples in ((0, 0), (7, 20_000)):
+        model = build(video_encoder=encoder, checkpoint_activations=checkpoint_activations).train()
+        model.landmark_teacher.requires_grad_(False)  # hides landmarks at random, by the number of frames
+        batch = pad_time(make_batch(num_clips, num_frames), extra_frames, extra_samples)
+        output = model(batch)
+        (output.logits.sum() + output.video_logits.sum() + output.audio_logits.square().sum()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        results.append((output.logits, gradients, dict(model.named_buffers())))
+    logits, gradients, buffers = zip(*results, strict=True)
+    assert any(name.startswith("audio_encoder") for name in gradients[0])
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+    largest = max(gradient.abs().max().item() for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4 * largest)
+    torch.testing.assert_close(buffers[1], buffers[0], rtol=1e-4, atol=1e-5)
+
+
 def test_without_masks_padding_does_change_the_logits():
     model, batch = build(use_padding_masks=False).eval(), make_batch()
     padded = pad_time(batch, extra_frames=7, extra_samples=20_000)
