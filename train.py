@@ -36,7 +36,7 @@ from loaders.splits.files import split_checksum, write_split
 from losses import LOSSES
 from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
-from models.method import check_config, needs_of
+from models.method import check_config, needs_of, without_decay_of_vectors
 from models.restore import model_type_of, preset_layer
 from utils.config import first_look, opt, parse_sections, require_above, require_at_least, to_plain
 from utils.errors import UsageError, run_command
@@ -204,6 +204,7 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> Trai
     model.to(device)
     criterion: nn.Module = LOSSES[train.model](config.loss).to(device)
     groups = [*model.parameter_groups(), {"params": [p for p in criterion.parameters() if p.requires_grad]}]
+    groups = groups if loop.decay_vectors else without_decay_of_vectors(groups)
     num_all = sum(p.numel() for p in model.parameters())
     num_trained = sum(p.numel() for group in groups for p in group["params"])
     log.info("%s: %d parameters, %d trained", train.model, num_all, num_trained)

@@ -95,7 +95,7 @@ def needs_of(method: Method | type[Method]) -> LoaderNeeds:
 def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Split biases and norms (1-d tensors) into groups of their own, without weight decay.
 
-    For a method's parameter_groups(). Optimiser states of runs with other groups cannot be resumed.
+    For a method's parameter_groups(), or by --decay_vectors false. Runs with other groups cannot be resumed.
     """
     split = []
     for group in groups:

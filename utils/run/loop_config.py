@@ -15,7 +15,12 @@ class LoopConfig:
     epochs: int = opt(30, "passes over the training clips")
     learning_rate: float = opt(1e-4, "peak learning rate")
     optimizer: str = opt("adamw", "optimiser", choices=("adamw", "adam"))
-    weight_decay: float = opt(0.01, "weight decay")
+    weight_decay: float = opt(0.01, "weight decay; of --optimizer adam it is an L2 penalty in the gradient")
+    decay_vectors: bool = opt(
+        True,
+        "weight decay also on norms and biases, as in the published code of the methods; false = only on "
+        "weights of two dimensions and more, as transformers are often trained",
+    )
     schedule: str = opt("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
     warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
     max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
@@ -51,3 +56,7 @@ class LoopConfig:
         require_at_least(self, 0, "seed", "warmup_epochs", "max_grad_norm", "patience", "weight_decay")
         if self.decision_fpr >= 0.5:
             raise ValueError(f"decision_fpr must be < 0.5, got {self.decision_fpr}")
+
+    def unused(self) -> dict[str, str]:
+        """Field -> why it has no effect in this configuration: giving such a flag is an error."""
+        return {} if self.weight_decay else {"decay_vectors": "weight_decay is 0"}

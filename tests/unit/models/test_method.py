@@ -1,5 +1,7 @@
 """What a method inherits from models/method.py, and how judging asks for it."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+import train
 from loaders.batches.windows import DataConfig
+from models import MODELS
 from models.judging.detector import JudgeConfig, LoadedDetector
 from models.method import Method, without_decay_of_vectors
 from tests.clip_factory import make_batch
 from tests.unit.models.beyond_masking.test_detector import build
 from tests.unit.models.mrdf.test_detector import small
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, UsageError
 from utils.types import DetectorOutput
 
 
@@ -41,6 +45,38 @@ def test_one_parameter_group_by_default_and_vectors_without_decay_on_request():
     assert len(decayed["params"]) + len(rest["params"]) == len(group["params"])
     model.fusion.requires_grad_(False)
     assert len(model.parameter_groups()[0]["params"]) == len(group["params"]) - 4
+
+
+def test_the_readme_says_what_each_preset_decays():
+    text = (Path(__file__).resolve().parents[3] / "models" / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` (\w+) \| (adamw?) \| ([\d.]+) \| (.*?) \|$", text, re.MULTILINE)
+    rows = []
+    for model in sorted(MODELS):
+        for preset in MODELS[model].presets:
+            loop = train.parse_args(["--model", model, "--preset", preset]).loop
+            rows.append((model, preset, loop.optimizer, str(loop.weight_decay)))
+            assert loop.decay_vectors
+    assert [row[:4] for row in told] == rows
+    assert all(row[4].startswith("decayed") == (float(row[3]) > 0) for row in told)
+
+
+@pytest.mark.parametrize(
+    ("flags", "of_vectors"), [((), 0.01), (("--decay_vectors", "false"), 0.0), (("--weight_decay", "0"), 0.0)]
+)
+def test_norms_and_biases_decay_unless_a_flag_says_otherwise(flags, of_vectors):
+    sizes = "--feature_dim 16 --video_channels 4 4 --audio_channels 8 8 8 --feedforward_dim 16"
+    state = train.build(train.parse_args([*sizes.split(), *flags]), 1, torch.device("cpu"))
+    decays = {p: group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
+    assert decays.keys() == {p for p in state.model.parameters() if p.requires_grad}
+    assert {decay for p, decay in decays.items() if p.ndim <= 1} == {of_vectors}
+    assert {decay for p, decay in decays.items() if p.ndim > 1} == {
+        0.0 if "--weight_decay" in flags else 0.01
+    }
+
+
+def test_a_choice_about_no_decay_is_an_error():
+    with pytest.raises(UsageError, match="decay_vectors has no effect here: weight_decay is 0"):
+        train.parse_args(["--preset", "released", "--decay_vectors", "false"])
 
 
 def test_methods_without_published_weights_say_so():
