@@ -17,6 +17,7 @@ from loaders.listing import Listing
 from loaders.splits.drawing import Split
 from utils.clip.files import read_info_values
 from utils.errors import DatasetError
+from utils.evaluation.units import noun
 from utils.run.progress import map_files
 from utils.types import Clip
 
@@ -64,7 +65,7 @@ def find_person_leaks(listing: Listing, split: Split) -> list[Finding]:
     families = shared(lambda clip: {clip.pair_key} - everybody)  # those named after a person are found above
     groups = shared(lambda clip: (clip.split_group,))
     leaks = {
-        "leak_identity": (identities, "persons on screen"),
+        "leak_identity": (identities, f"{noun(listing.identity_is)} on screen"),
         "leak_donor": (donors, "persons whose face or voice was used"),
         "leak_pair": (families, "clip families (pair_key)"),
         "leak_split_group": (groups, "groups that must stay together (split_group)"),

@@ -58,3 +58,4 @@ def test_raw_prepare_train_test(name, tmp_path):
     metrics = json.loads((tmp_path / "run/test_metrics.json").read_text())
     assert metrics["overall"]["num_fake"] > 0
     assert metrics["overall"]["num_real"] > 0
+    assert set(metrics["intervals"]["clustered_by"].split("+")) <= set(listing.identity_is.split("+"))
