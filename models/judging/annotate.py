@@ -34,6 +34,7 @@ class FaceLabels:
 
     verdict: str
     frame_probs: Floats  # (track.num_frames,), NaN = no score
+    frame_logits: Floats  # (track.num_frames,), shown where P(fake) is 0.00 or 1.00
 
 
 def annotate_video(
@@ -71,9 +72,7 @@ def annotate_video(
                 place = index - track.first_frame
                 if 0 <= place < track.num_frames:
                     verdict, prob = labels[number].verdict, labels[number].frame_probs[place]
-                    text = f"{number + 1}: {verdict}"
-                    if not np.isnan(prob):
-                        text += f"  P(fake) now {prob:.2f}"
+                    text = f"{number + 1}: {verdict}{_score(prob, labels[number].frame_logits[place])}"
                     box, points = track.face_boxes[place], landmarks[number][place]
                     _draw_face(frame, box, points, COLORS[verdict], text)
             whole = np.concatenate([frame, line, strip.draw(index)])
@@ -81,6 +80,14 @@ def annotate_video(
             if not tracked.silent:
                 start, end = (round(n / tracked.fps * SAMPLE_RATE_HZ) for n in (index, index + 1))
                 writer.write_audio(_samples(tracked.sound, start, end - start))
+
+
+def _score(prob: float, logit: float) -> str:
+    """A frame's score in words; with its logit where P(fake) is saturated."""
+    if np.isnan(prob):
+        return ""
+    shown = f"{prob:.2f}"
+    return f"  P(fake) now {shown}" + (f", logit {logit:.1f}" if shown in ("0.00", "1.00") else "")
 
 
 def _samples(path: Path, start: int, count: int) -> npt.NDArray[np.float32]:

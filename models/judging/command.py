@@ -51,7 +51,7 @@ class VideoConfig(JudgeConfig):
     format: str = opt("mp4", "format of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
     annotate: bool = opt(True, "write the annotated video")
     no_thumbnails: bool = opt(False, "show no face in report.html; with --annotate false, in no file at all")
-    precision: str = precision_flag()
+    precision: str = precision_flag("auto = fp32: the probes need smaller steps than those of bf16")
     device: str = device_flag()
 
 
@@ -90,7 +90,7 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
             write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)
         if config.annotate:
             drawn = Path(work) / f"annotated.{config.format}"
-            labels = [FaceLabels(face.verdict, face.frame_probs) for face in verdict.faces]
+            labels = [FaceLabels(face.verdict, face.frame_probs, face.frame_logits) for face in verdict.faces]
             arguments = (video, drawn, tracked, labels, verdict.threshold, verdict.caveat)
             title = f"{video.name}: drawing"
             with _drawing(output_dir / drawn.name):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from loaders.batches.collate import Collate
 from loaders.batches.windows import RELEASED_FRAMES, ClipDataset, ClipWindow, DataConfig, WindowStart
-from models.judging.evidence import lag_curve, region_map
+from models.judging.evidence import lag_curve, region_map, saturated_probes
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_model
@@ -44,7 +44,7 @@ from utils.errors import CheckpointError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
-from utils.run.device import autocast, resolve_device, resolve_precision
+from utils.run.device import autocast, exact_float32, resolve_device
 from utils.types import Clip
 
 MISSING_FACE_S = 0.4  # longer gaps without a face are noted
@@ -77,6 +77,8 @@ class JudgeConfig(LimitConfig):
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
     """The detector of a run's checkpoint (best.pt), ready to judge raw videos.
 
+    `precision` "auto" is float32: the steps of bf16 are 0.03 at a logit of 4, which is more than a region of
+    the face or a shift of the sound may move it by.
     Raises CheckpointError if it is damaged or a bare state_dict without a configuration; UsageError if the
     device does not exist.
     """
@@ -88,7 +90,7 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
     model = restore_model(content, path)
     data = from_args(DataConfig, argparse.Namespace(), ("the checkpoint", content["config"]["data"]))
     check_config(type(model), {"data": to_plain(data), "model": to_plain(model.config)})
-    decision, precision = restore_decision(content, path), resolve_precision(precision, where)
+    decision, precision = restore_decision(content, path), "fp32" if precision == "auto" else precision
     generated, name = content.get("generated_sets") or (), str(path)
     return LoadedDetector(
         model, data, decision, device=where, precision=precision, name=name, generated_sets=generated
@@ -157,6 +159,8 @@ class LoadedDetector:
             width=tracked.width,
             height=tracked.height,
             threshold=self.threshold,
+            threshold_logit=self.decision.clip.threshold,
+            temperature=self.decision.clip.temperature,
             faces=faces,
             checkpoint=self.name,
             caveat=self.caveat,
@@ -191,13 +195,14 @@ class LoadedDetector:
         starts = self._starts(track.num_frames, fps, config)
         off_domain = reasons + self._off_domain(track, tracked, config, bool(starts))
         verdict, logit, heads = UNDECIDED, None, [None, None]
-        frame_probs = np.full(track.num_frames, np.nan)
+        frame_logits = np.full(track.num_frames, np.nan)
         if starts:
             progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
             logits = np.stack([self._forward(dataset[0, WindowStart(start)]) for start in progress])
-            frame_probs = self._frame_probs(starts, logits[:, 0], track, fps)
+            frame_logits = self._frame_logits(starts, logits[:, 0], track, fps)
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
             verdict = decision.verdict(logit, off_domain=off_domain)
+        frame_probs = decision.clip.prob(frame_logits)
         video_logit, audio_logit = (None if head is None or math.isnan(head) else head for head in heads)
         probes = _spread(starts, PROBE_WINDOWS)
         lags = regions = None
@@ -222,6 +227,8 @@ class LoadedDetector:
             lag_curve=lags,
             regions=regions,
             frame_probs=frame_probs,
+            frame_logits=frame_logits,
+            saturated={} if logit is None else saturated_probes(lags, regions, logit, self.precision),
         )
 
     def _starts(self, num_frames: int, fps: float, config: JudgeConfig) -> list[int]:
@@ -233,23 +240,22 @@ class LoadedDetector:
         stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
         return sorted({*range(0, last, stride), last})
 
-    def _frame_probs(
+    def _frame_logits(
         self, starts: Sequence[int], logits: npt.NDArray[np.float64], track: TrackClip, fps: float
     ) -> npt.NDArray[np.float64]:
-        """Calibrated P(fake) per frame, from the mean logit of the windows that cover it."""
+        """Mean logit of the windows that cover a frame; NaN where there is none."""
         length = round(self.data.window_s * fps)
         sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
         for start, logit in zip(starts, logits, strict=True):
             sums[start : start + length] += logit
             counts[start : start + length] += 1
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no window covers the frame
-            return self.decision.clip.prob(sums / counts)
+        return np.divide(sums, counts, out=np.full(track.num_frames, np.nan), where=counts > 0)
 
     @torch.no_grad()
     def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
         """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
         batch = Collate(self.data.video_fps)([window]).to(self.device)
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), exact_float32():
             output = self.model(batch)
         nothing = torch.full_like(output.logits, torch.nan)
         heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]

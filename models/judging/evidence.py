@@ -1,8 +1,12 @@
-"""What a score relies on: shift the sound against the picture, blur regions of the face."""
+"""What a score relies on: shift the sound against the picture, blur regions of the face.
+
+A probe that moves the logit by less than rounding does is *saturated*: it shows nothing, and says so.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -18,6 +22,10 @@ from utils.clip.files import CROP_SIZE, open_landmarks
 
 Score = Callable[[ClipWindow], float]  # the clip's logit of one window
 BLUR_SIGMA = 12.0  # pixels of the crop: eyes and lips dissolve
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# By how many steps of the precision rounding may move a logit. Measured on windows of real videos, with the
+# checkpoint of a demo run: up to 27 between float32 and float64, up to 11 between bf16 and float32
+ROUNDING_STEPS = 32
 REGIONS = {
     "eyes": (LEFT_EYE + LEFT_BROW, RIGHT_EYE + RIGHT_BROW),
     "nose": (NOSE,),
@@ -56,6 +64,35 @@ def region_map(score: Score, dataset: ClipDataset, starts: Sequence[int], fps: F
             video = torch.from_numpy(blur_region(window.video.numpy(), shown, name))
             falls[name].append(before - score(dataclasses.replace(window, video=video)))
     return {name: float(np.mean(values)) for name, values in falls.items()}
+
+
+def rounding_of(logits: Sequence[float], precision: str) -> float:
+    """How far rounding may move the largest of these logits; a logit below 1 is a sum of terms about 1."""
+    largest = max(1.0, *map(abs, logits))
+    return ROUNDING_STEPS * torch.finfo(DTYPES[precision]).eps * 2.0 ** math.floor(math.log2(largest))
+
+
+def saturated_probes(
+    lags: dict[str, list[float]] | None, regions: dict[str, float] | None, logit: float, precision: str
+) -> dict[str, str]:
+    """{"lag_curve", "regions": what to say} of those probes that do not move the `logit` of the face."""
+    curve, drops = lags["logit"] if lags else [], list(regions.values()) if regions else []
+    moved = {
+        "lag_curve": ("shifting the sound", max(curve) - min(curve) if curve else None),
+        "regions": ("blurring a region of the face", max(map(abs, drops)) if drops else None),
+    }
+    rounding = rounding_of([logit, *curve], precision)
+    return {
+        name: f"saturated: {what} moves the logit ({logit:.3f}) by {_plain(move)} at most, no more than "
+        f"rounding does ({_plain(rounding)}), so this shows nothing about the score"
+        for name, (what, move) in moved.items()
+        if move is not None and not move > rounding
+    }
+
+
+def _plain(value: float) -> str:
+    """A number >= 0 without an exponent, with one significant digit."""
+    return f"{value:.{max(0, -math.floor(math.log10(value)))}f}" if value else "0"
 
 
 def blur_region(

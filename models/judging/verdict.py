@@ -42,6 +42,8 @@ class FaceVerdict:
     lag_curve: dict[str, list[float]] | None  # "delay_s" of the sound -> "logit"
     regions: dict[str, float] | None  # face region -> drop of the logit when it is blurred
     frame_probs: npt.NDArray[np.float64]  # (num_frames,) P(fake) per frame, NaN where no window covers it
+    frame_logits: npt.NDArray[np.float64]  # (num_frames,) the same as logits, which saturate later
+    saturated: dict[str, str]  # "lag_curve", "regions" -> why it shows nothing: it does not move the logit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Verdict:
     width: int
     height: int
     threshold: float  # P(fake) above which a face is called fake
+    threshold_logit: float  # the same as a logit
+    temperature: float  # P(fake) = sigmoid(logit / temperature)
     faces: list[FaceVerdict]
     checkpoint: str
     caveat: str = ""  # what to say with everything about it, e.g. that the training clips were generated
@@ -71,8 +75,9 @@ class Verdict:
         """The content of verdict.json; NaN becomes null."""
         values = dataclasses.asdict(self)
         for face in values["faces"]:
-            probs = face["frame_probs"].tolist()
-            face["frame_probs"] = [None if math.isnan(prob) else round(prob, 4) for prob in probs]
+            for name, digits in (("frame_probs", 4), ("frame_logits", 5)):
+                numbers = face[name].tolist()
+                face[name] = [None if math.isnan(number) else round(number, digits) for number in numbers]
         return values
 
 

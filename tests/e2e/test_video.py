@@ -21,7 +21,7 @@ from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
 from tests.commands import run_command
 from tests.trees.media import FPS, Media
-from utils.checkpoint.files import save_checkpoint
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, ClipError
 from utils.evaluation.decision import Decision, HeadDecision
 from utils.media.sound import iterate_audio
@@ -147,6 +147,47 @@ def test_the_maps_depend_on_the_weights_and_the_lag_on_the_sound(tmp_path, talk)
     assert max(abs(maps[0][name] - maps[1][name]) for name in maps[0]) > 1e-3
     assert face.lag_curve["delay_s"] == [-0.08, -0.04, 0.0, 0.04, 0.08]
     assert len(set(curves[0])) == 5
+
+
+def test_a_score_that_nothing_moves_says_so_and_is_shown_as_a_logit(tmp_path, talk):
+    """A classifier that returns 9 whatever it sees: P(fake) is 1, and the probes find nothing."""
+    path = write_checkpoint(tmp_path / "nine.pt")
+    content = load_checkpoint(path)
+    (name,) = [name for name in content["model"] if name.startswith("classifier.") and
+               content["model"][name].shape == (1,)]  # fmt: skip
+    for key in (name, name.replace("bias", "weight")):
+        content["model"][key].fill_(9.0 if key == name else 0.0)
+    save_checkpoint(path, {key: value for key, value in content.items() if key not in ("format", "checksum")})
+    video = write_video(tmp_path / "clip.mp4", *talk[0])
+    config = VideoConfig(
+        video=video, checkpoint=path, output_dir=tmp_path / "out", lag_frames=1, annotate=False
+    )
+    judge_video(load_detector(path, device="cpu"), video, tmp_path / "out", config)
+    verdict = json.loads((tmp_path / "out/verdict.json").read_text())
+    (face,) = verdict["faces"]
+    assert face["saturated"].keys() == {"lag_curve", "regions"}
+    text = (tmp_path / "out/report.html").read_text()
+    assert all(reason[1:] in text for reason in face["saturated"].values())
+    assert face["frame_logits"] == [9.0] * 50
+    assert face["frame_probs"] == [pytest.approx(1 / (1 + np.exp(-9 / 2)), abs=1e-4)] * 50
+    assert (verdict["threshold_logit"], verdict["temperature"]) == (0.0, 2.0)
+
+
+def test_judging_is_in_float32_unless_told_otherwise(checkpoint, talk, tmp_path, monkeypatch):
+    """Also where the CPU has instructions for bf16, which training then uses, and without TF32."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    detector = load_detector(checkpoint, device="cpu")
+    seen = []
+
+    def look(module, inputs, output):
+        seen.append((output.logits.dtype, torch.backends.cudnn.allow_tf32))
+
+    detector.model.register_forward_hook(look)
+    (face,) = detector.judge(write_video(tmp_path / "clip.mp4", *talk[0]), JudgeConfig(lag_frames=1)).faces
+    assert set(seen) == {(torch.float32, False)}
+    assert face.saturated == {}
+    assert np.allclose(detector.decision.clip.prob(face.frame_logits), face.frame_probs)
+    assert load_detector(checkpoint, device="cpu", precision="bf16").precision == "bf16"
 
 
 def test_one_can_judge_from_python_as_the_readme_shows(checkpoint, talk, tmp_path):

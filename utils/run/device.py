@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +17,8 @@ from utils.errors import UsageError
 from utils.run.distributed import launched
 
 
-def precision_flag() -> Any:
+def precision_flag(text: str = "auto = bf16 autocast where the device computes it fast, else fp32") -> Any:
     """A config's field `precision`."""
-    text = "auto = bf16 autocast where the device computes it fast, else fp32"
     return opt("auto", text, choices=("auto", "fp32", "bf16"))
 
 
@@ -81,6 +82,17 @@ def set_float32_math(device: torch.device) -> None:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Context of bf16 autocast on `device` if `precision` is "bf16", of plain float32 if it is "fp32"."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """While active, a GPU computes convolutions in float32 too, not in TF32 (11 significant bits)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def uses_plain_torch() -> bool:
