@@ -36,6 +36,7 @@ from torch import nn
 
 from loaders import DATASETS
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.domain import score_and_describe
 from loaders.batches.labels import clip_labels
 from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig, summarize
@@ -50,6 +51,7 @@ from utils.clip.generated import caveat_of
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
+from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import lacks_a_class, require_both_classes
 from utils.evaluation.results import all_metrics, over_data_sets, write_predictions
 from utils.evaluation.scoring import evaluate
@@ -116,6 +118,7 @@ class Evaluation(FlagGroups):
     device: torch.device
     precision: str
     decision: Decision | None  # how scores become verdicts; None if the checkpoint has none
+    domain: Domain | None  # what the training clips were like; None if it does not say
     trained_checksums: dict[str, str]  # of the split files used in training
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
 
@@ -155,7 +158,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         needs=needs_of(model),
         device=device,
         precision=resolve_precision(test.precision, device),
-        decision=restore.restore_decision(content, test.checkpoint),
+        **restore.restore_judgement(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,
         **configs,
@@ -181,13 +184,13 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     part = f"the {test.split} split of {name}"
     check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
     batches = evaluation_loader(clips, data, workers, **needs)
-    num_windows, window_s = len(batches.dataset.evaluation_keys()), data.window_s
-    log.info("%d clips, %d windows of %.1f s; %s, %s", len(clips), num_windows, window_s, device, precision)
+    num_windows = len(batches.dataset.evaluation_keys())
+    log.info(f"{len(clips)} clips, {num_windows} windows of {data.window_s:.1f} s; {device}, {precision}")
     score = functools.partial(
         evaluate, evaluation.model, device=device, precision=precision, pooling=data.pooling
     )
     with logging_redirect_tqdm():
-        scores = score(batches, description=f"{name} {test.split}")
+        scores = score_and_describe(score, batches, clips, evaluation.domain, f"{name} {test.split}")
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
@@ -199,7 +202,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "split": test.split,
         "seen_in_training": seen,
         "caveat": caveat,
-        **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part),
+        **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part, evaluation.domain),
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
         "split_checksum": split_checksum(split),
@@ -209,7 +212,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
     }
-    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint)
+    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint, evaluation.domain)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
     evaluated = Evaluated(
         result=result,
@@ -265,13 +268,11 @@ def run_evaluation() -> int:
     """Evaluate a checkpoint on the data sets that the flags name."""
     configure_logging()  # before the checkpoint is read, whose log says where the weights were found
     evaluation = parse_args()
-    test = evaluation.test
-    output_dir = test.output_dir or test.checkpoint.parent
     if launched() and evaluation.robustness.robustness:
         raise UsageError("--robustness prepares videos in a single process: start it without torchrun")
     with process_group(evaluation.device):
         evaluation.model.to(evaluation.device)
-        result = evaluate_all(evaluation, output_dir)
+        result = evaluate_all(evaluation, evaluation.test.output_dir or evaluation.test.checkpoint.parent)
         if is_main():
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
@@ -291,8 +292,7 @@ def evaluate_all(evaluation: Evaluation, output_dir: Path) -> dict[str, Any]:
         return results[test.dataset[0]]
     result, table = over_data_sets(results)
     write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-    for line in table:
-        log.info("%s", line)
+    log.info("\n".join(table))
     return result
 
 

@@ -28,6 +28,7 @@ from torch import nn
 
 from loaders import DATASETS
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
+from loaders.batches.domain import describe_training
 from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
@@ -77,11 +78,14 @@ class TrainConfig:
     save_every_steps: int = opt(0, "also save last.pt every N steps; 0 = only at the end of an epoch")
     keep_checkpoints: int = opt(2, "versions of last.pt to keep: --resume takes the newest undamaged one")
     max_bad_clips: int = opt(0, "set aside up to N clips that become unreadable; 0 = the first stops the run")
+    domain_clips: int = opt(
+        1024, "describe up to N clips, so that videos unlike them are undecided; 0 = none"
+    )
     print_config: bool = opt(False, "print the resolved configuration as JSON and exit")
 
     def __post_init__(self) -> None:
         require_above(self, 0, "keep_checkpoints")
-        require_at_least(self, 0, "save_every_steps", "max_bad_clips")
+        require_at_least(self, 0, "save_every_steps", "max_bad_clips", "domain_clips")
         if len(set(self.dataset)) != len(self.dataset):
             raise ValueError("dataset names a data set twice; put both parts into one manifest")
         if self.data_root and len(self.data_root) != len(self.dataset):
@@ -187,8 +191,12 @@ def start(config: RunConfig, device: torch.device) -> int:
             log.info("%s", line)
         stack.enter_context(logging_redirect_tqdm())
         request = stack.enter_context(stop_request())
-        known = {name: value for name, value in about.items() if name != "command"}
-        fit(config, loaders, saved, device, known, request)
+        known: dict[str, Any] = {name: value for name, value in about.items() if name != "command"}
+        with contextlib.suppress(StopWaiting):
+            where = config.data, config.workers, train.domain_clips, train.max_bad_clips, device
+            needs = needs_of(MODELS[train.model])
+            known["domain"] = (saved or describe_training(parts.clips, *where, **needs)).get("domain")
+            fit(config, loaders, saved, device, known, request)
         if number := request.heard():
             log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
     return 128 + number if number else 0

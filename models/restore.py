@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from utils.checkpoint.foreign import read_foreign_weights
 from utils.config import Sections, from_args
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import Decision
+from utils.evaluation.domain import Domain
 
 SMALL_TENSOR = 1 << 24  # values; larger than any table that a model computes
 SMALL_MODEL = 10_000  # calls of torch
@@ -128,6 +129,32 @@ class _WithinWeights(TorchFunctionMode):
         if self.num_left < 0 or math.prod(size) > self.largest:
             raise MemoryError("it describes a model far larger than its weights")
         return function(*args, **kwargs)
+
+
+def restore_domain(content: dict[str, Any], path: Path) -> Domain | None:
+    """The description of a checkpoint's training clips, None if it holds none that can tell others from them.
+
+    Raises CheckpointError if it is damaged.
+    """
+    if not content.get("domain"):
+        return None
+    try:
+        domain = Domain.from_plain(content["domain"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return domain if domain.can_tell() else None
+
+
+class Judgement(TypedDict):
+    """What of a checkpoint turns scores into verdicts."""
+
+    decision: Decision | None
+    domain: Domain | None
+
+
+def restore_judgement(content: dict[str, Any], path: Path) -> Judgement:
+    """Decision and domain of a checkpoint, None for what it lacks. Raises CheckpointError for damage."""
+    return {"decision": restore_decision(content, path), "domain": restore_domain(content, path)}
 
 
 def restore_decision(content: dict[str, Any], path: Path) -> Decision | None:

@@ -26,11 +26,12 @@ from torch import nn
 from tqdm import tqdm
 
 from loaders.batches.collate import Collate
+from loaders.batches.domain import describe
 from loaders.batches.windows import RELEASED_FRAMES, ClipDataset, ClipWindow, DataConfig, WindowStart
 from models.judging.evidence import lag_curve, region_map, saturated_probes
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
 from models.method import Method, check_config, needs_of
-from models.restore import restore_decision, restore_model
+from models.restore import restore_decision, restore_domain, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
 from preprocess.faces.track import CropConfig
 from preprocess.work.limits import LimitConfig
@@ -42,6 +43,8 @@ from utils.clip.sound import read_waveform
 from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
+from utils.evaluation.domain import Domain
+from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
 from utils.run.device import autocast, exact_float32, resolve_device
@@ -62,6 +65,7 @@ class JudgeConfig(LimitConfig):
     stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
     lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
     explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
+    check_domain: bool = opt(True, "faces unlike the training clips in plain facts are undecided")
     min_face_px: float = opt(48.0, "faces smaller than this, from hairline to chin, are undecided")
     judge_despite_generated: bool = opt(
         False,
@@ -92,9 +96,11 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
     check_config(type(model), {"data": to_plain(data), "model": to_plain(model.config)})
     decision, precision = restore_decision(content, path), "fp32" if precision == "auto" else precision
     generated, name = content.get("generated_sets") or (), str(path)
-    return LoadedDetector(
+    detector = LoadedDetector(
         model, data, decision, device=where, precision=precision, name=name, generated_sets=generated
     )
+    detector.domain = restore_domain(content, path)
+    return detector
 
 
 class LoadedDetector:
@@ -122,6 +128,7 @@ class LoadedDetector:
         self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
         self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
         self.device, self.precision, self.name = device, precision, name
+        self.domain: Domain | None = None  # what the training clips were like, if the checkpoint says so
         self.shown = read_shown(Path(name)) if name and decision else []
         self.caveat = caveat_of(generated_sets)
 
@@ -198,7 +205,9 @@ class LoadedDetector:
         frame_logits = np.full(track.num_frames, np.nan)
         if starts:
             progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
-            logits = np.stack([self._forward(dataset[0, WindowStart(start)]) for start in progress])
+            read = [self._read(dataset[0, WindowStart(start)], config) for start in progress]
+            logits, facts = (np.stack(rows) for rows in zip(*read, strict=True))
+            off_domain += self._unlike_training(facts, [_face_height_px(track), fps])
             frame_logits = self._frame_logits(starts, logits[:, 0], track, fps)
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
             verdict = decision.verdict(logit, off_domain=off_domain)
@@ -250,6 +259,21 @@ class LoadedDetector:
             sums[start : start + length] += logit
             counts[start : start + length] += 1
         return np.divide(sums, counts, out=np.full(track.num_frames, np.nan), where=counts > 0)
+
+    def _read(self, window: ClipWindow, config: JudgeConfig) -> tuple[Floats, Floats]:
+        """(3,) logits, and facts (F,) of a window, (0,) without a domain."""
+        facts = np.zeros(0)
+        if self.domain and config.check_domain:
+            batch = Collate(self.data.video_fps)([window]).to(self.device)
+            facts = describe(self.domain, batch)[0].double().cpu().numpy()
+        return self._forward(window), facts
+
+    def _unlike_training(self, facts: Floats, of_file: list[float]) -> list[str]:
+        """Why a face is unlike the training clips, by facts (windows, W) and FILE_FACTS; [] if it is not."""
+        if self.domain is None or not facts.size:
+            return []
+        (row,) = self.domain.complete(facts.mean(axis=0)[None], np.log([of_file]))
+        return self.domain.reasons(row)
 
     @torch.no_grad()
     def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:

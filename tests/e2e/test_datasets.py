@@ -16,7 +16,7 @@ from utils.config import Parser, from_args
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--stream_layers 1 --classifier_hidden_dim 16 --window_s 0.4 --windows_per_clip 1 --batch_size 4 "
-    "--num_workers 1 --epochs 1 --device cpu --val_fraction 0.25"
+    "--num_workers 1 --epochs 1 --device cpu --val_fraction 0.25 --domain_clips 0"
 ).split()
 
 

@@ -26,6 +26,7 @@ SIZES = (
 RUN = (
     "--window_s 0.6 --batch_size 4 --num_workers 1 --val_fraction 0.25 --device cpu --precision fp32".split()
 )
+RUN += ["--domain_clips", "0"]
 PUBLISHED = ["--model", "mrdf", "--preset", "released", *SIZES]
 
 
@@ -132,7 +133,7 @@ def test_the_launcher_leaves_a_methods_own_values_to_its_presets():
 @pytest.mark.slow
 def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_path):
     variables = {"DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path), "EPOCHS": "1", "DEVICE": "cpu"}
-    flags = [*SIZES, *RUN[:-4], "--precision", "fp32"]
+    flags = [*SIZES, *RUN[:-6], *RUN[-4:]]
     fold_2 = ["--epochs", "1", "--protocol", "mrdf5", "--fold", "2/5", *flags]
     where = ["--data_root", prepared_root, "--device", "cpu"]
     ok(run_command("train.py", "--model", "mrdf", *where, "--run_dir", tmp_path / "fold_2", *fold_2))

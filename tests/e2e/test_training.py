@@ -32,7 +32,7 @@ SIZE_FLAGS = [str(word) for name, values in SIZES.items() for word in (f"--{name
 TINY = [
     *SIZE_FLAGS,
     *"--window_s 0.6 --windows_per_clip 1 --batch_size 4 --num_workers 1 --val_fraction 0.25".split(),
-    *"--test_fraction 0.25 --learning_rate 3e-3 --device cpu".split(),
+    *"--test_fraction 0.25 --learning_rate 3e-3 --device cpu --domain_clips 0".split(),
 ]
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from utils.evaluation.abstention import abstention_results
 from utils.evaluation.bootstrap import interval_results
 from utils.evaluation.decision import Decision, decision_results
+from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import (
     Floats,
     Rows,
@@ -30,7 +32,12 @@ from utils.types import Clip
 
 
 def all_metrics(
-    decision: Decision | None, clips: Sequence[Clip], scores: ClipScores, donor_disjoint: Set[str], what: str
+    decision: Decision | None,
+    clips: Sequence[Clip],
+    scores: ClipScores,
+    donor_disjoint: Set[str],
+    what: str,
+    domain: Domain | None = None,
 ) -> dict[str, Any]:
     """The numbers of test_metrics.json: of all clips, and of each category and method against all reals.
 
@@ -46,8 +53,17 @@ def all_metrics(
         decided = decision_results(decision, labels, logits, persons)
         decided["identity_is"] = kinds_of(ordered[row] for row in np.flatnonzero(labels == 0))
         decided["promise"] = promise_of(decision)
+    about_domain: dict[str, Any] = {"reason": "the checkpoint does not describe its training clips"}
+    if domain is not None and scores.facts is not None:
+        threshold = decision.clip.threshold if decision else 0.0
+        about_domain = abstention_results(domain, scores.facts, labels, logits, persons, threshold)
     if reason := lacks_a_class(labels, what):
-        return {"overall": one_class_metrics(labels, logits), "decision": decided, "reason": reason}
+        return {
+            "overall": one_class_metrics(labels, logits),
+            "decision": decided,
+            "domain": about_domain,
+            "reason": reason,
+        }
 
     def metrics_of(rows: Rows, name: str) -> dict[str, Any]:
         return dataclasses.asdict(detection_metrics(labels[rows], logits[rows], name))
@@ -63,6 +79,7 @@ def all_metrics(
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in metrics.values()]))
     result["intervals"] = interval_results(labels, logits, persons, groups, what, kinds_of(ordered))
     result["decision"] = decided
+    result["domain"] = about_domain
     is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])
     if (is_disjoint & (labels == 1)).any():
         rows = np.flatnonzero(is_disjoint | (labels == 0))
@@ -92,11 +109,18 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_predictions(
-    path: Path, clips: Iterable[Clip], scores: ClipScores, donor_disjoint: Set[str]
+    path: Path,
+    clips: Iterable[Clip],
+    scores: ClipScores,
+    donor_disjoint: Set[str],
+    domain: Domain | None = None,
 ) -> None:
     """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
     rows = []
-    for row, clip in enumerate(scores.in_order(clips)):
+    ordered, p_values = scores.in_order(clips), None
+    if domain is not None and scores.facts is not None:
+        p_values = domain.p_values(scores.facts)
+    for row, clip in enumerate(ordered):
         rows.append(
             {
                 "clip_id": clip.clip_id,
@@ -112,6 +136,8 @@ def write_predictions(
                 "audio_prob": _shown_prob(scores.audio_logits, row),
                 "num_windows": scores.num_windows[row],
                 "donor_disjoint": int(clip.clip_id in donor_disjoint),
+                # how like the training clips it is; "" if the checkpoint does not describe them
+                "domain_p": "" if p_values is None else round(float(p_values[row]), 6),
             }
         )
     write_csv(path, rows)

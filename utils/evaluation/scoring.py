@@ -30,6 +30,7 @@ class _ScoredBatch(NamedTuple):
     windows: list[Window]  # NaN for a head that the method does not have
     term_sums: dict[str, float]  # loss terms, summed over windows
     has_heads: tuple[bool, bool]  # video, audio
+    facts: list[list[float]]  # per window; empty unless they were asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class ClipScores:
     num_windows: npt.NDArray[np.int64]  # (n,)
     window_logits: list[Floats]  # n arrays (num_windows,): the pooled logits, in order of time
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
+    facts: Floats | None = None  # (n, F), means over windows, if they were asked for
 
     def in_order(self, clips: Iterable[Clip]) -> list[Clip]:
         """The scored ones of `clips`, one per row."""
@@ -62,21 +64,22 @@ def evaluate(
     pooling: str = "mean",
     bad_clips: BadClips | None = None,
     description: str = "evaluate",
+    describe: Callable[[ClipBatch], torch.Tensor] | None = None,
 ) -> ClipScores:
     """Score every window and pool the logits over each clip's windows.
 
     pooling: "mean", or "max", which finds clips that are forged only in places. The model's mode is restored.
     With N processes, each is given its share of the batches (see loaders.evaluation_loader); all return the
-    scores of all batches, the same as in a single process. Clips that the loader added to `bad_clips` get no
-    score, even if some of their windows were readable. Raises NotFiniteError if a logit or a
-    loss term is not finite, naming the clips of its batch.
+    scores of all batches, the same as in a single process. `describe` gives (B, F) facts of windows. Clips
+    that the loader added to `bad_clips` get no score, even if some of their windows were readable. Raises
+    NotFiniteError if a logit or a loss term is not finite, naming the clips of its batch.
     """
     was_training = model.training
     model.eval()
     progress = tqdm(batches, desc=description, leave=False, disable=not distributed.is_main(), unit="batch")
     scored_here: list[_ScoredBatch] | None = None
     with contextlib.suppress(distributed.StopWaiting):  # `collect` raises it in all processes
-        scored_here = [_score(model, criterion, batch, device, precision) for batch in progress]
+        scored_here = [_score(model, criterion, batch, device, precision, describe) for batch in progress]
     model.train(was_training)
     scored = distributed.collect(scored_here)
     if bad_clips is not None:
@@ -84,12 +87,15 @@ def evaluate(
     sums: Counter[str] = Counter()
     num_scored = 0
     rows: dict[str, list[tuple[float, ...]]] = {}
+    facts: dict[str, list[list[float]]] = {}
     for batch in scored:
         sums.update(batch.term_sums)
         num_scored += len(batch.windows)
         for clip_id, *values in batch.windows:
             if bad_clips is None or clip_id not in bad_clips.found:
                 rows.setdefault(clip_id, []).append(tuple(values))
+        for (clip_id, *_), row in zip(batch.windows, batch.facts, strict=False):  # none if not asked for
+            facts.setdefault(clip_id, []).append(row)
     pool = POOLS[pooling]
     pooled = np.array([pool(values, axis=0) for values in rows.values()]).reshape(-1, 4)
     has_video, has_audio = (any(batch.has_heads[head] for batch in scored) for head in (0, 1))
@@ -102,11 +108,17 @@ def evaluate(
         num_windows=np.array([len(values) for values in rows.values()]),
         window_logits=[np.array([logit for _, logit, *_ in values]) for values in rows.values()],
         mean_terms={name: value / num_scored for name, value in sums.items()},
+        facts=np.array([np.mean(facts[clip_id], axis=0) for clip_id in rows]) if describe else None,
     )
 
 
 def _score(
-    model: nn.Module, criterion: nn.Module | None, batch: ClipBatch, device: torch.device, precision: str
+    model: nn.Module,
+    criterion: nn.Module | None,
+    batch: ClipBatch,
+    device: torch.device,
+    precision: str,
+    describe: Callable[[ClipBatch], torch.Tensor] | None,
 ) -> _ScoredBatch:
     on_device = batch.to(device)
     with autocast(device, precision):
@@ -127,6 +139,7 @@ def _score(
         windows=list(zip(batch.clip_ids, batch.labels.tolist(), *logits.tolist(), strict=True)),
         term_sums={name: value * size for name, value in zip(terms, term_values.tolist(), strict=True)},
         has_heads=(heads[0] is not None, heads[1] is not None),
+        facts=describe(on_device).double().cpu().tolist() if describe else [],
     )
 
 
