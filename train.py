@@ -191,12 +191,11 @@ def start(config: RunConfig, device: torch.device) -> int:
             log.info("%s", line)
         stack.enter_context(logging_redirect_tqdm())
         request = stack.enter_context(stop_request())
-        known: dict[str, Any] = {name: value for name, value in about.items() if name != "command"}
+        known = {name: value for name, value in about.items() if name != "command"}
         with contextlib.suppress(StopWaiting):
             where = config.data, config.workers, train.domain_clips, train.max_bad_clips, device
-            needs = needs_of(MODELS[train.model])
-            known["domain"] = (saved or describe_training(parts.clips, *where, **needs)).get("domain")
-            fit(config, loaders, saved, device, known, request)
+            described = saved or describe_training(parts.clips, *where, **needs_of(MODELS[train.model]))
+            fit(config, loaders, saved, device, known | {"domain": described.get("domain")}, request)
         if number := request.heard():
             log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
     return 128 + number if number else 0
