@@ -8,6 +8,7 @@ FIGURES.json is written again after every row, so a step that is stopped keeps t
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.beyond_masking.config import BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector
-from tests.benchmarks import evaluate, memory, train
+from tests.benchmarks import memory, train
 from tests.benchmarks.loader import write_clip
 from tests.benchmarks.processes import in_new_process
 from tests.gpu import plain_files
@@ -32,7 +34,7 @@ def sizes(device: torch.device) -> dict[str, int]:
     """The paper's clips, or tiny ones for a rehearsal."""
     if device.type == "cuda":
         return {"num_frames": 60, "image_size": 224}
-    return {"num_frames": 6, "image_size": 32}
+    return {"num_frames": 4, "image_size": 16}
 
 
 def batch_sizes(device: torch.device, *, is_slow: bool = False) -> tuple[int, ...]:
@@ -40,6 +42,11 @@ def batch_sizes(device: torch.device, *, is_slow: bool = False) -> tuple[int, ..
     if device.type == "cuda":
         return (16, 4)
     return (2,) if is_slow else (4, 2)
+
+
+def precisions(device: torch.device, *, is_slow: bool = False) -> tuple[str, ...]:
+    """What is compared; of what `is_slow`, a rehearsal has bf16 alone."""
+    return ("bf16",) if is_slow and device.type != "cuda" else ("bf16", "fp32")
 
 
 def peak(device: torch.device) -> Iterator[Row]:
@@ -57,15 +64,19 @@ def _train(device: torch.device, variants: list[Row], *, compiled: bool) -> Iter
 def train_eager(device: torch.device) -> Iterator[Row]:
     """Training steps as they are by default, and the baseline without TF32."""
     baseline = [train.BASELINE] if device.type == "cuda" else []
-    yield from _train(device, [{"precision": "bf16"}, {"precision": "fp32"}, *baseline], compiled=False)
+    variants: list[Row] = [{"precision": name} for name in precisions(device)]
+    yield from _train(device, [*variants, *baseline], compiled=False)
 
 
 def train_compiled(device: torch.device) -> Iterator[Row]:
     """Training steps with --compile."""
-    yield from _train(device, [{"precision": "bf16"}, {"precision": "fp32"}], compiled=True)
+    variants: list[Row] = [{"precision": name} for name in precisions(device, is_slow=True)]
+    yield from _train(device, variants, compiled=True)
 
 
 def _evaluate(device: torch.device, *, compiled: bool) -> Iterator[Row]:
+    from tests.benchmarks import evaluate  # imports scikit-learn, which takes seconds
+
     size, peaks = sizes(device), train.matrix_peaks(device)
     set_float32_math(device)  # convolutions in TF32, as test.py has it
     model = BeyondMaskingDetector(BeyondMaskingConfig(image_size=size["image_size"])).to(device).eval()
@@ -74,7 +85,7 @@ def _evaluate(device: torch.device, *, compiled: bool) -> Iterator[Row]:
         model(batch)
     tflop_per_clip = counter.get_total_flops() / len(batch.clip_ids) / 1e12
     for batch_size in batch_sizes(device, is_slow=compiled):
-        for precision in ("bf16", "fp32"):
+        for precision in precisions(device, is_slow=compiled):
             options = {"batch_size": batch_size, "num_batches": 10 if device.type == "cuda" else 1}
             row = evaluate.measure(str(device), **options, **size, precision=precision, compiled=compiled)
             tflops = tflop_per_clip * row["clips_per_s"]
@@ -100,10 +111,17 @@ def memory_peaks(device: torch.device) -> Iterator[Row]:
             yield in_new_process(memory.measure_steps, str(device), size, batch_size, checkpointed)
 
 
+def write_short(write: Callable[[Path, int], Path], folder: Path, _: int) -> Path:
+    """A clip of three seconds, for a rehearsal."""
+    return write(folder, 3)
+
+
 def data_wait(device: torch.device) -> Iterator[Row]:
     """Share of the time of bf16 training steps in which the loop waits for its loader."""
     is_plain, on_gpu = plain_files.are_needed(), device.type == "cuda"
     write = plain_files.write_plain_clip if is_plain else write_clip
+    if not on_gpu:
+        write = functools.partial(write_short, write)
     model = {"image_size": sizes(device)["image_size"]}  # windows of 60 frames in any case
     for batch_size in batch_sizes(device, is_slow=True):
         with plain_files.plain_sound() if is_plain else contextlib.nullcontext():
@@ -123,7 +141,10 @@ STEPS: dict[str, Callable[[torch.device], Iterator[Row]]] = {
 def main(name: str, device: str, output: Path) -> None:
     """Run a step; each of its rows is written at once."""
     rows: list[Row] = []
-    train.MATRIX_SIZES["cpu"] = 512  # in a rehearsal every step is to be short
+    if device == "cpu":  # in a rehearsal every step is to be short; to compile C++ takes minutes
+        train.MATRIX_SIZES["cpu"] = 512
+        method = functools.partialmethod(nn.Module.compile, backend="aot_eager")
+        nn.Module.compile = method  # type: ignore[assignment, method-assign]
     for row in STEPS[name](torch.device(device)):
         rows.append(row)
         output.write_text(json.dumps(rows), encoding="utf-8")

@@ -64,7 +64,7 @@ def test_all_is_well_if_every_step_passes_and_missing_packages_are_said_first(ru
 
 
 def test_no_step_begins_after_the_limit_and_all_wanted_packages_are_known(run, monkeypatch):
-    monkeypatch.setattr(command, "LIMIT_S", 3.0)
+    monkeypatch.setattr(command, "LIMIT_S", 0.5)
     status, content, _, _ = run(step("late", WRITES))
     assert (status, content["steps"][0]["error"]) == (1, "no time was left for it")
     assert {"av", "mediapipe", "torch", "pytest"} <= command.required_packages().keys()
