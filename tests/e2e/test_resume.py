@@ -3,6 +3,7 @@
 Runs that are killed: tests/kill.py.
 """
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -189,6 +190,10 @@ def test_a_run_whose_loader_hangs_is_asked_to_stop(prepared_root, unbroken, tmp_
 
 
 def wait_for_quiet(run_dir, seconds=3.0):
-    """Until the run has not saved for some seconds."""
-    while time.time() - (run_dir / "last.pt").stat().st_mtime < seconds:
+    """Until the run has not saved for some seconds. While it saves, there may be no last.pt for a moment."""
+    quiet_since, seen = time.monotonic(), None
+    while time.monotonic() - quiet_since < seconds:
+        with contextlib.suppress(FileNotFoundError):
+            if (now := (run_dir / "last.pt").stat().st_mtime_ns) != seen:
+                quiet_since, seen = time.monotonic(), now
         time.sleep(0.1)
