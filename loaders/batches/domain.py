@@ -22,6 +22,7 @@ from utils.evaluation.scoring import ClipScores
 from utils.media.luma import equalize_luma
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
+from utils.run.progress import map_files
 from utils.types import Clip, ClipBatch
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ def describe_training(
         for clip_id, facts in row:
             facts_of[clip_id].append(facts)
     person_of = {clip.clip_id: clip.identity for clip in chosen}
+    if len({person_of[clip_id] for clip_id in facts_of}) < 2:  # the others could not be read
+        return {}
     folder_of = {clip.clip_id: clip.folder for clip in chosen}
     means = np.array([np.mean(facts, axis=0) for facts in facts_of.values()])
     of_files = np.array([file_facts(folder_of[clip_id]) for clip_id in facts_of])
@@ -120,5 +123,6 @@ def score_and_describe(
         return score(batches, description=description)
     scores = score(batches, description=description, describe=functools.partial(describe, domain))
     assert scores.facts is not None
-    of_files = np.array([file_facts(clip.folder) for clip in scores.in_order(clips)])
+    folders = [clip.folder for clip in scores.in_order(clips)]
+    of_files = np.array(list(map_files(file_facts, folders, f"{description}: clip.json")))
     return dataclasses.replace(scores, facts=domain.complete(scores.facts, of_files))

@@ -18,8 +18,19 @@ from torch import Tensor
 from utils.clip.files import read_clip_info
 from utils.types import ClipBatch
 
-PICTURE_FACTS = ("detail at 1 pixel", "detail at 2 pixels", "detail at 4 pixels", "detail at 8 pixels",
-                 "noise", "brightness", "contrast", "blue", "red", "colourfulness", "flicker")  # fmt: skip
+PICTURE_FACTS = (
+    "detail at 1 pixel",
+    "detail at 2 pixels",
+    "detail at 4 pixels",
+    "detail at 8 pixels",
+    "noise",
+    "brightness",
+    "contrast",
+    "blue",
+    "red",
+    "colourfulness",
+    "flicker",
+)
 SOUND_FACTS = (
     "level",
     "background level",

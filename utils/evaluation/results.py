@@ -53,7 +53,9 @@ def all_metrics(
         decided = decision_results(decision, labels, logits, persons)
         decided["identity_is"] = kinds_of(ordered[row] for row in np.flatnonzero(labels == 0))
         decided["promise"] = promise_of(decision)
-    about_domain: dict[str, Any] = {"reason": "the checkpoint does not describe its training clips"}
+    about_domain: dict[str, Any] = {
+        "reason": "the checkpoint does not describe its training clips, or only few persons"
+    }
     if domain is not None and scores.facts is not None:
         threshold = decision.clip.threshold if decision else 0.0
         about_domain = abstention_results(domain, scores.facts, labels, logits, persons, threshold)
