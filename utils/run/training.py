@@ -54,10 +54,16 @@ class TrainingStep(nn.Module):
 
 
 def compile_model(model: nn.Module) -> None:
-    """torch.compile in place, but for modules that say of themselves that they stay eager."""
+    """torch.compile in place, but for modules that say of themselves that they stay eager.
+
+    Transformer layers lose torch's fused inference path: when compiled, its inputs are not cast under
+    a CPU's autocast, so bf16 activations meet float32 weights ("m1 and m2 ... BFloat16 != float").
+    """
     for module in model.modules():
         if getattr(module, "stays_eager", False):
             module.forward = torch.compiler.disable(module.forward)
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # to torch: an activation that the fused path does not have
     model.compile()
 
 

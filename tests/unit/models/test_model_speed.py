@@ -136,6 +136,19 @@ def test_a_compiled_model_gives_the_eager_ones_numbers(checkpoint_activations):
         torch.testing.assert_close(buffers[name], value.double(), rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_a_compiled_transformer_scores_in_bf16_as_an_eager_one(monkeypatch):
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
+    x = torch.randn(2, 3, 8).bfloat16()
+    outputs = []
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs.append(layer(x))
+        monkeypatch.setattr(layer, "compile", functools.partial(layer.compile, backend="aot_eager"))
+        compile_model(layer)
+        outputs.append(layer(x))
+    assert outputs[0].dtype == outputs[1].dtype == torch.bfloat16
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0.03)  # two steps of bf16 at 2
+
+
 def test_without_a_compiler_compiling_is_a_clear_error(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     monkeypatch.setenv("CXX", "no-such-compiler")
