@@ -180,7 +180,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         log.info(line)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     seen = seen_by_run(split, clips, test.checkpoint, trained)
-    caveat = caveat_of(evaluation.run["generated_sets"], is_tested_on=listing.generated)
+    caveat = caveat_of(evaluation.run["generated_sets"], listing.num_generated(clips), len(clips))
     part = f"the {test.split} split of {name}"
     check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
     batches = evaluation_loader(clips, data, workers, **needs)

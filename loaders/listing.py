@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
-from utils.clip.generated import MARK_NAME
+from utils.clip.generated import caveat_of_clips, finder
 from utils.clip.packed import clip_names, walk
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
@@ -78,12 +78,20 @@ class Listing:
     donor_rule: str = "drop"
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
     unlisted: list[str] = field(default_factory=list)  # prepared, but in no metadata: paths below the root
-    generated: bool = False  # some of the clips are of a generated set (utils/clip/generated.py)
+    generated: frozenset[str] = frozenset()  # ids of the clips of generated sets (utils/clip/generated.py)
 
     @property
     def identity_is(self) -> str:
         """What the clips' identities are, e.g. "person", or "person+clip" of a mixed set (see Clip)."""
         return kinds_of(self.all_clips)
+
+    def num_generated(self, clips: Sequence[Clip]) -> int:
+        """How many of `clips`, which are of this listing, are generated."""
+        return sum(clip.clip_id in self.generated for clip in clips)
+
+    def caveat(self, done: str) -> str:
+        """What to say of what was `done` with all clips, some of them generated; "" if none is."""
+        return caveat_of_clips(done, len(self.generated), len(self.clips))
 
     @property
     def all_clips(self) -> list[Clip]:
@@ -174,12 +182,13 @@ def select_clips(
         _require_enough(dataset, clips, missing, config)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
-    marked = [data_root] if (data_root / MARK_NAME).is_file() else []
-    if unlisted is None:
-        unlisted, below = _walk_rest(dataset, data_root, listed)
-        marked += below
-    generated = any(clip.folder.is_relative_to(folder) for folder in marked for clip in clips)
-    others = list(unlisted)
+    is_generated, links = finder(), config.allow_links
+    generated = frozenset(
+        clip.clip_id
+        for clip in clips
+        if is_generated(clip.folder.parent) or (links and is_generated(clip.folder.resolve().parent))
+    )
+    others = list(_find_unlisted(dataset, data_root, listed) if unlisted is None else unlisted)
     return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others, generated)
 
 
@@ -197,24 +206,22 @@ def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config
     log.warning(message)
 
 
-def _walk_rest(dataset: str, data_root: Path, listed: list[Clip]) -> tuple[list[str], list[Path]]:
-    """(paths below the root of the prepared clips that are not listed, folders marked as generated).
+def _find_unlisted(dataset: str, data_root: Path, listed: list[Clip]) -> list[str]:
+    """Paths below the root of the prepared clips that are not listed.
 
     Listed clips are not entered, so this reads each folder above them once.
     """
     own = {os.fspath(clip.folder) for clip in listed}
-    found, marked = [], []
+    found = []
     try:
         folders = progress(walk(data_root, skip=own), f"{dataset}: clips that are not listed", "folder")
         for folder, subfolders, files in folders:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             if VIDEO_NAME in files and os.fspath(folder) not in own:
                 found.append(folder.relative_to(data_root).as_posix())
-            if MARK_NAME in files:
-                marked.append(folder)
     except DatasetError as error:  # a link, or a folder without permission, that no listed clip needs
         log.warning("%s: prepared clips that are not listed are not all counted: %s", dataset, error)
-    return sorted(found), marked
+    return sorted(found)
 
 
 def describe(listing: Listing) -> str:

@@ -54,6 +54,8 @@ def load_parts(
         for part in SPLITS:
             parts.clips[part] += split.select(listing.clips, part)
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
+        if why := listing.caveat("trained"):
+            parts.table.append(f"{name}: {why}")
     for part in ("train", "val"):
         classes = Counter(clip_labels(clip, label_rule)[0] for clip in parts.clips[part])
         if len(classes) < 2:

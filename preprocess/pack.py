@@ -50,6 +50,7 @@ from utils.clip.files import (
     read_clip_info,
 )
 from utils.clip.frames import Crop, open_crop
+from utils.clip.generated import MARK_NAME, finder, mark
 from utils.clip.packed import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA, walk
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, UsageError, run_command
@@ -326,6 +327,8 @@ def copy_metadata(tree: Tree, config: PackConfig) -> None:
         (config.output / parent).mkdir(parents=True, exist_ok=True)
     for name in tree.metadata:
         shutil.copyfile(config.data_root / name, config.output / name)
+    if MARK_NAME not in tree.metadata and finder()(config.data_root):  # a folder above is marked
+        (config.output / MARK_NAME).write_bytes(mark())
 
 
 def _require_free(config: PackConfig) -> None:

@@ -173,9 +173,12 @@ def main() -> int:
     split = make_split(listing, split_config, check=False)
     for line in [describe(listing), *split.describe_dropped()]:
         log.info(line)
+    if why := listing.caveat("audited"):
+        log.warning("%s: %s", config.dataset, why)
     result = audit(listing, split, num_workers=config.num_workers or multiprocessing.cpu_count())
     about = {
         "dataset": config.dataset,
+        "caveat": listing.caveat("audited"),
         "num_clips": len(listing.clips),
         "num_missing": len(listing.missing),
         "num_excluded": len(listing.excluded),

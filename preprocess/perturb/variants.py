@@ -27,6 +27,7 @@ from preprocess.work.limits import PERTURBED, LimitConfig
 from preprocess.work.raw_layouts import SOURCES, read_raw_dataset
 from preprocess.work.stores import LocalStore
 from utils.clip.files import INFO_NAME, LAYOUT_VERSION, SAMPLE_RATE_HZ, ClipInfo, read_clip_info
+from utils.clip.generated import finder
 from utils.clip.sound import read_waveform
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
@@ -257,7 +258,9 @@ def make_variants(
         for clip, (source, sound) in zip(clips, places, strict=True)
         if perturbation.level
     ]
-    batch, work = Batch(jobs=jobs, output=LocalStore(cache_dir)), WorkConfig(num_workers=num_workers)
+    generated = any(map(finder(), {clip.folder.parent for clip in clips}))
+    work = WorkConfig(num_workers=num_workers)
+    batch = Batch(jobs=jobs, output=LocalStore(cache_dir), is_generated=generated)
     if jobs and run_batch(batch, variant_job, work, LimitConfig(), done="perturbed"):
         raise DatasetError(
             f"{cache_dir / 'failures.csv'} lists variants that could not be made, and why; call again after "

@@ -23,7 +23,7 @@ from preprocess.work.raw_layouts import SOURCES, RawDataset, any_of, nfc, read_r
 from preprocess.work.stores import LocalStore, Store, StoredJob, open_store
 from preprocess.work.workers import PACKAGES, AnyJob, Outcomes, lock_partial, run_workers
 from utils.clip.files import VIDEO_SUFFIXES
-from utils.clip.generated import MANIFEST_NAME, MARK_NAME, mark
+from utils.clip.generated import MANIFEST_NAME, MARK_NAME, finder, mark
 from utils.clip.packed import walk
 from utils.config import opt, require_at_least
 from utils.errors import DatasetError, UsageError, require_packages
@@ -154,9 +154,9 @@ def find_jobs(inputs: InputConfig) -> Batch:
 def _is_generated(root: Store) -> bool:
     """Whether a folder, or one above it on this machine, is a generated set, raw or prepared."""
     place = root.local_path()
-    above = [] if place is None else [LocalStore(folder) for folder in place.absolute().parents]
-    names = (MANIFEST_NAME, MARK_NAME)
-    return any(folder.size(name) is not None for folder in (root, *above) for name in names)
+    if place is not None:
+        return finder()(place)
+    return any(root.size(name) is not None for name in (MANIFEST_NAME, MARK_NAME))
 
 
 def _job(name: Path, raw: RawDataset, output: Store, within: Path | None, problem: str) -> Job:

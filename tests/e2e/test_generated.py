@@ -12,6 +12,7 @@ from models import load_detector
 from models.judging.annotate import COLORS
 from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
+from tests.clip_factory import write_clip_folder
 from tests.commands import run_command
 from tests.e2e.test_training import TINY, ok
 from tests.e2e.test_video import write_checkpoint
@@ -32,6 +33,7 @@ def test_the_mark_travels_from_the_prepared_set_to_the_report(prepared_root, tmp
     ok(run_command("train.py", "--data_root", packed, "--run_dir", run_dir, *TINY, "--epochs", "1"))
     for name in ("best.pt", "last.pt"):
         assert load_checkpoint(run_dir / name)["generated_sets"] == ["fakeavceleb"]
+    assert f"fakeavceleb: {TRAINED}" in (run_dir / "train.log").read_text()
     flags = ("--checkpoint", run_dir / "best.pt", "--num_workers", "0", "--device", "cpu")
     of_demo = json.loads(ok(run_command("test.py", *flags, "--data_root", packed)).stdout)
     assert of_demo["caveat"] == TRAINED
@@ -48,6 +50,22 @@ def test_the_mark_travels_from_the_prepared_set_to_the_report(prepared_root, tmp
     both = (run_dir / "predictions.csv", tmp_path / "of_real/predictions.csv")
     comparison = json.loads(ok(run_command("test.py", "--compare", *both)).stdout)
     assert comparison["datasets"]["fakeavceleb"]["caveat"] == TRAINED
+
+
+def test_an_audit_says_how_many_clips_were_generated(tmp_path):
+    root = tmp_path / "set"
+    table = "path,label,identity,split\n"
+    for name in ("demo/a", "own/b"):
+        write_clip_folder(root / name, num_frames=5)
+        table += f"{name}.mp4,0,{name[-1]},test\n"
+    (root / "manifest.csv").write_text(table)
+    (root / "demo" / MARK_NAME).write_bytes(mark())
+    flags = ("--data_root", root, "--output_dir", tmp_path, "--num_workers", "1")
+    result = ok(run_command("-m", "loaders.audit", "--dataset", "manifest", *flags))
+    caveat = "audited on 2 clips, 1 of them generated: these say nothing about real videos"
+    assert f"manifest: {caveat}" in result.stderr
+    assert json.loads((tmp_path / "audit.json").read_text())["caveat"] == caveat
+    assert f'<p class="caveat">{caveat.capitalize()}</p>' in (tmp_path / "audit.html").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -178,8 +178,9 @@ def pages(made):
     )
     note = dataclasses.replace(finding, is_note=True)
     audit = Audit([finding, note], rules, {"train": {"real": 4, hostile("category"): 4}}, 8, {"leaks_s": 1.0})
-    about = {"dataset": hostile("dataset"), "num_clips": 8, "num_missing": 1, "num_excluded": 1,
-             "split_checksum": "8" * 64, "command": f"audit {hostile('command')}"}  # fmt: skip
+    about = {"dataset": hostile("dataset"), "caveat": hostile("caveat"), "num_clips": 8,
+             "num_missing": 1, "num_excluded": 1, "split_checksum": "8" * 64,
+             "command": f"audit {hostile('command')}"}  # fmt: skip
     write_html(root / "audit.html", audit, about)
     return {
         "report": (
@@ -187,7 +188,7 @@ def pages(made):
             ("clip", "method", "category", "dataset", "checkpoint", "config", "finding"),
         ),
         "matrix": (root / "matrix/matrix.html", ("dataset", "checkpoint", "model")),
-        "audit": (root / "audit.html", ("clip", "category", "dataset", "command", "finding")),
+        "audit": (root / "audit.html", ("caveat", "clip", "category", "dataset", "command", "finding")),
         "video": (video_page(made, root / "video"), ("checkpoint", "note", "domain")),
     }
 

@@ -17,6 +17,7 @@ from tests.commands import run_command
 from tests.moving_face import moving_face
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_clip_info
 from utils.clip.frames import read_frames
+from utils.clip.generated import MARK_NAME, mark
 from utils.errors import DatasetError
 from utils.media.writer import VideoWriter
 
@@ -218,9 +219,13 @@ def test_a_variant_is_made_again_when_it_is_stale(one_clip, tmp_path):
     dark, bright = (read_frames(f / VIDEO_NAME, np.array([10])).mean() for f in (folder, clip.folder))
     assert dark / bright == pytest.approx(0.35, abs=0.03)
     (folder / VIDEO_NAME).write_bytes(b"damaged")
+    raw, prepared, _ = one_clip
+    assert not (tmp_path / MARK_NAME).exists()
+    (prepared / MARK_NAME).touch()
     variants(one_clip, tmp_path, ("contrast", 5))
+    (prepared / MARK_NAME).unlink()
+    assert (tmp_path / MARK_NAME).read_bytes() == mark()  # what is made of generated clips is so, too
     assert (folder / VIDEO_NAME).read_bytes() == made
-    raw, _, _ = one_clip
     config = dataclasses.replace(ClipConfig(crop_margin=1.4), min_face_fraction=0.0)
     assert not is_finished(raw / "a" / "clip.mp4", folder, config)  # it is not an untouched clip
 

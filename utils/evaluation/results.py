@@ -98,7 +98,9 @@ def over_data_sets(results: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, 
         known = (row[key] for key in ("auc", "ap", "eer"))
         rates = "".join(f"{'-':>8}" if value is None else f"{value:>8.4f}" for value in known)
         table.append(f"{name:<18}{row['num_real']:>7}{row['num_fake']:>7}{rates}")
-    return {"datasets": results, "macro_auc_dataset": float(np.mean(aucs)) if aucs else None}, table
+    caveats = sorted({row["caveat"] for row in results.values() if row["caveat"]})
+    mean = {"caveat": "; ".join(caveats), "macro_auc_dataset": float(np.mean(aucs)) if aucs else None}
+    return {"datasets": results} | mean, table + caveats
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -152,9 +152,10 @@ def find_predictions(path: Path) -> dict[str, Path]:
 
 def read_caveat(predictions: Path) -> str:
     """The caveat of the test_metrics.json next to a predictions.csv; "" without one."""
+    text = ""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        return str(parse_json((predictions.parent / "test_metrics.json").read_bytes())["caveat"])
-    return ""
+        text = parse_json((predictions.parent / "test_metrics.json").read_bytes())["caveat"]
+    return text if isinstance(text, str) else ""
 
 
 def compare_rows(
@@ -221,7 +222,7 @@ def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str
         require_same_clips(a, b, pair)
         # clip ids begin with the data set's name
         name = folder or "+".join(sorted({clip_id.split("/")[0] for clip_id in a.clip_ids}))
-        caveat = next(filter(None, map(read_caveat, pair)), "")
+        caveat = "; ".join(dict.fromkeys(filter(None, map(read_caveat, pair))))
         overall = compare_rows(a, b, np.arange(len(a.labels)), thresholds, str(file))
         result: dict[str, Any] = {"caveat": caveat, "overall": overall}
         for key in ("category", "method"):

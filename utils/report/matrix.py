@@ -97,6 +97,7 @@ class Cell:
     num_fake: int
     file: str
     clustered_by: str = UNKNOWN  # what the interval is over (see utils/evaluation/units.py)
+    caveat: str = ""  # of the evaluation (see utils/clip/generated.py)
 
 
 @dataclass
@@ -157,17 +158,20 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
     interval, kinds = intervals.get("overall", {}).get("auc"), intervals.get("clustered_by", UNKNOWN)
     if not is_kind(kinds):
         raise ValueError(f"{brief(kinds)} is nothing to count")
+    if not isinstance(caveat := result.get("caveat", ""), str):
+        raise ValueError(f"its caveat is {brief(caveat)}")
     numbers: dict[str, Any] = {name: float(overall[name]) for name in AVERAGED}
     numbers |= {name: int(overall[name]) for name in ("num_real", "num_fake")}
     bounds = None if interval is None else (float(interval[0]), float(interval[1]))
-    cell = Cell(**numbers, interval=bounds, file=str(file), clustered_by=kinds)
+    cell = Cell(**numbers, interval=bounds, file=str(file), clustered_by=kinds, caveat=caveat)
     run = runs.setdefault(about["checkpoint_sha256"], Run(about))
     other = run.cells.setdefault(column, cell)
     # test.py writes the result of each data set twice: to its own folder and to the table of all
-    if dataclasses.replace(other, file=cell.file) != cell:
+    if dataclasses.replace(other, file=cell.file, caveat=caveat) != cell:
         raise UsageError(
             f"{other.file} and {file} differ on {about['name']} on {column}: name only one of them"
         )
+    run.cells[column] = dataclasses.replace(other, caveat=other.caveat or caveat)
 
 
 def _checked(about: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +259,8 @@ def _folds(group: Mapping[str, Any]) -> list[dict[str, Any]]:
             for (seed, split_seed), cells in cells_of.items()
             if cells
         ]
-        tables.append({"title": group["title"], "column": column, "folds": folds, "rows": rows})
+        about = {"title": group["title"], "caveat": group["caveat"], "column": column}
+        tables.append(about | {"folds": folds, "rows": rows})
     return tables
 
 

@@ -395,6 +395,7 @@ def test_the_page_escapes_names_and_needs_nothing_from_outside(tmp_path):
     result = Audit(shortcut_findings(rules), rules, {"train": {"real": 20, "<b>&": 20}}, 20, {"leaks_s": 1.0})
     about = {
         "dataset": "test",
+        "caveat": "audited on <i>",
         "num_clips": 40,
         "num_missing": 2,
         "num_excluded": 0,
@@ -411,5 +412,6 @@ def test_the_page_escapes_names_and_needs_nothing_from_outside(tmp_path):
     assert "shortcut_duration" in page
     assert "&lt;b&gt;&amp;" in page
     assert "<b>&" not in page
+    assert '<p class="caveat">Audited on &lt;i&gt;</p>' in page
     assert "constant: 0.5 by definition" in page
     assert not any(word in page for word in ("http", "src=", "<script", "@import"))

@@ -9,6 +9,7 @@ import torch
 
 from loaders import DATASETS
 from loaders.listing import ListingConfig
+from preprocess.pack import PackConfig, Tree, copy_metadata
 from preprocess.work.batch import InputConfig, WorkConfig, find_jobs, run_batch
 from preprocess.work.limits import LimitConfig
 from tests.trees import TREES
@@ -19,9 +20,9 @@ from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.clip.generated import (
     MANIFEST_NAME,
     MARK_NAME,
-    TESTED,
     TRAINED,
     caveat_of,
+    caveat_of_clips,
     is_demo_video,
     mark,
 )
@@ -54,9 +55,15 @@ def _at_once(jobs, do, *_):
 def test_a_listing_knows_the_mark_at_its_root(tmp_path, dataset):
     root = prepare_empty(TREES[dataset](tmp_path / "raw", EmptyFiles()), tmp_path / "prepared")
     list_clips = functools.partial(DATASETS[dataset], root, ListingConfig())
-    assert not list_clips().generated
+    listing = list_clips()
+    assert (listing.generated, listing.caveat("audited")) == (frozenset(), "")
     (root / MARK_NAME).write_bytes(mark())
-    assert list_clips().generated
+    listing = list_clips()
+    assert listing.generated == {clip.clip_id for clip in listing.clips}
+    assert listing.caveat("audited") == "audited on generated clips: says nothing about real videos"
+    # in any folder above clips
+    (root / MARK_NAME).rename(listing.clips[0].folder.parent / MARK_NAME)
+    assert listing.clips[0].clip_id in list_clips().generated
 
 
 def test_a_mark_below_the_root_counts_for_the_clips_below_it_only(tmp_path):
@@ -66,9 +73,35 @@ def test_a_mark_below_the_root_counts_for_the_clips_below_it_only(tmp_path):
         rows.append(f"{name}.mp4,{int(name == 'own/b')},{name[-1]}")
     (tmp_path / "demo" / MARK_NAME).write_bytes(mark())
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
-    assert DATASETS["manifest"](tmp_path, ListingConfig()).generated
+    listing = DATASETS["manifest"](tmp_path, ListingConfig())
+    assert listing.generated == {"manifest/demo/c"}
+    few = "audited on 3 clips, 1 of them generated: these say nothing about real videos"
+    assert listing.caveat("audited") == few
+    assert listing.num_generated([clip for clip in listing.clips if "own" in clip.clip_id]) == 0
     (tmp_path / "manifest.csv").write_text("\n".join(rows[:-1]) + "\n")
-    assert not DATASETS["manifest"](tmp_path, ListingConfig()).generated
+    listing = DATASETS["manifest"](tmp_path, ListingConfig())
+    assert (listing.generated, listing.caveat("audited")) == (frozenset(), "")
+
+
+@pytest.mark.parametrize("how", ["above", "link to the set", "link below the set"])
+def test_a_mark_above_the_root_or_where_links_lead_counts(tmp_path, how):
+    marked, root = tmp_path / "marked", tmp_path / "root"
+    touch_clip(marked / "part/a")
+    (marked / MARK_NAME).write_bytes(mark())
+    if how == "above":
+        root = marked / "part"
+    elif how == "link to the set":
+        root.symlink_to(marked)
+    else:
+        root.mkdir()
+        (root / "part").symlink_to(marked / "part")
+    (root / "manifest.csv").write_text(f"path,label,identity\n{'' if how == 'above' else 'part/'}a.mp4,1,x\n")
+    listing = DATASETS["manifest"](root, ListingConfig(allow_links=True))
+    assert listing.generated == {clip.clip_id for clip in listing.clips}
+    if how == "above":
+        tree = Tree(clips=["a"], metadata=[])
+        copy_metadata(tree, PackConfig(data_root=root, output=tmp_path / "packed"))
+        assert (tmp_path / "packed" / MARK_NAME).read_bytes() == mark()
 
 
 def test_a_demo_video_is_known_by_its_bytes_in_its_place(tmp_path):
@@ -89,9 +122,10 @@ def test_a_demo_video_is_known_by_its_bytes_in_its_place(tmp_path):
 
 
 def test_training_clips_count_before_test_clips():
-    assert caveat_of(["kodf"]) == caveat_of(["kodf"], is_tested_on=True) == TRAINED
-    assert caveat_of(None, is_tested_on=True) == caveat_of([], is_tested_on=True) == TESTED
-    assert caveat_of(None) == caveat_of([]) == ""
+    assert caveat_of(["kodf"]) == caveat_of(["kodf"], 2, 3) == TRAINED
+    assert caveat_of(None, 3, 3) == caveat_of([], 3, 3) == TRAINED.replace("trained", "tested")
+    assert caveat_of(None, 2, 3) == caveat_of_clips("tested", 2, 3)
+    assert caveat_of(None, 0, 3) == caveat_of([]) == ""
 
 
 def test_an_export_keeps_the_mark_and_its_card_says_so(tmp_path):

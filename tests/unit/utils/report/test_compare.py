@@ -85,6 +85,20 @@ def test_each_run_is_held_to_its_own_threshold(two_runs):
     )
 
 
+def test_a_comparison_says_what_either_evaluation_says(two_runs):
+    def caveat(*found):
+        for path, text in zip(two_runs, found, strict=True):
+            path.with_name("test_metrics.json").write_text(json.dumps({"caveat": text}))
+        comparison = compare_runs(two_runs, (0.5, 0.5))
+        said = comparison["datasets"]["data"]["caveat"]
+        assert not said or f"data: {said}" in as_table(comparison)
+        return said
+
+    assert caveat("x", "y") == "x; y"
+    assert caveat("x", "x") == "x"
+    assert caveat("", None) == ""  # not "None"
+
+
 def test_holm_runs_over_data_sets_and_over_categories(tmp_path):
     for run, strength in (("a", 1.2), ("b", 0.8)):
         for seed, name in enumerate(("dfdc", "kodf", "ffpp")):

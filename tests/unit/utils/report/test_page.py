@@ -7,8 +7,10 @@ import pytest
 
 from loaders.batches.windows import ClipDataset, DataConfig
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
+from utils.clip.generated import TRAINED
 from utils.errors import DatasetError, UsageError
-from utils.report.matrix import build_matrix, describe_run, find_results, read_results
+from utils.evaluation.results import over_data_sets
+from utils.report.matrix import build_matrix, describe_run, find_results, main, read_results
 from utils.report.page import read_training_curves
 from utils.report.plots import Bar, plot_bars, plot_roc
 
@@ -136,6 +138,49 @@ def test_a_matrix_says_what_its_intervals_are_over(tmp_path):
     write_result(tmp_path / "odd", intervals={"clustered_by": "<b>", "overall": {}})
     with pytest.raises(DatasetError, match="nothing to count"):
         matrix_of(tmp_path / "odd")
+
+
+def test_a_matrix_says_which_cells_are_of_generated_clips(tmp_path):
+    generated = {"caveat": "tested on 3 clips, <i>"}
+    write_result(tmp_path / "one", dataset="a", config=changed("split", fold="1/2"), **generated)
+    write_result(tmp_path / "again", dataset="a", config=changed("split", fold="1/2"))  # an older result
+    write_result(tmp_path / "two", dataset="a", checkpoint=b"2", config=changed("split", fold="2/2"))
+    assert main(["--matrix", str(tmp_path), "--output_dir", str(tmp_path)]) == 0
+    matrix = json.loads((tmp_path / "matrix.json").read_text())
+    runs = [run for group in matrix["groups"] for run in group["runs"]]
+    assert [run["cells"]["a"]["caveat"] for run in runs] == [generated["caveat"], ""]
+    assert [row["cells"]["1/2"]["caveat"] for row in matrix["folds"][0]["rows"]] == [generated["caveat"]]
+    page = (tmp_path / "matrix.html").read_text()
+    assert page.count('<span class="caveat">tested on 3 clips, &lt;i&gt;</span>') == 2  # of runs, of folds
+    write_result(tmp_path / "odd", dataset="b", caveat=3)
+    with pytest.raises(DatasetError, match="caveat is 3"):
+        matrix_of(tmp_path / "odd")
+
+
+def test_folds_of_a_run_of_generated_clips_say_so(tmp_path):
+    for fold in ("1/2", "2/2"):
+        folder = tmp_path / fold[0]
+        write_result(folder, checkpoint=fold.encode(), config=changed("split", fold=fold))
+        content = json.loads((folder / "test_metrics.json").read_text())
+        content["run"]["generated_sets"] = ["a"]
+        (folder / "test_metrics.json").write_text(json.dumps(content | {"caveat": TRAINED}))
+    assert main(["--matrix", str(tmp_path), "--output_dir", str(tmp_path)]) == 0
+    (table,) = json.loads((tmp_path / "matrix.json").read_text())["folds"]
+    assert table["caveat"] == TRAINED
+    assert (tmp_path / "matrix.html").read_text().count(TRAINED) == 2  # above the runs, above the folds
+
+
+def test_several_data_sets_together_say_what_each_says():
+    def result(caveat):
+        return {
+            "overall": {"auc": 0.5, "ap": 0.5, "eer": 0.5, "num_real": 1, "num_fake": 1},
+            "caveat": caveat,
+        }
+
+    together, table = over_data_sets({"a": result("x"), "b": result(""), "c": result("x"), "d": result("y")})
+    assert together["caveat"] == "x; y"
+    assert table[-2:] == ["x", "y"]
+    assert over_data_sets({"b": result("")})[0]["caveat"] == ""
 
 
 def test_a_row_is_a_checkpoint_wherever_its_results_lie(tmp_path):
