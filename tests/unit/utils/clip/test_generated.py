@@ -83,25 +83,30 @@ def test_a_mark_below_the_root_counts_for_the_clips_below_it_only(tmp_path):
     assert (listing.generated, listing.caveat("audited")) == (frozenset(), "")
 
 
-@pytest.mark.parametrize("how", ["above", "link to the set", "link below the set"])
+@pytest.mark.parametrize("how", ["above", "root is a link", "clip is a link"])
 def test_a_mark_above_the_root_or_where_links_lead_counts(tmp_path, how):
-    marked, root = tmp_path / "marked", tmp_path / "root"
-    touch_clip(marked / "part/a")
-    (marked / MARK_NAME).write_bytes(mark())
+    part, root = tmp_path / "marked/part", tmp_path / "root"
+    touch_clip(part / "a")
+    (part.parent / MARK_NAME).write_bytes(mark())
     if how == "above":
-        root = marked / "part"
-    elif how == "link to the set":
-        root.symlink_to(marked)
+        root = part
+    elif how == "root is a link":
+        root.symlink_to(part)
     else:
         root.mkdir()
-        (root / "part").symlink_to(marked / "part")
-    (root / "manifest.csv").write_text(f"path,label,identity\n{'' if how == 'above' else 'part/'}a.mp4,1,x\n")
-    listing = DATASETS["manifest"](root, ListingConfig(allow_links=True))
-    assert listing.generated == {clip.clip_id for clip in listing.clips}
-    if how == "above":
-        tree = Tree(clips=["a"], metadata=[])
-        copy_metadata(tree, PackConfig(data_root=root, output=tmp_path / "packed"))
-        assert (tmp_path / "packed" / MARK_NAME).read_bytes() == mark()
+        (root / "a").symlink_to(part / "a")
+    (root / "manifest.csv").write_text("path,label,identity\na.mp4,1,x\n")
+    listing = DATASETS["manifest"](root, ListingConfig(allow_links=how == "clip is a link"))
+    assert listing.generated == {"manifest/a"}
+
+
+def test_a_pack_of_a_part_of_a_marked_set_is_marked(tmp_path):
+    part, packed = tmp_path / "marked/part", tmp_path / "packed"
+    part.mkdir(parents=True)
+    for is_marked in (False, True):
+        copy_metadata(Tree(clips=["a"], metadata=[]), PackConfig(data_root=part, output=packed))
+        assert (packed / MARK_NAME).is_file() == is_marked
+        (part.parent / MARK_NAME).touch()
 
 
 def test_a_demo_video_is_known_by_its_bytes_in_its_place(tmp_path):
