@@ -41,9 +41,8 @@ from models.method import check_config, needs_of, without_decay_of_vectors
 from models.restore import model_type_of, preset_layer
 from utils.config import first_look, opt, parse_sections, require_above, require_at_least, to_plain
 from utils.errors import UsageError, run_command
-from utils.evaluation.decision import decision_of_scores
-from utils.evaluation.metrics import detection_metrics
-from utils.evaluation.scoring import evaluate, validation_row
+from utils.evaluation.scoring import evaluate
+from utils.evaluation.validation import Validation
 from utils.files import locked_folder, write_text
 from utils.run.bad_clips import BadClips
 from utils.run.config_file import read_run_config, require_known, require_same
@@ -276,7 +275,9 @@ def fit(
 
 def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision: str) -> None:
     """The training loop: returns when all epochs are done, none gets better, or a signal was heard."""
-    state, device, part = run.state, run.state.device, "the validation split"
+    state, device, loop = run.state, run.state.device, config.loop
+    first = run.progress.epoch
+    validation = Validation(run.run_dir, first, rate=loop.decision_fpr, select_by=loop.select_by)
     score = functools.partial(
         evaluate, precision=precision, pooling=config.data.pooling, description="validate"
     )
@@ -290,10 +291,8 @@ def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision:
                 if run.must_stop():
                     return
         scores = score(state.model, val_loader, device, criterion=state.criterion, bad_clips=run.bad_clips)
-        metrics = detection_metrics(scores.labels, scores.logits, part)
-        decision = decision_of_scores(val_loader.dataset.clips, scores, config.loop.decision_fpr, part)
-        result = {"epoch": epoch, "val": dataclasses.asdict(metrics), "decision": decision.as_plain()}
-        run.end_epoch(validation_row(scores, metrics), result)
+        run.end_epoch(*validation.end_epoch(epoch, val_loader.dataset.clips, scores, state.best))
+    run.amend_best(validation.complete)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def differences(one: Path, two: Path) -> list[str]:
     found = []
     if (one / "metrics.csv").read_bytes() != (two / "metrics.csv").read_bytes():
         found.append("metrics.csv")
+    if (one / "val_scores.npz").read_bytes() != (two / "val_scores.npz").read_bytes():
+        found.append("val_scores.npz")
     if not curves(one) or curves(one) != curves(two):
         found.append("curves")
     for name in ("last.pt", "best.pt"):

@@ -135,6 +135,11 @@ def test_evaluation_writes_metrics_predictions_and_plots(prepared_root, unbroken
     assert metrics["decision"]["stored"] == stored
     assert (stored["rate"], stored["clip"]["num_reals"], stored["clip"]["num_fakes"]) == (0.01, 3, 9)
     assert stored["video"]["num_fakes"] == 6  # of 12 validation clips, the faceswaps and wav2lips
+    again = stored["cross_fit"]  # of all epochs, also those after the best
+    assert (again["num_epochs"], again["num_reals"], again["num_real_persons"]) == (3, 3, 3)
+    promise = metrics["decision"]["promise"]
+    assert promise["cross_fit"] == again
+    assert promise["false_positive_bound"] == max(again["bound"], stored["clip"]["false_positive_bound"])
     accused = sum(
         float(row["logit"]) > stored["clip"]["threshold"] for row in predictions if row["label"] == "1"
     )
@@ -154,8 +159,12 @@ def test_a_checkpoint_from_before_the_decision_is_evaluated_and_resumed(prepared
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0")
     metrics = json.loads(ok(command("test.py", *arguments, "--report", "false")).stdout)
     assert metrics["decision"] == {"reason": "the checkpoint holds no decision"}
-    ok(train(prepared_root, run_dir, "--epochs", "4", "--resume"))
-    assert torch.load(run_dir / "last.pt", weights_only=True)["decision"]["rate"] == 0.01
+    (run_dir / "val_scores.npz").unlink()
+    resumed = ok(train(prepared_root, run_dir, "--epochs", "4", "--resume"))
+    assert "the scores of epoch 0, 1, 2 are missing" in resumed.stderr
+    decision = torch.load(run_dir / "last.pt", weights_only=True)["decision"]
+    assert decision["rate"] == 0.01
+    assert isinstance(decision["cross_fit"], str)
 
 
 def test_two_evaluations_are_compared_without_a_checkpoint(prepared_root, unbroken, tmp_path):

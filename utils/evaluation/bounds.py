@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, f
+from scipy.special import betaincinv, fdtri
 
 from utils.evaluation.metrics import Floats
 
@@ -17,11 +18,14 @@ LEVEL = 0.95  # of the bounds
 CORRELATION_LEVEL = 0.75
 
 
-def correlation_within(values: Floats, persons: Persons) -> tuple[float, float]:
+def correlation_within(
+    values: Floats, persons: Persons, level: float = CORRELATION_LEVEL
+) -> tuple[float, float]:
     """(largest plausible intraclass correlation of (n,) values, clips per person that it counts for).
 
-    The upper end of the one-sided F interval of the one-way random-effects model (Searle, Casella and
-    McCulloch, Variance Components, 1992, section 3.6). 1 if there is a single person, or no variance within.
+    The upper end of the one-sided F interval of that level, one-way random-effects model (Searle, Casella
+    and McCulloch, Variance Components, 1992, section 3.6). 1 if there is a single person, or no
+    variance within.
     """
     _, person_of, counts = np.unique(np.asarray(persons, str), return_inverse=True, return_counts=True)
     num_clips, num_persons = len(values), len(counts)
@@ -36,25 +40,46 @@ def correlation_within(values: Floats, persons: Persons) -> tuple[float, float]:
     if within == 0:
         return 1.0, per_person
     degrees = num_persons - 1, num_clips - num_persons
-    ratio = between / within / float(f.ppf(1 - CORRELATION_LEVEL, *degrees))
+    ratio = between / within / float(fdtri(*degrees, 1 - level))
     average = (num_clips - per_person) / (num_persons - 1)
     return float(np.clip((ratio - 1) / (ratio - 1 + average), 0, 1)), per_person
 
 
-def effective_number(values: Floats, persons: Persons) -> float:
+def effective_number(values: Floats, persons: Persons, level: float = CORRELATION_LEVEL) -> float:
     """Number of independent clips that (n,) values of clips of some persons are worth.
 
     n / (1 + (m - 1) r) with r of `correlation_within` (the design effect, Kish, Survey Sampling, 1965).
     """
-    correlation, per_person = correlation_within(values, persons)
+    correlation, per_person = correlation_within(values, persons, level)
     return len(values) / (1 + (per_person - 1) * correlation)
 
 
-def rate_bound(num_above: int, values: Floats, persons: Persons) -> float:
+def rate_bound(num_above: int, values: Floats, persons: Persons, level: float = CORRELATION_LEVEL) -> float:
     """95 % upper bound of the share of clips of new persons above the (num_above + 1)-th largest of (n,).
 
     For n independent clips that share is Beta(k + 1, n - k) distributed; n and k are scaled to the effective
     number. For k = 0 that gives 1 - 0.05^(1/n), e.g. 0.26 for 10 independent clips and 0.01 for 299.
     """
-    share = effective_number(values, persons) / len(values)
-    return float(beta.ppf(LEVEL, share * num_above + 1, share * (len(values) - num_above)))
+    share = effective_number(values, persons, level) / len(values)
+    return float(betaincinv(share * num_above + 1, share * (len(values) - num_above), LEVEL))
+
+
+def lowest_threshold(logits: Floats, rate: float) -> tuple[float, int]:
+    """(lowest threshold with at most the share `rate` of (n,) logits above it, how many may be above).
+
+    With few logits the threshold is the largest of them.
+    """
+    # tolerance for products such as 0.29 * 100 = 28.999...
+    allowed = min(math.floor(rate * len(logits) + 1e-9), len(logits) - 1)
+    place = len(logits) - 1 - allowed
+    return float(np.partition(logits, place)[place]), allowed
+
+
+def threshold_above(logits: Floats, rate: float, persons: Persons) -> tuple[float, int, float]:
+    """(`lowest_threshold`, number of the (n,) logits above it, 95 % bound).
+
+    The bound is the upper one of the share of the clips of *new persons* above the threshold (`rate_bound`);
+    persons: who is in each of the n clips.
+    """
+    threshold, allowed = lowest_threshold(logits, rate)
+    return threshold, int((logits > threshold).sum()), rate_bound(allowed, logits, persons)

@@ -21,7 +21,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from utils.errors import CheckpointError
-from utils.evaluation.bounds import Persons, rate_bound
+from utils.evaluation.bounds import Persons, threshold_above
+from utils.evaluation.cross_fit import CrossFit
 from utils.evaluation.metrics import (
     Floats,
     Labels,
@@ -35,6 +36,7 @@ from utils.names import brief
 from utils.types import Clip
 
 REAL, FAKE, UNDECIDED = "real", "fake", "undecided"
+NOT_CROSS_FITTED = "the scores of the run's epochs were not kept for it"
 TEMPERATURE_BOUNDS = (0.01, 100.0)
 
 
@@ -58,18 +60,6 @@ def fit_temperature(labels: Labels, logits: Floats) -> float:
     bounds = tuple(math.log(bound) for bound in TEMPERATURE_BOUNDS)
     found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     return float(np.exp(found.x))
-
-
-def threshold_above(logits: Floats, rate: float, persons: Persons) -> tuple[float, int, float]:
-    """(lowest threshold with at most the share `rate` of (n,) logits above it, number above, 95 % bound).
-
-    The bound is the upper one of the share of the clips of *new persons* above the threshold (`rate_bound`);
-    persons: who is in each of the n clips. With few logits the threshold is the largest of them.
-    """
-    # tolerance for products such as 0.29 * 100 = 28.999...
-    allowed = min(math.floor(rate * len(logits) + 1e-9), len(logits) - 1)
-    threshold = float(np.sort(logits)[len(logits) - 1 - allowed])
-    return threshold, int((logits > threshold).sum()), rate_bound(allowed, logits, persons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +136,8 @@ class Decision:
     audio: HeadDecision | None = None
     # what the persons of the validation reals are (see utils/evaluation/units.py)
     identity_is: str = UNKNOWN
+    # epoch and threshold chosen again without some of the persons; a text: why that is not known
+    cross_fit: CrossFit | str = NOT_CROSS_FITTED
 
     def verdict(self, logit: float, *, off_domain: Sequence[str] = ()) -> str:
         """ "real", "fake" or "undecided".
@@ -177,7 +169,7 @@ class Decision:
     def from_plain(cls, values: Mapping[str, Any]) -> Decision:
         """The inverse of as_plain(). Raises CheckpointError if a value is missing, extra or not a number."""
         try:
-            if values.keys() - {"identity_is"} != {"rate", "clip", "video", "audio"}:
+            if values.keys() - {"identity_is", "cross_fit"} != {"rate", "clip", "video", "audio"}:
                 raise CheckpointError(f"the stored decision has the fields {', '.join(values)}")
             video, audio = (
                 None if values[name] is None else _head_from_plain(values[name])
@@ -187,8 +179,14 @@ class Decision:
             identity_is = values.get("identity_is", UNKNOWN)
             if not is_kind(identity_is):
                 raise CheckpointError(f"the stored decision has persons that are {brief(identity_is)}")
-            rate = _finite(values["rate"])
-            return cls(rate=rate, clip=clip, video=video, audio=audio, identity_is=identity_is)
+            return cls(
+                rate=_finite(values["rate"]),
+                clip=clip,
+                video=video,
+                audio=audio,
+                identity_is=identity_is,
+                cross_fit=_cross_fit_from_plain(values.get("cross_fit", NOT_CROSS_FITTED)),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the stored decision is incomplete or damaged ({error!r})") from error
 
@@ -207,6 +205,12 @@ def _head_from_plain(values: Mapping[str, Any]) -> HeadDecision:
     return head
 
 
+def _cross_fit_from_plain(values: Any) -> CrossFit | str:
+    if isinstance(values, str):
+        return values[:200]
+    return CrossFit(**{name: _finite(value) for name, value in values.items()})
+
+
 def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, what: str) -> Decision:
     """Fit the decision on the scores of validation clips and their known modality labels.
 
@@ -223,7 +227,8 @@ def decision_of_scores(clips: Sequence[Clip], scores: ClipScores, rate: float, w
         if logits is not None and len(np.unique(labels[known])) == 2:
             heads[name] = fit_head(labels[known], logits[known], persons[known], rate, f"{what}, {name}")
     identity_is = kinds_of(ordered[row] for row in np.flatnonzero(scores.labels == 0))
-    return Decision(rate=rate, **heads, identity_is=identity_is)
+    clip, video, audio = heads["clip"], heads.get("video"), heads.get("audio")
+    return Decision(rate=rate, clip=clip, video=video, audio=audio, identity_is=identity_is)
 
 
 def decision_results(decision: Decision, labels: Labels, logits: Floats, persons: Persons) -> dict[str, Any]:

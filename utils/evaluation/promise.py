@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +18,25 @@ from utils.files import file_sha256
 def promise_of(decision: Decision, *, num_faces: int = 1) -> dict[str, Any]:
     """The promise of a decision about false accusations, for JSON and for `sentences`.
 
-    A video is accused if any of its `num_faces` faces is, so its bound is the sum of theirs (Boole's
-    inequality). Windows of a face do not multiply it: their mean is compared with the threshold.
+    Promised is the larger bound: that of the threshold, or that of the cross-fitted choice. A video is
+    accused if any of its `num_faces` faces is, so its bound is the sum of theirs (Boole's inequality).
+    Windows of a face do not multiply it: their mean is compared with the threshold.
     """
-    head = decision.clip
+    head, again = decision.clip, decision.cross_fit
+    bound = head.false_positive_bound
+    if not isinstance(again, str):
+        bound = max(bound, again.bound)
     return {
         "rate": decision.rate,
         "num_reals": head.num_reals,
         "num_reals_accused": head.num_reals_accused,
         "num_real_persons": head.num_real_persons or None,  # None: fitted before persons were counted
         "identity_is": decision.identity_is,  # what these persons are
-        "false_positive_bound": head.false_positive_bound,
+        "false_positive_bound": bound,
+        "false_positive_bound_of_threshold": head.false_positive_bound,
+        "cross_fit": {"reason": again} if isinstance(again, str) else dataclasses.asdict(again),
         "num_faces": num_faces,
-        "false_positive_bound_of_any_face": min(1.0, max(num_faces, 1) * head.false_positive_bound),
+        "false_positive_bound_of_any_face": min(1.0, max(num_faces, 1) * bound),
     }
 
 
@@ -87,12 +94,32 @@ def sentences(promise: Mapping[str, Any]) -> list[str]:
             f"The bound is that large because there are {counted(persons, kinds)} only: if none of so few "
             f"is accused{alike}, {1 - 0.05 ** (1 / persons):.0%} of all may be."
         )
+    if told := _sentence_of_cross_fit(promise, kinds):
+        found.append(told)
     if promise["num_faces"] > 1:
         found.append(
             f"The video has {promise['num_faces']} faces and is called fake if one of them is: "
             f"up to {promise['false_positive_bound_of_any_face']:.1%} of such real videos may be."
         )
     return found
+
+
+def _sentence_of_cross_fit(promise: Mapping[str, Any], kinds: str) -> str:
+    """What the choice of epoch and threshold gave where it was tried on others; "" of an older file."""
+    again = promise.get("cross_fit")
+    if again is None:
+        return ""
+    if "reason" in again:
+        return f"The choice of epoch and threshold was not tried on other {noun(kinds)}: {again['reason']}."
+    number = again["num_epochs"]
+    what = f"Epoch (of {number}) and threshold were" if number > 1 else "The threshold was"
+    is_larger = again["bound"] > promise["false_positive_bound_of_threshold"]
+    return (
+        f"{what} chosen again {again['num_folds']} times, each time without some of the "
+        f"{counted(again['num_real_persons'], kinds)}: {again['num_reals_accused']} of the "
+        f"{again['num_reals']} real clips left out were above it ({again['rate']:.1%}, 95 % bound "
+        f"{again['bound']:.1%}{', the larger one, which counts' if is_larger else ''})."
+    )
 
 
 def sentence_of(shown: Mapping[str, Any]) -> str:

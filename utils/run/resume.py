@@ -36,9 +36,15 @@ class Best:
         self.value: float | None = None
         self.epochs_since = 0
 
+    def is_better(self, value: float) -> bool:
+        """Whether `update` would take a value for the best so far."""
+        if self.value is None:
+            return True
+        return value > self.value if self.higher_is_better else value < self.value
+
     def update(self, value: float) -> bool:
         """Take an epoch's value; True if it is the best so far (a tie is not)."""
-        if self.value is None or (value > self.value if self.higher_is_better else value < self.value):
+        if self.is_better(value):
             self.value, self.epochs_since = value, 0
             return True
         self.epochs_since += 1

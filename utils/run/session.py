@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.checkpoint.files import save_checkpoint
+from utils.checkpoint.files import load_checkpoint, save_checkpoint
+from utils.errors import CheckpointError
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
 from utils.run.log import RunLog
@@ -169,6 +170,20 @@ class Run:
             weights = {"model": self.state.model.state_dict()}
             save_checkpoint(self.run_dir / "best.pt", {**self.known, **result, **weights})
         self._save_last(result)
+
+    def amend_best(self, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+        """After the last epoch, save best.pt again with the values that `change` gives of its content."""
+        path = self.run_dir / "best.pt"
+        if self.request.heard() or not distributed.is_main() or not path.is_file():
+            return
+        try:
+            content = load_checkpoint(path)
+            changed = change(content)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            return
+        if any(content.get(name) != value for name, value in changed.items()):
+            save_checkpoint(path, content | changed)
 
     def close(self) -> None:
         """Close the log, and say which epoch was the best."""

@@ -9,13 +9,13 @@ from scipy.special import expit, log_expit
 from tests.clip_factory import make_clip
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, DatasetError
+from utils.evaluation.bounds import threshold_above
 from utils.evaluation.decision import (
     Decision,
     decision_of_scores,
     decision_results,
     fit_head,
     fit_temperature,
-    threshold_above,
 )
 from utils.evaluation.metrics import expected_calibration_error, one_class_metrics
 from utils.evaluation.scoring import ClipScores
