@@ -83,7 +83,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         threshold=threshold,
         threshold_prob=float(expit(threshold)),
         counts=_counts(evaluated.scores, threshold),
-        **_most_wrong(evaluated, threshold),
+        **most_wrong(evaluated, threshold),
         no_thumbnails=evaluated.no_thumbnails,
         config=config,
         audit=read_audit(folders, result["dataset"], result["split_checksum"]),
@@ -199,7 +199,7 @@ def _counts(scores: ClipScores, threshold: float) -> dict[str, dict[str, int]]:
     }
 
 
-def _most_wrong(evaluated: Evaluated, threshold: float) -> dict[str, Any]:
+def most_wrong(evaluated: Evaluated, threshold: float) -> dict[str, Any]:
     """The clips farthest on the wrong side of the threshold, then those nearest to it on the right side."""
     scores, clips = evaluated.scores, evaluated.scores.in_order(evaluated.clips)
     fake = scores.labels == 1
@@ -212,8 +212,8 @@ def _most_wrong(evaluated: Evaluated, threshold: float) -> dict[str, Any]:
 
 def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int) -> dict[str, Any]:
     scores, video = evaluated.scores, clip.folder / VIDEO_NAME
-    fps, _ = read_video_header(video)
-    num_frames = len(open_landmarks(clip.folder))
+    fps, num_frames = read_video_header(video)
+    num_frames = num_frames or len(open_landmarks(clip.folder))  # methods that only see have no landmarks
     windows = [
         {"start": start, "end": end, "prob": float(expit(value))}
         for (start, end), value in zip(evaluated.spans_of(clip), scores.window_logits[row], strict=True)

@@ -10,8 +10,9 @@ from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip.generated import TRAINED
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.results import over_data_sets
+from utils.evaluation.scoring import ClipScores
 from utils.report.matrix import build_matrix, describe_run, find_results, main, read_results
-from utils.report.page import read_training_curves
+from utils.report.page import THUMBNAILS, Evaluated, most_wrong, read_training_curves
 from utils.report.plots import Bar, plot_bars, plot_roc
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -223,3 +224,18 @@ def test_what_is_no_result_is_an_error_with_its_path(tmp_path):
         (tmp_path / "test_metrics.json").write_text(content)
         with pytest.raises(DatasetError, match=r"test_metrics\.json"):
             matrix_of(tmp_path)
+
+
+def test_a_wrongly_judged_clip_is_shown_without_landmarks_and_sound(tmp_path):
+    """Methods that only see need neither."""
+    folder = write_clip_folder(tmp_path / "a", num_frames=20)
+    for path in (*folder.glob("*.npy"), *folder.glob("*.wav")):
+        path.write_bytes(b"nothing")
+    clip = make_clip(folder)
+    heads = {"video_logits": None, "audio_logits": None, "mean_terms": {}}
+    windows = {"num_windows": np.ones(1, int), "window_logits": [np.ones(1)]}
+    logits = {"labels": np.zeros(1), "logits": np.ones(1)}
+    scores = ClipScores(clip_ids=[clip.clip_id], **logits, **heads, **windows)
+    evaluated = Evaluated({}, [clip], scores, lambda clip: [(0.0, 0.6)], tmp_path, tmp_path)
+    (shown,) = most_wrong(evaluated, threshold=0.0)["wrong"]
+    assert (shown["duration"], len(shown["pictures"])) == (20 / 25, THUMBNAILS)
