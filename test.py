@@ -35,8 +35,8 @@ import torch
 from torch import nn
 
 from loaders import DATASETS
-from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from loaders.batches.domain import score_and_describe
+from loaders.batches.data_loader import WorkerConfig
+from loaders.batches.domain import evaluation_batches, score_and_describe
 from loaders.batches.labels import clip_labels
 from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig, summarize
@@ -183,14 +183,14 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     caveat = caveat_of(evaluation.run["generated_sets"], listing.num_generated(clips), len(clips))
     part = f"the {test.split} split of {name}"
     check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
-    batches = evaluation_loader(clips, data, workers, **needs)
+    batches, facts_of_file = evaluation_batches(evaluation.domain, clips, data, workers, **needs)
     num_windows = len(batches.dataset.evaluation_keys())
     log.info(f"{len(clips)} clips, {num_windows} windows of {data.window_s:.1f} s; {device}, {precision}")
     score = functools.partial(
         evaluate, evaluation.model, device=device, precision=precision, pooling=data.pooling
     )
     with logging_redirect_tqdm():
-        scores = score_and_describe(score, batches, clips, evaluation.domain, f"{name} {test.split}")
+        scores = score_and_describe(score, batches, facts_of_file, evaluation.domain, f"{name} {test.split}")
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips

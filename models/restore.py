@@ -136,10 +136,11 @@ def restore_domain(content: dict[str, Any], path: Path) -> Domain | None:
 
     Raises CheckpointError if it is damaged.
     """
-    if not content.get("domain"):
+    stored = content.get("domain")
+    if not stored or (isinstance(stored, dict) and stored.keys() == {"reason"}):
         return None
     try:
-        domain = Domain.from_plain(content["domain"])
+        domain = Domain.from_plain(stored)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return domain if domain.can_tell() else None

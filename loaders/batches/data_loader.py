@@ -17,6 +17,7 @@ from loaders.batches.samplers import EvaluationBatches, TrainingBatches, Trainin
 from loaders.batches.windows import DataConfig
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
+from utils.clip.files import read_info_values
 from utils.config import opt
 from utils.errors import FrameworkError
 from utils.run.bad_clips import BadClips
@@ -201,6 +202,7 @@ def evaluation_loader(
     *,
     sound_from: Sequence[int | None] | None = None,
     bad_clips: BadClips | None = None,
+    info_to: Callable[[Clip, Mapping[str, Any]], None] | None = None,
     inputs: frozenset[str] = INPUTS,
     min_window_s: float = 0.0,
 ) -> ClipLoader:
@@ -208,7 +210,8 @@ def evaluation_loader(
 
     With N processes, process r gets every N-th batch; batches are the same as in a single process.
     `sound_from`: for each clip the index of the clip whose sound replaces its own, None = its own.
-    `bad_clips`, `inputs` and `min_window_s` are as for training.
+    `bad_clips`, `inputs` and `min_window_s` are as for training. `info_to` is called, perhaps in several
+    threads, with each clip and the values of its clip.json ({} without one), which is read once for all.
     """
     bad_clips = bad_clips or BadClips()
     options: dict[str, Any] = {"training": False, "inputs": inputs, "min_window_s": min_window_s}
@@ -216,6 +219,10 @@ def evaluation_loader(
 
     def keys_of(index: int) -> list[tuple[int, int]] | FrameworkError:
         try:
+            if info_to is not None:
+                info = read_info_values(clips[index].folder, with_boxes=True)
+                dataset.learn_header(index, info)
+                info_to(clips[index], info)
             return dataset.clip_keys(index)
         except FrameworkError as error:
             return error

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from loaders.batches.facts import fact_names, file_facts, window_facts
+from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader
+from loaders.batches.facts import PREPARATION, fact_names, file_facts, preparation_of, window_facts
 from loaders.batches.windows import DataConfig
-from utils.evaluation.domain import FILE_FACTS, Domain, fit_domain
+from utils.evaluation.domain import FILE_FACTS, P_VALUE, Domain, fit_domain
 from utils.evaluation.scoring import ClipScores
+from utils.evaluation.units import caveat, counted, kinds_of
 from utils.media.luma import equalize_luma
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
-from utils.run.progress import map_files
 from utils.types import Clip, ClipBatch
 
 log = logging.getLogger(__name__)
@@ -60,43 +60,81 @@ def describe_training(
     """{"domain": plain values of the Domain of the "train" and "val" `clips`}; {} without two persons.
 
     It is fitted on at most `limit` clips; those that cannot be read are left out, up to `max_bad_clips`.
-    Raises StopWaiting in all processes if one of them was asked to stop.
+    Clips that were prepared in several ways have facts of several kinds, and no fit describes them: then the
+    value is {"reason": why}. Raises StopWaiting in all processes if one of them was asked to stop.
     """
     names = fact_names(inputs)
     chosen = sample_by_person([*clips["train"], *clips["val"]], limit) if limit and names else []
     if len({clip.identity for clip in chosen}) < 2:
         return {}
+    facts_of_file: dict[str, list[float]] = {}
+    preparations: dict[str, tuple[object, ...]] = {}
+
+    def keep(clip: Clip, info: Mapping[str, Any]) -> None:
+        facts_of_file[clip.clip_id], preparations[clip.clip_id] = file_facts(info), preparation_of(info)
+
     bad_clips = BadClips(max_bad_clips)
     loader = evaluation_loader(
-        chosen, data, workers, bad_clips=bad_clips, inputs=inputs, min_window_s=min_window_s
+        chosen, data, workers, bad_clips=bad_clips, info_to=keep, inputs=inputs, min_window_s=min_window_s
     )
-    rows: list[list[tuple[str, list[float]]]] = []
+    rows: list[tuple[bool, list[tuple[str, list[float]]]]] = []
     stopped = False
-    equalized = False
     bar = tqdm(loader, "describe", leave=False, unit="batch", disable=not distributed.is_main())
     try:
         for batch in bar:
-            equalized |= batch.is_equalized
             facts = window_facts(batch.to(device)).double().cpu().tolist()
-            rows.append(list(zip(batch.clip_ids, facts, strict=True)))
+            rows.append((batch.is_equalized, list(zip(batch.clip_ids, facts, strict=True))))
     except distributed.StopWaiting:
         stopped = True  # `collect` raises it in all processes
     facts_of: dict[str, list[list[float]]] = defaultdict(list)
-    for row in distributed.collect(None if stopped else rows):
+    are_equalized: set[bool] = set()
+    for is_equalized, row in distributed.collect(None if stopped else rows):
+        are_equalized.add(is_equalized)
         for clip_id, facts in row:
             facts_of[clip_id].append(facts)
-    person_of = {clip.clip_id: clip.identity for clip in chosen}
-    if len({person_of[clip_id] for clip_id in facts_of}) < 2:  # the others could not be read
+    described = [clip for clip in chosen if clip.clip_id in facts_of]
+    if len({clip.identity for clip in described}) < 2:  # the others could not be read
         return {}
-    folder_of = {clip.clip_id: clip.folder for clip in chosen}
-    means = np.array([np.mean(facts, axis=0) for facts in facts_of.values()])
-    of_files = np.array([file_facts(folder_of[clip_id]) for clip_id in facts_of])
+    if reason := differently_prepared(are_equalized, [preparations[clip.clip_id] for clip in described]):
+        log.warning("the training clips are not described, so no video is called unlike them: %s", reason)
+        return {"domain": {"reason": reason}}
+    means = np.array([np.mean(facts_of[clip.clip_id], axis=0) for clip in described])
+    of_files = np.array([facts_of_file[clip.clip_id] for clip in described])
     if np.isfinite(of_files).all():  # else not all have a clip.json
         names, means = (*names, *FILE_FACTS), np.concatenate([means, of_files], axis=1)
-    domain = fit_domain(names, means, [person_of[clip_id] for clip_id in facts_of], equalized=equalized)
+    persons, identity_is = [clip.identity for clip in described], kinds_of(described)
+    equalized = are_equalized == {True}
+    domain = fit_domain(names, means, persons, identity_is=identity_is, equalized=equalized)
     about = "" if domain.can_tell() else ": too few to call anything unlike them"
-    log.info("described by %d clips of %d persons%s", len(means), domain.num_persons, about)
+    who = counted(domain.num_persons, identity_is)
+    log.info("described by %d clips of %s%s", len(means), who, about)
+    if domain.can_tell() and (warning := caveat(identity_is)):
+        log.warning(
+            "%s So more videos of new persons than %.0f %% may be unlike them", warning, 100 * P_VALUE
+        )
     return {"domain": domain.as_plain()}
+
+
+def differently_prepared(are_equalized: set[bool], preparations: Iterable[tuple[object, ...]]) -> str:
+    """Why clips' facts are not of one kind; "" if they are, as far as their clip.json says."""
+    if len(are_equalized) > 1:
+        return "frames of some are packed equalised, those of others are not"
+    for name, values in zip(PREPARATION, zip(*preparations, strict=True), strict=True):
+        if len(found := sorted({str(value) for value in values if value is not None})) > 1:
+            return f"they were prepared with --{name} {' and '.join(found)}"
+    return ""
+
+
+def evaluation_batches(
+    domain: Domain | None, clips: Sequence[Clip], data: DataConfig, workers: WorkerConfig, **needs: Any
+) -> tuple[ClipLoader, dict[str, list[float]]]:
+    """The evaluation loader and, if there is a domain, FILE_FACTS by clip id; each clip.json is read once."""
+    found: dict[str, list[float]] = {}
+
+    def keep(clip: Clip, info: Mapping[str, Any]) -> None:
+        found[clip.clip_id] = file_facts(info)
+
+    return evaluation_loader(clips, data, workers, info_to=keep if domain else None, **needs), found
 
 
 def describe(domain: Domain, batch: ClipBatch) -> Tensor:
@@ -114,15 +152,17 @@ def describe(domain: Domain, batch: ClipBatch) -> Tensor:
 def score_and_describe(
     score: Callable[..., ClipScores],
     batches: Iterable[ClipBatch],
-    clips: Sequence[Clip],
+    facts_of_file: Mapping[str, list[float]],
     domain: Domain | None,
     description: str,
 ) -> ClipScores:
-    """score(batches), with all facts of the `clips` that the domain knows, if there is one."""
+    """score(batches), with all facts of the clips that the domain knows, if there is one.
+
+    `batches`, `facts_of_file`: of `evaluation_batches`.
+    """
     if domain is None:
         return score(batches, description=description)
     scores = score(batches, description=description, describe=functools.partial(describe, domain))
     assert scores.facts is not None
-    folders = [clip.folder for clip in scores.in_order(clips)]
-    of_files = np.array(list(map_files(file_facts, folders, f"{description}: clip.json")))
+    of_files = np.array([facts_of_file[clip_id] for clip_id in scores.clip_ids])
     return dataclasses.replace(scores, facts=domain.complete(scores.facts, of_files))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.clip.files import read_clip_info
 from utils.types import ClipBatch
 
 PICTURE_FACTS = (
@@ -39,6 +39,7 @@ SOUND_FACTS = (
     "share above 4 kHz",
     "spectral flatness",
 )
+PREPARATION = ("crop_size", "crop_margin", "sample_rate_hz")  # flags that move facts
 NUM_FRAMES = 4  # of a window, evenly spaced, that are looked at
 SOUND_FRAME = 512  # samples of a spectrum
 FLOOR = 1e-4  # added before logarithms: what is below is nothing
@@ -49,14 +50,19 @@ def fact_names(inputs: frozenset[str]) -> tuple[str, ...]:
     return (PICTURE_FACTS if "video" in inputs else ()) + (SOUND_FACTS if "sound" in inputs else ())
 
 
-def file_facts(folder: Path) -> list[float]:
-    """Logarithms of the domain's FILE_FACTS by clip.json, NaN without one. Raises ClipError if damaged."""
-    info = read_clip_info(folder)
-    sides = [box[2] for box in info.face_boxes if box] if info else []
-    if info is None or not sides:
+def file_facts(info: Mapping[str, Any]) -> list[float]:
+    """Logarithms of the domain's FILE_FACTS by the values of clip.json, NaN where it does not say them."""
+    sides = [box[2] for box in info.get("face_boxes", ()) if box]
+    if not sides or "fps" not in info:
         return [math.nan, math.nan]
-    height = statistics.median(sides) / float(info.settings.get("crop_margin", 1.5))
-    return [math.log(max(height, 1.0)), math.log(Fraction(info.fps))]
+    height = statistics.median(sides) / float(info.get("settings", {}).get("crop_margin", 1.5))
+    return [math.log(max(height, 1.0)), math.log(Fraction(info["fps"]))]
+
+
+def preparation_of(info: Mapping[str, Any]) -> tuple[object, ...]:
+    """What of a clip's recorded preparation its facts depend on; None for what clip.json does not say."""
+    values = {**info.get("settings", {}), "sample_rate_hz": info.get("sample_rate_hz")}
+    return tuple(values.get(name) for name in PREPARATION)
 
 
 @torch.no_grad()

@@ -278,6 +278,11 @@ class ClipDataset(Dataset[Any]):
             return WindowStart(starts[np.random.default_rng((self.seed, *draw, index)).integers(len(starts))])
         return WindowStart(self._evaluation_starts(self.clips[index], fps, num_frames)[draw])
 
+    def learn_header(self, index: int, info: Mapping[str, Any]) -> None:
+        """Take a clip's header from the values of its clip.json, which were read for something else."""
+        if header := known_header(self.clips[index].folder, info):
+            self.headers[index] = header
+
     def _header_of(self, index: int) -> Header:
         """The header of a clip, which is read once: its crop is opened only where nothing else tells it."""
         if index not in self.headers:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path, PurePath
@@ -164,14 +165,16 @@ def read_info_values(folder: Path, *, with_boxes: bool = False) -> dict[str, Any
         raise _invalid(folder, error) from error
 
 
-def known_header(folder: Path) -> tuple[Fraction, int] | None:
+def known_header(folder: Path, info: Mapping[str, Any] | None = None) -> tuple[Fraction, int] | None:
     """(frames per second, number of frames) of a clip's crop, from the index of its pack or from clip.json;
     None if neither says it. Opens no crop. Raises ClipError if clip.json is not valid.
+
+    `info`: the values of clip.json, if they were read before.
     """
     if (packed := find_clip(folder)) and packed[0].members(packed[1]):
         fps, num_frames = packed[0].clip_header(packed[1])
         return Fraction(fps), num_frames
-    info = read_info_values(folder)
+    info = read_info_values(folder) if info is None else info
     if not {"fps", "num_frames"} <= info.keys():
         return None
     return Fraction(info["fps"]), info["num_frames"]

@@ -10,6 +10,7 @@ from utils.evaluation.bootstrap import CONFIDENCE, PersonResamples, or_reason
 from utils.evaluation.bounds import Persons
 from utils.evaluation.domain import P_VALUE, Domain
 from utils.evaluation.metrics import Floats, Labels, area_under_roc, lacks_a_class
+from utils.evaluation.units import caveat
 
 NUM_POINTS = 50  # of the stored risk-coverage curve
 
@@ -33,6 +34,8 @@ def abstention_results(
     return {
         "p_value": P_VALUE,
         "num_persons": domain.num_persons,
+        "identity_is": domain.identity_is,
+        "caveat": caveat(domain.identity_is),  # "" if these are persons
         "share": float(outside.mean()),
         "share_of_reals": _mean(outside[~fake]),
         "share_of_fakes": _mean(outside[fake]),

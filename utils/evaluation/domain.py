@@ -21,6 +21,8 @@ from sklearn.covariance import LedoitWolf
 from utils.errors import CheckpointError
 from utils.evaluation.bounds import Persons
 from utils.evaluation.metrics import Floats
+from utils.evaluation.units import UNKNOWN, counted, is_kind
+from utils.names import brief
 
 FILE_FACTS = ("height of the face in pixels", "frames per second")  # what is known without decoding
 NUM_FOLDS = 10  # of persons
@@ -41,6 +43,7 @@ class Domain:
     distances: Floats  # (n,) of the clips of known persons, from fits without them, ascending
     weights: Floats  # (n,) a person's clips share 1
     num_persons: int
+    identity_is: str = UNKNOWN  # what these persons are (see utils/evaluation/units.py)
     equalized: bool = False  # whether the luma of the pictures was equalised (a pack of such frames)
 
     def complete(self, facts: Floats, of_files: Floats) -> Floats:
@@ -85,7 +88,7 @@ class Domain:
             if abs(away[i]) >= 1
         ]
         rest = f"; {', '.join(told)}" if told else ""
-        about = f"p = {p_value:.3f} among {self.num_persons} persons"
+        about = f"p = {p_value:.3f} among {counted(self.num_persons, self.identity_is)}"
         return [f"unlike the training clips: distance {self.distance(facts[None])[0]:.1f}, {about}{rest}"]
 
     def as_plain(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class Domain:
         return {
             "names": list(self.names),
             "num_persons": self.num_persons,
+            "identity_is": self.identity_is,
             "equalized": self.equalized,
             **{name: getattr(self, name).tolist() for name in _ARRAYS},
         }
@@ -103,22 +107,32 @@ class Domain:
         try:
             arrays = {name: np.array(values[name], float) for name in _ARRAYS}
             names, num_persons = tuple(map(str, values["names"])), int(values["num_persons"])
-            equalized = bool(values["equalized"])
+            equalized, identity_is = bool(values["equalized"]), values.get("identity_is", UNKNOWN)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the stored domain is incomplete or damaged ({error!r})") from error
+        if not is_kind(identity_is):
+            raise CheckpointError(f"the stored domain has persons that are {brief(identity_is)}")
         size, num_clips = len(names), arrays["distances"].shape
         shapes = {"center": (size,), "spread": (size,), "precision": (size, size), "weights": num_clips}
         if any(arrays[name].shape != shape for name, shape in shapes.items()) or num_persons < 1:
             raise CheckpointError("the stored domain has numbers of other sizes than its facts")
         if not all(np.isfinite(array).all() for array in arrays.values()) or (arrays["spread"] <= 0).any():
             raise CheckpointError("the stored domain has numbers that are not finite, or no spread")
-        return cls(names=names, num_persons=num_persons, equalized=equalized, **arrays)
+        about: dict[str, Any] = {"num_persons": num_persons, "identity_is": identity_is, **arrays}
+        return cls(names=names, equalized=equalized, **about)
 
 
 _ARRAYS = ("center", "spread", "precision", "distances", "weights")
 
 
-def fit_domain(names: Sequence[str], facts: Floats, persons: Persons, *, equalized: bool = False) -> Domain:
+def fit_domain(
+    names: Sequence[str],
+    facts: Floats,
+    persons: Persons,
+    *,
+    identity_is: str = UNKNOWN,
+    equalized: bool = False,
+) -> Domain:
     """The domain of (n, F) facts of clips of n persons (at least two different ones)."""
     people, person_of, counts = np.unique(np.asarray(persons, str), return_inverse=True, return_counts=True)
     least = np.array([LEAST_FILE_SPREAD if name in FILE_FACTS else LEAST_SPREAD for name in names])
@@ -137,13 +151,19 @@ def fit_domain(names: Sequence[str], facts: Floats, persons: Persons, *, equaliz
         distances=distances[order],
         weights=(1 / counts[person_of])[order],
         num_persons=len(people),
+        identity_is=identity_is,
         equalized=equalized,
     )
 
 
 def _fit(facts: Floats, least: Floats) -> tuple[Floats, Floats, Floats]:
     center, spread = facts.mean(axis=0), np.maximum(facts.std(axis=0), least)
-    covariance = LedoitWolf(assume_centered=True).fit((facts - center) / spread).covariance_
+    standardised = (facts - center) / spread
+    if np.abs(standardised).max() < 1e-6:  # a single clip, or all alike: the least spread is what counts
+        return center, spread, np.eye(len(least))
+    covariance = LedoitWolf(assume_centered=True).fit(standardised).covariance_
+    if np.linalg.matrix_rank(covariance, hermitian=True) < len(least):  # of two clips it is not shrunk
+        covariance = covariance + np.eye(len(least))
     return center, spread, np.linalg.inv(covariance)
 
 

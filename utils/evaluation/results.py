@@ -54,7 +54,7 @@ def all_metrics(
         decided["identity_is"] = kinds_of(ordered[row] for row in np.flatnonzero(labels == 0))
         decided["promise"] = promise_of(decision)
     about_domain: dict[str, Any] = {
-        "reason": "the checkpoint does not describe its training clips, or only few persons"
+        "reason": "the checkpoint does not describe its training clips, or too few persons: see train.log"
     }
     if domain is not None and scores.facts is not None:
         threshold = decision.clip.threshold if decision else 0.0

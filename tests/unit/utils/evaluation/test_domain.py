@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from utils.errors import CheckpointError
+from utils.evaluation.abstention import abstention_results
 from utils.evaluation.domain import Domain, fit_domain
 
 NAMES = tuple(f"fact {number}" for number in range(8))
@@ -41,6 +42,14 @@ def test_p_values_count_persons_not_clips():
     assert domain.weights[domain.distances > far].sum() == pytest.approx(1 / 5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_two_clips_or_clips_that_are_all_alike_are_described():
+    facts = np.arange(16.0).reshape(2, 8)
+    assert fit_domain(NAMES, facts, ["a", "b"]).num_persons == 2
+    domain = fit_domain(NAMES, np.full((60, 8), 0.1), np.arange(60) // 2)
+    assert domain.distance(np.full((1, 8), 0.3)) == pytest.approx(0.2 / 0.02 * 8**0.5)
+
+
 def test_a_domain_is_stored_and_damage_is_noticed():
     domain = fit_domain(NAMES, *clips_of(np.random.default_rng(2), 30, 4))
     plain = domain.as_plain()
@@ -48,9 +57,17 @@ def test_a_domain_is_stored_and_damage_is_noticed():
     assert again.as_plain() == plain
     facts = clips_of(np.random.default_rng(3), 5, 1, shift=9.0)[0]
     np.testing.assert_array_equal(again.p_values(facts), domain.p_values(facts))
-    for change in ({"center": [1.0]}, {"precision": "x"}, {"spread": [0.0] * 8}, {"num_persons": None}):
+    for change in (
+        {"center": [1.0]},
+        {"precision": "x"},
+        {"spread": [0.0] * 8},
+        {"num_persons": None},
+        {"identity_is": "x"},
+    ):
         with pytest.raises(CheckpointError, match="stored domain"):
             Domain.from_plain(plain | change)
+    before = {name: value for name, value in plain.items() if name != "identity_is"}
+    assert Domain.from_plain(before).identity_is == "identity"
     with pytest.raises(CheckpointError, match="incomplete"):
         Domain.from_plain({})
 
@@ -63,4 +80,9 @@ def test_reasons_name_the_facts_that_differ_most():
     (reason,) = domain.reasons(facts)
     assert "unlike the training clips" in reason
     assert "fact 3 50.0 standard deviations too high" in reason
-    assert "among 30 persons" in reason
+    assert "among 30 identities" in reason  # it is not known what they are
+    for kinds, words in (("person", "30 persons"), ("family+clip", "30 clip families or single clips")):
+        domain = fit_domain(NAMES, *clips_of(np.random.default_rng(2), 30, 4), identity_is=kinds)
+        assert f"among {words}" in Domain.from_plain(domain.as_plain()).reasons(facts)[0]
+        warns = abstention_results(domain, facts[None], np.ones(1), np.ones(1), ["p"], 0.0)
+        assert (warns["identity_is"], "as a person" in warns["caveat"]) == (kinds, "clip" in kinds)
