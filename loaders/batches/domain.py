@@ -18,6 +18,7 @@ from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loa
 from loaders.batches.facts import PREPARATION, fact_names, file_facts, preparation_of, window_facts
 from loaders.batches.windows import DataConfig
 from utils.evaluation.domain import FILE_FACTS, P_VALUE, Domain, fit_domain
+from utils.evaluation.metrics import Floats
 from utils.evaluation.scoring import ClipScores
 from utils.evaluation.units import caveat, counted, kinds_of
 from utils.media.luma import equalize_luma
@@ -95,15 +96,22 @@ def describe_training(
     described = [clip for clip in chosen if clip.clip_id in facts_of]
     if len({clip.identity for clip in described}) < 2:  # the others could not be read
         return {}
-    if reason := differently_prepared(are_equalized, [preparations[clip.clip_id] for clip in described]):
-        log.warning("the training clips are not described, so no video is called unlike them: %s", reason)
-        return {"domain": {"reason": reason}}
+    if kinds := differently_prepared(are_equalized, [preparations[clip.clip_id] for clip in described]):
+        log.warning("the training clips are not described, so no video is called unlike them: %s", kinds)
+        return {"domain": {"reason": kinds}}
     means = np.array([np.mean(facts_of[clip.clip_id], axis=0) for clip in described])
     of_files = np.array([facts_of_file[clip.clip_id] for clip in described])
+    domain = _fit(described, names, means, of_files, equalized=are_equalized == {True})
+    return {"domain": domain.as_plain()}
+
+
+def _fit(
+    clips: Sequence[Clip], names: tuple[str, ...], means: Floats, of_files: Floats, *, equalized: bool
+) -> Domain:
+    """The domain of clips with facts of windows (n, W) and of files (n, 2), which the log then tells of."""
     if np.isfinite(of_files).all():  # else not all have a clip.json
         names, means = (*names, *FILE_FACTS), np.concatenate([means, of_files], axis=1)
-    persons, identity_is = [clip.identity for clip in described], kinds_of(described)
-    equalized = are_equalized == {True}
+    persons, identity_is = [clip.identity for clip in clips], kinds_of(clips)
     domain = fit_domain(names, means, persons, identity_is=identity_is, equalized=equalized)
     about = "" if domain.can_tell() else ": too few to call anything unlike them"
     who = counted(domain.num_persons, identity_is)
@@ -112,7 +120,7 @@ def describe_training(
         log.warning(
             "%s So more videos of new persons than %.0f %% may be unlike them", warning, 100 * P_VALUE
         )
-    return {"domain": domain.as_plain()}
+    return domain
 
 
 def differently_prepared(are_equalized: set[bool], preparations: Iterable[tuple[object, ...]]) -> str:
