@@ -236,6 +236,7 @@ def test_a_wrongly_judged_clip_is_shown_without_landmarks_and_sound(tmp_path):
     windows = {"num_windows": np.ones(1, int), "window_logits": [np.ones(1)]}
     logits = {"labels": np.zeros(1), "logits": np.ones(1)}
     scores = ClipScores(clip_ids=[clip.clip_id], **logits, **heads, **windows)
-    evaluated = Evaluated({}, [clip], scores, lambda clip: [(0.0, 0.6)], tmp_path, tmp_path)
+    places = {"spans_of": lambda _: [(0.0, 0.6)], "run_dir": tmp_path, "data_root": tmp_path}
+    evaluated = Evaluated(result={}, clips=[clip], scores=scores, **places)
     (shown,) = most_wrong(evaluated, threshold=0.0)["wrong"]
     assert (shown["duration"], len(shown["pictures"])) == (20 / 25, THUMBNAILS)
