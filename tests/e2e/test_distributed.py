@@ -16,6 +16,7 @@ from loaders.batches.samplers import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
 from tests.commands import ONE_THREAD, run_command, run_processes
 from tests.e2e.test_training import TINY, command, ok
+from utils.checkpoint.files import load_checkpoint
 from utils.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +159,8 @@ def test_a_run_of_two_processes_is_a_run_like_any_other(prepared_root, run_dir, 
     assert len(list(csv.DictReader((moved / "metrics.csv").open()))) == 3
     ok(run_command("train.py", *arguments, "--accumulate_steps", "2", "--epochs", "4", "--resume"))  # in one
     assert len(list(csv.DictReader((moved / "metrics.csv").open()))) == 4
+    # scores of validation are kept by one process of two, and by the only one
+    assert load_checkpoint(moved / "best.pt")["decision"]["cross_fit"]["num_epochs"] == 4
 
 
 def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):
