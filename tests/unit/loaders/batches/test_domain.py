@@ -18,7 +18,7 @@ from utils.clip.files import INFO_NAME
 from utils.errors import ClipError
 from utils.run.bad_clips import BadClips
 
-DATA = DataConfig(window_s=0.4, windows_per_clip=1)
+DATA = DataConfig(window_s=0.4, windows_per_clip=3)  # of which each clip has room for one
 WORKERS = WorkerConfig(batch_size=1, num_workers=0)
 SETTINGS = {"crop_size": 64, "crop_margin": 1.5}
 
