@@ -176,8 +176,13 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: P
         if name not in present:
             if name not in CLIP_FILES:  # these were reported above
                 problems.append((folder / name, "missing, though clip.json lists it; prepare the clip again"))
-        elif name not in decoded and file_sha256(open_member(folder / name) or folder / name) != digest:
-            problems.append((folder / name, "checksum differs from clip.json; prepare the clip again"))
+        elif name not in decoded:
+            path = folder / name
+            try:
+                if file_sha256(open_member(path) or path) != digest:
+                    problems.append((path, "checksum differs from clip.json; prepare the clip again"))
+            except OSError as error:  # a folder, for example
+                problems.append((path, f"cannot be read: {error.strerror}; prepare the clip again"))
     if num_frames is not None and (num_frames, fps) != (info.num_frames, Fraction(info.fps)):
         reason = f"{num_frames} frames at {fps}/s, but clip.json says {info.num_frames} at {info.fps}/s"
         problems.append((folder / VIDEO_NAME, f"{reason}; prepare the clip again"))

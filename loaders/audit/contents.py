@@ -95,6 +95,8 @@ def _files(clip_id: str, folder: Path, is_known: bool) -> list[_File]:
             if member is None and kind == "picture":
                 member = find_member(path.with_name(FRAMES_NAME))  # packed as decoded frames
             size = member.size if member else path.stat().st_size
+            if not (member or path.is_file()):
+                continue
         except (ClipError, OSError):  # it is not there: whoever needs it will say so
             continue
         if size:

@@ -434,6 +434,7 @@ PACKS = {
     "no tables": "DROP TABLE files; DROP TABLE clips;",
     "a clip outside": "UPDATE clips SET name = '../../../canary' WHERE parent = 'a';"
     " UPDATE files SET folder = '../../../canary' WHERE folder LIKE 'a/%';",
+    "more frames than a number takes": "UPDATE clips SET num_frames = 1 << 62;",
     "another format": "UPDATE about SET value = '999' WHERE key = 'format';",
 }
 

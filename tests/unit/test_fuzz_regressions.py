@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loaders.audit.contents import unknown_checksums
 from loaders.audit.facts import measure_clip
 from loaders.batches.windows import ClipDataset, DataConfig
 from loaders.datasets.metadata import read_rows
+from preprocess.verify import check_clip
 from preprocess.work.progress import failures_csv
 from tests.clip_factory import make_clip
 from tests.fuzz import checkpoints, media
@@ -95,6 +97,22 @@ def test_a_clip_json_of_wrong_values_is_refused(tmp_path, sound, name):
         measure_clip(make_clip(folder))
 
 
+@pytest.mark.parametrize("name", ["cropped_video.mp4", "cropped_video.wav", "landmarks.npy"])
+def test_a_folder_where_a_clip_has_a_file_is_a_problem_of_that_clip(tmp_path, sound, name):
+    folders = {}
+    for clip_id in ("one", "two"):
+        folder = folders[clip_id] = Path(shutil.copytree(sound / "clip", tmp_path / clip_id))
+        (folder / name).unlink()
+        (folder / name).mkdir()
+    problems = [reason for path, reason in check_clip(folders["one"], deep=True) if path.name == name]
+    assert "cannot be read: Is a directory; prepare the clip again" in problems
+    for info in tmp_path.glob("*/clip.json"):
+        info.unlink()
+    found = unknown_checksums(folders, {"one": "train", "two": "test"}, dict.fromkeys(folders, {}))
+    kind = {"cropped_video.mp4": "picture", "cropped_video.wav": "sound"}.get(name)
+    assert kind not in {kind for _, kind, _ in found}
+
+
 @pytest.mark.parametrize("name", prepared.PACKS)
 def test_an_index_of_a_pack_that_is_none_is_refused(tmp_path, sound, name):
     shutil.copytree(sound / "pack", tmp_path / "pack")
@@ -102,7 +120,8 @@ def test_an_index_of_a_pack_that_is_none_is_refused(tmp_path, sound, name):
     database.executescript(prepared.PACKS[name])
     database.close()
     with pytest.raises((DatasetError, ClipError), match="pack"):
-        ClipDataset([make_clip(tmp_path / "pack/a/clip")], DataConfig(window_s=0.4), training=False)[0, 0]
+        dataset = ClipDataset([make_clip(tmp_path / "pack/a/clip")], DataConfig(window_s=0.4), training=False)
+        dataset[dataset.evaluation_keys()[0]]
 
 
 # --- configurations, decisions, results

@@ -35,6 +35,7 @@ FORMAT = "beyond-masking-checkpoint-1"
 MAX_VALUES = 10_000_000  # plain values in one file; lists that contain themselves have more
 # where other programs keep a model's weights; the first one is taken if a file has several state_dicts
 WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+VALUES_PER_BYTE = 8  # of a file, at most; lists of the same lists have more, and take minutes to look through
 MAX_DEPTH = 3  # of the dicts around weights
 OWN = {"format", "checksum", "split_checksums"}  # keys of a run's checkpoint, also if one of them is damaged
 
@@ -164,18 +165,19 @@ def require_no_bomb(path: Path, content: Any = None) -> None:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > size:
                 raise CheckpointError(f"{path}: is a compressed archive, which checkpoints are not")
-    for value in _leaves(content):
+    # a value takes a byte at least; a list that is in several places counts in each
+    for value in _leaves(content, min(MAX_VALUES, VALUES_PER_BYTE * size)):
         if isinstance(value, Tensor) and value.numel() * value.element_size() > size:
             raise CheckpointError(f"{path}: holds a tensor that is larger than the file")
 
 
-def _leaves(content: Any) -> Iterator[Any]:
+def _leaves(content: Any, limit: int = MAX_VALUES) -> Iterator[Any]:
     """Yield names, tensors and plain values of nested content, in order. Raises ValueError for too many."""
     waiting, count = [content], 0
     while waiting:
         value = waiting.pop()
         count += 1
-        if count > MAX_VALUES:
+        if count > limit:
             raise ValueError("more values than any checkpoint has")
         if isinstance(value, Mapping):
             waiting.extend(item for pair in reversed(list(value.items())) for item in reversed(pair))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from utils.clip.packed import RATE, find_clip, find_member, open_array
+from utils.clip.packed import LARGEST, RATE, find_clip, find_member, open_array
 from utils.errors import ClipError
 from utils.names import brief, parse_json
 
@@ -37,7 +37,6 @@ CROP_SIZE = 224
 SAMPLE_RATE_HZ = 48_000
 LAYOUT_VERSION = 3
 MIN_CLIP_S = 0.12  # methods need min_window_s, 0.1 s at most, in whole steps of --video_fps (25)
-LARGEST = 2**53  # limit of the numbers in clip.json: no size, time or place exceeds it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ INDEX_NAME = "pack.sqlite"
 FRAMES_NAME = "frames.npy"  # decoded frames, in place of the crop
 FORMAT = "1"
 RATE = re.compile(r"[1-9]\d{0,11}(/[1-9]\d{0,11})?", re.ASCII)  # a fraction above 0
+LARGEST = 2**53  # limit of the numbers in clip.json and in packs: no size, time or place exceeds it
 MAX_HEADER = 4096  # bytes of a .npy file's header
 SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -211,9 +212,10 @@ class Pack:
         """(frame rate as a fraction, number of frames) of a clip."""
         parent, _, name = folder.rpartition("/")
         rows = self._rows("SELECT fps, num_frames FROM clips WHERE parent = ? AND name = ?", parent, name)
-        if len(rows) != 1 or not RATE.fullmatch(str(rows[0][0])) or not isinstance(rows[0][1], int):
+        fps, num_frames = rows[0] if len(rows) == 1 else ("", None)
+        if not RATE.fullmatch(str(fps)) or not isinstance(num_frames, int) or not 0 <= num_frames <= LARGEST:
             raise self._not_ours(f"its entry for {folder} is {brief(rows)}")
-        return rows[0]
+        return fps, num_frames
 
     def clips_in(self, folder: Path) -> list[str]:
         """Names of the clip folders that lie directly in a folder at or below the root."""

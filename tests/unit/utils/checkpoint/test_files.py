@@ -18,7 +18,13 @@ from models import MODELS
 from models.restore import restore_model
 from tests.commands import ROOT
 from utils.checkpoint.export import write_export
-from utils.checkpoint.files import content_checksum, load_checkpoint, newest_checkpoint, save_checkpoint
+from utils.checkpoint.files import (
+    content_checksum,
+    load_checkpoint,
+    newest_checkpoint,
+    require_no_bomb,
+    save_checkpoint,
+)
 from utils.config import to_plain
 from utils.errors import CheckpointError, UsageError
 from utils.files import WriteError, locked_folder, older_version, write_atomically, write_text
@@ -122,6 +128,13 @@ def test_a_file_that_grows_when_it_is_read_is_refused(tmp_path):
         lists = [lists, lists]
     torch.save({**STATE, "format": "beyond-masking-checkpoint-1", "more": lists}, path)
     assert "damaged, or holds more" in refused(path)
+
+
+def test_not_many_more_values_are_looked_through_than_a_file_has_bytes(tmp_path):
+    (tmp_path / "small.pt").write_bytes(bytes(100))
+    require_no_bomb(tmp_path / "small.pt", [0] * 100)
+    with pytest.raises(ValueError, match="more values than any checkpoint has"):
+        require_no_bomb(tmp_path / "small.pt", [[0] * 100] * 100)
 
 
 def test_numbers_that_are_not_finite_and_things_that_are_no_weights_are_refused(tmp_path):
