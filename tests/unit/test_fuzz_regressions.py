@@ -119,8 +119,8 @@ def test_an_index_of_a_pack_that_is_none_is_refused(tmp_path, sound, name):
     database = sqlite3.connect(tmp_path / "pack" / "pack.sqlite")
     database.executescript(prepared.PACKS[name])
     database.close()
+    dataset = ClipDataset([make_clip(tmp_path / "pack/a/clip")], DataConfig(window_s=0.4), training=False)
     with pytest.raises((DatasetError, ClipError), match="pack"):
-        dataset = ClipDataset([make_clip(tmp_path / "pack/a/clip")], DataConfig(window_s=0.4), training=False)
         dataset[dataset.evaluation_keys()[0]]
 
 
