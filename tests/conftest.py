@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about ten seconds")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
-    torch.set_num_threads(1 if hasattr(config, "workerinput") else 2)
+    torch.set_num_threads(1)  # more spin, and several times slower where other processes work, too
 
 
 @pytest.fixture(scope="session")
