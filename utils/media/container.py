@@ -84,7 +84,7 @@ def decode_packets(
             if isinstance(error, MemoryError):
                 raise
             frames = None
-        num_packets += 1
+        num_packets += packet.size > 0  # the last one only asks for what is left
         num_failed += frames is None
         yield packet, frames
     if num_failed > MAX_UNDECODED * num_packets + 1:

@@ -9,6 +9,7 @@ import pytest
 
 from preprocess.clip.schedule import frame_schedule, iterate_schedule
 from tests.moving_face import moving_face, turn_by_metadata, write_video
+from tests.numbered_video import damage, read_number, write_numbered
 from utils.errors import ClipError
 from utils.media.times import VideoTimes, read_video_times
 from utils.media.video import iterate_frames, iterate_pictures
@@ -102,3 +103,39 @@ def test_a_file_that_lacks_many_listed_frames_is_refused(tmp_path):
     more = VideoTimes(starts_s=np.arange(30) / 25, fps=listed.fps, constant=True)
     with pytest.raises(ClipError, match="10 of 30 frames cannot be decoded"):
         list(iterate_schedule(path, more))
+
+
+def damaged(folder, numbers, *, group: int, **places):
+    """A video of 90 frames with a key frame every `group`, some packets of which are noise."""
+    options = {"preset": "fast", "crf": "20", "bf": "0", "g": str(group), "sc_threshold": "0"}
+    path = write_numbered(folder / "video.mp4", container="mp4", options=options, count=90)
+    damage(path, numbers, **places)
+    return path
+
+
+def test_a_frame_of_noise_is_told_and_the_one_before_it_stays(tmp_path):
+    path = damaged(tmp_path, [59], group=30)  # the last that no other frame needs
+    undecoded: list[int] = []
+    shown = [
+        read_number(picture.rgb()) for picture in iterate_schedule(path, read_video_times(path), undecoded)
+    ]
+    assert shown == [number % 64 for number in [*range(59), 58, *range(60, 90)]]
+    assert undecoded == [59]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "places", "reason"),
+    [
+        (range(30, 60), {"part": 0.1}, "30 of 90 packets"),
+        (
+            range(36, 66, 2),
+            {"part": 0.3, "size": 20},
+            r"\d\d of 90 frames cannot be decoded, the first at 1\.4",
+        ),
+    ],
+    ids=["all of a third", "some bytes of every second packet"],
+)
+def test_a_damaged_middle_is_refused_even_if_every_frame_can_be_drawn(tmp_path, numbers, places, reason):
+    path = damaged(tmp_path, numbers, group=120, **places)
+    with pytest.raises(ClipError, match=f"damaged: {reason}"):
+        list(iterate_schedule(path, read_video_times(path)))

@@ -10,9 +10,11 @@ import pytest
 import soundfile
 
 from preprocess.clip.sound import AudioConfig, WavWriter, extract_audio
-from tests.moving_face import clicks, moving_face, write_video
+from tests.moving_face import RATE_HZ, clicks, moving_face, write_video
 from utils.errors import ClipError
 from utils.media.times import VideoTimes, read_video_times
+
+TWO_SECONDS = VideoTimes(starts_s=np.arange(50) / 25, fps=Fraction(25), constant=True)
 
 
 def extract(source, target, **flags):
@@ -96,6 +98,44 @@ def test_pcm_at_the_same_rate_keeps_its_very_numbers(tmp_path):
     times = VideoTimes(starts_s=np.arange(25) / 25, fps=Fraction(25), constant=True)
     extract_audio(tmp_path / "in.wav", tmp_path / "out.wav", times, AudioConfig())
     np.testing.assert_array_equal(soundfile.read(tmp_path / "out.wav", dtype="int16")[0], numbers)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "kind"),
+    [("PCM_U8", "WAV"), ("PCM_24", "WAV"), ("FLOAT", "WAV"), ("PCM_24", "WAVEX"), ("PCM_16", "RF64")]
+    + [("PCM_16", "piped")],
+)
+def test_a_sound_of_its_own_may_be_a_wav_of_any_kind(tmp_path, subtype, kind):
+    sound = tmp_path / "sound.wav"
+    waveform = clicks(2, at_s=[0.25, 1.5])
+    soundfile.write(sound, waveform, RATE_HZ, subtype=subtype, format="WAV" if kind == "piped" else kind)
+    if kind == "piped":  # a tool that wrote into a pipe could not say how long it became
+        data = bytearray(sound.read_bytes())
+        assert data[36:40] == b"data"
+        data[4:8] = data[40:44] = b"\xff" * 4
+        sound.write_bytes(data)
+    report = extract_audio(
+        tmp_path / "video.mp4", tmp_path / "out.wav", TWO_SECONDS, AudioConfig(), sound=sound
+    )
+    samples, rate = soundfile.read(tmp_path / "out.wav", dtype="int16")
+    assert click_times(samples, rate) == pytest.approx([0.25, 1.5], abs=0.002)
+    np.testing.assert_allclose(samples / 32768, waveform, atol=1 / 128 if subtype == "PCM_U8" else 1 / 32768)
+    assert not report.silent
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"), [(0, "has no sound"), (1 / 3, "the sound .* ends 1.67 s before it")]
+)
+def test_a_sound_of_its_own_that_is_empty_or_too_short_is_refused(tmp_path, seconds, reason):
+    soundfile.write(tmp_path / "sound.wav", clicks(seconds), RATE_HZ)
+    with pytest.raises(ClipError, match=reason):
+        extract_audio(
+            tmp_path / "video.mp4",
+            tmp_path / "out.wav",
+            TWO_SECONDS,
+            AudioConfig(),
+            sound=tmp_path / "sound.wav",
+        )
 
 
 def test_a_wav_without_room_is_an_error_in_the_systems_words(tmp_path):
