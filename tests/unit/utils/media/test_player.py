@@ -237,6 +237,21 @@ def test_a_matroska_file_that_ends_before_its_announced_end_is_cut_off(tmp_path)
             read_video_times(path)
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"container": "mp4", "options": X264, "container_options": {"movflags": "faststart"}}, 0.6),
+        ({"container": "avi", "codec": "mjpeg", "pix_fmt": "yuvj420p", "options": MPEG4}, 0.5),
+    ],
+)
+def test_a_file_with_fewer_frames_than_its_header_announces_is_cut_off(options, kept, tmp_path):
+    path = write_numbered(tmp_path / "clip", **options)
+    data = path.read_bytes()
+    path.write_bytes(data[: round(len(data) * kept)])
+    with pytest.raises(ClipError, match=r"cut off: .* of 40 announced frames"):
+        read_video_times(path)
+
+
 def test_a_recording_that_begins_within_a_group_of_pictures_begins_at_its_first_key_frame(tmp_path):
     whole = write_numbered(
         tmp_path / "whole.ts",
