@@ -13,6 +13,16 @@ WIDTH, HEIGHT, BITS = 128, 96, 6
 FPS = 25
 DARK, BRIGHT = 70, 180
 CORNER = (200, 60, 60)  # RGB at the top left
+ONE = 1 << 16  # of a display matrix
+TURNED = {  # the stored picture is turned back by these
+    "90": (0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),
+    "180": (-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30),
+    "270": (0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30),
+    "mirrored": (-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30),
+    "upside down": (ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30),
+    "90 mirrored": (0, ONE, 0, ONE, 0, 0, 0, 0, 1 << 30),
+    "270 mirrored": (0, -ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),
+}
 
 
 def numbered_frame(number: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from tests.numbered_video import (
     CORNER,
     FPS,
+    TURNED,
     copy_from,
     damage,
     numbered_frame,
@@ -21,19 +22,9 @@ from utils.errors import ClipError
 from utils.media.times import read_video_times
 from utils.media.video import iterate_frames, iterate_pictures
 
-ONE = 1 << 16
 X264 = {"preset": "veryfast", "crf": "12"}
 B_FRAMES = X264 | {"bf": "2", "g": "12"}
 MPEG4 = {"qscale": "2"}
-TURNED = {  # the stored picture is turned back by these
-    "90": (0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),
-    "180": (-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30),
-    "270": (0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30),
-    "mirrored": (-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30),
-    "upside down": (ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30),
-    "90 mirrored": (0, ONE, 0, ONE, 0, 0, 0, 0, 1 << 30),
-    "270 mirrored": (0, -ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),
-}
 FILES = {
     "mp4": {"container": "mp4", "options": X264},
     "mp4, B-frames": {"container": "mp4", "options": B_FRAMES},
