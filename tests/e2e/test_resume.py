@@ -64,7 +64,10 @@ def asked_to_stop(prepared_root, tmp_path_factory):
     return result.returncode, result.stderr, run_dir
 
 
-def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, asked_to_stop, unbroken):
+def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(
+    prepared_root, asked_to_stop, unbroken, tmp_path
+):
+    """It goes on with another number of loader workers, and where its data was moved, to the same bits."""
     status, errors, run_dir = asked_to_stop
     assert status == 130
     assert "stopped by SIGINT; --resume goes on from here" in errors
@@ -73,7 +76,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(prepared_root, 
     two = start(prepared_root, run_dir, "--resume", processes=2).wait()
     assert two.returncode == 2
     assert "in the middle of an epoch of 1 process(es): go on with as many, not 2" in two.stderr
-    ok(start(prepared_root, run_dir, "--resume").wait())
+    moved = shutil.copytree(prepared_root, tmp_path / "elsewhere else")
+    ok(start(moved, run_dir, "--resume", "--num_workers", "0").wait())
     assert not differences(run_dir, unbroken)
 
 

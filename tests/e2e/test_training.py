@@ -82,7 +82,10 @@ def test_a_run_directory_holds_what_the_readme_says(unbroken):
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(prepared_root, unbroken, tmp_path):
-    ok(train(prepared_root, tmp_path / "again", "--epochs", "3"))
+    """Also the run of a pack of the same clips."""
+    packed = tmp_path / "packed"
+    ok(command("-m", "preprocess.pack", "--data_root", prepared_root, "--output", packed))
+    ok(train(packed, tmp_path / "again", "--epochs", "3"))
     assert (tmp_path / "again/metrics.csv").read_bytes() == (unbroken / "metrics.csv").read_bytes()
     ok(train(prepared_root, tmp_path / "other", "--epochs", "1", "--seed", "7"))
     first_rows = [(run / "metrics.csv").read_text().splitlines()[1] for run in (unbroken, tmp_path / "other")]
