@@ -222,7 +222,8 @@ def test_a_checkpoint_of_the_published_code_is_evaluated_by_name(prepared_root, 
         return theirs + key.removeprefix(ours)
 
     path = tmp_path / "best_model_epoch_7_loss_3.1.pth"
-    torch.save({published_name(key): value for key, value in model.state_dict().items()}, path)
+    published = {published_name(key): value for key, value in model.state_dict().items()}
+    torch.save(published, path)
     arguments = (
         "--checkpoint",
         path,
@@ -240,6 +241,11 @@ def test_a_checkpoint_of_the_published_code_is_evaluated_by_name(prepared_root, 
     result = command("test.py", *arguments)  # the published sizes are not this file's
     assert result.returncode == 1
     assert "size mismatch" in result.stderr
+    wrapped = tmp_path / "wrapped.pth"  # as saved out of DataParallel: it is read without its prefix
+    torch.save({"state_dict": {f"module.{key}": value for key, value in published.items()}}, wrapped)
+    arguments = ("--checkpoint", wrapped, "--preset", "released", "--data_root", tmp_path / "nowhere")
+    result = command("test.py", *arguments, *SIZE_FLAGS)
+    assert "nowhere: no such folder" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

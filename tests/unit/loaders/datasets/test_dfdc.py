@@ -76,6 +76,17 @@ def test_a_fake_and_its_original_are_one_person_and_a_part_one_group(dfdc):
     }
 
 
+def test_a_fake_without_its_original_is_a_fake_of_a_person_of_its_own(dfdc):
+    """In Kaggle's sample most originals are not among the videos."""
+    name = next(
+        name for name, fields in json.loads(metadata_of(dfdc).read_text()).items() if "original" in fields
+    )
+    edit(metadata_of(dfdc), lambda entries: entries[name].update(original="zzzz.mp4"))
+    clips = {clip.clip_id: clip for clip in list_dfdc(dfdc, ListingConfig()).clips}
+    fake = clips["dfdc/train/dfdc_train_part_0/" + name.removesuffix(".mp4")]
+    assert (fake.label, fake.identity, fake.split) == (1, "dfdc/zzzz", "train")
+
+
 def test_a_drawn_split_keeps_parts_whole(dfdc):
     listing = list_dfdc(dfdc, ListingConfig())
     split = draw_split(listing, SplitConfig(split_source="identity", test_fraction=0.3, val_fraction=0.2))

@@ -185,6 +185,18 @@ def test_what_is_missing_or_not_listed_is_counted(prepared, caplog):
     assert "Deepfakes 1, manipulated_sequences/Unheard 1" in caplog.text
 
 
+def test_whole_sequences_that_were_never_fetched_are_missing(prepared):
+    """The official split lists 1000 sequences; many download a few."""
+    videos = [f"{number}*" for number in ("000", "003")]
+    for folder in [found for name in videos for found in prepared.glob(f"*_sequences/*/c23/videos/{name}")]:
+        shutil.rmtree(folder)
+    with pytest.raises(DatasetError, match=r"6 of 28 listed clips .*--allow_missing"):
+        list_ffpp(prepared, ListingConfig())
+    listing = list_ffpp(prepared, ListingConfig(allow_missing=True))
+    assert (len(listing.clips), len(listing.missing)) == (22, 6)
+    assert Counter(clip.category for clip in listing.missing) == {"real": 2, **dict.fromkeys(FF_METHODS, 2)}
+
+
 def test_sequences_of_one_video_in_two_parts_are_reported(prepared, caplog):
     videos = {"071": "-abc 0", "999": "-abc 1", "033": "def 0", "097": "def 1"}
     (prepared / "conversion_dict.json").write_text(json.dumps(videos))

@@ -60,6 +60,8 @@ def test_fakeavceleb_is_found_below_or_in_its_parent_and_mirrored(tmp_path):
         assert [job.name for job in batch.jobs] == expected
         assert batch.jobs[1].folder == tmp_path / "out/RealVideo-RealAudio/Asian (East)/men/id1/0.1"
         assert (batch.raw, batch.metadata) == (LocalStore(inside), (Path("meta_data.csv"),))
+    with pytest.raises(DatasetError, match="--source must be the folder"):  # not one further up
+        names_of(dataset="fakeavceleb", source=inside.parent.parent, output=tmp_path / "out")
 
 
 def test_missing_metadata_or_videos_are_errors_that_say_so(tmp_path):
