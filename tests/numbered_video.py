@@ -59,20 +59,27 @@ def write_numbered(
     sound_codec: str = "aac",
     layout: str = "mono",
     rate_hz: int = 48_000,
+    sample_aspect: int | None = None,
 ) -> Path:
-    """Write `count` numbered frames, or `images`; each of `sounds` is (channels, N) float32 in a track."""
+    """Write `count` numbered frames, or `images`; each of `sounds` is (channels, N) float32 in a track.
+
+    `sample_aspect` is the width of a pixel over its height.
+    """
     ticks = Fraction(1, 90_000)
+    images = list(images or map(numbered_frame, range(count)))
     with av.open(f"file:{path}", "w", format=container, options=container_options or {}) as out:
         stream = out.add_stream(codec, rate=FPS, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        (stream.height, stream.width), stream.pix_fmt = images[0].shape[:2], pix_fmt
         stream.codec_context.thread_count = 1
+        if sample_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(sample_aspect)
         if times_s is not None or start_s:
             stream.codec_context.time_base = ticks
         if matrix is not None:
             stream.set_display_matrix(matrix)
         tracks = [out.add_stream(sound_codec, rate=rate_hz, layout=layout) for _ in sounds]
         packets = []
-        for number, image in enumerate(images or map(numbered_frame, range(count))):
+        for number, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             if times_s is not None or start_s:
                 time_s = start_s + (number / FPS if times_s is None else times_s[number])
@@ -100,6 +107,36 @@ def _encode(track, sound: np.ndarray, layout: str, rate_hz: int, start_s: float)
     frame.time_base = Fraction(1, rate_hz)
     parts = [*resampler.resample(frame), *resampler.resample(None)]
     return [packet for part in [*parts, None] for packet in track.encode(part)]
+
+
+def write_packed(path: Path) -> Path:
+    """Write 40 numbered frames as DivX does: an AVI chunk holds a P-frame and the B-frame before it, the next
+    chunk says only that nothing changes.
+    """
+    options = {"qscale": "2", "bf": "1", "b_strategy": "0", "sc_threshold": "1000000000"}
+    write_numbered(path, container="avi", codec="mpeg4", options=options)
+    with av.open(f"file:{path}") as source:
+        frames = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+    begin = b"\x00\x00\x01\xb6"  # of a picture, whose kind is in the two bits after it: 2 = B
+    chunks: list[bytes] = []
+    for frame in frames:
+        if frame[frame.index(begin) + 4] >> 6 == 2:
+            chunks[-1] += frame
+            chunks.append(begin + b"\x50\x7f")  # a P-frame that is not coded
+        else:
+            chunks.append(frame)
+    place = min(position for mark in (begin, b"\x00\x00\x01\xb3") if (position := chunks[0].find(mark)) >= 0)
+    chunks[0] = chunks[0][:place] + b"\x00\x00\x01\xb2DivX503b1393p\x00" + chunks[0][place:]
+    with av.open(f"file:{path}", "w", format="avi") as out:
+        stream = out.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.codec_tag = "DX50"
+        for number, chunk in enumerate(chunks):
+            packet = av.Packet(chunk)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, FPS), stream, number == 0
+            out.mux(packet)
+    return path
 
 
 def damage(
