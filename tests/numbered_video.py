@@ -13,6 +13,8 @@ WIDTH, HEIGHT, BITS = 128, 96, 6
 FPS = 25
 DARK, BRIGHT = 70, 180
 CORNER = (200, 60, 60)  # RGB at the top left
+VOP = b"\x00\x00\x01\xb6"  # begins an MPEG-4 picture; its kind is in the next two bits
+NOT_CODED = VOP + b"\x50\x4f"  # a P-frame that says only that nothing changes
 ONE = 1 << 16  # of a display matrix
 TURNED = {  # the stored picture is turned back by these
     "90": (0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),
@@ -117,16 +119,20 @@ def write_packed(path: Path) -> Path:
     write_numbered(path, container="avi", codec="mpeg4", options=options)
     with av.open(f"file:{path}") as source:
         frames = [bytes(packet) for packet in source.demux(video=0) if packet.size]
-    begin = b"\x00\x00\x01\xb6"  # of a picture, whose kind is in the two bits after it: 2 = B
     chunks: list[bytes] = []
     for frame in frames:
-        if frame[frame.index(begin) + 4] >> 6 == 2:
+        if frame[frame.index(VOP) + 4] >> 6 == 2:  # the kind: B
             chunks[-1] += frame
-            chunks.append(begin + b"\x50\x7f")  # a P-frame that is not coded
+            chunks.append(NOT_CODED)
         else:
             chunks.append(frame)
-    place = min(position for mark in (begin, b"\x00\x00\x01\xb3") if (position := chunks[0].find(mark)) >= 0)
+    place = min(position for mark in (VOP, b"\x00\x00\x01\xb3") if (position := chunks[0].find(mark)) >= 0)
     chunks[0] = chunks[0][:place] + b"\x00\x00\x01\xb2DivX503b1393p\x00" + chunks[0][place:]
+    return write_chunks(path, chunks)
+
+
+def write_chunks(path: Path, chunks: Sequence[bytes]) -> Path:
+    """Write coded MPEG-4 frames as the chunks of an AVI."""
     with av.open(f"file:{path}", "w", format="avi") as out:
         stream = out.add_stream("mpeg4", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

@@ -10,11 +10,13 @@ import pytest
 
 from tests.numbered_video import (
     FPS,
+    NOT_CODED,
     TURNED,
     copy_from,
     damage,
     numbered_frame,
     read_number,
+    write_chunks,
     write_numbered,
     write_packed,
 )
@@ -224,6 +226,18 @@ def test_a_packet_of_noise_costs_its_frame_only(tmp_path):
         damage(path, [20])
         shown = [(round(time_s * FPS), read_number(image)) for time_s, image in iterate_frames(path)]
         assert shown == [(number, number) for number in range(40) if number != 20], container
+
+
+def test_a_chunk_that_says_that_nothing_changes_moves_no_other_frame(tmp_path):
+    path = write_numbered(tmp_path / "clip.avi", container="avi", codec="mpeg4", options=MPEG4 | {"g": "1"})
+    with av.open(str(path)) as source:
+        chunks = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+    chunks[20] = NOT_CODED
+    shown = [
+        (round(time_s * FPS), read_number(image))
+        for time_s, image in iterate_frames(write_chunks(path, chunks))
+    ]
+    assert shown == [(number, number) for number in range(40) if number != 20]
 
 
 def test_what_the_decoder_patched_up_is_left_out_until_the_next_key_frame(tmp_path):
