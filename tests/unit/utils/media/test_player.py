@@ -278,6 +278,14 @@ def test_a_file_with_fewer_frames_than_its_header_announces_is_cut_off(options, 
         read_video_times(path)
 
 
+def test_a_recording_that_broke_off_before_its_index_cannot_be_decoded(tmp_path):
+    path = write_numbered(tmp_path / "clip.mp4", container="mp4", options=X264)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"moov") - 4])
+    with pytest.raises(ClipError, match=r"cannot be decoded .*: cut off"):
+        read_video_times(path)
+
+
 def test_a_recording_that_begins_within_a_group_of_pictures_begins_at_its_first_key_frame(tmp_path):
     whole = write_numbered(
         tmp_path / "whole.ts",
