@@ -77,10 +77,12 @@ def write_video(
     crf: int = 18,
     preset: str = "ultrafast",
     colorspace: int = 2,
+    sample_aspect: Fraction | None = None,
 ) -> Path:
     """A raw video as a camera might have made it; `times_ms` makes its frame rate vary.
 
     `colorspace` says how its colours are to be read: 2 is unspecified, 1 is BT.709.
+    `sample_aspect` is the width of a pixel by its height.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": str(crf), "preset": preset})
@@ -88,6 +90,8 @@ def write_video(
         stream.codec_context.thread_count = 1
         time_base = Fraction(1, 1000) if times_ms else 1 / Fraction(fps)
         stream.codec_context.time_base, stream.codec_context.colorspace = time_base, colorspace
+        if sample_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
         sound = None
         if waveform is not None:
             sound = container.add_stream("aac", rate=RATE_HZ, layout="mono")

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import unicodedata
 from fractions import Fraction
 from pathlib import Path
 
@@ -184,6 +185,35 @@ def test_usage_errors_exit_with_2_and_data_errors_with_1(tmp_path):
     assert errors.startswith("error: ")
     assert len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_whatever_people_call_their_videos_they_are_prepared_and_verified_alike(tmp_path):
+    names = [
+        "with space & (brackets) [1080p].mp4",
+        'it\'s "quoted".mp4',
+        "line\nbreak.mp4",
+        "-rf.mp4",
+        "=cmd|calc.mp4",
+    ]
+    names += [
+        "세종대왕_01.mp4",
+        unicodedata.normalize("NFD", "été.mp4"),
+        "\U0001f600.mp4",
+        "trailing .mp4",
+        "concat:a|b.mp4",
+    ]
+    names += ["v1.2.final.mp4", "a" * 251 + ".mp4", "100% #1 ?x=1&y=%03d.mp4", "UPPER.MP4", "Mixed.MoV"]
+    content = talking(tmp_path / "plain.mp4", 10).read_bytes()
+    (raw := tmp_path / "raw").mkdir()
+    for name in names:
+        (raw / name).write_bytes(content)
+    output = tmp_path / "out"
+    status, errors = run("prepare", "--input", raw, "--output", output, "--num_workers", 1)
+    assert status == 0, errors
+    assert {read_clip_info(folder).source for folder in output.iterdir()} == set(names)
+    assert len({(folder / "cropped_video.mp4").read_bytes() for folder in output.iterdir()}) == 1
+    status, errors = run("verify", "--data_root", output, "--deep", "--num_workers", 1)
+    assert status == 0, errors
 
 
 def prepare_one(source: Path, folder: Path, **flags):

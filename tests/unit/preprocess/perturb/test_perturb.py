@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 import scipy.signal
@@ -26,7 +27,7 @@ from preprocess.perturb.kinds import (
 )
 from preprocess.perturb.sound_changes import SOUND_CHANGES
 from preprocess.perturb.variants import RobustnessConfig, change_of, write_h264
-from tests.moving_face import moving_face
+from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
 from utils.errors import UsageError
 from utils.media.picture import PictureConverter
 from utils.media.sound import iterate_audio
@@ -334,6 +335,36 @@ def test_command_writes_the_whole_video(video, tmp_path, kind, level):
     length = min(map(len, sounds))
     heard = np.corrcoef(sounds[0][:length], sounds[1][:length])[0, 1]
     assert (heard > 0.99) == (kind != "white_noise")
+
+
+@pytest.mark.parametrize("kind", ["turned", "wide pixels", "late sound"])
+def test_command_keeps_the_displayed_picture_and_its_sound_in_step(tmp_path, kind):
+    shown = list(moving_face(25, size=(160, 120), face_height=60, path=lambda i: (100, 60)))
+    shown[13] = np.clip(shown[13].astype(int) + 90, 0, 255).astype(np.uint8)  # a flash with the click
+    stored = {
+        "turned": np.rot90,
+        "wide pixels": lambda frame: cv2.resize(frame, (80, 120), interpolation=cv2.INTER_AREA),
+    }.get(kind, np.asarray)
+    late_s = 0.3 if kind == "late sound" else 0.0
+    path = write_video(
+        tmp_path / "video.mp4",
+        map(np.ascontiguousarray, map(stored, shown)),
+        waveform=clicks(1 - late_s, at_s=[13 / 25 - late_s]),
+        sound_starts_s=late_s,
+        sample_aspect=Fraction(2) if kind == "wide pixels" else None,
+    )
+    if kind == "turned":
+        turn_by_metadata(path, 90)
+    write_perturbed(path, tmp_path / "out.mp4", Perturbation("blur", 1))
+    frames = np.stack([frame for _, frame in iterate_frames(tmp_path / "out.mp4")])
+    assert frames.shape == (25, 120, 160, 3)
+    expected = level_of("blur", shown[0][..., ::-1], 1)[..., ::-1]
+    assert np.abs(frames[0].astype(int) - expected).mean() < 5
+    assert frames.mean(axis=(1, 2, 3)).argmax() == 13
+    start_s, _ = next(iter(iterate_audio(tmp_path / "out.mp4", RATE_HZ)))
+    heard = sound_of(tmp_path / "out.mp4")
+    click_s = start_s + np.flatnonzero(np.abs(heard) > 0.3)[0] / RATE_HZ
+    assert click_s == pytest.approx(13 / 25, abs=0.005)
 
 
 # --- sound -----------------------------------------------------------------------------------------------

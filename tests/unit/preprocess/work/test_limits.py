@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import os
 import resource
 import signal
@@ -17,10 +18,13 @@ import numpy as np
 import pytest
 
 from preprocess.clip.all_faces import track_video
+from preprocess.clip.make import ClipConfig
+from preprocess.prepare import prepare_job
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig, limited
-from preprocess.work.workers import call_limited, lock_partial, run_workers
+from preprocess.work.workers import call_limited, lock_partial, run_job, run_workers
 from tests.hostile_media import write_small
+from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError
 from utils.media.allowed import report_length
 from utils.media.times import read_video_times
@@ -233,3 +237,21 @@ def test_memory_that_is_short_ends_a_real_video_with_a_reason(tmp_path):
             track_video, video, tmp_path / "work", source=video, limits=LimitConfig(max_memory_gb=0.15)
         )
     assert "memory" in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("max_output_gb", "rate_hz"),
+    [(1e-5, 48_000), (1e-5, 8_000), (3.75e-5, 8_000)],
+    ids=["sound", "picture", "landmarks"],
+)
+def test_a_file_without_room_fails_its_clip_in_words_and_leaves_nothing(tmp_path, max_output_gb, rate_hz):
+    """A full disk ends the same writes with the same kind of error."""
+    frames = moving_face(10, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
+    video = write_video(tmp_path / "video.mp4", frames, waveform=clicks(0.4))
+    job = Job(name="video", source=video, folder=tmp_path / "out" / "video")
+    prepare = functools.partial(prepare_job, clip=ClipConfig(sample_rate_hz=rate_hz))
+    limits = LimitConfig(max_output_gb=max_output_gb, max_memory_gb=0)
+    status, reason = run_job(job, prepare, limits, tmp_path / "scratch")
+    assert status == "failed"
+    assert "exceeds --max_output_gb" in reason
+    assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
