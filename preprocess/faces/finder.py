@@ -2,6 +2,7 @@
 
 The detector shrinks its input to 192x192 pixels and finds faces of about 9 of these and more. A face of 5 %
 of a portrait frame's height is at its limit; tiles of half and of a quarter of the frame show smaller ones.
+It misses faces that are larger than the frame, unless they are shown with a border around them.
 """
 
 from __future__ import annotations
@@ -46,9 +47,15 @@ class FaceDetector:
         return faces
 
     def in_frame(self, picture: Picture) -> list[Face]:
-        """Faces in the whole frame, largest first."""
-        image = picture.thumbnail(DETECTOR_SIDE)
-        return _distinct(self._detect(image, 0, 0, picture.width, picture.height))
+        """Faces in the whole frame, largest first; if there is none, one that is larger than the frame."""
+        image, width, height = picture.thumbnail(DETECTOR_SIDE), picture.width, picture.height
+        faces = _distinct(self._detect(image, 0, 0, width, height))
+        if faces:
+            return faces
+        up, left = image.shape[0] // 2, image.shape[1] // 2
+        wide = cv2.copyMakeBorder(image, up, up, left, left, cv2.BORDER_CONSTANT)
+        faces = self._detect(np.asarray(wide, np.uint8), -width // 2, -height // 2, 2 * width, 2 * height)
+        return _distinct([face for face in faces if face.size > 0.5 * min(width, height)])
 
     def in_tiles(self, picture: Picture, parts: int) -> list[Face]:
         """Faces in squares of 1 / `parts` of the longer side that overlap by half, largest first.

@@ -159,6 +159,19 @@ def test_a_small_face_in_a_portrait_frame_is_found_at_once(tmp_path, face_height
     assert (x + side / 2, y + side / 2) == pytest.approx((300, 1500), abs=0.1 * face_height)
 
 
+@pytest.mark.parametrize(
+    ("size", "face_height", "place"),
+    [((1920, 1080), 30, (1400, 750)), ((360, 360), 480, (180, 180))],
+    ids=["a fortieth of the frame", "chin and forehead outside"],
+)
+def test_very_small_and_very_large_faces_are_found_at_once(tmp_path, size, face_height, place):
+    _, best = track(tmp_path, moving_face(5, size=size, face_height=face_height, path=lambda i: place))
+    assert (best.first_frame, best.num_seen) == (0, 5)
+    x, y, side = best.boxes[0]
+    assert (x + side / 2, y + side / 2) == pytest.approx(place, abs=0.15 * face_height)
+    assert face_height < side < 2 * face_height
+
+
 def test_landmarks_follow_the_true_motion_and_the_box_does_not_tremble(tmp_path):
     def path(i):
         return 150 + 2 * i, 150 + round(10 * np.sin(i / 6))
