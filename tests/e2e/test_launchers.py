@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
 
 
-def bash(*words, **variables):
+def bash(*words, cwd=ROOT, **variables):
     environment = {key: value for key, value in os.environ.items() if key not in {"DATA_ROOT", "RUN_DIR"}}
     environment |= {
         "USE_ACTIVE_ENV": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     } | variables
     return subprocess.run(
-        ["bash", *words], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+        ["bash", *words], cwd=cwd, capture_output=True, text=True, check=False, env=environment
     )
 
 
@@ -161,6 +162,25 @@ def test_paths_in_variables_are_the_callers(tmp_path):
     config = json.loads(result.stdout)["train"]
     assert config["data_root"] == [str(tmp_path / "my dät'a")]
     assert config["run_dir"] == str(tmp_path / "my run/ü 1")
+
+
+def test_a_launcher_is_called_from_another_folder_with_paths_that_hold_blanks(tmp_path):
+    """Project, data and run are named relatively to it, for the training and for the test."""
+    project, fake = tmp_path / "my pröject", tmp_path / "bin/python"
+    shutil.copytree(ROOT / "utils/shell", project / "utils/shell")
+    shutil.copy(ROOT / "run_fakeavceleb.sh", project)
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\n[ "${1%.py}" = "$1" ] || { printf "%s|" "$PWD" "$@"; echo; }\n')
+    fake.chmod(0o755)
+    variables = {"DATA_ROOT": "my data/prepared", "RUN_DIR": "my runs/run 1", "DEVICE": "cpu"}
+    variables["PATH"] = f"{fake.parent}:{os.environ['PATH']}"
+    result = bash("my pröject/run_fakeavceleb.sh", "--some_flag", "a b", cwd=tmp_path, **variables)
+    assert result.returncode == 0, result.stderr
+    data, run_dir = f"fakeavceleb|--data_root|{tmp_path}/my data/prepared|", f"{tmp_path}/my runs/run 1"
+    assert result.stdout.splitlines() == [
+        f"{project}|train.py|--dataset|{data}--run_dir|{run_dir}|--device|cpu|--some_flag|a b|",
+        f"{project}|test.py|--checkpoint|{run_dir}/best.pt|--dataset|{data}--device|cpu|",
+    ]
 
 
 def test_scripts_for_bash_keep_their_line_ends_in_a_checkout_on_windows():

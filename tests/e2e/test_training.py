@@ -12,13 +12,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import train as train_script
 from loaders.splits.files import read_split
 from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector
 from models.beyond_masking.published_weights import RELEASED_PREFIXES
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
 from tests.commands import ROOT, run_command
+from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
+from utils.errors import UsageError
 
 SIZES = {
     "image_size": [16],
@@ -457,22 +460,46 @@ def test_batches_and_parts_of_one_clip_and_batches_larger_than_the_set(prepared_
 
 
 NOBODY = """
-import pwd, runpy, sys
+import json, pwd, runpy, sys
 
 def unknown(*arguments):
     raise KeyError("getpwuid(): uid not found")
 
 pwd.getpwuid = pwd.getpwnam = unknown
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise
 """
 
 
-def test_a_user_without_a_name_and_a_home_trains(prepared_root, tmp_path):
+def test_a_user_without_a_name_and_a_home_trains_tests_and_prepares(prepared_root, tmp_path):
     """As in a container that is started with --user 12345."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", NOBODY, "train.py", "--data_root", prepared_root, *TINY, "--epochs", "1"]
-    words += ["--run_dir", tmp_path / "run"]
+    run_dir, video = tmp_path / "run", tmp_path / "face.mp4"
+    write_video(video, moving_face(30), waveform=clicks(1.2, [0.5]))
+    where = ["--data_root", prepared_root, "--device", "cpu"]
+    commands = [
+        ["train.py", *where, *TINY, "--epochs", "1", "--run_dir", run_dir],
+        ["test.py", *where, "--checkpoint", run_dir / "best.pt", "--num_workers", "0"],
+        ["preprocess/prepare.py", "--input", video, "--output", tmp_path / "out", "--num_workers", "1"],
+    ]
+    words = [sys.executable, "-c", NOBODY, json.dumps(commands, default=str)]
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False, "env": environment}
-    result = ok(subprocess.run(list(map(str, words)), **options))
+    result = ok(subprocess.run(words, **options))
     assert "best val_auc" in result.stderr
+    assert "1 prepared" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (run_dir / "roc.png").exists()
+
+
+def test_compiling_without_a_compiler_is_a_clear_error(prepared_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such")
+    words = ["train.py", "--data_root", prepared_root, "--run_dir", tmp_path / "run", *TINY, "--compile"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):  # status 2, and one line
+        train_script.main()
+    assert not (tmp_path / "run").exists()
