@@ -118,10 +118,14 @@ def _write_sound(container, stream, waveform: np.ndarray, first_sample: int) -> 
 
 def turn_by_metadata(path: Path, degrees: int) -> None:
     """Write a display matrix into an mp4: players turn its picture by `degrees` with the clock."""
+    set_display_matrix(path, *{90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees])
+
+
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write a display matrix into an mp4, of a turn or a flip."""
     content = bytearray(path.read_bytes())
     header = content.index(b"tkhd")  # of the first track, the picture
     matrix = header + 8 + (20 if content[header + 4] == 0 else 32) + 16
-    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
     one = 1 << 16
     content[matrix : matrix + 36] = struct.pack(
         ">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30

@@ -19,6 +19,7 @@ from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
 from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
+from tests import moving_face
 from tests.commands import run_command
 from tests.trees.media import FPS, Media
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
@@ -330,25 +331,42 @@ def test_what_cannot_be_drawn_costs_the_drawing_and_not_the_verdict(
     assert "report.html could not be drawn, the verdict stands: ValueError: a plot" in caplog.text
 
 
-def test_the_annotated_video_shows_and_sounds_together_as_its_source_does(checkpoint, talk, tmp_path):
+@pytest.mark.parametrize(
+    ("times_ms", "stored", "matrix"),
+    [
+        (range(0, 1440, 40), lambda frames: frames, (1, 0, 0, 1)),
+        (range(400, 1840, 40), lambda frames: np.rot90(frames, axes=(1, 2)), (0, 1, -1, 0)),
+        ([*range(0, 540, 30), *range(540, 1440, 50)], lambda frames: frames[:, ::-1], (1, 0, 0, -1)),
+    ],
+    ids=["plain", "turned, and the picture starts late", "upside down, at a varying rate"],
+)
+def test_the_annotated_video_shows_and_sounds_together_as_its_source_does(
+    checkpoint, talk, tmp_path, times_ms, stored, matrix
+):
     """A flash and a tone begin together twice, and do so in the annotated video."""
-    frames, sound = talk[0][0].astype(int), 0.2 * talk[0][1]
-    tone = 0.6 * np.sin(2 * np.pi * 3000 * np.arange(SAMPLE_RATE_HZ // 12) / SAMPLE_RATE_HZ)
-    marks_s = (0.4, 1.2)
-    for mark_s in marks_s:
-        frames[round(mark_s * FPS)] += 90
-        begin = round(mark_s * SAMPLE_RATE_HZ)
+    times_s, rate_hz = np.array(times_ms) / 1000, moving_face.RATE_HZ
+    frames, sound = talk[0][0][: len(times_ms)].astype(int), moving_face.clicks(times_s[-1] + 0.05)
+    tone = 0.6 * np.sin(2 * np.pi * 3000 * np.arange(rate_hz // 12) / rate_hz)
+    marks = np.array([8, 24])
+    for mark in marks:
+        frames[mark : mark + 2] += 90
+        begin = round(times_s[mark] * rate_hz)
         sound[begin : begin + len(tone)] += tone
-    video = write_video(tmp_path / "a.mp4", frames.clip(0, 255).astype(np.uint8), sound.astype(np.float32))
+    pictures, video = stored(frames.clip(0, 255).astype(np.uint8)), tmp_path / "a.mp4"
+    moving_face.write_video(video, pictures, times_ms=list(times_ms), waveform=sound.astype(np.float32))
+    moving_face.set_display_matrix(video, *matrix)
     config = VideoConfig(
         video=video, checkpoint=checkpoint, output_dir=tmp_path / "out", lag_frames=0, explain=False
     )
-    judge_video(load_detector(checkpoint, device="cpu"), video, tmp_path / "out", config)
+    verdict = judge_video(load_detector(checkpoint, device="cpu"), video, tmp_path / "out", config)
+    assert [face.num_frames_with_face for face in verdict.faces] == [len(frames)]
     annotated = tmp_path / "out" / "annotated.mp4"
     with av.open(str(annotated)) as container:
         luma = np.array([frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)])
     assert len(luma) == len(frames)
-    flashes_s = np.flatnonzero(luma > np.median(luma) + 30) / FPS
+    bright = luma > np.median(luma) + 30
+    flashes_s = np.flatnonzero(bright & ~np.append(False, bright[:-1])) / FPS
+    marks_s = times_s[marks] - times_s[0]
     assert flashes_s == pytest.approx(marks_s, abs=1e-6)
     waveform = np.concatenate([piece for _, piece in iterate_audio(annotated, SAMPLE_RATE_HZ)])
     step = SAMPLE_RATE_HZ // 100
