@@ -190,16 +190,18 @@ def test_perturbing_videos_is_refused_in_several_processes(run_dir, prepared_roo
 
 
 def test_the_launcher_starts_a_process_for_each_gpu(prepared_root, tmp_path):
+    """From another folder, with a path of its own that has a blank."""
     environment = ONE_THREAD | {
         "USE_ACTIVE_ENV": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path / "run"), "DEVICE": "cpu", "GPUS": "2",
+        "DATA_ROOT": str(prepared_root), "RUN_DIR": "my runs/run 1", "DEVICE": "cpu", "GPUS": "2",
         "BATCH_SIZE": "4", "EPOCHS": "1", "FEATURE_DIM": "16",
     }  # fmt: skip
     flags = [word for word in TINY if word not in {"--device", "cpu"}]
-    words = ["bash", "run_fakeavceleb.sh", *flags]
-    ok(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=environment))
-    assert "2 process(es)" in (tmp_path / "run/train.log").read_text()
-    assert (tmp_path / "run/predictions.csv").is_file()
+    words = ["bash", str(ROOT / "run_fakeavceleb.sh"), *flags]
+    ok(subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment))
+    run_dir = tmp_path / "my runs/run 1"
+    assert "2 process(es)" in (run_dir / "train.log").read_text()
+    assert (run_dir / "predictions.csv").is_file()
 
 
 def test_mid_epoch_the_order_goes_on_where_it_stopped():
