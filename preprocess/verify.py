@@ -182,7 +182,7 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: P
                 if file_sha256(open_member(path) or path) != digest:
                     problems.append((path, "checksum differs from clip.json; prepare the clip again"))
             except OSError as error:  # a folder, for example
-                problems.append((path, f"cannot be read: {error.strerror}; prepare the clip again"))
+                problems.append((path, f"cannot be read: {error.strerror or error}; prepare the clip again"))
     if num_frames is not None and (num_frames, fps) != (info.num_frames, Fraction(info.fps)):
         reason = f"{num_frames} frames at {fps}/s, but clip.json says {info.num_frames} at {info.fps}/s"
         problems.append((folder / VIDEO_NAME, f"{reason}; prepare the clip again"))

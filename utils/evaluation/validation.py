@@ -51,10 +51,8 @@ class EpochScores:
         except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
             log.warning("%s: cannot be read (%s)", self.path, error)
         if missing := [str(epoch) for epoch in range(first_epoch) if epoch not in self.logits]:
-            text = (
-                "%s: the scores of epoch %s are missing: how the choice of the epoch fares on persons that "
-            )
-            log.warning(text + "it was made without will not be known", self.path, ", ".join(missing))
+            why = "how the choice of the epoch fares on persons that it was made without will not be known"
+            log.warning("%s: the scores of epoch %s are missing: %s", self.path, ", ".join(missing), why)
 
     def _read(self, first_epoch: int) -> None:
         with np.load(self.path, allow_pickle=False) as file:
