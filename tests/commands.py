@@ -1,7 +1,8 @@
 """Commands of the project, run as a user runs them but for the time that their imports take.
 
-A fork server imports the large packages once. Every command is a fork of it: a process of its own, with its
-own arguments, environment and standard streams, that runs the script or module as __main__.
+A fork server imports the packages, and what most commands need of the project, once. Every command is a fork
+of it: a process of its own, with its own arguments, environment and standard streams, that runs the script or
+module as __main__.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 IMPORTED = ["av", "cv2", "matplotlib.figure", "pandas", "scipy.stats", "sklearn.metrics", "torchaudio"]
 IMPORTED += ["torch._dynamo", "torch.utils.tensorboard"]  # the first optimiser, and what a run writes
+IMPORTED += ["losses", "models.judging.modes", "preprocess.work.batch", "utils.report.page"]
 
 
 def run_command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:

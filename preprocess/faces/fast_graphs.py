@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,6 +146,7 @@ class FastDetection:
     def __init__(self) -> None:
         self._graph = _shared_graph(_DETECTION_GRAPH)
         self._messages = import_mediapipe().packet_getter.get_proto_list
+        importlib.import_module("mediapipe.framework.formats.detection_pb2")  # which it looks up by its name
 
     def __call__(self, image: Image) -> list[Any]:
         packet = self._graph(image)

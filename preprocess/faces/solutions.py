@@ -8,7 +8,10 @@ by bit), but a third more time for Face Mesh. Use it if another version of Media
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,13 +43,32 @@ def quiet_native_code() -> Iterator[None]:
 
 
 def import_mediapipe() -> Any:
-    """The package mediapipe, imported late and without its log output."""
+    """The package mediapipe, imported late and without its log output.
+
+    What it offers besides graphs (`solutions`, `tasks`) is imported when it is asked for: with it come matplotlib
+    and sound devices, a second for each worker, where the graphs take a twentieth of that.
+    """
     require_packages(["mediapipe"], "preprocessing")
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import mediapipe
+    if "mediapipe" not in sys.modules:
+        spec = importlib.util.find_spec("mediapipe")
+        assert spec is not None  # it is required above
+        package = importlib.util.module_from_spec(spec)
+        sys.modules["mediapipe"] = package  # its folders, without what its __init__ imports
+        graphs = importlib.import_module("mediapipe.python")
+        vars(package).update({name: value for name, value in vars(graphs).items() if name[0] != "_"})
+        package.__getattr__ = _import_part  # type: ignore[method-assign]
+    return sys.modules["mediapipe"]
 
-    return mediapipe
+
+def _import_part(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("mediapipe")
+    parts = {"solutions": "mediapipe.python.solutions", "tasks": "mediapipe.tasks.python"}
+    if name not in parts:
+        raise AttributeError(f"module 'mediapipe' has no attribute {name!r}")
+    return importlib.import_module(parts[name])
 
 
 class SolutionMesh:

@@ -25,7 +25,8 @@ LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
 
 
 def bash(*words, cwd=ROOT, **variables):
-    environment = {key: value for key, value in os.environ.items() if key not in {"DATA_ROOT", "RUN_DIR"}}
+    callers = {"DATA_ROOT", "RUN_DIR", "VENV"}  # who runs the tests may have them
+    environment = {key: value for key, value in os.environ.items() if key not in callers}
     environment |= {
         "USE_ACTIVE_ENV": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

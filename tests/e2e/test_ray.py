@@ -7,8 +7,6 @@ import functools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,17 +16,16 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from preprocess.demo.dataset import make_demo_set
-from preprocess.demo.plan import DemoConfig
 from preprocess.verify import check_clip
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.ray_workers import MAX_ATTEMPTS, run_on_ray
 from preprocess.work.stores import open_store
 from preprocess.work.workers import lock_partial
+from tests.commands import StartedCommand, start_command
+from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
@@ -46,32 +43,23 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """The generated demo set in its smallest form: 16 clips, one of which cannot be used any more."""
-    root = make_demo_set(
-        DemoConfig(output=tmp_path_factory.mktemp("demo") / "set", num_identities=2, duration_s=1.0)
-    )
-    next(root.glob("RealVideo-RealAudio/**/*.mp4")).write_text("no video")
+    """15 videos of a drawn face in three folders, and one that cannot be used."""
+    root = tmp_path_factory.mktemp("raw")
+    for number in range(15):
+        (root / f"part_{number % 3}").mkdir(exist_ok=True)
+        frames = moving_face(20 + number, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
+        sound = clicks((20 + number) / 25, at_s=[0.2])
+        write_video(root / f"part_{number % 3}/{number:02}.mp4", frames, waveform=sound)
+    (root / "part_0/text.mp4").write_text("no video")
     return root
 
 
-def prepare(raw: object, output: object, *flags: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "preprocess.prepare",
-            "--dataset",
-            "fakeavceleb",
-            *map(str, ("--source", raw, "--output", output, *flags)),
-        ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def prepare(raw: object, output: object, *flags: object) -> StartedCommand:
+    return start_command("-m", "preprocess.prepare", "--input", raw, "--output", output, *flags)
 
 
-def last_line(process: subprocess.Popen) -> str:
-    lines = process.communicate(timeout=240)[1].strip().splitlines()
+def last_line(process: StartedCommand) -> str:
+    lines = process.wait().stderr.strip().splitlines()
     return next(line for line in reversed(lines) if "already there" in line)
 
 
@@ -93,16 +81,17 @@ def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cl
     process = prepare(raw, output, "--executor", "ray", "--ray_address", cluster.address)
     node = next(node for node in cluster.worker_nodes)
     while len(list(output.rglob("clip.json"))) < 4:  # those in .partial/ are work in progress
-        assert process.poll() is None, process.stderr.read()
+        assert process.running(), process.wait().stderr
         time.sleep(0.05)
     cluster.remove_node(node, allow_graceful=False)
-    assert "15 prepared, 0 already there, 1 failed" in last_line(process)
-    assert process.returncode == 1
+    finished = process.wait()
+    assert "15 prepared, 0 already there, 1 failed" in finished.stderr
+    assert finished.returncode == 1
     assert tree(output) == tree(local)
     assert all(check_clip(path.parent, deep=True) == [] for path in output.rglob("clip.json"))
 
     # called again, also in shards and without Ray: what is finished stays
-    shutil.rmtree(next(output.glob("Fake*/**/clip.json")).parent)
+    shutil.rmtree(next(output.glob("part_1/**/clip.json")).parent)
     again = prepare(raw, output, "--executor", "ray", "--ray_address", cluster.address, "--shard", "1/1")
     assert "1 prepared, 14 already there, 1 failed" in last_line(again)
     assert "0 prepared, 15 already there, 1 failed" in last_line(prepare(raw, output))
@@ -111,15 +100,14 @@ def test_a_node_dies_half_way_and_every_clip_is_made_once_with_the_same_bytes(cl
 
 def test_nodes_prepare_from_and_to_urls(cluster, raw, local, tmp_path):
     """Each node has its own scratch folder, from which it removes what killed processes have left."""
-    output, name = tmp_path / "out", "FakeVideo-RealAudio"
+    output, name = tmp_path / "out", "part_2"
     workspace = open_store(f"file://{output}").workspace()
     (workspace / "task_0").mkdir(parents=True)
     (workspace / "task_0" / "half.mp4").write_text("left over")
     (workspace / "task_0.lock").touch()
     flags = ("--only", f"{name}/**/*.mp4", "--executor", "ray", "--ray_address", cluster.address)
-    process = prepare(f"file://{raw}", f"file://{output}", *flags)
-    process.communicate(timeout=240)
-    assert process.returncode == 0
+    finished = prepare(f"file://{raw}", f"file://{output}", *flags).wait()
+    assert finished.returncode == 0, finished.stderr
     assert tree(output / name) == tree(local / name)
     assert len(tree(output / name)) >= 4
     assert not workspace.exists()
@@ -256,8 +244,8 @@ def test_an_output_that_nodes_do_not_see_is_a_usage_error(cluster, tmp_path):
 
 
 def test_no_cluster_is_one_line(tmp_path, raw):
-    process = prepare(raw, tmp_path, "--executor", "ray", "--ray_address", "127.0.0.1:1")
-    errors = process.communicate(timeout=120)[1].strip().splitlines()
-    assert process.returncode == 2
+    finished = prepare(raw, tmp_path, "--executor", "ray", "--ray_address", "127.0.0.1:1").wait()
+    errors = finished.stderr.strip().splitlines()
+    assert finished.returncode == 2
     assert errors[-1].startswith("error: no Ray cluster at 127.0.0.1:1")
     assert errors[-1].endswith("ray start --head")
