@@ -36,18 +36,6 @@ def bash(*words, cwd=ROOT, **variables):
     )
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_variables_reach_the_configuration_and_flags_win_over_them(launcher):
-    result = bash(launcher, "--print_config", "--epochs", "7", ALPHA="0.3", FEATURE_DIM="64", SEED="5")
-    assert result.returncode == 0, result.stderr
-    config = json.loads(result.stdout)
-    assert config["train"]["epochs"] == 7
-    assert config["train"]["seed"] == 5
-    assert config["train"]["dataset"] == [launcher.removeprefix("run_").removesuffix(".sh")]
-    assert config["loss"]["auxiliary_weight"] == 0.3
-    assert config["model"]["feature_dim"] == 64
-
-
 @pytest.fixture
 def asked(tmp_path):
     """Function (launcher, *flags, **variables) -> configuration that train.py makes of the launcher's call.
@@ -71,11 +59,37 @@ def asked(tmp_path):
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_variables_reach_the_configuration_and_flags_win_over_them(asked, launcher):
+    config = asked(launcher, "--epochs", "7", ALPHA="0.3", FEATURE_DIM="64", SEED="5")
+    assert config["train"]["epochs"] == 7
+    assert config["train"]["seed"] == 5
+    assert config["train"]["dataset"] == [launcher.removeprefix("run_").removesuffix(".sh")]
+    assert config["loss"]["auxiliary_weight"] == 0.3
+    assert config["model"]["feature_dim"] == 64
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize(("model", "preset"), [(m, p) for m in sorted(MODELS) for p in MODELS[m].presets])
 def test_a_launcher_has_no_defaults_of_its_own(asked, launcher, model, preset):
     dataset = launcher.removeprefix("run_").removesuffix(".sh")
     flags = ["--model", model, "--preset", preset, "--dataset", dataset, "--run_dir", "/run"]
     assert asked(launcher, MODEL=model, PRESET=preset) == train.parse_args(flags).as_plain()
+
+
+def test_a_launcher_leaves_a_methods_own_values_to_its_presets(asked):
+    launcher = "run_fakeavceleb.sh"
+    config = asked(launcher, MODEL="mrdf", PRESET="released", EPOCHS="7", FOLDS="3")
+    assert config["train"]["learning_rate"] == 1e-3
+    assert config["train"]["epochs"] == 7
+    assert config["workers"]["batch_size"] == 64
+    assert (config["split"]["fold"], config["split"]["protocol"]) == ("3/5", "mrdf5")
+    assert config["model"]["encoder_layers"] == 0
+    result = bash(launcher, "--print_config", FOLDS="0-5")
+    assert result.returncode == 2
+    assert "FOLDS must be like 1-5" in result.stderr
+    result = bash(launcher, "--print_config", "--fold", "2/5", FOLDS="1")
+    assert result.returncode == 2
+    assert "either FOLDS or --fold" in result.stderr
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

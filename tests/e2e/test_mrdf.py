@@ -115,21 +115,6 @@ def bash(*words, **variables):
     )
 
 
-def test_the_launcher_leaves_a_methods_own_values_to_its_presets():
-    config = json.loads(ok(bash("--print_config", PRESET="released", EPOCHS="7", FOLDS="3")).stdout)
-    assert config["train"]["learning_rate"] == 1e-3
-    assert config["train"]["epochs"] == 7
-    assert config["workers"]["batch_size"] == 64
-    assert (config["split"]["fold"], config["split"]["protocol"]) == ("3/5", "mrdf5")
-    assert config["model"]["encoder_layers"] == 0
-    result = bash("--print_config", FOLDS="0-5")
-    assert result.returncode == 2
-    assert "FOLDS must be like 1-5" in result.stderr
-    result = bash("--print_config", "--fold", "2/5", FOLDS="1")
-    assert result.returncode == 2
-    assert "either FOLDS or --fold" in result.stderr
-
-
 @pytest.mark.slow
 def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_path):
     variables = {"DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path), "EPOCHS": "1", "DEVICE": "cpu"}
