@@ -45,8 +45,8 @@ def quiet_native_code() -> Iterator[None]:
 def import_mediapipe() -> Any:
     """The package mediapipe, imported late and without its log output.
 
-    What it offers besides graphs (`solutions`, `tasks`) is imported when it is asked for: with it come matplotlib
-    and sound devices, a second for each worker, where the graphs take a twentieth of that.
+    What it offers besides graphs (`solutions`, `tasks`) is imported when asked for: matplotlib and sound
+    devices come with it, a second for each worker, where the graphs take a twentieth of that.
     """
     require_packages(["mediapipe"], "preprocessing")
     os.environ.setdefault("GLOG_minloglevel", "3")
