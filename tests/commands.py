@@ -7,14 +7,19 @@ module as __main__.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from multiprocessing import forkserver
 from pathlib import Path
@@ -44,13 +49,6 @@ class StartedCommand:
     def __init__(self, arguments: list[str], processes: int) -> None:
         self.arguments = arguments
         self._folder = tempfile.TemporaryDirectory()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
-        before = dict(os.environ)
-        os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
-        forkserver.ensure_running()
-        os.environ.clear()
-        os.environ.update(before)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -60,8 +58,7 @@ class StartedCommand:
         for rank in range(processes):
             streams = [Path(self._folder.name) / f"{name}_{rank}" for name in ("stdout", "stderr")]
             environment = ONE_THREAD | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self.processes.append(context.Process(target=_run, args=(arguments, environment, *streams)))
-            self.processes[-1].start()
+            self.processes.append(_start(arguments, environment, *streams))
             self._streams.append(streams)
 
     def running(self) -> bool:
@@ -94,6 +91,80 @@ def start_command(*words: object, processes: int = 1) -> StartedCommand:
 def run_processes(count: int, *words: object) -> subprocess.CompletedProcess[str]:
     """`run_command` in several processes."""
     return start_command(*words, processes=count).wait()
+
+
+def run_launcher(
+    name: str, *words: str, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """`bash NAME WORDS` in `cwd`, with these `variables`; its trainings and tests are forks, too."""
+    callers = {"DATA_ROOT", "RUN_DIR", "VENV"}  # who runs the tests may have them
+    environment = {key: value for key, value in ONE_THREAD.items() if key not in callers}
+    python = _forking_python()
+    environment |= {"USE_ACTIVE_ENV": "1", "PATH": f"{python.parent}:{environment['PATH']}"}
+    environment["PYTHON_EXEC"] = str(python)  # what torchrun starts
+    options = {"cwd": cwd, "capture_output": True, "text": True, "env": environment | variables}
+    return subprocess.run(["bash", name, *words], check=False, **options)
+
+
+_CLIENT = """#!{python} -IS
+import json, os, socket, sys
+words = [word for word in sys.argv[1:] if word != "-u"]
+if words[:1] not in (["train.py"], ["test.py"]):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+server.sendall(json.dumps([words, dict(os.environ), os.getpid()]).encode() + b"\\n")
+sys.exit(int(server.makefile().readline()))
+"""
+
+
+@functools.cache
+def _forking_python() -> Path:
+    """A `python` that has this process fork train.py and test.py, and is Python for all else."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "socket"))
+    listener.listen()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rw") as file:
+            arguments, environment, pid = json.loads(file.readline())
+            process = _start(arguments, environment, *(Path(f"/proc/{pid}/fd/{n}") for n in (1, 2)))
+            process.join()
+            file.write(f"{process.exitcode % 256}\n")
+
+    def listen() -> None:
+        while True:
+            threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    _context()  # not first by two threads at once
+    threading.Thread(target=listen, daemon=True).start()
+    client = folder / "python"
+    client.write_text(_CLIENT.format(python=sys.executable, address=str(folder / "socket")))
+    client.chmod(0o755)
+    return client
+
+
+@functools.cache
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    before = dict(os.environ)
+    os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
+    forkserver.ensure_running()
+    os.environ.clear()
+    os.environ.update(before)
+    return context
+
+
+def _start(
+    arguments: list[str], environment: dict[str, str], stdout: Path, stderr: Path
+) -> multiprocessing.context.ForkServerProcess:
+    """A fork under way."""
+    process = _context().Process(target=_run, args=(arguments, environment, stdout, stderr))
+    process.start()
+    return process
 
 
 def _run(arguments: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:

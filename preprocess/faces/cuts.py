@@ -81,6 +81,8 @@ def luma_grid(picture: Picture) -> Grid:
     if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
+        if columns % (2 * SIDE) == 0:  # twice as fast again, and within a grey level of the same
+            luma = cv2.resize(luma, (columns // 2, SIDE), interpolation=cv2.INTER_AREA)
     cells = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     sums, squares = cv2.integral2(cells, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
     return Grid(cells, np.asarray(sums, np.float64), np.asarray(squares, np.float64))
@@ -104,6 +106,15 @@ def unlike(one: Grid, other: Grid, place: Place, common: Table | None = None) ->
     product = _sum(common_of(one, other) if common is None else common, place)
     covariance = max(0.0, product - sum_1 * sum_2 / num_cells)
     return math.sqrt(max(0.0, 1 - covariance**2 / (energy_1 * energy_2)))
+
+
+def may_be_cut(one: Grid, other: Grid, place: Place) -> bool:
+    """False where `unlike` is below CUT without a doubt, at a fifth of its cost.
+
+    What one picture leaves unexplained of the other is at most the square of their difference, and that of a
+    place at most that of the whole.
+    """
+    return cv2.norm(one.luma, other.luma, cv2.NORM_L2SQR) >= CUT**2 * _energy(other, place)[1]
 
 
 def _energy(grid: Grid, place: Place) -> tuple[float, float]:
@@ -134,9 +145,10 @@ def find_cuts(
         begun: list[tuple[Key, Place]] = []
         if len(past) >= LEAST_PICTURES:
             grid = shots[0][1]
-            common = common_of(past[-1], grid)
             asked = places(picture).items()
-            begun = [(key, place) for key, place in asked if _jumps(past, grid, place, common)]
+            changed = [(key, place) for key, place in asked if may_be_cut(past[-1], grid, place)]
+            common = common_of(past[-1], grid) if changed else None
+            begun = [(key, place) for key, place in changed if _jumps(past, grid, place, common)]
         if begun:
             shots += ((later, luma_grid(later)) for later in itertools.islice(source, flash))
             grids = [grid for _, grid in shots]
@@ -149,7 +161,7 @@ def find_cuts(
                 past.append(grid)
 
 
-def _jumps(past: Sequence[Grid], grid: Grid, place: Place, common: Table) -> bool:
+def _jumps(past: Sequence[Grid], grid: Grid, place: Place, common: Table | None) -> bool:
     """Whether a picture is another one than the last of those before it, which are alike."""
     last = past[-1]
     jump = unlike(last, grid, place, common)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import torch
 
 from loaders.batches.samplers import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
-from tests.commands import ONE_THREAD, run_command, run_processes
+from tests.commands import ONE_THREAD, run_command, run_launcher, run_processes
 from tests.e2e.test_training import TINY, command, ok
 from utils.checkpoint.files import load_checkpoint
 from utils.errors import UsageError
@@ -191,14 +190,12 @@ def test_perturbing_videos_is_refused_in_several_processes(run_dir, prepared_roo
 
 def test_the_launcher_starts_a_process_for_each_gpu(prepared_root, tmp_path):
     """From another folder, with a path of its own that has a blank."""
-    environment = ONE_THREAD | {
-        "USE_ACTIVE_ENV": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    variables = {
         "DATA_ROOT": str(prepared_root), "RUN_DIR": "my runs/run 1", "DEVICE": "cpu", "GPUS": "2",
         "BATCH_SIZE": "4", "EPOCHS": "1", "FEATURE_DIM": "16",
     }  # fmt: skip
     flags = [word for word in TINY if word not in {"--device", "cpu"}]
-    words = ["bash", str(ROOT / "run_fakeavceleb.sh"), *flags]
-    ok(subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment))
+    ok(run_launcher(str(ROOT / "run_fakeavceleb.sh"), *flags, cwd=tmp_path, **variables))
     run_dir = tmp_path / "my runs/run 1"
     assert "2 process(es)" in (run_dir / "train.log").read_text()
     assert (run_dir / "predictions.csv").is_file()

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,12 @@ from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from models import MODELS
 from models.beyond_masking.config import BeyondMaskingConfig
 from tests.clip_factory import make_clip, write_clip_folder
-from tests.commands import run_command
+from tests.commands import run_command, run_launcher
 from utils.checkpoint.files import save_checkpoint
 from utils.evaluation.scoring import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
-
-
-def bash(*words, cwd=ROOT, **variables):
-    callers = {"DATA_ROOT", "RUN_DIR", "VENV"}  # who runs the tests may have them
-    environment = {key: value for key, value in os.environ.items() if key not in callers}
-    environment |= {
-        "USE_ACTIVE_ENV": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    } | variables
-    return subprocess.run(
-        ["bash", *words], cwd=cwd, capture_output=True, text=True, check=False, env=environment
-    )
 
 
 @pytest.fixture
@@ -49,7 +36,9 @@ def asked(tmp_path):
 
     def ask(launcher, *flags, **variables):
         path = f"{fake.parent}:{os.environ['PATH']}"
-        result = bash(launcher, *flags, "--print_config", **{"PATH": path, "RUN_DIR": "/run"} | variables)
+        result = run_launcher(
+            launcher, *flags, "--print_config", **{"PATH": path, "RUN_DIR": "/run"} | variables
+        )
         assert result.returncode == 0, result.stderr
         name, *arguments = result.stdout.splitlines()
         assert name == "train.py"
@@ -84,10 +73,10 @@ def test_a_launcher_leaves_a_methods_own_values_to_its_presets(asked):
     assert config["workers"]["batch_size"] == 64
     assert (config["split"]["fold"], config["split"]["protocol"]) == ("3/5", "mrdf5")
     assert config["model"]["encoder_layers"] == 0
-    result = bash(launcher, "--print_config", FOLDS="0-5")
+    result = run_launcher(launcher, "--print_config", FOLDS="0-5")
     assert result.returncode == 2
     assert "FOLDS must be like 1-5" in result.stderr
-    result = bash(launcher, "--print_config", "--fold", "2/5", FOLDS="1")
+    result = run_launcher(launcher, "--print_config", "--fold", "2/5", FOLDS="1")
     assert result.returncode == 2
     assert "either FOLDS or --fold" in result.stderr
 
@@ -156,24 +145,16 @@ def test_the_demo_is_small_unless_a_variable_says_otherwise(asked, tmp_path):
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_without_data_a_launcher_says_what_to_do(launcher):
-    result = bash(launcher)
+    result = run_launcher(launcher)
     assert result.returncode == 2
     for words in ("DATA_ROOT is not set", "preprocess.prepare --dataset", "--demo"):
         assert words in result.stderr
 
 
 def test_paths_in_variables_are_the_callers(tmp_path):
-    variables = {"USE_ACTIVE_ENV": "1", "DATA_ROOT": "my dät'a", "RUN_DIR": "my run/ü 1"}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    words = ["bash", str(ROOT / "run_fakeavceleb.sh"), "--print_config"]
-    result = subprocess.run(
-        words,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | variables | {"PATH": path},
-    )
+    variables = {"DATA_ROOT": "my dät'a", "RUN_DIR": "my run/ü 1"}
+    launcher = str(ROOT / "run_fakeavceleb.sh")
+    result = run_launcher(launcher, "--print_config", cwd=tmp_path, **variables)
     config = json.loads(result.stdout)["train"]
     assert config["data_root"] == [str(tmp_path / "my dät'a")]
     assert config["run_dir"] == str(tmp_path / "my run/ü 1")
@@ -189,7 +170,7 @@ def test_a_launcher_is_called_from_another_folder_with_paths_that_hold_blanks(tm
     fake.chmod(0o755)
     variables = {"DATA_ROOT": "my data/prepared", "RUN_DIR": "my runs/run 1", "DEVICE": "cpu"}
     variables["PATH"] = f"{fake.parent}:{os.environ['PATH']}"
-    result = bash("my pröject/run_fakeavceleb.sh", "--some_flag", "a b", cwd=tmp_path, **variables)
+    result = run_launcher("my pröject/run_fakeavceleb.sh", "--some_flag", "a b", cwd=tmp_path, **variables)
     assert result.returncode == 0, result.stderr
     data, run_dir = f"fakeavceleb|--data_root|{tmp_path}/my data/prepared|", f"{tmp_path}/my runs/run 1"
     assert result.stdout.splitlines() == [
@@ -214,26 +195,26 @@ def test_scripts_for_bash_keep_their_line_ends_in_a_checkout_on_windows():
 
 @pytest.mark.parametrize("flag", ["--run_dir", "--data_root", "--device"])
 def test_what_the_launcher_also_tells_the_test_is_a_variable(flag):
-    result = bash(LAUNCHERS[0], flag, "x")
+    result = run_launcher(LAUNCHERS[0], flag, "x")
     assert result.returncode == 2
     assert "set DATA_ROOT, RUN_DIR or DEVICE" in result.stderr
 
 
 def test_an_unknown_flag_stops_the_launcher():
-    result = bash(LAUNCHERS[0], "--no_such_flag", DATA_ROOT="tests")
+    result = run_launcher(LAUNCHERS[0], "--no_such_flag", DATA_ROOT="tests")
     assert result.returncode == 2
     assert "unrecognized arguments: --no_such_flag" in result.stderr
 
 
 def test_a_failed_training_is_the_launchers_failure(tmp_path):
-    result = bash(LAUNCHERS[0], DATA_ROOT=str(tmp_path), RUN_DIR=str(tmp_path / "run"))
+    result = run_launcher(LAUNCHERS[0], DATA_ROOT=str(tmp_path), RUN_DIR=str(tmp_path / "run"))
     assert result.returncode == 1
     assert "neither meta_data.csv" in result.stderr
 
 
 def test_an_environment_without_the_requirements_is_named(tmp_path):
     """VENV points to an environment that pip cannot fill (no index): the launcher stops and says so."""
-    result = bash(
+    result = run_launcher(
         LAUNCHERS[0], "--print_config", VENV=str(tmp_path / "venv"), PIP_NO_INDEX="1", USE_ACTIVE_ENV=""
     )
     assert result.returncode == 1

@@ -2,19 +2,15 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import ONE_THREAD, ROOT, run_command, start_command
+from tests.commands import run_command, run_launcher, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from tests.unit.models.mrdf.test_detector import published_state
@@ -102,28 +98,16 @@ def test_a_raw_video_is_judged(run_dir, tmp_path):
     assert len(face.lag_curve["logit"]) == 3
 
 
-def bash(*words, **variables):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = ONE_THREAD | {"USE_ACTIVE_ENV": "1", "PATH": path, "MODEL": "mrdf"} | variables
-    return subprocess.run(
-        ["bash", "run_fakeavceleb.sh", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-
-
 @pytest.mark.slow
 def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_path):
-    variables = {"DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path), "EPOCHS": "1", "DEVICE": "cpu"}
+    variables = {"DATA_ROOT": str(prepared_root), "RUN_DIR": str(tmp_path), "EPOCHS": "1", "DEVICE": "cpu",
+                 "MODEL": "mrdf"}  # fmt: skip
     flags = [*SIZES, *RUN[:-6], *RUN[-4:]]
     fold_2 = ["--epochs", "1", "--protocol", "mrdf5", "--fold", "2/5", *flags]
     where = ["--data_root", prepared_root, "--device", "cpu"]
     ok(run_command("train.py", "--model", "mrdf", *where, "--run_dir", tmp_path / "fold_2", *fold_2))
     ok(run_command("test.py", "--checkpoint", tmp_path / "fold_2/best.pt", *where, "--report", "false"))
-    result = ok(bash(*flags, **variables, FOLDS="2-3"))
+    result = ok(run_launcher("run_fakeavceleb.sh", *flags, **variables, FOLDS="2-3"))
     assert "fold 2 is already done" in result.stderr
     assert "fold 3 -> " in result.stderr
     matrix = json.loads((tmp_path / "folds/matrix.json").read_text())
@@ -134,6 +118,6 @@ def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_pat
     assert "mean of 2 runs: auc " in result.stderr
     (tmp_path / "fold_1").mkdir()  # a fold that stopped, and whose run cannot be resumed
     (tmp_path / "fold_1/last.pt").touch()
-    result = bash(*flags, **variables, FOLDS="1-3")
+    result = run_launcher("run_fakeavceleb.sh", *flags, **variables, FOLDS="1-3")
     assert result.returncode == 2
     assert "fold_1/config.json: no such configuration" in result.stderr

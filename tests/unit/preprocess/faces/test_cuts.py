@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from preprocess.clip.crop import require_faces
-from preprocess.faces.cuts import WHOLE, find_cuts
+from preprocess.faces.cuts import CUT, WHOLE, Place, find_cuts, luma_grid, may_be_cut, unlike
 from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
 from tests.moving_face import moving_face
@@ -74,6 +75,35 @@ def test_a_cut_is_found_where_the_next_shot_begins_and_nowhere_else():
     assert (
         cuts_of(landscape(1, seed=2) + landscape(9) + landscape(2, seed=1)) == []
     )  # a stray picture at an end
+
+
+def test_what_is_passed_over_without_a_comparison_is_no_cut():
+    rng = np.random.default_rng(0)
+    first = cv2.GaussianBlur(rng.integers(0, 256, (320, 480, 3), np.uint8), (0, 0), 9)
+    first = cv2.normalize(first, None, 0, 255, cv2.NORM_MINMAX)
+    other = np.ascontiguousarray(first[::-1, ::-1])
+    place = Place.around(*PLACE, 60, 480, 320)
+    seen = set()
+    for share in np.linspace(0, 1, 41):
+        for gain in (0.3, 1.0):
+            second = cv2.addWeighted(first, gain * (1 - share), other, gain * share, 0)
+            one, two = (luma_grid(picture) for picture in pictures([first, second]))
+            for where in (place, WHOLE):
+                asked, found = may_be_cut(one, two, where), unlike(one, two, where) >= CUT
+                assert asked or not found
+                seen.add((asked, found))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (360, 480), (360, 470), (1918, 1082)])
+def test_a_grid_holds_the_mean_luma_of_the_pictures_cells(size):
+    rows, columns = (np.linspace(30, 200, length) for length in size)
+    luma = (rows[:, None] / 2 + columns / 2).astype(np.uint8)
+    chroma = np.full((size[0] // 2, size[1]), 128, np.uint8)
+    frame = av.VideoFrame.from_ndarray(np.concatenate([luma, chroma]), format="yuv420p")
+    whole = luma[: size[0] // 80 * 80, : size[1] // 40 * 40]  # what is divided into cells
+    expected = cv2.resize(whole, (40, 40), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(luma_grid(Picture(frame, PictureConverter())).luma - expected).max() <= 2
 
 
 def test_a_pan_a_zoom_a_fade_and_a_dissolve_are_no_cuts():
