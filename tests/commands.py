@@ -57,7 +57,11 @@ class StartedCommand:
         self.processes, self._streams = [], []
         for rank in range(processes):
             streams = [Path(self._folder.name) / f"{name}_{rank}" for name in ("stdout", "stderr")]
-            environment = ONE_THREAD | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = (
+                {**os.environ, "OMP_NUM_THREADS": "1"}
+                | together
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            )
             self.processes.append(_start(arguments, environment, *streams))
             self._streams.append(streams)
 

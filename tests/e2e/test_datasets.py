@@ -33,7 +33,7 @@ def test_every_data_set_has_a_tree_a_loader_and_a_source():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_raw_prepare_train_test(name, tmp_path):
-    tree = TREES[name](tmp_path / "raw", Media(seed=1))
+    tree = TREES[name](tmp_path / "raw", Media(seed=1, duration_s=0.44))
     prepared = tmp_path / "prepared"
     command = ["-m", "preprocess.prepare", "--dataset", name, "--source", tree.source, "--output", prepared]
     # in so short a video a face that is found some frames late is missing in much of it

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 import unicodedata
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +15,7 @@ import soundfile
 
 from preprocess.clip.make import ClipConfig, prepare_clip
 from tests.clip_factory import write_metadata
+from tests.commands import run_command
 from tests.kill import tree
 from tests.moving_face import clicks, moving_face, turn_by_metadata, write_video
 from utils.clip.files import read_clip_info
@@ -27,16 +26,10 @@ from utils.media.video import iterate_frames
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(name: str, *flags: object) -> subprocess.Popen:
-    arguments = [sys.executable, "-m", f"preprocess.{name}", *map(str, flags)]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def run(name: str, *flags: object) -> tuple[int, str]:
     """(exit status, stderr) of a command."""
-    process = command(name, *flags)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    result = run_command("-m", f"preprocess.{name}", *flags)
+    return result.returncode, result.stderr
 
 
 def talking(path: Path, num_frames: int = 20, **options) -> Path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -25,6 +23,7 @@ from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.stores import UrlStore, open_store
 from preprocess.work.workers import run_job
+from tests.commands import run_command
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError, UsageError
 
@@ -86,14 +85,7 @@ def raw(tmp_path_factory) -> Path:
 
 def run(*flags: object) -> tuple[int, str]:
     """(exit status, last line of stderr) of preprocess.prepare."""
-    result = subprocess.run(
-        [sys.executable, "-m", "preprocess.prepare", *map(str, flags), "--num_workers", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    result = run_command("-m", "preprocess.prepare", *flags, "--num_workers", "1")
     assert "well-kept-secret" not in result.stdout + result.stderr
     return result.returncode, result.stderr.strip().splitlines()[-1]
 

@@ -1,8 +1,5 @@
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +7,7 @@ import pytest
 import soundfile
 
 from preprocess.ffpp_audio import FfppAudioConfig, make_sounds
+from tests.commands import run_command
 from tests.trees.media import Media
 from utils.errors import DatasetError, UsageError
 
@@ -196,14 +194,7 @@ def test_prepare_gives_a_fake_its_targets_sound(tmp_path):
     media.video(fake.with_name("054_071.mp4"), 1, fake_video=True, silent=True)  # its target has no sound
 
     def run(*command):
-        return subprocess.run(
-            [sys.executable, "-m", *map(str, command)],
-            check=False,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        return run_command("-m", *command)
 
     made = run("preprocess.ffpp_audio", "--source", raw)
     assert made.returncode == 0, made.stderr

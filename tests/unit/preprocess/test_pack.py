@@ -6,8 +6,6 @@ import dataclasses
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +48,7 @@ def prepared(tmp_path_factory):
 
 
 def pack_command(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "preprocess.pack", *map(str, flags)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("-m", "preprocess.pack", *flags)
 
 
 @pytest.fixture(scope="module", params=["video", "rgb", "equalized", "remote"])

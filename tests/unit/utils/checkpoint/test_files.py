@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from models import MODELS
 from models.restore import restore_model
-from tests.commands import ROOT
+from tests.commands import ROOT, run_command
 from utils.checkpoint.export import write_export
 from utils.checkpoint.files import (
     content_checksum,
@@ -183,8 +183,7 @@ def test_an_export_holds_the_same_model_and_says_what_it_is(tmp_path):
     state = {**STATE, "config": config, "model": model.state_dict(), "epoch": 4, "val": validation}
     save_checkpoint(tmp_path / "best.pt", state)
     target = tmp_path / "out" / "model.safetensors"
-    words = [sys.executable, "-m", "utils.checkpoint", "export", tmp_path / "best.pt", target]
-    result = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True)
+    result = run_command("-m", "utils.checkpoint", "export", tmp_path / "best.pt", target)
     assert result.returncode == 0, result.stderr
     card = (tmp_path / "out" / "model.md").read_text()
     assert "5 real, 7 fake" in card
