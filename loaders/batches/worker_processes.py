@@ -9,6 +9,7 @@ noticed all the same, but the error names the clips of all workers, and may come
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import weakref
@@ -47,7 +48,7 @@ def next_item(
         if uses_plain_torch():
             with stoppable():
                 return next(iterator, None)
-        _watched.add(iterator)
+        _watch(iterator)
         with stoppable(), worker_deaths.are_raised():
             return next(iterator, None)
     except StopWaiting:
@@ -166,4 +167,14 @@ def _kill_workers_left() -> None:
         _kill_workers(iterator)
 
 
-Finalize(None, _kill_workers_left, exitpriority=10)
+_registered_in = 0  # the process that has the finalizer: a fork of it begins without
+
+
+def _watch(iterator: Any) -> None:
+    """Kill this iterator's workers when Python ends."""
+    global _registered_in
+    if _registered_in != os.getpid():
+        _watched.clear()  # they are its parent's
+        Finalize(None, _kill_workers_left, exitpriority=10)
+        _registered_in = os.getpid()
+    _watched.add(iterator)

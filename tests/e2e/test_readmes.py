@@ -11,8 +11,7 @@ import pytest
 
 from loaders import DATASETS
 from models import MODELS
-from tests.commands import run_command
-from tests.e2e.test_launchers import bash
+from tests.commands import run_command, run_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("loaders", "losses", "models", "preprocess", "tests", "utils")
@@ -231,5 +230,5 @@ def test_the_ablation_rows_are_configurations(flags):
 
 
 def test_an_ablation_row_passes_the_launcher():
-    result = bash("run_fakeavceleb.sh", *ablation_rows()[0].split(), "--print_config")
+    result = run_launcher("run_fakeavceleb.sh", *ablation_rows()[0].split(), "--print_config")
     assert result.returncode == 0, result.stderr

@@ -223,7 +223,7 @@ def test_a_script_without_a_guard_may_judge(tmp_path):
 
 
 def test_memory_that_is_short_ends_a_real_video_with_a_reason(tmp_path):
-    """8K, which is allowed, takes 50 MB a frame and again 100 as RGB, besides some 120 MB of libraries."""
+    """8K, which is allowed, takes 50 MB a frame and again 100 as RGB, besides some 60 MB of libraries."""
     video = write_small(
         tmp_path / "8k.avi",
         codec="mjpeg",
@@ -234,7 +234,7 @@ def test_memory_that_is_short_ends_a_real_video_with_a_reason(tmp_path):
     )
     with pytest.raises(ClipError) as caught:
         call_limited(
-            track_video, video, tmp_path / "work", source=video, limits=LimitConfig(max_memory_gb=0.15)
+            track_video, video, tmp_path / "work", source=video, limits=LimitConfig(max_memory_gb=0.12)
         )
     assert "memory" in caught.value.reason
 
