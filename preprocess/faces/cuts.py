@@ -82,7 +82,7 @@ def luma_grid(picture: Picture) -> Grid:
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
         if columns % (2 * SIDE) == 0:  # twice as fast again, and within a grey level of the same
-            luma = cv2.resize(luma, (columns // 2, SIDE), interpolation=cv2.INTER_AREA)
+            luma = np.asarray(cv2.resize(luma, (columns // 2, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     cells = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     sums, squares = cv2.integral2(cells, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
     return Grid(cells, np.asarray(sums, np.float64), np.asarray(squares, np.float64))
