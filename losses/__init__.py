@@ -6,9 +6,11 @@ Each class has `config_type`, the dataclass of its flags, and is built from one:
 from typing import Any
 
 from losses.beyond_masking import BeyondMaskingLoss
+from losses.exposing_deception import ExposingLoss
 from losses.mrdf import MrdfLoss
 
 LOSSES: dict[str, Any] = {  # classes, described above
     "beyond_masking": BeyondMaskingLoss,
+    "exposing_deception": ExposingLoss,
     "mrdf": MrdfLoss,
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from models.beyond_masking import BeyondMaskingDetector
+from models.exposing_deception import ExposingDetector
 from models.method import Method
 from models.mrdf import MrdfDetector
 
 MODELS: dict[str, type[Method]] = {
     "beyond_masking": BeyondMaskingDetector,
+    "exposing_deception": ExposingDetector,
     "mrdf": MrdfDetector,
 }

@@ -49,7 +49,7 @@ def test_one_parameter_group_by_default_and_vectors_without_decay_on_request():
 
 def test_the_readme_says_what_each_preset_decays():
     text = (Path(__file__).resolve().parents[3] / "models" / "README.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `(\w+)` (\w+) \| (adamw?) \| ([\d.]+) \| (.*?) \|$", text, re.MULTILINE)
+    told = re.findall(r"^\| `(\w+)` (\w+) \| (adamw?) \| ([\d.e-]+) \| (.*?) \|$", text, re.MULTILINE)
     rows = []
     for model in sorted(MODELS):
         for preset in MODELS[model].presets:

@@ -1,0 +1,95 @@
+"""Exposing the Deception from prepared clips to a verdict: a method that only sees, frame by frame."""
+
+import csv
+import signal
+import time
+
+import pytest
+import torch
+
+from models import load_detector
+from models.judging.detector import JudgeConfig
+from tests.commands import run_command, run_processes, start_command
+from tests.kill import differences
+from tests.moving_face import clicks, moving_face, write_video
+from tests.parity.exposing_deception import released_name
+from utils.checkpoint.files import load_checkpoint
+
+FLAGS = (
+    "--model exposing_deception --preset demo --image_size 32 --fusion_dims 16 8 --windows_per_clip 2 "
+    "--batch_size 4 --num_workers 1 --val_fraction 0.25 --test_fraction 0.25 --epochs 2 --device cpu "
+    "--domain_clips 0 --precision fp32 --save_every_steps 2"
+).split()
+
+
+def ok(result):
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def train(root, run_dir, *more):
+    return ["train.py", "--data_root", root, "--run_dir", run_dir, *FLAGS, *more]
+
+
+def scores(folder):
+    return {row["clip_id"]: row["logit"] for row in csv.DictReader((folder / "predictions.csv").open())}
+
+
+@pytest.fixture(scope="module")
+def run_dir(prepared_root, tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("exposing") / "run"
+    ok(run_command(*train(prepared_root, folder)))
+    return folder
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(prepared_root, run_dir, tmp_path):
+    process = start_command(*train(prepared_root, tmp_path / "run"))
+    while not (tmp_path / "run/last.pt").exists():
+        assert process.running()
+        time.sleep(0.002)
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["epoch"] < 2
+    ok(run_command(*train(prepared_root, tmp_path / "run", "--resume")))
+    assert not differences(tmp_path / "run", run_dir)
+
+
+def test_learnt_weights_of_the_terms_are_saved_and_logged(run_dir):
+    spreads = load_checkpoint(run_dir / "last.pt")["criterion"]["spreads"]
+    assert len(spreads) == 3
+    assert (spreads != 1).all()
+    header = (run_dir / "metrics.csv").read_text().splitlines()[0]
+    for name in ("ce", "gil", "lil", "weight_ce", "weight_gil", "weight_lil"):
+        assert f"train_{name}" in header
+
+
+def test_two_processes_train_and_test(prepared_root, tmp_path):
+    ok(run_processes(2, *train(prepared_root, tmp_path / "two")))
+    metrics = (tmp_path / "two/metrics.csv").read_text().splitlines()
+    assert len(metrics) == 3
+
+
+def test_a_run_and_a_published_file_of_its_weights_give_the_same_scores(prepared_root, run_dir, tmp_path):
+    where = ("--data_root", prepared_root, "--num_workers", "0", "--device", "cpu", "--precision", "fp32")
+    where += ("--report", "false")
+    ok(run_command("test.py", "--checkpoint", run_dir / "best.pt", *where, "--output_dir", tmp_path / "own"))
+    weights = load_checkpoint(run_dir / "best.pt")["model"]
+    state = {f"module.{released_name(key, 2)}": value for key, value in weights.items()}
+    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "model_best.pth")
+    flags = ("--image_size", "32", "--window_s", "0.04", "--windows_per_clip", "2", "--batch_size", "4")
+    flags += ("--split_file", run_dir / "splits/fakeavceleb.csv")
+    published = ("--model", "exposing_deception", "--checkpoint", tmp_path / "model_best.pth")
+    ok(run_command("test.py", *published, *flags, *where, "--output_dir", tmp_path / "published"))
+    assert scores(tmp_path / "published") == scores(tmp_path / "own")
+
+
+def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path):
+    detector, verdicts = load_detector(run_dir / "best.pt", device="cpu"), []
+    for name, waveform in (("silent", None), ("sounding", clicks(1.2, (0.3, 0.8)))):
+        video = write_video(tmp_path / f"{name}.mp4", moving_face(30), waveform=waveform)
+        verdicts.append(detector.judge(video, JudgeConfig(lag_frames=1)))
+    (silent,), (sounding,) = (verdict.faces for verdict in verdicts)
+    assert (silent.verdict, silent.prob) == (sounding.verdict, sounding.prob)
+    assert 0 < silent.prob < 1
+    assert silent.audio_prob is None
