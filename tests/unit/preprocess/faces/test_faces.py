@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import cv2
@@ -14,6 +16,7 @@ from preprocess.faces.mesh import new_face_mesh
 from preprocess.faces.solutions import SolutionDetection, SolutionMesh, import_mediapipe
 from preprocess.faces.track import CropConfig, pose_of
 from preprocess.faces.tracker import FaceTracker
+from tests.commands import ROOT
 from tests.moving_face import moving_face, portrait
 from utils.clip.frames import read_frames
 from utils.media.picture import Picture, PictureConverter
@@ -94,6 +97,25 @@ def test_fast_detections_are_those_of_mediapipes_own_solution():
     assert face.score == plain(frame)[0].score[0]
     assert face.size == pytest.approx(384 * max(box.width, box.height))
     assert face.x == pytest.approx(384 * (box.xmin + box.width / 2))
+
+
+WHOLE_PACKAGE = """
+import sys
+from preprocess.faces.solutions import import_mediapipe
+import_mediapipe()
+assert "matplotlib" not in sys.modules
+import mediapipe
+from mediapipe import solutions
+assert solutions is mediapipe.solutions
+assert mediapipe.solutions.face_mesh.FaceMesh and mediapipe.tasks.vision.FaceLandmarker
+assert mediapipe.__version__ and not hasattr(mediapipe, "nothing")
+"""
+
+
+def test_mediapipe_is_imported_without_matplotlib_and_is_whole_for_others():
+    words = [sys.executable, "-c", WHOLE_PACKAGE]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_one_variable_of_the_environment_chooses_mediapipes_own_solutions(tmp_path, monkeypatch):
