@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.exposing_deception import ExposingOutput
+from models.exposing_deception import ExposingOutput, frame_labels
 from utils.config import opt, require_above
 from utils.types import ClipBatch
 
@@ -114,8 +114,7 @@ class ExposingLoss(nn.Module):
     def forward(self, output: ExposingOutput, batch: ClipBatch) -> dict[str, Tensor]:
         with torch.autocast(output.logits.device.type, enabled=False):
             shown = ~batch.video_padding_mask
-            own = torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
-            labels = own[:, None].expand_as(shown)[shown]
+            labels = frame_labels(batch)[shown]
             fused, everything, left_out = (
                 scores[shown] if scores.dtype == torch.float64 else scores[shown].float()
                 for scores in (output.fused_scores, output.all_scores, output.left_out_scores)

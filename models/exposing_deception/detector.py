@@ -88,14 +88,13 @@ class ExposingDetector(nn.Module, Method):
         shown = ~batch.video_padding_mask  # (B, T)
         frames = batch.video.transpose(1, 2)[shown]  # (N, 3, H, W) uint8
         pictures = self.pictures(frames)
-        labels = torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
         mixed: dict[str, Tensor] = {}
         if self.training and self.config.mixup:
             alpha = torch.tensor(self.config.mixup_alpha)
             share = torch.distributions.Beta(alpha, alpha).sample().to(pictures)
             order = torch.randperm(len(pictures), device=pictures.device)
             pictures = share * pictures + (1 - share) * pictures[order]
-            own = labels[:, None].expand_as(shown)
+            own = frame_labels(batch)
             mixed["mixed_labels"] = torch.zeros_like(own).masked_scatter(shown, own[shown][order])
             mixed["mixed_share"] = share.float().expand_as(own)
         parts = self.forward_pictures(pictures)
@@ -145,6 +144,12 @@ class ExposingDetector(nn.Module, Method):
         """
         used = {key: value for key, value in state.items() if not UNUSED.match(key)}
         load_renamed(self, used, released_prefixes(self.config.num_libs))
+
+
+def frame_labels(batch: ClipBatch) -> Tensor:
+    """(B, T) labels of the frames: of the clip's picture, and of the clip where that is unknown."""
+    labels = torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
+    return labels[:, None].expand_as(batch.video_padding_mask)
 
 
 def released_prefixes(num_libs: int) -> dict[str, str]:
