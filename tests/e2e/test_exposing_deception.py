@@ -64,7 +64,7 @@ def test_learnt_weights_of_the_terms_are_saved_and_logged(run_dir):
         assert f"train_{name}" in header
 
 
-def test_two_processes_train_and_test(prepared_root, tmp_path):
+def test_two_processes_train(prepared_root, tmp_path):
     ok(run_processes(2, *train(prepared_root, tmp_path / "two")))
     metrics = (tmp_path / "two/metrics.csv").read_text().splitlines()
     assert len(metrics) == 3
