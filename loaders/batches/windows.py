@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from loaders.batches.labels import clip_labels, window_labels
+from loaders.batches.places import RELEASED_FRAMES, evaluation_starts, last_start_frame, window_frames
 from loaders.batches.silence import clip_leading_silence_s
 from loaders.batches.transforms import jitter_color, normalize_landmarks
 from utils.clip.features import FEATURES, read_features
@@ -33,8 +34,6 @@ from utils.clip.sound import SoundReader, open_sound
 from utils.config import opt
 from utils.errors import ClipError, UsageError
 from utils.types import INPUTS, Clip
-
-RELEASED_FRAMES = 60  # the published code's clip length
 
 
 @dataclass(frozen=True)
@@ -337,17 +336,6 @@ def _header(clip: Clip, crop: Crop, landmarks: npt.NDArray[Any] | None) -> Heade
     return crop.fps, len(landmarks)
 
 
-def window_frames(start: int, num_frames: int, fps: Fraction, config: DataConfig) -> npt.NDArray[np.int64]:
-    """Numbers of the clip's frames that a window from frame `start` on shows, at most `window_frames`."""
-    if config.window == "released":
-        return np.minimum(start + np.arange(RELEASED_FRAMES), num_frames - 1)
-    # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of a
-    # frame
-    num_steps = min(config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6))
-    steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
-    return np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
-
-
 def _read_sound(sound: SoundReader, start_s: float, duration_s: float) -> npt.NDArray[np.float32]:
     """A slice of a clip's sound, with silence before its beginning."""
     missing_s = min(max(0.0, -start_s), duration_s)
@@ -355,17 +343,3 @@ def _read_sound(sound: SoundReader, start_s: float, duration_s: float) -> npt.ND
     if not missing_s:
         return waveform
     return np.concatenate([np.zeros(round(missing_s * SAMPLE_RATE_HZ), np.float32), waveform])
-
-
-def last_start_frame(num_frames: int, fps: Fraction, window_s: float) -> int:
-    """The last frame at which a full window can start; 0 for clips that are shorter."""
-    return max(0, num_frames - math.ceil(window_s * float(fps) - 1e-6))
-
-
-def evaluation_starts(last_start: int, windows: int) -> list[int]:
-    """At most `windows` different start frames, evenly spread over 0..last_start; a single one lies in the
-    middle.
-    """
-    if windows == 1:
-        return [last_start // 2]
-    return sorted({round(place) for place in np.linspace(0, last_start, windows)})

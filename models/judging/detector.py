@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from loaders.batches.collate import Collate
 from loaders.batches.domain import describe
-from loaders.batches.windows import RELEASED_FRAMES, ClipDataset, ClipWindow, DataConfig, WindowStart
+from loaders.batches.places import RELEASED_FRAMES
+from loaders.batches.windows import ClipDataset, ClipWindow, DataConfig, WindowStart
 from models.judging.evidence import lag_curve, region_map, saturated_probes
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
 from models.method import Method, check_config, needs_of

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart, window_frames
+from loaders.batches.places import window_frames
+from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from utils.clip.face_regions import FACE_OVAL, LEFT_BROW, LEFT_EYE, LIPS, NOSE, RIGHT_BROW, RIGHT_EYE
 from utils.clip.files import CROP_SIZE, open_landmarks
 

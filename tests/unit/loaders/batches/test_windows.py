@@ -9,15 +9,10 @@ import torch
 from loaders.batches.collate import Collate
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
 from loaders.batches.labels import window_labels
+from loaders.batches.places import evaluation_starts, last_start_frame
 from loaders.batches.samplers import TrainingSampler
 from loaders.batches.transforms import normalize_face_box
-from loaders.batches.windows import (
-    ClipDataset,
-    DataConfig,
-    WindowStart,
-    evaluation_starts,
-    last_start_frame,
-)
+from loaders.batches.windows import ClipDataset, DataConfig, WindowStart
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip import frames as crop_video
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME

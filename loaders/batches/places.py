@@ -1,0 +1,40 @@
+"""Where windows lie in a clip: numbers of frames."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from loaders.batches.windows import DataConfig
+
+RELEASED_FRAMES = 60  # the published code's clip length
+
+
+def window_frames(start: int, num_frames: int, fps: Fraction, config: DataConfig) -> npt.NDArray[np.int64]:
+    """Numbers of the clip's frames that a window from frame `start` on shows, at most `window_frames`."""
+    if config.window == "released":
+        return np.minimum(start + np.arange(RELEASED_FRAMES), num_frames - 1)
+    # the epsilon keeps a frame whose middle falls on a boundary by rounding; first + 0.5 is the middle of a
+    # frame
+    num_steps = min(config.window_frames, math.floor((num_frames - start) / fps * config.video_fps + 1e-6))
+    steps = (np.arange(num_steps) + 0.5) / config.video_fps * float(fps)
+    return np.minimum(start + np.floor(steps + 1e-6).astype(np.int64), num_frames - 1)
+
+
+def last_start_frame(num_frames: int, fps: Fraction, window_s: float) -> int:
+    """The last frame at which a full window can start; 0 for clips that are shorter."""
+    return max(0, num_frames - math.ceil(window_s * float(fps) - 1e-6))
+
+
+def evaluation_starts(last_start: int, windows: int) -> list[int]:
+    """At most `windows` different start frames, evenly spread over 0..last_start; a single one lies in the
+    middle.
+    """
+    if windows == 1:
+        return [last_start // 2]
+    return sorted({round(place) for place in np.linspace(0, last_start, windows)})
