@@ -27,9 +27,9 @@ import torch
 from torch import nn
 
 from loaders import DATASETS
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
 from loaders.batches.domain import describe_training
-from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
 from loaders.splits.drawing import SplitConfig
@@ -53,7 +53,7 @@ from utils.run.loop_config import LoopConfig
 from utils.run.resume import Best, StopRequest, TrainingState, require_no_run, saved_state, stop_request
 from utils.run.seed import seed_everything
 from utils.run.session import Run
-from utils.run.training import TrainingStep, compile_model, make_optimizer, parallel
+from utils.run.training import TrainingStep, compile_model, loss_groups, make_optimizer, parallel
 from utils.types import Clip
 
 log = logging.getLogger("train")
@@ -209,7 +209,7 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> Trai
     assert isinstance(model, nn.Module)  # every method is one
     model.to(device)
     criterion: nn.Module = LOSSES[train.model](config.loss).to(device)
-    groups = [*model.parameter_groups(), {"params": [p for p in criterion.parameters() if p.requires_grad]}]
+    groups = [*model.parameter_groups(), *loss_groups(criterion)]
     groups = groups if loop.decay_vectors else without_decay_of_vectors(groups)
     num_all = sum(p.numel() for p in model.parameters())
     num_trained = sum(p.numel() for group in groups for p in group["params"])
@@ -237,6 +237,7 @@ def make_loaders(
         data,
         workers,
         balance=loop.balance,
+        repeat_reals=loop.repeat_reals,
         seed=loop.seed,
         dataset_weights=weights,
         accumulate_steps=loop.accumulate_steps,

@@ -1,6 +1,7 @@
 """The menu of objectives, with the keys of MODELS: name -> nn.Module, called (output, batch) -> terms.
 
-Each class has `config_type`, the dataclass of its flags, and is built from one: Loss(config).
+Each class has `config_type`, the dataclass of its flags, and is built from one: Loss(config). A loss with
+parameters may have `parameter_groups()`, as methods have (models/method.py).
 """
 
 from typing import Any

@@ -12,13 +12,14 @@ paper calls LIL is the sum of I(z_k; y | the other blocks) = E KL(P(y | all) || 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.exposing_deception import ExposingOutput, frame_labels
-from utils.config import opt, require_above
+from models.exposing_deception import ExposingOutput
+from utils.config import opt, require_above, require_at_least
 from utils.types import ClipBatch
 
 TERMS = ("ce", "gil", "lil")
@@ -56,11 +57,15 @@ class ExposingLossConfig:
         "auto: weights are learnt; hyper: --scales; sum: all 1",
         choices=("auto", "hyper", "sum"),
     )
+    balance_learning_rate: float = opt(
+        0.0, "learning rate of the weights of auto; 0 = --learning_rate; the published code: always 0.001"
+    )
     scales: tuple[float, ...] = opt((1.0, 2.0, 10.0), "weights of ce, gil and lil with hyper")
     scales_shift: bool = opt(False, "without gil_loss, lil has the second scale (published code)")
 
     def __post_init__(self) -> None:
         require_above(self, 0, "temperature")
+        require_at_least(self, 0, "balance_learning_rate")
         if len(self.scales) != len(TERMS):
             raise ValueError(f"scales needs {len(TERMS)} weights (ce, gil, lil), got {self.scales}")
 
@@ -70,6 +75,8 @@ class ExposingLossConfig:
         if self.balance_loss_method != "hyper":
             reason = f"balance_loss_method is {self.balance_loss_method}"
             unused |= dict.fromkeys(("scales", "scales_shift"), reason)
+        if self.balance_loss_method != "auto":
+            unused["balance_learning_rate"] = f"balance_loss_method is {self.balance_loss_method}"
         if self.mi_calculator == "kl":
             unused["sinkhorn_input"] = "mi_calculator is kl"
         else:
@@ -111,10 +118,15 @@ class ExposingLoss(nn.Module):
         if config.balance_loss_method == "auto":
             self.spreads = nn.Parameter(torch.ones(len(self.terms)))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The weights of the terms, if they are learnt."""
+        rate = self.config.balance_learning_rate
+        return [{"params": list(self.parameters()), **({"lr": rate} if rate else {})}]
+
     def forward(self, output: ExposingOutput, batch: ClipBatch) -> dict[str, Tensor]:
         with torch.autocast(output.logits.device.type, enabled=False):
             shown = ~batch.video_padding_mask
-            labels = frame_labels(batch)[shown]
+            labels = batch.frame_labels[shown]
             fused, everything, left_out = (
                 scores[shown] if scores.dtype == torch.float64 else scores[shown].float()
                 for scores in (output.fused_scores, output.all_scores, output.left_out_scores)

@@ -20,7 +20,8 @@ class TrainingSampler(Sampler[tuple[int, tuple[int, int]]]):
     `repetition` counts how often the clip came before in this epoch: a clip that is drawn several times to
     balance the classes shows another window each time. An epoch has as many draws as there are clips, divided
     among the classes by `weights` (class -> share, equal by default). Each class is shuffled again and again,
-    so that its clips are seen equally often; with one class every clip comes once. Clips whose indices are in
+    so that its clips are seen equally often; with one class every clip comes once. With `repeats` (class ->
+    times) each clip of a class comes so often, and an epoch is as long as that. Clips whose indices are in
     `left_out()` are not drawn; others of their class come more often instead.
     """
 
@@ -30,20 +31,24 @@ class TrainingSampler(Sampler[tuple[int, tuple[int, int]]]):
         *,
         seed: int,
         weights: Mapping[object, float] | None = None,
+        repeats: Mapping[object, int] | None = None,
         left_out: Callable[[], Collection[int]] = tuple,
     ) -> None:
-        self.num_clips, self.seed, self.epoch, self.left_out = len(classes), seed, 0, left_out
+        self.seed, self.epoch, self.left_out = seed, 0, left_out
         groups: dict[object, list[int]] = defaultdict(list)
         for index, name in enumerate(classes):
             groups[name].append(index)
         keys = sorted(groups, key=str)
         self.groups = [np.array(groups[key]) for key in keys]
-        shares = np.array([1.0 if weights is None else weights[key] for key in keys])
-        ends = np.concatenate([[0.0], shares.cumsum() / shares.sum()]) * self.num_clips
-        self.quotas = np.diff(ends.round().astype(int)).tolist()
+        if repeats is not None:
+            self.quotas = [repeats[key] * len(groups[key]) for key in keys]
+        else:
+            shares = np.array([1.0 if weights is None else weights[key] for key in keys])
+            ends = np.concatenate([[0.0], shares.cumsum() / shares.sum()]) * len(classes)
+            self.quotas = np.diff(ends.round().astype(int)).tolist()
 
     def __len__(self) -> int:
-        return self.num_clips
+        return sum(self.quotas)
 
     def __iter__(self) -> Iterator[tuple[int, tuple[int, int]]]:
         rng = np.random.default_rng((self.seed, self.epoch))

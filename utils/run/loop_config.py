@@ -21,7 +21,12 @@ class LoopConfig:
         "weight decay also on norms and biases, as in the published code of the methods; false = only on "
         "weights of two dimensions and more, as transformers are often trained",
     )
-    schedule: str = opt("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    schedule: str = opt(
+        "cosine",
+        "learning rate after the warm-up; waves: to 0 in 150 steps and up again, from the peak and with a "
+        "new optimiser in every epoch (published code of exposing_deception)",
+        choices=("cosine", "constant", "waves"),
+    )
     warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
     max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
     precision: str = precision_flag()
@@ -29,6 +34,9 @@ class LoopConfig:
         "label",
         "draw equally many training clips of each class: real and fake, or the data set's categories",
         choices=("none", "label", "category"),
+    )
+    repeat_reals: int = opt(
+        1, "times that every real clip comes in an epoch, with --balance none; published code: 4 for FF++"
     )
     select_by: str = opt(
         "val_auc", "metric that decides which epoch is the best", choices=("val_auc", "val_loss")
@@ -52,11 +60,16 @@ class LoopConfig:
     device: str = device_flag()
 
     def __post_init__(self) -> None:
-        require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr")
+        require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr", "repeat_reals")
         require_at_least(self, 0, "seed", "warmup_epochs", "max_grad_norm", "patience", "weight_decay")
         if self.decision_fpr >= 0.5:
             raise ValueError(f"decision_fpr must be < 0.5, got {self.decision_fpr}")
 
     def unused(self) -> dict[str, str]:
         """Field -> why it has no effect in this configuration: giving such a flag is an error."""
-        return {} if self.weight_decay else {"decay_vectors": "weight_decay is 0"}
+        unused = {} if self.weight_decay else {"decay_vectors": "weight_decay is 0"}
+        if self.balance != "none":
+            unused["repeat_reals"] = f"balance is {self.balance}"
+        if self.schedule == "waves":
+            unused["warmup_epochs"] = "schedule is waves"
+        return unused

@@ -80,6 +80,8 @@ class Run:
                 return
             if self.progress.step == 0:
                 seed_everything(self.config.seed, self.progress.epoch + 1, distributed.rank())
+                if self.config.schedule == "waves":
+                    self.state.optimizer.state.clear()
             self.loader.batch_sampler.sampler.epoch = self.bad_clips.epoch = self.progress.epoch
             yield self.progress.epoch
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from utils.run.loop_config import LoopConfig
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
+HALF_WAVE_STEPS = 150  # of the learning rate in the published code of Exposing the Deception
 
 
 class NotFiniteError(FrameworkError):
@@ -82,11 +83,17 @@ def shares_gradients(step: nn.Module, *, now: bool) -> contextlib.AbstractContex
     return context
 
 
+def loss_groups(criterion: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups of an objective: its own `parameter_groups()`, or one of all its parameters."""
+    own: Callable[[], list[dict[str, Any]]] | None = getattr(criterion, "parameter_groups", None)
+    return own() if own else [{"params": [p for p in criterion.parameters() if p.requires_grad]}]
+
+
 def make_optimizer(
     config: LoopConfig, groups: list[dict[str, Any]], steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time:
-    linear warm-up, then "constant" or a "cosine" down to 0.
+    linear warm-up, then "constant" or a "cosine" down to 0; or "waves" of a cosine, the same in every epoch.
     """
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     trained = [group for group in groups if group["params"]]
@@ -94,6 +101,8 @@ def make_optimizer(
     warmup_steps, total_steps = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
 
     def factor(step: int) -> float:
+        if config.schedule == "waves":
+            return 0.5 * (1 + math.cos(math.pi * (step % steps_per_epoch) / HALF_WAVE_STEPS))
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         if config.schedule == "constant":

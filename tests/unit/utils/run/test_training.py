@@ -1,0 +1,68 @@
+"""Learning rates and parameter groups of a run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from losses.exposing_deception import ExposingLoss, ExposingLossConfig
+from utils.run.loop_config import LoopConfig
+from utils.run.session import Run
+from utils.run.training import loss_groups, make_optimizer
+
+WAVES = {0: 1e-3, 1: 9.998903417e-4, 75: 5e-4, 149: 1.096583e-7, 150: 0.0, 225: 5e-4, 300: 1e-3, 450: 0.0}
+
+
+def rates(steps, steps_per_epoch, **flags):
+    config = LoopConfig(learning_rate=1e-3, schedule="waves", optimizer="adam", weight_decay=1e-6, **flags)
+    optimizer, scheduler = make_optimizer(
+        config, [{"params": [nn.Parameter(torch.ones(1))]}], steps_per_epoch
+    )
+    found = []
+    for _ in range(steps):
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_waves_are_those_of_the_published_code():
+    found = rates(451, 1000)
+    for step, rate in WAVES.items():
+        assert found[step] == pytest.approx(rate, rel=1e-6, abs=1e-15)
+
+
+def test_waves_begin_again_with_every_epoch():
+    found = rates(200, 60)
+    assert found[60:120] == found[120:180] == found[:60]
+    assert found[59] < found[60] == 1e-3
+
+
+def test_waves_forget_the_optimisers_moments_at_the_start_of_an_epoch_only():
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([parameter])
+    sampler = SimpleNamespace(epoch=None)
+    for schedule, step, kept in (("waves", 0, 0), ("waves", 3, 1), ("cosine", 0, 1)):
+        parameter.grad = torch.ones(1)
+        optimizer.step()
+        run = SimpleNamespace(
+            progress=SimpleNamespace(epoch=0, step=step),
+            config=LoopConfig(schedule=schedule, patience=0),
+            request=SimpleNamespace(heard=lambda: 0),
+            state=SimpleNamespace(optimizer=optimizer),
+            loader=SimpleNamespace(batch_sampler=SimpleNamespace(sampler=sampler)),
+            bad_clips=SimpleNamespace(epoch=None),
+        )
+        next(Run.epochs(run))
+        assert len(optimizer.state) == kept
+
+
+def test_the_weights_of_the_terms_may_have_a_learning_rate_of_their_own():
+    for fields, expected in (({}, 1e-4), ({"balance_learning_rate": 1e-3}, 1e-3)):
+        criterion = ExposingLoss(ExposingLossConfig(**fields))
+        groups = [{"params": [nn.Parameter(torch.ones(1))]}, *loss_groups(criterion)]
+        optimizer, _ = make_optimizer(LoopConfig(warmup_epochs=0.0), groups, 10)
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-4, expected]
+        assert optimizer.param_groups[1]["params"] == [criterion.spreads]
+    assert loss_groups(nn.Linear(1, 1))[0]["params"]
