@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.frame_folders import find_store, frame_sizes
 from utils.clip.generated import caveat_of_clips, finder
 from utils.clip.packed import clip_names, walk
 from utils.config import opt
@@ -43,10 +44,18 @@ class ListingConfig:
     allow_links: bool = opt(
         False, "follow links that lead out of the data root, as to parts of the data set on other disks"
     )
+    path_prefix: tuple[str, ...] = opt(
+        (),
+        "OLD=NEW: paths of frame_lists and deepfakebench that begin with OLD begin with NEW, a folder below "
+        "--data_root; several are allowed, and NEW may be empty",
+    )
+    list_name: str = opt(
+        "", "list of deepfakebench, e.g. FaceForensics++ for FaceForensics++.json; none = the only one"
+    )
     variant: str = opt(
         "",
         "which version of the clips, where a data set has several. ffpp: c0, c23 (default) or c40; "
-        "deepfaketimit: both (default), higher_quality or lower_quality",
+        "deepfaketimit: both (default), higher_quality or lower_quality; deepfakebench: as in its list",
     )
 
     def variant_of(self, dataset: str, known: Sequence[str] = ()) -> str:
@@ -106,11 +115,20 @@ class _Folders:
         self._root, self._allow_links = data_root, allow_links
         self._real_path = functools.cache(os.path.realpath)  # of folders that clips share
 
-    def is_prepared(self, folder: Path) -> bool:
-        """Whether a clip folder has all three files (preprocess.verify checks what is in them).
+    def is_there(self, clip: Clip) -> bool:
+        """Whether a clip folder has all three files, or all frames; preprocess.verify looks into the files.
 
         Raises DatasetError if the folder, or a file in it, lies outside the data root.
         """
+        names = self._names(clip.folder)
+        if clip.frames is not None:
+            in_store = clip.frames if find_store(clip.folder) else ()
+            names = names or frame_sizes(clip.folder, in_store)
+            return bool(clip.frames) and names.keys() >= set(clip.frames)
+        return {LANDMARKS_NAME, VIDEO_NAME} <= names.keys() and not names.keys().isdisjoint(AUDIO_NAMES)
+
+    def _names(self, folder: Path) -> Mapping[str, object]:
+        """The files of a clip folder, as keys."""
         try:
             with os.scandir(folder) as entries:  # one call to the file system instead of many
                 names = {entry.name: entry.is_symlink() for entry in entries}
@@ -119,7 +137,7 @@ class _Folders:
         else:
             if not self._allow_links:
                 self._require_inside(folder, [name for name, is_link in names.items() if is_link])
-        return {LANDMARKS_NAME, VIDEO_NAME} <= names.keys() and not names.keys().isdisjoint(AUDIO_NAMES)
+        return names
 
     def _require_inside(self, folder: Path, links: list[str]) -> None:
         parent, name = os.path.split(folder)
@@ -171,7 +189,7 @@ def select_clips(
         return of_method and clip.clip_id not in excluded_ids and clip.clip_id not in unwanted
 
     def is_prepared(clip: Clip) -> bool:
-        return is_wanted(clip) and folders.is_prepared(clip.folder)
+        return is_wanted(clip) and folders.is_there(clip)
 
     for clip, is_there in zip(listed, map_files(is_prepared, listed, f"{dataset}: clips"), strict=True):
         (clips if is_there else missing if is_wanted(clip) else excluded).append(clip)
@@ -196,10 +214,12 @@ def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config
     """Log what is missing. Raise DatasetError if it is more than `config` allows, or everything."""
     num_wanted = len(clips) + len(missing)
     share = len(missing) / num_wanted
+    state, remedy = "are not prepared", "run preprocess.prepare, or see its failures.csv"
+    if missing[0].frames is not None:
+        state, remedy = "are not there or lack listed frames", "look at --data_root and --path_prefix"
     message = (
-        f"{dataset}: {len(missing)} of {num_wanted} listed clips ({share:.1%}) are not prepared "
-        f"({tally(Counter(clip.category for clip in missing))}), e.g. {missing[0].folder}; run "
-        "preprocess.prepare, or see its failures.csv"
+        f"{dataset}: {len(missing)} of {num_wanted} listed clips ({share:.1%}) {state} "
+        f"({tally(Counter(clip.category for clip in missing))}), e.g. {missing[0].folder}; {remedy}"
     )
     if not clips or (share > MAX_MISSING_SHARE and not config.allow_missing):
         raise DatasetError(message + (", or give --allow_missing to go on without" if clips else ""))

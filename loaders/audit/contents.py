@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from utils.clip.files import VIDEO_NAME, find_audio
+from utils.clip.frame_folders import frame_sizes, read_frame
 from utils.clip.packed import FRAMES_NAME, Member, find_member
 from utils.clip.sound import read_waveform
 from utils.errors import ClipError
 from utils.files import file_sha256
 from utils.run.progress import map_files
+from utils.types import Clip
 
 BEGINNING = 1 << 16  # bytes
 SILENCE = 1e-5  # -100 dB; all silent sounds of one length are equal
@@ -32,31 +34,39 @@ class _File:
     member: Member | None  # in a pack
     size: int
     is_known: bool  # its checksum is in clip.json
+    frames: tuple[str, ...] | None = None  # `path` is a folder of frames
 
     def beginning(self) -> bytes:
+        if self.frames:
+            return hashlib.sha256(read_frame(self.path, self.frames[0])).digest()
         with self.member.open() if self.member else self.path.open("rb") as file:
             return hashlib.sha256(file.read(BEGINNING)).digest()
 
     def checksum(self) -> str:
         """Hex sha256; "" for silence."""
+        if self.frames:
+            digest = hashlib.sha256()
+            for name in self.frames:
+                digest.update(read_frame(self.path, name))
+            return digest.hexdigest()
         if self.kind == "sound" and _is_silent(self.path):
             return ""
         return file_sha256(self.member.open() if self.member else self.path)
 
 
 def unknown_checksums(
-    folders: Mapping[str, Path],
+    clips: Sequence[Clip],
     split_of: Mapping[str, str],
     known: Mapping[str, Mapping[str, str]],
 ) -> Iterator[tuple[str, str, str]]:
     """(clip id, kind of file, sha256) of files that are in none of `known` and may be in several splits.
 
-    folders, known: clip id -> its folder, and the checksums in its clip.json by kind ("picture", "sound").
+    known: clip id -> the checksums in its clip.json by kind ("picture", "sound").
     """
     if all("picture" in checksums for checksums in known.values()):
         return
     found = map_files(
-        lambda name: _files(name, folders[name], "picture" in known[name]), list(folders), "sizes of files"
+        lambda clip: _files(clip, "picture" in known[clip.clip_id]), list(clips), "sizes of files"
     )
     files = [file for of_clip in found for file in of_clip]
     files = _in_several(files, [file.size for file in files], split_of)
@@ -81,8 +91,12 @@ def _in_several(files: list[_File], keys: Sequence[Hashable], split_of: Mapping[
     ]
 
 
-def _files(clip_id: str, folder: Path, is_known: bool) -> list[_File]:
+def _files(clip: Clip, is_known: bool) -> list[_File]:
     """The picture and the sound of a clip, as far as they are there and not empty."""
+    clip_id, folder = clip.clip_id, clip.folder
+    if clip.frames is not None:
+        size = sum(frame_sizes(folder, clip.frames).values())
+        return [_File(clip_id, "picture", folder, None, size, is_known, clip.frames)]
     found = []
     places: tuple[tuple[str, Callable[[], Path]], ...] = (
         ("picture", lambda: folder / VIDEO_NAME),

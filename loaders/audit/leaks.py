@@ -111,8 +111,7 @@ def require_no_leak(listing: Listing, split: Split) -> None:
     name = f"{listing.dataset}: checksums"
     known = map_files(lambda clip: known_checksums(read_info_values(clip.folder)), used, name)
     checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
-    folders = {clip.clip_id: clip.folder for clip in used}
-    for clip_id, kind, digest in unknown_checksums(folders, split.split_of, checksums):
+    for clip_id, kind, digest in unknown_checksums(used, split.split_of, checksums):
         checksums[clip_id] = checksums[clip_id] | {kind: digest}
     findings += find_identical_files(split.split_of, checksums)
     for finding in findings:

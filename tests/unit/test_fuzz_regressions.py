@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from loaders.audit.contents import unknown_checksums
 from loaders.audit.facts import measure_clip
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipDataset
 from loaders.datasets.metadata import read_rows
 from preprocess.verify import check_clip
 from preprocess.work.progress import failures_csv
@@ -99,16 +100,17 @@ def test_a_clip_json_of_wrong_values_is_refused(tmp_path, sound, name):
 
 @pytest.mark.parametrize("name", ["cropped_video.mp4", "cropped_video.wav", "landmarks.npy"])
 def test_a_folder_where_a_clip_has_a_file_is_a_problem_of_that_clip(tmp_path, sound, name):
-    folders = {}
+    clips = {}
     for clip_id in ("one", "two"):
-        folder = folders[clip_id] = Path(shutil.copytree(sound / "clip", tmp_path / clip_id))
+        folder = Path(shutil.copytree(sound / "clip", tmp_path / clip_id))
         (folder / name).unlink()
         (folder / name).mkdir()
-    problems = [reason for path, reason in check_clip(folders["one"], deep=True) if path.name == name]
+        clips[clip_id] = make_clip(folder, clip_id=clip_id)
+    problems = [reason for path, reason in check_clip(tmp_path / "one", deep=True) if path.name == name]
     assert "cannot be read: Is a directory; prepare the clip again" in problems
     for info in tmp_path.glob("*/clip.json"):
         info.unlink()
-    found = unknown_checksums(folders, {"one": "train", "two": "test"}, dict.fromkeys(folders, {}))
+    found = unknown_checksums(list(clips.values()), {"one": "train", "two": "test"}, dict.fromkeys(clips, {}))
     kind = {"cropped_video.mp4": "picture", "cropped_video.wav": "sound"}.get(name)
     assert kind not in {kind for _, kind, _ in found}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from utils.clip.frame_folders import FolderCrop
 from utils.clip.packed import FRAMES_NAME, Member, Pack, find_clip
 from utils.errors import ClipError
 from utils.media.allowed import find_demuxer, require_codec
 from utils.media.container import local_file, open_container, read_head
 
 SEEK_BACK_FRAMES = 48  # how much earlier to start if the key frame before a window is of no use
+SKIPPED_FRAMES = 4  # to seek takes less time than to decode more unwanted frames than these
 
 
 class Crop(Protocol):
@@ -38,12 +40,17 @@ class Crop(Protocol):
 
 
 @contextlib.contextmanager
-def open_crop(path: Path) -> Iterator[Crop]:
-    """Open a crop. Raises ClipError if it is missing, damaged, or not a video."""
+def open_crop(path: Path, frames: Sequence[str] | None = None) -> Iterator[Crop]:
+    """Open a crop; with `frames` (see Clip), those in its folder. Raises ClipError if it is missing, damaged,
+    or not a video.
+    """
+    if frames is not None:
+        yield FolderCrop(path.parent, frames)
+        return
     packed = find_clip(path.parent)
     members = {} if packed is None else packed[0].members(packed[1])
-    if packed is not None and (frames := members.get(FRAMES_NAME)):
-        yield _PackedCrop(frames, *packed)
+    if packed is not None and (decoded := members.get(FRAMES_NAME)):
+        yield _PackedCrop(decoded, *packed)
         return
     if importlib.util.find_spec("av") is None:
         yield _Cv2Crop(path)
@@ -56,15 +63,17 @@ def open_crop(path: Path) -> Iterator[Crop]:
         yield _AvCrop(path, container, stream)
 
 
-def read_frames(path: Path, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def read_frames(
+    path: Path, indices: npt.NDArray[np.int64], frames: Sequence[str] | None = None
+) -> npt.NDArray[np.uint8]:
     """Frames of a prepared crop, (n, H, W, 3) uint8 RGB. `indices` (n,) must be in rising order."""
-    with open_crop(path) as crop:
+    with open_crop(path, frames) as crop:
         return crop.read(indices)
 
 
-def read_video_header(path: Path) -> tuple[Fraction, int]:
+def read_video_header(path: Path, frames: Sequence[str] | None = None) -> tuple[Fraction, int]:
     """(frames per second, number of frames) of a prepared crop; 0 frames if its header does not say."""
-    with open_crop(path) as crop:
+    with open_crop(path, frames) as crop:
         return crop.fps, crop.num_frames
 
 
@@ -96,6 +105,7 @@ class _AvCrop:
         self.fps, self.num_frames = Fraction(stream.average_rate), stream.frames
         stream.codec_context.thread_count = 1
         self._stamps: npt.NDArray[np.int64] | None = None
+        self._key_frames = np.zeros(0, np.int64)  # as far as the index tells
         self._reformatter = VideoReformatter()  # creating one per frame takes half as long as decoding
 
     def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
@@ -105,7 +115,7 @@ class _AvCrop:
             self._stamps = self._stamps_of_index()
         # AVI stores no presentation times: with B-frames they are guesses, other ones after every seek
         if "avi" not in self._container.format.name or not self._stream.codec_context.has_b_frames:
-            images = self._read_at(self._stamps, wanted)
+            images = self._read_runs(self._stamps, wanted)
             if images is None:
                 self._stamps = self._stamps_of_packets()
                 images = self._read_at(self._stamps, wanted)
@@ -117,6 +127,21 @@ class _AvCrop:
 
     def _rgb(self, frame: Any) -> npt.NDArray[np.uint8]:
         return np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+
+    def _read_runs(
+        self, stamps: npt.NDArray[np.int64] | None, wanted: npt.NDArray[np.int64]
+    ) -> dict[int, npt.NDArray[np.uint8]] | None:
+        """`_read_at`, without decoding what lies between frames that are far apart."""
+        # the last key frame that is not after each of them, and how much a seek to it leaves out
+        keys = np.append(0, self._key_frames)[np.searchsorted(self._key_frames, wanted, side="right")]
+        far = np.flatnonzero(keys[1:] - wanted[:-1] > SKIPPED_FRAMES) + 1
+        images: dict[int, npt.NDArray[np.uint8]] = {}
+        for run in np.split(wanted, far):
+            found = self._read_at(stamps, run)
+            if found is None:
+                return None
+            images |= found
+        return images
 
     def _read_at(
         self, stamps: npt.NDArray[np.int64] | None, wanted: npt.NDArray[np.int64]
@@ -165,6 +190,7 @@ class _AvCrop:
             return None
         ticks = np.fromiter((entry.timestamp for entry in entries), np.int64, len(entries))
         steps = np.diff(ticks)
+        self._key_frames = np.flatnonzero([entry.is_keyframe for entry in entries])
         if (steps <= 0).any() or any(entry.is_discard for entry in entries):
             return None
         if self._stream.codec_context.has_b_frames and len(steps) and steps.min() != steps.max():
