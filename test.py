@@ -35,10 +35,10 @@ import torch
 from torch import nn
 
 from loaders import DATASETS
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig
 from loaders.batches.domain import evaluation_batches, score_and_describe
 from loaders.batches.labels import clip_labels
-from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, SplitConfig
 from loaders.splits.files import seen_by_run, split_checksum, split_of_run
@@ -53,7 +53,7 @@ from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
 from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import lacks_a_class, require_both_classes
-from utils.evaluation.results import all_metrics, over_data_sets, write_predictions
+from utils.evaluation.results import all_metrics, headline, over_data_sets, write_predictions
 from utils.evaluation.scoring import evaluate
 from utils.evaluation.seen import sentence_of_seen
 from utils.files import require_writable, write_text
@@ -185,7 +185,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
     batches, facts_of_file = evaluation_batches(evaluation.domain, clips, data, workers, **needs)
     num_windows = len(batches.dataset.evaluation_keys())
-    log.info(f"{len(clips)} clips, {num_windows} windows of {data.window_s:.1f} s; {device}, {precision}")
+    log.info(f"{len(clips)} clips, {data.describe(num_windows)}; {device}, {precision}")
     score = functools.partial(
         evaluate, evaluation.model, device=device, precision=precision, pooling=data.pooling
     )
@@ -255,9 +255,7 @@ def write_results(evaluation: Evaluation, scored: Scored, evaluated: Evaluated) 
         result["robustness"] = measure_robustness(scored, config, evaluated.data_root, roots, test.split)
     if test.shortcuts or config.robustness:
         write()
-    rates = "AUC {auc:.4f}, EER {eer:.4f}, balanced accuracy {balanced_accuracy:.4f}"
-    said = ("accuracy {accuracy:.4f}" if "reason" in result else rates).format(**result["overall"])
-    log.info("%s: %s; written to %s", result["dataset"], said, scored.output_dir)
+    log.info("%s: %s; written to %s", result["dataset"], headline(result), scored.output_dir)
 
 
 def main() -> int:

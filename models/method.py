@@ -32,6 +32,8 @@ class Method(Protocol):
     inputs: ClassVar[frozenset[str]] = INPUTS
     # what is judged: "video", "audio" or both. A method that judges audio is undecided on a silent clip
     modalities: ClassVar[frozenset[str]] = MODALITIES
+    # whether every frame is judged by itself, by DetectorOutput.frame_logits: --frames_per_clip needs it
+    judges_frames: ClassVar[bool] = False
     # shortest window in seconds that forward() takes; 0 = a single frame
     min_window_s: ClassVar[float] = 0.0
     # flags that name weights to start from: ignored when a checkpoint is restored
@@ -108,7 +110,10 @@ def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any
 def check_config(method: type[Method], config: Mapping[str, Values]) -> None:
     """Raise UsageError if the flags do not suit the method; `config` has at least "data" and "model"."""
     window_s = config["data"]["window_s"]
-    if window_s < method.min_window_s:
+    if config["data"].get("frames_per_clip"):
+        if not method.judges_frames:
+            raise UsageError("--frames_per_clip is for methods that judge single frames")
+    elif window_s < method.min_window_s:
         raise UsageError(f"window_s must be >= {method.min_window_s}, got {window_s}")
     if config["data"]["trim_silence"] and "sound" not in method.inputs:
         raise UsageError("--trim_silence has no effect here: the method loads no sound")

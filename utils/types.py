@@ -62,6 +62,8 @@ class Clip:
     # what `identity` names: a "person" or, where persons are unknown, the "family" of a clip and the fakes
     # made from it, or the "clip" itself
     identity_is: str = "person"
+    # files of a folder of frames, in their order (see utils/clip/frame_folders.py); None: a prepared clip
+    frames: tuple[str, ...] | None = None
 
     @property
     def persons(self) -> tuple[str, ...]:
@@ -89,12 +91,16 @@ class ClipBatch:
     video_padding_mask: Tensor  # (B, T) bool, True = padding
     audio_padding_mask: Tensor  # (B, N) bool, True = padding
     landmark_padding_mask: Tensor  # (B, T) bool, True = padding or a frame in which no face was found
+    # (B, T) float32, 1 = fake: of each frame's picture, or of the clip where that is unknown; 0 in padding
+    frame_labels: Tensor
     video_labels: Tensor  # (B,) float32, 1 = fake picture, NaN = unknown
     audio_labels: Tensor  # (B,) float32, 1 = fake sound, NaN = unknown
     labels: Tensor  # (B,) float32, 1 = fake
     clip_ids: tuple[str, ...]  # B ids, stable across runs: video-level scores group by them
     video_fps: float  # frames per second of `video` and `landmarks`, the same for the whole batch
     sample_rate_hz: int  # samples per second of `waveform`
+    # the frames are single ones of the whole clip, to be judged one by one (--frames_per_clip)
+    spread_frames: bool = False
     is_equalized: bool = False  # the luma of `video` is histogram-equalised already (a pack of such frames)
     # cached features (see utils/clip/features.py): name -> (B, S, D) float32, S differs from name to name
     features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -104,7 +110,9 @@ class ClipBatch:
         num_clips, num_frames = self.video.shape[0], self.video.shape[2]
         expected = {
             "landmarks": (num_clips, num_frames, *self.landmarks.shape[2:]),
-            **dict.fromkeys(("video_padding_mask", "landmark_padding_mask"), (num_clips, num_frames)),
+            **dict.fromkeys(
+                ("video_padding_mask", "landmark_padding_mask", "frame_labels"), (num_clips, num_frames)
+            ),
             **dict.fromkeys(("waveform", "audio_padding_mask"), (num_clips, *self.waveform.shape[1:])),
             **dict.fromkeys(("video_labels", "audio_labels", "labels"), (num_clips,)),
         }
@@ -140,6 +148,7 @@ class ClipBatch:
             landmarks=F.pad(self.landmarks, (0, 0, 0, 0, 0, frames)),
             video_padding_mask=F.pad(self.video_padding_mask, (0, frames), value=True),
             landmark_padding_mask=F.pad(self.landmark_padding_mask, (0, frames), value=True),
+            frame_labels=F.pad(self.frame_labels, (0, frames)),
             waveform=F.pad(self.waveform, (0, samples)),
             audio_padding_mask=F.pad(self.audio_padding_mask, (0, samples), value=True),
             features={name: F.pad(self.features[name], (0, 0, 0, n)) for name, n in more.items()},

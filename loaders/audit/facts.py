@@ -31,7 +31,6 @@ SOUND_STEPS = 32  # evenly spread over the clip
 SOUND_RANGE_HZ = (150.0, 4000.0)
 SOUND_RATE_HZ = 16_000
 SOUND_DEPTH_DB = 50.0  # further below the loudest part is codec noise
-SEEK_FROM_FRAMES = 200  # for longer clips, seek to each frame instead of decoding all in between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,9 @@ def measure_clip(clip: Clip) -> ClipFacts:
     waveform = read_waveform(audio_path, SOUND_RATE_HZ)
     levels_db = block_levels_db(waveform, SOUND_RATE_HZ)
     silent = not len(levels_db) or bool(levels_db.max() <= -100)
-    frames = _spread_frames(video_path, num_frames)
+    # from the middles of equal parts of the clip
+    places = ((np.arange(NUM_FRAMES) + 0.5) / NUM_FRAMES * num_frames).astype(np.int64)
+    frames = read_frames(video_path, places)
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     checksums = known_checksums(info)
     for kind, path in (("picture", video_path), ("sound", audio_path)):
@@ -140,14 +141,6 @@ def _face_numbers(folder: Path, info: dict[str, Any]) -> dict[str, float]:
         "face_size": float(np.median(sides)) if sides else math.nan,
         "no_face_share": float(no_face),
     }
-
-
-def _spread_frames(path: Path, num_frames: int) -> npt.NDArray[np.uint8]:
-    """(NUM_FRAMES, H, W, 3) RGB, from the middles of NUM_FRAMES equal parts of the clip."""
-    places = ((np.arange(NUM_FRAMES) + 0.5) / NUM_FRAMES * num_frames).astype(np.int64)
-    if num_frames < SEEK_FROM_FRAMES:
-        return read_frames(path, places)
-    return np.concatenate([read_frames(path, places[index : index + 1]) for index in range(NUM_FRAMES)])
 
 
 def picture_descriptor(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

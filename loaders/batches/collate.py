@@ -19,6 +19,7 @@ class Collate:
     """Windows of one size -> ClipBatch. Shorter ones are padded with zeros at the end and masked."""
 
     video_fps: float
+    spread_frames: bool = False  # see ClipBatch
 
     def __call__(self, windows: Sequence[ClipWindow]) -> ClipBatch:
         first = windows[0]
@@ -33,6 +34,7 @@ class Collate:
         video, video_padding_mask = _pad([window.video for window in windows])
         waveform, audio_padding_mask = _pad([window.waveform for window in windows])
         landmarks, _ = _pad([window.landmarks for window in windows])
+        frame_labels, _ = _pad([window.frame_labels for window in windows])
         has_landmarks, _ = _pad([window.has_landmarks for window in windows])
         features = {name: _pad([window.features[name] for window in windows]) for name in first.features}
 
@@ -46,11 +48,13 @@ class Collate:
             video_padding_mask=video_padding_mask,
             audio_padding_mask=audio_padding_mask,
             landmark_padding_mask=~has_landmarks,
+            frame_labels=frame_labels,
             video_labels=labels("video_label"),
             audio_labels=labels("audio_label"),
             labels=labels("label"),
             clip_ids=tuple(window.clip_id for window in windows),
             video_fps=self.video_fps,
+            spread_frames=self.spread_frames,
             is_equalized=first.is_equalized,
             sample_rate_hz=SAMPLE_RATE_HZ,
             features={name: values for name, (values, _) in features.items()},

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from loaders.batches.collate import Collate
+from loaders.batches.data_config import DataConfig
 from loaders.batches.labels import clip_labels
 from loaders.batches.samplers import EvaluationBatches, TrainingBatches, TrainingSampler
-from loaders.batches.windows import DataConfig
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
 from utils.clip.files import read_info_values
 from utils.config import opt
-from utils.errors import FrameworkError
+from utils.errors import FrameworkError, UsageError
 from utils.run.bad_clips import BadClips
 from utils.run.distributed import StopWaiting, local_processes
 from utils.run.memory import free_shared_memory
@@ -112,7 +113,7 @@ class ClipLoader(DataLoader[ClipBatch]):
             dataset,
             batch_sampler=batches,
             timeout=workers.loader_timeout_s if num_workers else 0,
-            collate_fn=CollateItems(dataset.config.video_fps),
+            collate_fn=CollateItems(Collate(dataset.config.video_fps, dataset.config.frames_per_clip > 0)),
             num_workers=num_workers,
             worker_init_fn=set_up_worker,
             persistent_workers=num_workers > 0,
@@ -158,6 +159,7 @@ def training_loader(
     *,
     balance: str,
     seed: int,
+    repeat_reals: int = 1,
     dataset_weights: Mapping[str, float] | None = None,
     accumulate_steps: int = 1,
     bad_clips: BadClips | None = None,
@@ -166,7 +168,8 @@ def training_loader(
 ) -> tuple[ClipLoader, TrainingSampler]:
     """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
 
-    `balance`: "none", or equal numbers of draws per "label" (real, fake) or "category". `dataset_weights`:
+    `balance`: "none", or equal numbers of draws per "label" (real, fake) or "category". `repeat_reals`: how
+    often a real clip comes in an epoch of "none", without `dataset_weights`. `dataset_weights`:
     shares of the data sets in the draws, each balanced within itself; None: by their numbers of clips. The
     loader's `batch_sampler` (TrainingBatches) decides which clips this process gets. `bad_clips`: where
     unreadable clips are set aside; None: the first one is an error. `inputs`, `min_window_s`: the method's.
@@ -185,11 +188,18 @@ def training_loader(
         weights = {pair: dataset_weights[pair[0]] / num_classes[pair[0]] for pair in set(pairs)}
         classes = [*pairs]
 
+    repeats: dict[object, int] | None = None
+    if balance == "none" and repeat_reals > 1:
+        if dataset_weights is not None:
+            raise UsageError("--repeat_reals has no effect with --dataset_weights, which give the shares")
+        classes = [clip_labels(clip, data.label_rule)[0] for clip in clips]
+        repeats = {0.0: repeat_reals, 1.0: 1}
+
     def left_out() -> list[int]:
         names = bad_clips.left_out()
         return [index for index, clip in enumerate(clips) if clip.clip_id in names]
 
-    sampler = TrainingSampler(classes, seed=seed, weights=weights, left_out=left_out)
+    sampler = TrainingSampler(classes, seed=seed, weights=weights, repeats=repeats, left_out=left_out)
     dataset = ItemDataset(clips, data, training=True, seed=seed, inputs=inputs, min_window_s=min_window_s)
     batches = TrainingBatches(sampler, batch_size=workers.batch_size, accumulate_steps=accumulate_steps)
     return ClipLoader(dataset, workers, batches, bad_clips), sampler

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader
 from loaders.batches.facts import PREPARATION, fact_names, file_facts, preparation_of, window_facts
-from loaders.batches.windows import DataConfig
 from utils.evaluation.domain import FILE_FACTS, P_VALUE, Domain, fit_domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.scoring import ClipScores

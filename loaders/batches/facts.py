@@ -80,6 +80,10 @@ def _picture_facts(batch: ClipBatch) -> Tensor:
     lengths = (~batch.video_padding_mask).sum(dim=1)
     rows = []
     for clip, length in zip(batch.video, lengths.tolist(), strict=True):
+        if batch.spread_frames:  # each by itself, as a judged video shows them
+            frames = clip[:, :length, None].float().transpose(0, 1).transpose(1, 2) / 255  # (T, 1, 3, H, W)
+            rows.append(torch.stack([_facts_of_frames(frame, frame) for frame in frames]).mean(dim=0))
+            continue
         places = torch.linspace(0, max(0, length - 2), NUM_FRAMES, device=clip.device).long()
         frames = clip[:, places].float().transpose(0, 1) / 255  # (4, 3, H, W)
         following = clip[:, places + min(1, length - 1)].float().transpose(0, 1) / 255

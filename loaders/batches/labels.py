@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from utils.errors import UsageError
 from utils.types import Clip
 
@@ -32,7 +35,8 @@ def window_labels(
     """(label, video_label, audio_label) of what a clip shows from `start_s` to `end_s`.
 
     A modality with forged segments is fake if at least `min_fake_s` of one of them is shown, or all of a
-    shorter one. If a modality's label is unknown and the other shows nothing forged, the clip's label stays.
+    shorter one, or if a shorter window shows nothing else. If a modality's label is unknown and the other
+    shows nothing forged, the clip's label stays.
     """
     label, *modalities = clip_labels(clip, rule)
     all_segments = (clip.video_fake_segments, clip.audio_fake_segments)
@@ -40,7 +44,8 @@ def window_labels(
         return label, modalities[0], modalities[1]
 
     def is_shown(start: float, end: float) -> bool:
-        return min(end_s, end) - max(start_s, start) >= min(min_fake_s, end - start) - 1e-6
+        least_s = min(min_fake_s, end - start, end_s - start_s)
+        return min(end_s, end) - max(start_s, start) >= least_s - 1e-6
 
     video, audio = (
         float(any(is_shown(*segment) for segment in segments)) if part == 1 and segments is not None else part
@@ -51,3 +56,13 @@ def window_labels(
     if 1 in (video, audio):
         return 1.0, video, audio
     return label if math.isnan(video) or math.isnan(audio) else 0.0, video, audio
+
+
+def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """(T,) labels of the picture at these times: of the clip where that of its picture is unknown."""
+    label, video, _ = clip_labels(clip, rule)
+    if video == 1 and clip.video_fake_segments is not None:
+        spans = np.array(clip.video_fake_segments, np.float64).reshape(-1, 2)
+        forged = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
+        return forged.any(axis=1).astype(np.float32)
+    return np.full(len(times_s), label if math.isnan(video) else video, np.float32)

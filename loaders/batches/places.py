@@ -1,18 +1,14 @@
-"""Where windows lie in a clip: numbers of frames."""
+"""Where windows lie in a clip, and which single frames stand for it: numbers of frames."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from loaders.batches.windows import DataConfig
-
-RELEASED_FRAMES = 60  # the published code's clip length
+from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
 
 
 def window_frames(start: int, num_frames: int, fps: Fraction, config: DataConfig) -> npt.NDArray[np.int64]:
@@ -38,3 +34,11 @@ def evaluation_starts(last_start: int, windows: int) -> list[int]:
     if windows == 1:
         return [last_start // 2]
     return sorted({round(place) for place in np.linspace(0, last_start, windows)})
+
+
+def spread_frames(num_frames: int, count: int, rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
+    """At most `count` different frames: one of each of as many equal parts, its middle one or by `rng`."""
+    edges = np.linspace(0, num_frames, min(count, num_frames) + 1).astype(np.int64)
+    if rng is None:
+        return (edges[:-1] + edges[1:] - 1) // 2
+    return rng.integers(edges[:-1], edges[1:])

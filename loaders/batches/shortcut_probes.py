@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from loaders.batches.windows import DataConfig
 from utils.types import INPUTS, Clip, ClipBatch
 
 MID_GREY = 128

@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from loaders.batches.labels import clip_labels, window_labels
-from loaders.batches.places import RELEASED_FRAMES, evaluation_starts, last_start_frame, window_frames
+from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
+from loaders.batches.labels import clip_labels, frame_labels, window_labels
+from loaders.batches.places import (
+    evaluation_starts,
+    last_start_frame,
+    spread_frames,
+    window_frames,
+)
 from loaders.batches.silence import clip_leading_silence_s
 from loaders.batches.transforms import jitter_color, normalize_landmarks
 from utils.clip.features import FEATURES, read_features
 from utils.clip.files import (
-    CROP_SIZE,
-    NUM_LANDMARKS,
     SAMPLE_RATE_HZ,
     VIDEO_NAME,
     find_audio,
@@ -31,7 +35,6 @@ from utils.clip.files import (
 )
 from utils.clip.frames import Crop, open_crop
 from utils.clip.sound import SoundReader, open_sound
-from utils.config import opt
 from utils.errors import ClipError, UsageError
 from utils.types import INPUTS, Clip
 
@@ -49,73 +52,6 @@ Header = tuple[Fraction, int]  # frames per second, number of frames
 Draw = int | WindowStart | tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """loaders/batches/windows.py: what is cut out of a clip, and which labels it gets."""
-
-    window: str = opt(
-        "seconds",
-        "seconds = one window cuts picture, sound and landmarks; released = the published code's middle 60 "
-        "frames with the whole sound, whose middle columns the model takes",
-        choices=("seconds", "released"),
-    )
-    window_s: float = opt(2.4, "length of the window in seconds (60 frames at 25 fps)")
-    video_fps: float = opt(25.0, "frames per second that the model sees, the nearest ones of the source")
-    windows_per_clip: int = opt(3, "evenly spread windows per clip in evaluation, whose logits are pooled")
-    pooling: str = opt(
-        "mean",
-        "score of a clip from those of its windows; max finds clips that are forged only in places",
-        choices=("mean", "max"),
-    )
-    landmark_normalization: str = opt(
-        "face_box",
-        "face_box = units of the face's width, origin at its middle, per frame; clip_zscore = per "
-        "coordinate over the clip (published code: erases the face's shape)",
-        choices=("face_box", "clip_zscore"),
-    )
-    label_rule: str = opt(
-        "any",
-        "any = fake if picture or sound is; video = by the picture alone (published code)",
-        choices=("any", "video"),
-    )
-    min_fake_s: float = opt(
-        0.1,
-        "a training window of a partly forged clip is fake if it shows at least this many seconds of a "
-        "forged segment, or all of a shorter one (evaluation windows and window released: the clip's label)",
-    )
-    augment: bool = opt(
-        False, "change brightness and colour of each training window at random: cameras are not evidence"
-    )
-    trim_silence: bool = opt(False, "start windows after a clip's leading silence, in training and testing")
-    max_length_gap_s: float = opt(
-        0.1, "largest allowed difference in length between a clip's picture and sound, in seconds"
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("window_s", "video_fps", "windows_per_clip", "max_length_gap_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if self.min_fake_s < 0:
-            raise ValueError(f"min_fake_s must be >= 0, got {self.min_fake_s}")
-        if self.window == "released" and self.windows_per_clip != 1:
-            raise ValueError("window released has one window per clip: set --windows_per_clip 1")
-        if self.window == "released" and self.trim_silence:
-            raise ValueError("trim_silence needs window seconds: the published code takes the whole sound")
-
-    @property
-    def window_frames(self) -> int:
-        """T of a full window."""
-        return RELEASED_FRAMES if self.window == "released" else max(1, round(self.window_s * self.video_fps))
-
-    def window_bytes(self, inputs: frozenset[str]) -> float:
-        """About how much memory a window takes, features left aside."""
-        # of a released window the sound of the whole clip, which may be long
-        seconds = 10.0 if self.window == "released" else self.window_s
-        picture = self.window_frames * CROP_SIZE**2 * 3 if "video" in inputs else 0
-        sound = seconds * SAMPLE_RATE_HZ * 5 if "sound" in inputs else 0  # with its padding mask
-        return 1.05 * (picture + sound + self.window_frames * NUM_LANDMARKS * 8)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipWindow:
     """One window before batching: T frames, N samples, without padding.
@@ -127,6 +63,7 @@ class ClipWindow:
     waveform: Tensor  # (N,) float32
     landmarks: Tensor  # (T, 478, 2) float32, 0 where there is no face
     has_landmarks: Tensor  # (T,) bool
+    frame_labels: Tensor  # (T,) float32, of the pictures
     video_label: float  # NaN = unknown
     audio_label: float
     label: float
@@ -141,7 +78,8 @@ class ClipDataset(Dataset[Any]):
 
     With a `WindowStart` the window begins there. In training, `draw` is (epoch, repetition) and the window's
     start is drawn from (seed, epoch, repetition, clip index) alone, so that a resumed run sees the same
-    windows. In evaluation it is the number of one of `windows_per_clip` evenly spread windows.
+    windows. In evaluation it is the number of one of `windows_per_clip` evenly spread windows. With
+    `frames_per_clip` the "window" is that many frames of the whole clip, drawn from the same numbers.
 
     Only `inputs` (see models/method.py) are read from disk; other signals have size 0. A window shorter than
     `min_window_s` is a ClipError. `headers` remembers what the evaluation windows were counted by: a clip
@@ -157,6 +95,17 @@ class ClipDataset(Dataset[Any]):
     min_window_s: float = 0.0
     headers: dict[int, Header] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises UsageError if there are folders of frames, but another signal or a rate is needed."""
+        clip = next((clip for clip in self.clips if clip.frames is not None), None)
+        if clip and self.inputs != {"video"}:
+            what = "is a folder of frames, without sound and landmarks: choose a --model that only sees"
+            raise UsageError(f"{clip.clip_id} {what}")
+        if clip and not self.config.frames_per_clip:
+            raise UsageError(
+                f"{clip.clip_id} is a folder of frames, of no known rate: give --frames_per_clip"
+            )
+
     def __len__(self) -> int:
         return len(self.clips)
 
@@ -165,21 +114,18 @@ class ClipDataset(Dataset[Any]):
         index, draw = key
         clip, is_released = self.clips[index], self.config.window == "released"
         landmarks = self._open_landmarks(clip)
-        with open_crop(clip.folder / VIDEO_NAME) as crop, self._open_sound(clip) as sound:
+        with open_crop(clip.folder / VIDEO_NAME, clip.frames) as crop, self._open_sound(clip) as sound:
             fps, num_frames = _header(clip, crop, landmarks)
             _require_same(clip, self.headers.get(index), (fps, num_frames))
             if sound is not None and not is_released:
                 self._require_same_length(sound, num_frames, fps)
-            start = self._start(index, draw, fps, num_frames)
-            frames = window_frames(start.frame, num_frames, fps, self.config)
-            rate = float(fps) if is_released else self.config.video_fps
-            start_s, window_s = start.frame / float(fps), len(frames) / rate
-            self._require_long_enough(clip, window_s, 1 / rate)
+            frames, start_s, window_s = self._place(index, draw, fps, num_frames)
             waveform = np.zeros(0, np.float32)
             if sound is not None and is_released:
                 waveform = sound.read(SAMPLE_RATE_HZ)
             elif sound is not None:
-                waveform = _read_sound(sound, start_s - start.sound_delay_s, window_s)
+                delay_s = draw.sound_delay_s if isinstance(draw, WindowStart) else 0.0
+                waveform = _read_sound(sound, start_s - delay_s, window_s)
             video = np.zeros((len(frames), 0, 0, 3), np.uint8)
             if "video" in self.inputs:
                 video = crop.read(frames)
@@ -200,6 +146,9 @@ class ClipDataset(Dataset[Any]):
             waveform=torch.from_numpy(waveform),
             landmarks=torch.from_numpy(points),
             has_landmarks=torch.from_numpy(has_landmarks),
+            frame_labels=torch.from_numpy(
+                frame_labels(clip, self.config.label_rule, (frames + 0.5) / float(fps))
+            ),
             video_label=video_label,
             audio_label=audio_label,
             label=label,
@@ -269,13 +218,27 @@ class ClipDataset(Dataset[Any]):
         starts = self._starts(clip, fps, num_frames)
         return [starts[place] for place in evaluation_starts(len(starts) - 1, self.config.windows_per_clip)]
 
-    def _start(self, index: int, draw: Draw, fps: Fraction, num_frames: int) -> WindowStart:
-        if isinstance(draw, WindowStart):
-            return draw
-        if isinstance(draw, tuple):
-            starts = self._starts(self.clips[index], fps, num_frames)
-            return WindowStart(starts[np.random.default_rng((self.seed, *draw, index)).integers(len(starts))])
-        return WindowStart(self._evaluation_starts(self.clips[index], fps, num_frames)[draw])
+    def _place(
+        self, index: int, draw: Draw, fps: Fraction, num_frames: int
+    ) -> tuple[npt.NDArray[np.int64], float, float]:
+        """Numbers of the frames that are shown, and the window's start and length in seconds."""
+        config, clip = self.config, self.clips[index]
+        # all that is random in training: a resumed run draws the same
+        rng = np.random.default_rng((self.seed, *draw, index)) if isinstance(draw, tuple) else None
+        if config.frames_per_clip:
+            return spread_frames(num_frames, config.frames_per_clip, rng), 0.0, num_frames / float(fps)
+        if rng is not None:
+            starts = self._starts(clip, fps, num_frames)
+            start = starts[rng.integers(len(starts))]
+        elif isinstance(draw, WindowStart):
+            start = draw.frame
+        else:
+            assert isinstance(draw, int)
+            start = self._evaluation_starts(clip, fps, num_frames)[draw]
+        frames = window_frames(start, num_frames, fps, config)
+        rate = float(fps) if config.window == "released" else config.video_fps
+        self._require_long_enough(clip, len(frames) / rate, 1 / rate)
+        return frames, start / float(fps), len(frames) / rate
 
     def learn_header(self, index: int, info: Mapping[str, Any]) -> None:
         """Take a clip's header from the values of its clip.json, which were read for something else."""
@@ -286,9 +249,9 @@ class ClipDataset(Dataset[Any]):
         """The header of a clip, which is read once: its crop is opened only where nothing else tells it."""
         if index not in self.headers:
             clip = self.clips[index]
-            header = known_header(clip.folder)
+            header = known_header(clip.folder) if clip.frames is None else None
             if header is None:
-                with open_crop(clip.folder / VIDEO_NAME) as crop:
+                with open_crop(clip.folder / VIDEO_NAME, clip.frames) as crop:
                     header = _header(clip, crop, self._open_landmarks(clip))
             self.headers[index] = header
         return self.headers[index]
@@ -300,14 +263,16 @@ class ClipDataset(Dataset[Any]):
     def clip_keys(self, index: int) -> list[tuple[int, int]]:
         """The evaluation keys of one clip."""
         num_windows = 1
-        if self.config.windows_per_clip > 1:
+        if self.config.windows_per_clip > 1 and not self.config.frames_per_clip:
             num_windows = len(self._evaluation_starts(self.clips[index], *self._header_of(index)))
         return [(index, window) for window in range(num_windows)]
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
-        """(start, end) of the evaluation windows of a clip, in seconds of its picture."""
-        fps, num_frames = self._header_of(index)
-        starts, rate = self._evaluation_starts(self.clips[index], fps, num_frames), float(fps)
+        """(start, end) of the evaluation windows or frames of a clip, in seconds of its picture."""
+        (fps, num_frames), rate = self._header_of(index), float(self._header_of(index)[0])
+        if count := self.config.frames_per_clip:
+            return [(frame / rate, (frame + 1) / rate) for frame in spread_frames(num_frames, count, None)]
+        starts = self._evaluation_starts(self.clips[index], fps, num_frames)
         if self.config.window == "released":
             return [(start / rate, min(start + RELEASED_FRAMES, num_frames) / rate) for start in starts]
         return [

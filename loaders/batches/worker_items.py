@@ -96,12 +96,12 @@ class OtherSoundDataset(ItemDataset):
 class CollateItems:
     """Items -> (their batch, None if no window could be read, or an error; the unreadable clips)."""
 
-    video_fps: float
+    collate: Collate
 
     def __call__(self, items: Sequence[Item]) -> tuple[ClipBatch | FrameworkError | None, list[Unreadable]]:
         unreadable = [found for item in items for found in item.unreadable]
         windows = [item.window for item in items if item.window is not None]
         try:
-            return (Collate(self.video_fps)(windows) if windows else None), unreadable
+            return (self.collate(windows) if windows else None), unreadable
         except FrameworkError as error:  # the clips do not fit together
             return error, unreadable

@@ -1,5 +1,5 @@
 """Exposing the Deception (AAAI 2024)."""
 
-from models.exposing_deception.detector import ExposingDetector, ExposingOutput, frame_labels
+from models.exposing_deception.detector import ExposingDetector, ExposingOutput
 
-__all__ = ["ExposingDetector", "ExposingOutput", "frame_labels"]
+__all__ = ["ExposingDetector", "ExposingOutput"]

@@ -9,11 +9,11 @@ from typing import Any
 from models.exposing_deception.backbones import FEATURES
 from utils.config import opt, require_above, require_at_least
 
-ONE_FRAME = {"window_s": 0.04, "windows_per_clip": 8}
+FRAMES = {"frames_per_clip": 8}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "corrected": {  # with the defaults of every config
-        "data": ONE_FRAME,
+        "data": FRAMES,
         "train": {"optimizer": "adam", "weight_decay": 1e-6, "learning_rate": 1e-4},
     },
     "released": {
@@ -23,14 +23,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "kl_direction": "reverse",
             "sinkhorn_input": "log",
             "scales_shift": True,
+            "balance_learning_rate": 1e-3,
         },
-        "data": ONE_FRAME,
-        "workers": {"batch_size": 256},
+        "data": FRAMES,
+        "workers": {"batch_size": 32},  # of 8 frames each
         "train": {
             "optimizer": "adam",
             "weight_decay": 1e-6,
             "learning_rate": 1e-3,
-            "warmup_epochs": 0.0,
+            "schedule": "waves",
+            "balance": "none",
+            "repeat_reals": 4,
             "max_grad_norm": 0.0,
             "epochs": 10,
             "patience": 0,
@@ -38,8 +41,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "demo": {
         "model": {"num_libs": 2, "backbone": "mobilenet_v1", "image_size": 64, "fusion_dims": (128, 64)},
-        "data": ONE_FRAME,
-        "workers": {"batch_size": 16},
+        "data": FRAMES,
+        "workers": {"batch_size": 8},
         "split": {"val_fraction": 0.2, "test_fraction": 0.25},
         "train": {
             "optimizer": "adam",

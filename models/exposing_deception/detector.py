@@ -8,12 +8,14 @@ heads classify from all features and from all but one block's: losses/exposing_d
 The presets:
 
 - `corrected`, the default: colours as RGB, and an objective that measures what the paper describes.
-- `released`: what the published code does: its channel order and the slips of its objective.
+- `released`: what the published code does: its channel order, the slips of its objective, real clips four
+  times in an epoch (its number for FF++; six for Celeb-DF-v2, five for DFDC: --repeat_reals), and a learning
+  rate in waves.
 - `demo`: a network for the demo set and two CPU cores.
 
-Deviations of all presets: epoch and learning rate are not chosen on the test split; the optimiser is not made
-again, nor the cosine restarted, with every epoch; EfficientNet is B4, since the published code names none and
-cannot build it.
+Deviations of all presets: epoch and learning rate are not chosen on the test split, nor is the learning rate
+halved by its loss; EfficientNet is B4, since the published code names none and cannot build it; a clip shows
+8 frames in an epoch and in evaluation (--frames_per_clip), not all.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class ExposingDetector(nn.Module, Method):
     presets = PRESETS
     inputs = frozenset({"video"})
     modalities = frozenset({"video"})
+    judges_frames = True
     weight_sources = ("init_from",)
     released_keys = ("region_model", "local_linear", "bottleneck.", "baseline_linear.", "linear.")
 
@@ -81,8 +84,10 @@ class ExposingDetector(nn.Module, Method):
 
     @staticmethod
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
-        if config.get("workers", {}).get("batch_size") == 1 and config["data"]["window_s"] < 0.1:
-            raise UsageError("--batch_size 1 with windows of one frame: the batch norms need two pictures")
+        data = config["data"]
+        frames = data.get("frames_per_clip") or round(data["window_s"] * data.get("video_fps", 25.0))
+        if config.get("workers", {}).get("batch_size") == 1 and frames < 2:
+            raise UsageError("--batch_size 1 with single frames: the batch norms need two pictures")
 
     def forward(self, batch: ClipBatch) -> ExposingOutput:
         shown = ~batch.video_padding_mask  # (B, T)
@@ -94,7 +99,7 @@ class ExposingDetector(nn.Module, Method):
             share = torch.distributions.Beta(alpha, alpha).sample().to(pictures)
             order = torch.randperm(len(pictures), device=pictures.device)
             pictures = share * pictures + (1 - share) * pictures[order]
-            own = frame_labels(batch)
+            own = batch.frame_labels
             mixed["mixed_labels"] = torch.zeros_like(own).masked_scatter(shown, own[shown][order])
             mixed["mixed_share"] = share.float().expand_as(own)
         parts = self.forward_pictures(pictures)
@@ -144,12 +149,6 @@ class ExposingDetector(nn.Module, Method):
         """
         used = {key: value for key, value in state.items() if not UNUSED.match(key)}
         load_renamed(self, used, released_prefixes(self.config.num_libs))
-
-
-def frame_labels(batch: ClipBatch) -> Tensor:
-    """(B, T) labels of the frames: of the clip's picture, and of the clip where that is unknown."""
-    labels = torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
-    return labels[:, None].expand_as(batch.video_padding_mask)
 
 
 def released_prefixes(num_libs: int) -> dict[str, str]:

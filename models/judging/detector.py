@@ -26,9 +26,9 @@ from torch import nn
 from tqdm import tqdm
 
 from loaders.batches.collate import Collate
+from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
 from loaders.batches.domain import describe
-from loaders.batches.places import RELEASED_FRAMES
-from loaders.batches.windows import ClipDataset, ClipWindow, DataConfig, WindowStart
+from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from models.judging.evidence import lag_curve, region_map, saturated_probes
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
 from models.method import Method, check_config, needs_of
@@ -120,6 +120,8 @@ class LoadedDetector:
     ) -> None:
         if data.window == "released":  # such windows are a number of frames at any rate
             data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
+        if data.frames_per_clip:  # of a raw video, as many as there are
+            data = dataclasses.replace(data, frames_per_clip=0, window_s=1 / data.video_fps)
         assert isinstance(model, nn.Module)  # every method is one
         self.model = model
         self.model.to(device).eval()

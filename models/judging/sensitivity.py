@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.shortcut_probes import probe_batches
-from loaders.batches.windows import DataConfig
 from models.method import LoaderNeeds
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants

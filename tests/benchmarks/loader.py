@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 import torch
 
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipDataset
 from preprocess.faces.track import ENCODER_PRESET
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.clip_factory import make_clip

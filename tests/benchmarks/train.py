@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, training_loader
-from loaders.batches.windows import DataConfig
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking.config import BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector

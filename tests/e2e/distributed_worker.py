@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
-from loaders.batches.windows import DataConfig
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from models.beyond_masking.config import BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector

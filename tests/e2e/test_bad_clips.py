@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset
 from loaders.batches.worker_processes import LoaderError
 from loaders.splits.files import read_split
 from tests.clip_factory import make_clip, write_clip_folder

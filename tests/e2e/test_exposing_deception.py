@@ -16,7 +16,7 @@ from tests.parity.exposing_deception import released_name
 from utils.checkpoint.files import load_checkpoint
 
 FLAGS = (
-    "--model exposing_deception --preset demo --image_size 32 --fusion_dims 16 8 --windows_per_clip 2 "
+    "--model exposing_deception --preset demo --image_size 32 --fusion_dims 16 8 --frames_per_clip 2 "
     "--batch_size 4 --num_workers 1 --val_fraction 0.25 --test_fraction 0.25 --epochs 2 --device cpu "
     "--domain_clips 0 --precision fp32 --save_every_steps 2"
 ).split()
@@ -77,7 +77,7 @@ def test_a_run_and_a_published_file_of_its_weights_give_the_same_scores(prepared
     weights = load_checkpoint(run_dir / "best.pt")["model"]
     state = {f"module.{released_name(key, 2)}": value for key, value in weights.items()}
     torch.save({"state_dict": state, "epoch": 1}, tmp_path / "model_best.pth")
-    flags = ("--image_size", "32", "--window_s", "0.04", "--windows_per_clip", "2", "--batch_size", "4")
+    flags = ("--image_size", "32", "--frames_per_clip", "2", "--batch_size", "4")
     flags += ("--split_file", run_dir / "splits/fakeavceleb.csv")
     published = ("--model", "exposing_deception", "--checkpoint", tmp_path / "model_best.pth")
     ok(run_command("test.py", *published, *flags, *where, "--output_dir", tmp_path / "published"))

@@ -485,7 +485,8 @@ RECIPES = [
 def exercise(folder: Path, output: Path) -> str:
     """Everything that reads prepared clips: windows, the audit, verify. Returns why it was refused, if so."""
     from loaders.audit.facts import measure_clip
-    from loaders.batches.windows import ClipDataset, DataConfig
+    from loaders.batches.data_config import DataConfig
+    from loaders.batches.windows import ClipDataset
     from loaders.listing import ListingConfig, select_clips
     from preprocess.verify import check_clip
     from tests.clip_factory import make_clip

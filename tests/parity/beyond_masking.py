@@ -98,6 +98,7 @@ def run(
         video_padding_mask=no_frames_padded,
         audio_padding_mask=no_frames_padded[:, :1],
         landmark_padding_mask=no_frames_padded,
+        frame_labels=labels[:, None].expand(num_clips, num_frames),
         video_labels=labels,
         audio_labels=torch.full_like(labels, torch.nan),
         labels=labels,

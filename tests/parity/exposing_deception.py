@@ -94,6 +94,7 @@ def as_batch(labels: Tensor) -> ClipBatch:
         video_padding_mask=torch.zeros(count, 1, dtype=torch.bool),
         landmark_padding_mask=torch.ones(count, 1, dtype=torch.bool),
         audio_padding_mask=torch.zeros(count, 0, dtype=torch.bool),
+        frame_labels=labels.float()[:, None],
         video_labels=labels.float(),
         audio_labels=torch.full((count,), torch.nan),
         labels=labels.float(),

@@ -137,6 +137,7 @@ def as_batch(labels: dict[str, Tensor], num_frames: int) -> ClipBatch:
         video_padding_mask=torch.zeros(num_clips, num_frames, dtype=torch.bool),
         landmark_padding_mask=torch.zeros(num_clips, num_frames, dtype=torch.bool),
         audio_padding_mask=torch.zeros(num_clips, 1, dtype=torch.bool),
+        frame_labels=fake["v"][:, None].expand(num_clips, num_frames),
         video_labels=fake["v"],
         audio_labels=fake["a"],
         labels=fake["m"],

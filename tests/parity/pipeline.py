@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from loaders.batches.collate import Collate
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipDataset
 from models.beyond_masking.config import PRESETS
 from models.beyond_masking.mfcc import Mfcc, centre_columns
 from models.beyond_masking.video import VideoFrontEnd

@@ -97,7 +97,8 @@ def test_without_a_gpu_its_tests_are_skipped_with_the_reason(request, monkeypatc
 def test_clips_are_written_and_read_without_pyav_and_soundfile(tmp_path, monkeypatch):
     import soundfile
 
-    from loaders.batches.windows import ClipDataset, DataConfig
+    from loaders.batches.data_config import DataConfig
+    from loaders.batches.windows import ClipDataset
     from tests.clip_factory import make_clip
     from utils.clip import frames
 

@@ -112,6 +112,23 @@ def one_class_metrics(labels: Labels, logits: Floats) -> dict[str, Any]:
     }
 
 
+def frame_level_metrics(labels: Sequence[Floats], logits: Sequence[Floats]) -> dict[str, Any]:
+    """AUC, accuracy at logit 0 and log-loss over all frames of all clips, as papers on frames report them.
+
+    labels, logits: per clip (frames,). Not to be compared with metrics of clips: frames of one clip are
+    alike, and long clips count more. AUC is None without both classes.
+    """
+    fake, scores = np.concatenate(labels) == 1, np.concatenate(logits)
+    losses = np.logaddexp(0, np.where(fake, -scores, scores))
+    return {
+        "num_real": int((~fake).sum()),
+        "num_fake": int(fake.sum()),
+        "auc": None if lacks_a_class(fake, "") else area_under_roc(fake, scores),
+        "accuracy": float(((scores > 0) == fake).mean()),
+        "log_loss": float(losses.mean()),
+    }
+
+
 def detection_metrics(labels: Labels, logits: Floats, what: str) -> DetectionMetrics:
     """All metrics of (n,) labels and logits.
 

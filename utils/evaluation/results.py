@@ -21,6 +21,7 @@ from utils.evaluation.metrics import (
     Rows,
     against_the_reals,
     detection_metrics,
+    frame_level_metrics,
     lacks_a_class,
     one_class_metrics,
 )
@@ -59,18 +60,22 @@ def all_metrics(
     if domain is not None and scores.facts is not None:
         threshold = decision.clip.threshold if decision else 0.0
         about_domain = abstention_results(domain, scores.facts, labels, logits, persons, threshold)
+    by_frame: dict[str, Any] = {}
+    if scores.frame_labels is not None:
+        by_frame = {"frame_level": frame_level_metrics(scores.frame_labels, scores.window_logits)}
     if reason := lacks_a_class(labels, what):
         return {
             "overall": one_class_metrics(labels, logits),
             "decision": decided,
             "domain": about_domain,
             "reason": reason,
+            **by_frame,
         }
 
     def metrics_of(rows: Rows, name: str) -> dict[str, Any]:
         return dataclasses.asdict(detection_metrics(labels[rows], logits[rows], name))
 
-    result: dict[str, Any] = {"overall": metrics_of(np.arange(len(labels)), what)}
+    result: dict[str, Any] = {"overall": metrics_of(np.arange(len(labels)), what), **by_frame}
     groups = {
         key: against_the_reals([getattr(clip, key) for clip in ordered], labels)
         for key in ("category", "method")
@@ -87,6 +92,20 @@ def all_metrics(
         rows = np.flatnonzero(is_disjoint | (labels == 0))
         result["donor_disjoint"] = metrics_of(rows, "the donor-disjoint subset")
     return result
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The main numbers of test_metrics.json, for the log."""
+    rates = "AUC {auc:.4f}, EER {eer:.4f}, balanced accuracy {balanced_accuracy:.4f}"
+    said = ("accuracy {accuracy:.4f}" if "reason" in result else rates).format(**result["overall"])
+    return said + (f"; {sentence_of_frames(frames)}" if (frames := result.get("frame_level")) else "")
+
+
+def sentence_of_frames(frames: Mapping[str, Any]) -> str:
+    """What `frame_level_metrics` found."""
+    count, auc = frames["num_real"] + frames["num_fake"], frames["auc"]
+    rates = f"accuracy {frames['accuracy']:.4f}, log-loss {frames['log_loss']:.4f}"
+    return f"over all {count:,} frames: {'' if auc is None else f'AUC {auc:.4f}, '}{rates}"
 
 
 def over_data_sets(results: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:

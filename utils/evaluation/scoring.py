@@ -21,21 +21,24 @@ from utils.run.device import autocast
 from utils.run.training import NotFiniteError, require_finite
 from utils.types import Clip, ClipBatch
 
-Window = tuple[str, float, float, float, float]  # clip id, label, logits of clip, video and audio head
+# clip id, label, logits of clip, video and audio head, label of the frame (NaN of a window)
+Window = tuple[str, float, float, float, float, float]
 
 POOLS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
 
 
 class _ScoredBatch(NamedTuple):
-    windows: list[Window]  # NaN for a head that the method does not have
+    windows: list[Window]  # or frames; NaN for a head that the method does not have
+    clip_ids: tuple[str, ...]  # one per window, but not per frame
     term_sums: dict[str, float]  # loss terms, summed over windows
     has_heads: tuple[bool, bool]  # video, audio
-    facts: list[list[float]]  # per window; empty unless they were asked for
+    is_by_frame: bool
+    facts: list[list[float]]  # per clip id; empty unless they were asked for
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipScores:
-    """One row per clip, in the order of first windows; logits are pooled over a clip's windows."""
+    """One row per clip, in the order of first windows; logits are pooled over a clip's windows or frames."""
 
     clip_ids: list[str]
     labels: Floats  # (n,) 1 = fake
@@ -46,6 +49,7 @@ class ClipScores:
     window_logits: list[Floats]  # n arrays (num_windows,): the pooled logits, in order of time
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
     facts: Floats | None = None  # (n, F), means over windows, if they were asked for
+    frame_labels: list[Floats] | None = None  # n arrays (num_windows,), 1 = fake picture; None: windows
 
     def in_order(self, clips: Iterable[Clip]) -> list[Clip]:
         """The scored ones of `clips`, one per row."""
@@ -66,7 +70,7 @@ def evaluate(
     description: str = "evaluate",
     describe: Callable[[ClipBatch], torch.Tensor] | None = None,
 ) -> ClipScores:
-    """Score every window and pool the logits over each clip's windows.
+    """Score every window and pool the logits over each clip's windows; of `spread_frames` every frame.
 
     pooling: "mean", or "max", which finds clips that are forged only in places. The model's mode is restored.
     With N processes, each is given its share of the batches (see loaders.evaluation_loader); all return the
@@ -90,14 +94,16 @@ def evaluate(
     facts: dict[str, list[list[float]]] = {}
     for batch in scored:
         sums.update(batch.term_sums)
-        num_scored += len(batch.windows)
+        num_scored += len(batch.clip_ids)
         for clip_id, *values in batch.windows:
             if bad_clips is None or clip_id not in bad_clips.found:
                 rows.setdefault(clip_id, []).append(tuple(values))
-        for (clip_id, *_), row in zip(batch.windows, batch.facts, strict=False):  # none if not asked for
+        for clip_id, row in zip(batch.clip_ids, batch.facts, strict=False):  # none if not asked for
             facts.setdefault(clip_id, []).append(row)
     pool = POOLS[pooling]
-    pooled = np.array([pool(values, axis=0) for values in rows.values()]).reshape(-1, 4)
+    tables = [np.array(values) for values in rows.values()]
+    pooled = np.array([pool(table, axis=0) for table in tables]).reshape(-1, 5)
+    is_by_frame = any(batch.is_by_frame for batch in scored)
     has_video, has_audio = (any(batch.has_heads[head] for batch in scored) for head in (0, 1))
     return ClipScores(
         clip_ids=list(rows),
@@ -106,7 +112,8 @@ def evaluate(
         video_logits=pooled[:, 2] if has_video else None,
         audio_logits=pooled[:, 3] if has_audio else None,
         num_windows=np.array([len(values) for values in rows.values()]),
-        window_logits=[np.array([logit for _, logit, *_ in values]) for values in rows.values()],
+        window_logits=[table[:, 1] for table in tables],
+        frame_labels=[table[:, 4] for table in tables] if is_by_frame else None,
         mean_terms={name: value / num_scored for name, value in sums.items()},
         facts=np.array([np.mean(facts[clip_id], axis=0) for clip_id in rows]) if describe else None,
     )
@@ -125,20 +132,35 @@ def _score(
         output = model(on_device)
         terms = criterion(output, on_device) if criterion else {}
     heads = (output.video_logits, output.audio_logits)
-    unknown = torch.full_like(output.logits, torch.nan)
-    columns = (output.logits, *(unknown if head is None else head for head in heads))
+    size, labels, clip_ids = len(batch.clip_ids), batch.labels, batch.clip_ids
+    frame_labels = torch.full_like(labels, torch.nan)
+    logits: torch.Tensor = output.logits
+    if batch.spread_frames:
+        assert output.frame_logits is not None  # see models/method.py
+        shown = ~batch.video_padding_mask
+        counts = shown.sum(dim=1)
+        labels, frame_labels = labels.repeat_interleave(counts), batch.frame_labels[shown]
+        clip_ids = tuple(
+            name for name, count in zip(clip_ids, counts.tolist(), strict=True) for _ in range(count)
+        )
+        logits = output.frame_logits[shown.to(device)]
+        heads = (logits if heads[0] is not None else None, None)
+    unknown = torch.full_like(logits, torch.nan)
+    columns = (logits, *(unknown if head is None else head for head in heads))
     # one transfer for all values
     on_cpu = torch.cat([value.float().flatten() for value in (*columns, *terms.values())]).cpu()
     values = on_cpu.double().numpy()
-    size = len(batch.clip_ids)
-    logits, term_values = values[: 3 * size].reshape(3, size), values[3 * size :]
-    if not np.isfinite(logits[[True, *(head is not None for head in heads)]]).all():
+    scores, term_values = values[: 3 * len(labels)].reshape(3, -1), values[3 * len(labels) :]
+    if not np.isfinite(scores[[True, *(head is not None for head in heads)]]).all():
         raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
     require_finite(dict(zip(map(_column, terms), term_values.tolist(), strict=True)), batch.clip_ids)
+    rows = zip(clip_ids, labels.tolist(), *scores.tolist(), frame_labels.tolist(), strict=True)
     return _ScoredBatch(
-        windows=list(zip(batch.clip_ids, batch.labels.tolist(), *logits.tolist(), strict=True)),
+        windows=list(rows),
+        clip_ids=batch.clip_ids,
         term_sums={name: value * size for name, value in zip(terms, term_values.tolist(), strict=True)},
         has_heads=(heads[0] is not None, heads[1] is not None),
+        is_by_frame=batch.spread_frames,
         facts=describe(on_device).double().cpu().tolist() if describe else [],
     )
 

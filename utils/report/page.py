@@ -18,6 +18,7 @@ from utils.clip.frames import read_frames, read_video_header
 from utils.errors import DatasetError
 from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.promise import sentence_of, sentences, shown_by
+from utils.evaluation.results import sentence_of_frames
 from utils.evaluation.scoring import ClipScores
 from utils.evaluation.seen import sentence_of_seen
 from utils.evaluation.units import caveat, counted, noun
@@ -76,6 +77,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         result=result,
         caveat=caveat,
         headlines=_headlines(result),
+        frames=sentence_of_frames(result["frame_level"]) if "frame_level" in result else "",
         persons=_persons(result["intervals"]),
         promise=_promise(result),
         seen=sentence_of_seen(result.get("seen_in_training")),
@@ -212,7 +214,7 @@ def most_wrong(evaluated: Evaluated, threshold: float) -> dict[str, Any]:
 
 def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int) -> dict[str, Any]:
     scores, video = evaluated.scores, clip.folder / VIDEO_NAME
-    fps, num_frames = read_video_header(video)
+    fps, num_frames = read_video_header(video, clip.frames)
     num_frames = num_frames or len(open_landmarks(clip.folder))  # methods that only see have no landmarks
     windows = [
         {"start": start, "end": end, "prob": float(expit(value))}
@@ -227,7 +229,7 @@ def _wrong_clip(evaluated: Evaluated, clip: Clip, row: int) -> dict[str, Any]:
     places = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * num_frames).astype(np.int64)
     pictures = []
     if not evaluated.no_thumbnails:
-        frames = read_frames(video, places)
+        frames = read_frames(video, places, clip.frames)
         pictures = [jpeg_data_url(frame, THUMBNAIL_SIZE, JPEG_QUALITY) for frame in frames]
     segments = {"picture": clip.video_fake_segments, "sound": clip.audio_fake_segments}
     return {

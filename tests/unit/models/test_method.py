@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import train
-from loaders.batches.windows import DataConfig
+from loaders.batches.data_config import DataConfig
 from models import MODELS
 from models.judging.detector import JudgeConfig, LoadedDetector
 from models.method import Method, without_decay_of_vectors

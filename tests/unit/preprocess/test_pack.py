@@ -17,7 +17,8 @@ from loaders import DATASETS
 from loaders.audit.facts import measure_clip
 from loaders.audit.leaks import require_no_leak
 from loaders.batches.collate import Collate
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipDataset
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import pytest
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.places import window_frames
-from loaders.batches.windows import DataConfig
 from models import MODELS
 from preprocess.clip.make import ClipConfig, prepare_clip
 from preprocess.verify import check_clip

@@ -25,8 +25,9 @@ from loaders.audit.shortcuts import (
     judge_rule,
     shortcut_findings,
 )
+from loaders.batches.data_config import DataConfig
 from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset
 from loaders.listing import Listing
 from loaders.splits.drawing import Split
 from tests.clip_factory import clip_info, make_clip, write_clip_folder

@@ -7,9 +7,9 @@ from fractions import Fraction
 import pytest
 import torch
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig
 from loaders.batches.domain import describe_training, evaluation_batches
-from loaders.batches.windows import DataConfig
 from models.restore import restore_domain
 from tests.benchmarks.loader import pack_clips
 from tests.clip_factory import clip_info, make_clip, write_clip_folder

@@ -6,8 +6,9 @@ from fractions import Fraction
 import pytest
 
 from loaders.batches import windows
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset
 from tests.benchmarks.loader import pack_clips
 from tests.clip_factory import clip_info, make_clip, write_clip_folder
 from utils.clip.files import INFO_NAME

@@ -10,9 +10,10 @@ import torch
 
 from loaders.batches import windows
 from loaders.batches.collate import Collate
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.shortcut_probes import probe_batches
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset
 from loaders.batches.worker_processes import LoaderError
 from models.menu import MODELS
 from models.method import check_config

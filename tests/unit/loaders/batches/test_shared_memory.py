@@ -8,6 +8,7 @@ import time
 import pytest
 
 from loaders.batches import data_loader, worker_processes
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import (
     IN_HAND,
     WorkerConfig,
@@ -15,7 +16,7 @@ from loaders.batches.data_loader import (
     fit_shared_memory,
     training_loader,
 )
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset
 from loaders.batches.worker_processes import LoaderError
 from tests.clip_factory import make_clip, write_clip_folder
 from utils.run import memory

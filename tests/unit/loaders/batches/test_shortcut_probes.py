@@ -4,9 +4,9 @@ import numpy as np
 import soundfile
 import torch
 
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.shortcut_probes import PROBES, probe_batches, sound_partners, without
-from loaders.batches.windows import DataConfig
 from tests.clip_factory import make_batch, make_clip, write_clip_folder
 from utils.clip.files import AUDIO_NAME, SAMPLE_RATE_HZ
 

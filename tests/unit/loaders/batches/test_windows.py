@@ -1,5 +1,6 @@
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,16 +8,17 @@ import soundfile
 import torch
 
 from loaders.batches.collate import Collate
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
 from loaders.batches.labels import window_labels
 from loaders.batches.places import evaluation_starts, last_start_frame
 from loaders.batches.samplers import TrainingSampler
 from loaders.batches.transforms import normalize_face_box
-from loaders.batches.windows import ClipDataset, DataConfig, WindowStart
+from loaders.batches.windows import ClipDataset, WindowStart
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip import frames as crop_video
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
-from utils.errors import ClipError
+from utils.errors import ClipError, UsageError
 
 
 def frame_numbers(window):
@@ -210,6 +212,27 @@ def test_evaluation_windows_are_spread_from_start_to_end():
     assert last_start_frame(60, Fraction(25), 2.4) == 0
     assert last_start_frame(75, Fraction(25), 2.4) == 15
     assert last_start_frame(10, Fraction(25), 2.4) == 0
+
+
+def test_real_clips_may_come_several_times_in_an_epoch():
+    labels = [float(i >= 3) for i in range(10)]
+    sampler = TrainingSampler(labels, seed=3, repeats={0.0: 4, 1.0: 1})
+    draws = list(sampler)
+    assert len(sampler) == len(draws) == 3 * 4 + 7
+    assert Counter(index for index, _ in draws) == {i: 1 if labels[i] else 4 for i in range(10)}
+    assert sorted(repetition for index, (_, repetition) in draws if index == 0) == [0, 1, 2, 3]
+    clips = [make_clip(Path(str(i)), label=i % 2) for i in range(4)]
+    for balance, length in (("none", 6), ("label", 4)):
+        loader, _ = training_loader(
+            clips, DataConfig(), WorkerConfig(batch_size=1, num_workers=0), balance=balance, repeat_reals=2,
+            seed=1,
+        )  # fmt: skip
+        assert len(loader) == length
+    with pytest.raises(UsageError, match="repeat_reals"):
+        training_loader(
+            clips, DataConfig(), WorkerConfig(), balance="none", repeat_reals=2, seed=1,
+            dataset_weights={"test": 1.0},
+        )  # fmt: skip
 
 
 def test_balanced_sampling_draws_classes_alike_and_clips_evenly():

@@ -31,6 +31,7 @@ def batch_of(frames, labels=None):
         landmarks=torch.zeros(count, num_frames, 0, 2),
         video_padding_mask=mask,
         landmark_padding_mask=~mask,
+        frame_labels=labels.float()[:, None].expand(count, num_frames),
     )
 
 

@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipDataset
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip.generated import TRAINED
 from utils.errors import DatasetError, UsageError

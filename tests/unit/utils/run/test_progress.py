@@ -4,8 +4,8 @@ import time
 import pytest
 
 from loaders.audit.leaks import require_no_leak
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from loaders.batches.windows import DataConfig
 from loaders.listing import ListingConfig, select_clips
 from loaders.splits.drawing import Split
 from tests.clip_factory import make_clip
