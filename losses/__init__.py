@@ -1,7 +1,8 @@
 """The menu of objectives, with the keys of MODELS: name -> nn.Module, called (output, batch) -> terms.
 
 Each class has `config_type`, the dataclass of its flags, and is built from one: Loss(config). A loss with
-parameters may have `parameter_groups()`, as methods have (models/method.py).
+parameters may have `parameter_groups()`, as methods have (models/method.py); one that sends no gradient to
+some fields of the output names them in `untaught_outputs`.
 """
 
 from typing import Any

@@ -118,6 +118,12 @@ class ExposingLoss(nn.Module):
         if config.balance_loss_method == "auto":
             self.spreads = nn.Parameter(torch.ones(len(self.terms)))
 
+    @property
+    def untaught_outputs(self) -> tuple[str, ...]:
+        """Scores of heads that no term teaches (see utils/run/training.py)."""
+        taught = {"all_scores": self.config.gil_loss, "left_out_scores": self.config.lil_loss}
+        return tuple(name for name, is_taught in taught.items() if not is_taught)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The weights of the terms, if they are learnt."""
         rate = self.config.balance_learning_rate

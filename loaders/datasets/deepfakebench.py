@@ -186,7 +186,7 @@ def _class_of(label_name: str, path: Path) -> int:
 
 
 def _each_in_one_part(videos: list[_Video], path: Path) -> list[_Video]:
-    """Without the copies of videos in other parts: test comes first, and a copied validation part is left out."""
+    """Without copies of videos in other parts: test comes first, and a copied validation part is left out."""
     in_part: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for video in videos:
         in_part[video.part].add((video.label_name, video.name))

@@ -18,10 +18,10 @@ from torch import nn
 
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader, training_loader
-from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
-from models.beyond_masking.config import BeyondMaskingConfig
-from models.beyond_masking.detector import BeyondMaskingDetector
+from losses import LOSSES
+from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
+from models.method import needs_of
 from tests.clip_factory import make_clip
 from utils.errors import run_command
 from utils.evaluation.scoring import evaluate
@@ -29,8 +29,20 @@ from utils.run.distributed import is_main, pad_to_longest, process_group, rank, 
 from utils.run.seed import seed_everything
 from utils.run.training import StepReader, TrainingStep, parallel, shares_gradients
 
-SIZES = {"feature_dim": 16, "video_channels": (4, 4, 8), "audio_channels": (8, 8, 8), "image_size": 16,
-         "feedforward_dim": 32, "classifier_hidden_dim": 16, "dropout": 0.0}  # fmt: skip
+SIZES = {
+    "beyond_masking": {
+        "feature_dim": 16, "video_channels": (4, 4, 8), "audio_channels": (8, 8, 8), "image_size": 16,
+        "feedforward_dim": 32, "classifier_hidden_dim": 16, "dropout": 0.0,
+    },
+    "exposing_deception": {
+        "num_libs": 2, "backbone": "mobilenet_v1", "image_size": 32, "fusion_dims": (16, 8), "dropout": 0.0,
+        "augmentation": "none", "mixup": False,
+    },
+}  # fmt: skip
+DATA = {
+    "beyond_masking": {"window_s": 0.6, "windows_per_clip": 2},
+    "exposing_deception": {"frames_per_clip": 3},
+}
 NUM_STEPS = 12
 
 
@@ -44,23 +56,27 @@ def main() -> None:
         make_clip(folder, label=number % 2, video_label=number % 2)
         for number, folder in enumerate(sorted(root.iterdir()))
     ]
-    data = DataConfig(window_s=0.6, windows_per_clip=2)
+    method = options.get("method", "beyond_masking")
+    data = DataConfig(**DATA[method])
     with process_group(device):
         workers = WorkerConfig(batch_size=options.get("batch_size", 8), num_workers=0)
         parts = options.get("accumulate_steps", 1)
+        needs = needs_of(MODELS[method])
         batches, sampler = training_loader(
-            clips, data, workers, balance="label", seed=1, accumulate_steps=parts
+            clips, data, workers, balance="label", seed=1, accumulate_steps=parts, **needs
         )
         seed = options.get("seed", 3)
         seed_everything(seed)
-        model = BeyondMaskingDetector(BeyondMaskingConfig(**SIZES, **options.get("model", {})))
+        model_type, loss_type = MODELS[method], LOSSES[method]
+        model = model_type(model_type.config_type(**SIZES[method] | options.get("model", {})))
         if options.get("double"):
             model.register_forward_pre_hook(
                 lambda _, inputs: (dataclasses.replace(inputs[0], landmarks=inputs[0].landmarks.double()),)
             )
-        criterion = BeyondMaskingLoss(BeyondMaskingLossConfig(**options.get("loss", {})))
+        criterion = loss_type(loss_type.config_type(**options.get("loss", {})))
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        scores = evaluate(model, evaluation_loader(clips, data, workers), device, criterion=criterion)
+        scored = evaluation_loader(clips, data, workers, **needs)
+        scores = evaluate(model, scored, device, criterion=criterion)
 
         if world_size() > 1 and options.get("sync_batch_norm", True):
             synchronize_batch_norm(model, device)
@@ -73,10 +89,11 @@ def main() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
         seed_everything(seed, 1, rank())
         reader, losses, ids, epochs = StepReader(device), [], [], 0
-        while len(losses) < NUM_STEPS:
+        num_steps, untrained = options.get("num_steps", NUM_STEPS), set()
+        while len(losses) < num_steps:
             sampler.epoch, epochs = epochs, epochs + 1
             for number, batch in enumerate(batches, start=1):
-                if len(losses) == NUM_STEPS:
+                if len(losses) == num_steps:
                     break
                 last = number % parts == 0
                 batch, clip_ids = pad_to_longest(batch)
@@ -87,6 +104,7 @@ def main() -> None:
                     terms = step(batch, clip_ids)
                     (terms["total"] / parts).backward()
                 if last:
+                    untrained |= {name for name, p in model.named_parameters() if p.grad is None}
                     optimizer.step()
                     optimizer.zero_grad()
                     losses += [numbers["total"] for numbers in reader.submit(terms, clip_ids, {})]
@@ -95,7 +113,8 @@ def main() -> None:
                 {
                     "before": before, "after": model.state_dict(), "losses": losses, "clip_ids": ids,
                     "scored": scores.clip_ids, "logits": scores.logits.tolist(),
-                    "terms": scores.mean_terms, "num_windows": scores.num_windows.tolist(),
+                    "untrained": sorted(untrained), "terms": scores.mean_terms,
+                    "num_windows": scores.num_windows.tolist(),
                 },
                 output,
             )  # fmt: skip

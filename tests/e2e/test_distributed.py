@@ -122,6 +122,24 @@ def test_two_processes_train_as_one_with_the_same_batches(clips, one_process, tm
         assert two[name] == one[name]
 
 
+@pytest.mark.parametrize(
+    ("terms", "untrained"),
+    [({}, ()), ({"gil_loss": False}, ("all_head",)), ({"lil_loss": False}, ("left_out_heads",))],
+)
+def test_two_processes_train_frames_as_one(clips, one_process, tmp_path, terms, untrained):
+    """Three steps: small networks under batch norm multiply rounding by 100 in each."""
+    options = {"method": "exposing_deception", "loss": terms, "seed": 3, "double": True, "num_steps": 3}
+    one, two = one_process(**options), work(clips, tmp_path / "two.pt", processes=2, **options)
+    assert one["clip_ids"] == two["clip_ids"]
+    assert two["logits"] == one["logits"]
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-8, atol=0)
+    of_weights, _ = largest_differences(one, two)
+    assert max(of_weights.values()) <= 1e-6, max(of_weights.items(), key=lambda item: item[1])
+    # a head without a loss has no gradient, rather than one of 0, which Adam would let its weights decay by
+    assert one["untrained"] == two["untrained"]
+    assert {name.split(".")[0] for name in one["untrained"]} == set(untrained)
+
+
 def test_without_synchronised_batch_norm_the_steps_are_others(clips, one_process, tmp_path):
     options = FAIR | {"seed": 3, "double": False}
     one = one_process(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -49,9 +50,19 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: ClipBatch, clip_ids: tuple[str, ...]) -> dict[str, Tensor]:
         output = self.model(batch)
+        if names := untaught_outputs(self.criterion):
+            output = dataclasses.replace(output, **{name: getattr(output, name).detach() for name in names})
         if distributed.world_size() > 1:
             output, batch = distributed.gather_batch(output, batch, clip_ids)
         return self.criterion(output, batch)
+
+
+def untaught_outputs(criterion: nn.Module) -> tuple[str, ...]:
+    """Fields of the output that the objective sends no gradient to, as it says in `untaught_outputs`.
+
+    Of several processes each would send a gradient of 0, which lets Adam decay the weights of such a head.
+    """
+    return tuple(getattr(criterion, "untaught_outputs", ()))
 
 
 def compile_model(model: nn.Module) -> None:
@@ -72,7 +83,8 @@ def parallel(step: TrainingStep) -> nn.Module:
     """The step, its gradients shared between the processes; itself in a single one."""
     if distributed.world_size() == 1:
         return step
-    return nn.parallel.DistributedDataParallel(step)
+    without_gradient = bool(untaught_outputs(step.criterion))
+    return nn.parallel.DistributedDataParallel(step, find_unused_parameters=without_gradient)
 
 
 def shares_gradients(step: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:
