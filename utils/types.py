@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.errors import UsageError
+
 INPUTS = frozenset({"video", "sound", "landmarks"})  # the signals of a clip
 MODALITIES = frozenset({"video", "audio"})  # what can be forged, and judged
 Record = TypeVar("Record")
@@ -125,6 +127,14 @@ class ClipBatch:
                 raise ValueError(f"ClipBatch.features[{name!r}] is {shape} with a mask of {mask}")
         if len(self.clip_ids) != num_clips:
             raise ValueError(f"ClipBatch has {len(self.clip_ids)} clip_ids for {num_clips} clips")
+
+    def require_plain(self) -> None:
+        """Raise UsageError if the frames are packed equalised, for a model that needs them as they were."""
+        if self.is_equalized:
+            raise UsageError(
+                "the model needs plain frames, but the clips are packed equalised; pack them with --frames "
+                "video or rgb"
+            )
 
     @property
     def lengths(self) -> tuple[int, ...]:

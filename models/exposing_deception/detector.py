@@ -90,6 +90,7 @@ class ExposingDetector(nn.Module, Method):
             raise UsageError("--batch_size 1 with single frames: the batch norms need two pictures")
 
     def forward(self, batch: ClipBatch) -> ExposingOutput:
+        batch.require_plain()
         shown = ~batch.video_padding_mask  # (B, T)
         frames = batch.video.transpose(1, 2)[shown]  # (N, 3, H, W) uint8
         pictures = self.pictures(frames)

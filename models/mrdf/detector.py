@@ -124,13 +124,14 @@ class MrdfDetector(nn.Module, Method):
         return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Dropout(self.config.dropout))
 
     def forward(self, batch: ClipBatch) -> MrdfOutput:
+        batch.require_plain()
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
             raise ValueError(f"the model takes sound of {SAMPLE_RATE_HZ} Hz, got {batch.sample_rate_hz}")
         video, padding_mask = batch.video, batch.video_padding_mask
         if self.config.cut_to_shortest:
             num_frames = int((~padding_mask).sum(dim=1).min())
             video, padding_mask = video[:, :, :num_frames], padding_mask[:, :num_frames]
-        frames = self.picture(video, is_equalized=batch.is_equalized)
+        frames = self.picture(video)
         sound = self.filterbank(batch.waveform, batch.audio_padding_mask, frames.shape[2])
         return self.forward_features(frames, sound, padding_mask)
 

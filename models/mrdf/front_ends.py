@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from models.blocks.frames import resize_frames
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.errors import UsageError
 
 SOUND_RATE_HZ = 16_000
 DECIMATION = SAMPLE_RATE_HZ // SOUND_RATE_HZ
@@ -157,12 +156,8 @@ class PictureFrontEnd(nn.Module):
         return resize_frames(video, size).round().clamp(0, 255).to(torch.uint8)
 
     @torch.no_grad()
-    def forward(self, video: Tensor, *, is_equalized: bool = False) -> Tensor:
-        """video: (B, 3, T, H, W) uint8. Raises UsageError if the frames are already equalised."""
-        if is_equalized:
-            raise UsageError(
-                "the model needs plain frames, but the clips are packed equalised: pack them again"
-            )
+    def forward(self, video: Tensor) -> Tensor:
+        """video: (B, 3, T, H, W) uint8, not equalised."""
         video, size, slack = self._resize(video), self.crop_size, self.image_size - self.crop_size
         if self.training:
             places = torch.randint(slack + 1, (len(video), 2)).tolist()

@@ -1,6 +1,7 @@
 """Exposing the Deception from prepared clips to a verdict: a method that only sees, frame by frame."""
 
 import csv
+import json
 import signal
 import time
 
@@ -82,6 +83,40 @@ def test_a_run_and_a_published_file_of_its_weights_give_the_same_scores(prepared
     published = ("--model", "exposing_deception", "--checkpoint", tmp_path / "model_best.pth")
     ok(run_command("test.py", *published, *flags, *where, "--output_dir", tmp_path / "published"))
     assert scores(tmp_path / "published") == scores(tmp_path / "own")
+
+
+def test_a_run_is_packed_and_compared(prepared_root, run_dir, tmp_path):
+    """A pack of decoded frames gives the same scores as the crops, and one of equalised frames is refused."""
+    flags = (
+        "--checkpoint",
+        run_dir / "best.pt",
+        "--num_workers",
+        "0",
+        "--device",
+        "cpu",
+        "--report",
+        "false",
+    )
+    roots = {"plain": prepared_root}
+    for frames in ("rgb", "equalized"):
+        roots[frames] = tmp_path / frames
+        where = ("--data_root", prepared_root, "--output", roots[frames])
+        ok(run_command("-m", "preprocess.pack", *where, "--frames", frames))
+    for name in ("plain", "rgb"):
+        ok(
+            run_command(
+                "test.py", *flags, "--data_root", roots[name], "--output_dir", tmp_path / f"of_{name}"
+            )
+        )
+    assert scores(tmp_path / "of_plain") == scores(tmp_path / "of_rgb")
+    refused = run_command(
+        "test.py", *flags, "--data_root", roots["equalized"], "--output_dir", tmp_path / "x"
+    )
+    assert "packed equalised" in refused.stderr
+    files = [tmp_path / f"of_{name}" / "predictions.csv" for name in ("plain", "rgb")]
+    ok(run_command("test.py", "--compare", *files, "--output_dir", tmp_path / "compared"))
+    frames = json.loads((tmp_path / "of_plain/test_metrics.json").read_text())["frame_level"]
+    assert frames["num_real"] + frames["num_fake"] == 2 * len(scores(tmp_path / "of_plain"))
 
 
 def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path):
