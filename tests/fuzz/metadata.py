@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.cases import PROCESSED, BrokenPromiseError, Recipe
-from tests.fuzz.mutate import NASTY_TEXTS, mutate_json, mutate_table, nasty_text, pick
+from tests.frame_trees import AUTHOR, build_deepfakebench, build_frame_lists
+from tests.fuzz.mutate import NASTY_TEXTS, damage, mutate_json, mutate_table, nasty_text, pick
 from tests.trees import TREES
 
 # data sets whose names say everything, and those whose folder names matter, too
 NAMED = ("deepfaketimit", "ravdess", "celebdf", "manifest", "kodf", "ffpp", "deepspeak", "fakeavceleb")
 OTHERS = ("split", "exclusions", "folds", "predictions", "results", "curves", "audit")  # files of our own
+FRAMES = ("frame_lists", "deepfakebench")  # folders of frames
+PREFIXES = (f"{AUTHOR}=", "FF++/manipulated_sequenceswap=manipulated_sequences/FaceSwap")
 TARGET = "target.txt"  # says what a case is about
 
 
@@ -30,6 +33,8 @@ def build(base: Path) -> None:
         only = tree.prepare_flags[1:2] if "--only" in tree.prepare_flags else ()
         prepare_empty(tree, base / name, *only)
     shutil.rmtree(base / "raw")
+    build_frame_lists(base / "frame_lists", frames=1)
+    build_deepfakebench(base / "deepfakebench", frames=0)
     _build_others(base)
 
 
@@ -100,7 +105,8 @@ def _start(base: Path, folder: Path, name: str) -> Path:
 def _tables(root: Path) -> list[Path]:
     """The files of a tree that are no clip's."""
     clip_files = {"cropped_video.mp4", "cropped_video.wav", "landmarks.npy"}
-    return sorted(path for path in root.rglob("*") if path.is_file() and path.name not in clip_files)
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".png")
+    return sorted(path for path in files if path.name not in clip_files)
 
 
 def untouched(name: str) -> Callable[..., None]:
@@ -122,6 +128,18 @@ def changed(name: str) -> Callable[..., str]:
             _sign(path)
             what += ", signed"
         return f"{path.name}: {what}"
+
+    return make
+
+
+def changed_frame(name: str) -> Callable[..., str]:
+    """Other bytes in a frame."""
+
+    def make(rng: np.random.Generator, base: Path, folder: Path) -> str:
+        path = pick(rng, sorted(_start(base, folder, name).rglob("*.png")))
+        data, what = damage(rng, path.read_bytes())
+        path.write_bytes(data)
+        return f"{path.parent.name}/{path.name}: {what}"
 
     return make
 
@@ -204,10 +222,11 @@ def folder_for_a_table(rng: np.random.Generator, base: Path, folder: Path) -> st
 
 WITH_TABLES = [name for name in TREES if name not in ("deepfaketimit", "ravdess")]
 RECIPES = [
-    *(Recipe(f"{name}: untouched", untouched(name), PROCESSED) for name in (*TREES, *OTHERS)),
-    *(Recipe(f"{name}: another table", changed(name)) for name in WITH_TABLES for _ in range(16)),
+    *(Recipe(f"{name}: untouched", untouched(name), PROCESSED) for name in (*TREES, *FRAMES, *OTHERS)),
+    *(Recipe(f"{name}: another table", changed(name)) for name in (*WITH_TABLES, *FRAMES) for _ in range(16)),
+    *(Recipe(f"{name}: another frame", changed_frame(name)) for name in FRAMES for _ in range(8)),
     *(Recipe(f"{name}: another file", changed(name)) for name in OTHERS for _ in range(10)),
-    *(Recipe(f"{name}: another name", renamed(name)) for name in NAMED for _ in range(3)),
+    *(Recipe(f"{name}: another name", renamed(name)) for name in (*NAMED, *FRAMES) for _ in range(3)),
     *(
         Recipe(f"{name}: failures.csv", failures(name))
         for name in ("deepfaketimit", "ravdess", "celebdf")
@@ -223,7 +242,7 @@ RECIPES = [
 def exercise(folder: Path, output: Path) -> str:
     """Read what a case is about as the commands do."""
     name, root = (folder / TARGET).read_text(), folder / "root"
-    if name in TREES:
+    if name in TREES or name in FRAMES:
         _list(name, root, output)
     else:
         {
@@ -243,8 +262,13 @@ def _list(name: str, root: Path, output: Path) -> None:
     from loaders.listing import ListingConfig, summarize
     from loaders.splits.drawing import SplitConfig
     from loaders.splits.files import make_split, read_split, split_checksum, write_split
+    from utils.clip.files import VIDEO_NAME
+    from utils.clip.frames import read_frames
 
-    listing = DATASETS[name](root, ListingConfig(allow_missing=True))
+    prefixes = PREFIXES if name == "frame_lists" else ()
+    listing = DATASETS[name](root, ListingConfig(allow_missing=True, path_prefix=prefixes))
+    for clip in listing.clips if name in FRAMES else ():
+        read_frames(clip.folder / VIDEO_NAME, np.arange(len(clip.frames or ())), clip.frames)
     above = f"{os.path.normpath(root)}{os.sep}"
     for clip in listing.all_clips:
         if not os.path.normpath(clip.folder).startswith(above):
