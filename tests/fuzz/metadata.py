@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz.cases import PROCESSED, BrokenPromiseError, Recipe
 from tests.frame_trees import AUTHOR, build_deepfakebench, build_frame_lists
+from tests.fuzz.cases import PROCESSED, BrokenPromiseError, Recipe
 from tests.fuzz.mutate import NASTY_TEXTS, damage, mutate_json, mutate_table, nasty_text, pick
 from tests.trees import TREES
 
