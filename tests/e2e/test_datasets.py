@@ -27,7 +27,8 @@ def run(*command, status=0):
 
 
 def test_every_data_set_has_a_tree_a_loader_and_a_source():
-    assert set(TREES) == set(DATASETS) == set(SOURCES)
+    folders_of_frames = {"frame_lists", "deepfakebench"}  # not prepared: tests/e2e/test_frame_folders.py
+    assert set(TREES) == set(SOURCES) == set(DATASETS) - folders_of_frames
 
 
 @pytest.mark.slow

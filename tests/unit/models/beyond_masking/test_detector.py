@@ -50,6 +50,7 @@ def pad_time(batch, extra_frames: int, extra_samples: int):
         video_padding_mask=longer(batch.video_padding_mask, 1, extra_frames, True),
         landmark_padding_mask=longer(batch.landmark_padding_mask, 1, extra_frames, True),
         audio_padding_mask=longer(batch.audio_padding_mask, 1, extra_samples, True),
+        frame_labels=longer(batch.frame_labels, 1, extra_frames, 0.0),
     )
 
 
