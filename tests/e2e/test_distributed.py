@@ -124,7 +124,7 @@ def test_two_processes_train_as_one_with_the_same_batches(clips, one_process, tm
 
 @pytest.mark.parametrize(
     ("terms", "untrained"),
-    [({}, ()), ({"gil_loss": False}, ("all_head",)), ({"lil_loss": False}, ("left_out_heads",))],
+    [({}, ()), ({"gil_loss": False, "lil_loss": False}, ("all_head", "left_out_heads"))],
 )
 def test_two_processes_train_frames_as_one(clips, one_process, tmp_path, terms, untrained):
     """Three steps: small networks under batch norm multiply rounding by 100 in each."""
