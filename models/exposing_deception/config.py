@@ -40,14 +40,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "demo": {
-        "model": {"num_libs": 2, "backbone": "mobilenet_v1", "image_size": 64, "fusion_dims": (128, 64)},
-        "data": FRAMES,
+        "model": {"num_libs": 2, "backbone": "mobilenet_v1", "image_size": 112, "fusion_dims": (128, 64)},
+        "data": {"frames_per_clip": 3},
         "workers": {"batch_size": 8},
         "split": {"val_fraction": 0.2, "test_fraction": 0.25},
         "train": {
             "optimizer": "adam",
             "weight_decay": 1e-6,
-            "epochs": 30,
+            "epochs": 15,
             "learning_rate": 1e-3,
             "patience": 0,
         },
