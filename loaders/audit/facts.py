@@ -21,6 +21,7 @@ from utils.clip.files import AUDIO_NAMES, VIDEO_NAME, find_audio, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
 from utils.clip.packed import find_member, open_member
 from utils.clip.sound import read_waveform
+from utils.errors import UsageError
 from utils.files import file_sha256
 from utils.types import Clip
 
@@ -59,7 +60,12 @@ def known_checksums(info: dict[str, Any]) -> dict[str, str]:
 
 
 def measure_clip(clip: Clip) -> ClipFacts:
-    """Measure a clip. Raises ClipError if one of its files cannot be read."""
+    """Measure a clip. Raises ClipError if a file of it cannot be read, UsageError for a folder of frames."""
+    if clip.frames is not None:
+        raise UsageError(
+            f"{clip.clip_id} is a folder of frames: the audit also measures sound, landmarks and raw files. "
+            "Leaks of persons and identical frames are looked for when train.py starts"
+        )
     folder = clip.folder
     info = read_info_values(folder, with_boxes=True)
     video_path, audio_path = folder / VIDEO_NAME, find_audio(folder)

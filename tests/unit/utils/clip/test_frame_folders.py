@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from loaders.audit.facts import measure_clip
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.windows import ClipDataset, DataConfig
 from tests.clip_factory import make_clip
@@ -95,3 +96,5 @@ def test_only_single_frames_are_taken_from_a_folder(tmp_path):
         ClipDataset(clips, DataConfig(frames_per_clip=2), training=True)
     with pytest.raises(UsageError, match="--frames_per_clip"):
         ClipDataset(clips, DataConfig(), training=True, inputs=SEES)
+    with pytest.raises(UsageError, match="the audit also measures"):
+        measure_clip(clips[0])
