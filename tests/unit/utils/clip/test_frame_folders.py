@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from loaders.audit.facts import measure_clip
+from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from loaders.batches.windows import ClipDataset, DataConfig
+from loaders.batches.windows import ClipDataset
 from tests.clip_factory import make_clip
 from utils.clip.frame_folders import MAX_SIDE, frame_sizes, read_frame
 from utils.clip.frames import read_frames, read_video_header
