@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks.processes import in_new_process, peak_mb
-from tests.benchmarks.train import FRAME_SIZE, Trainer, paper_batch
+from tests.benchmarks.train import FRAME_SIZE, paper_batch, paper_trainer
 
 BATCHES = ((2, False), (4, False), (4, True), (16, True))  # clips, with checkpointing
 
@@ -22,7 +22,7 @@ def measure_steps(device: str, size: tuple[int, int], batch_size: int, checkpoin
     """Peak in GB and seconds of a step; `size`: frames of a clip, pixels of their side."""
     num_frames, image_size = size
     where = torch.device(device)
-    trainer = Trainer(where, "bf16", {"image_size": image_size, "checkpoint_activations": checkpoint})
+    trainer = paper_trainer(where, "bf16", {"image_size": image_size, "checkpoint_activations": checkpoint})
     for num_clips in (2, batch_size):
         batch = paper_batch(num_clips, num_frames, image_size)
         start = time.perf_counter()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from loaders.batches.data_config import DataConfig
@@ -63,32 +64,37 @@ def matrix_peak(device: torch.device, precision: str = "bf16", repeats: int = 20
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats if device.type == "cuda" else 3):
-        _finish(device)
+        finish(device)
         start = time.perf_counter()
         a @ b
-        _finish(device)
+        finish(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e12
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Trainer:
-    """The paper's model with what a training step needs; called with a batch in the CPU's memory, it takes a
-    step as train.py does. `fused` false: an optimiser that is not.
+    """A model with what a training step needs; called with a batch in the CPU's memory, it takes a step as
+    train.py does. `fused` false: an optimiser that is not.
     """
 
     def __init__(
-        self, device: torch.device, precision: str, model: dict[str, Any], *, fused: bool = True
+        self,
+        device: torch.device,
+        precision: str,
+        detector: nn.Module,
+        criterion: nn.Module,
+        *,
+        fused: bool = True,
     ) -> None:
-        torch.manual_seed(0)
         self.device, self.precision = device, precision
-        self.detector = BeyondMaskingDetector(BeyondMaskingConfig(**model)).to(device)
-        criterion = BeyondMaskingLoss(BeyondMaskingLossConfig()).to(device)
-        self.step = TrainingStep(self.detector, criterion).train()
+        self.detector = detector.to(device)
+        self.step = TrainingStep(self.detector, criterion.to(device)).train()
         self.parameters = [parameter for parameter in self.step.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=fused)
         self.reader = StepReader(device)
@@ -109,6 +115,15 @@ class Trainer:
         with FlopCounterMode(display=False) as counter:
             self(batch)
         return counter.get_total_flops() / len(batch.clip_ids)
+
+
+def paper_trainer(
+    device: torch.device, precision: str, model: dict[str, Any], *, fused: bool = True
+) -> Trainer:
+    """A trainer of the paper's model; `model`: fields of its config."""
+    torch.manual_seed(0)
+    detector = BeyondMaskingDetector(BeyondMaskingConfig(**model))
+    return Trainer(device, precision, detector, BeyondMaskingLoss(BeyondMaskingLossConfig()), fused=fused)
 
 
 def paper_batch(batch_size: int, num_frames: int, image_size: int) -> ClipBatch:
@@ -135,7 +150,7 @@ def measure_data_wait(
         clips = [make_clip(place) for place in (source, *copies)]
         workers = WorkerConfig(batch_size=batch_size)
         batches, sampler = training_loader(clips, DataConfig(), workers, balance="none", seed=0)
-        trainer = Trainer(device, precision, model)
+        trainer = paper_trainer(device, precision, model)
 
         def endless() -> Iterator[ClipBatch]:
             while True:
@@ -146,10 +161,10 @@ def measure_data_wait(
         start = first_wait = 0.0
         for number, batch in enumerate(waiting):
             if number == 1:
-                _finish(device)
+                finish(device)
                 start, first_wait = time.perf_counter(), waiting.seconds
             trainer(batch)
-        _finish(device)
+        finish(device)
         return (waiting.seconds - first_wait) / (time.perf_counter() - start)
 
 
@@ -164,20 +179,20 @@ def measure_variant(
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.cuda.reset_peak_memory_stats(device)
         batch = batch.pin_memory()
-    trainer, seconds = Trainer(device, precision, model, fused=fast), []
+    trainer, seconds = paper_trainer(device, precision, model, fused=fast), []
     if compiled:
         torch.compiler.reset()  # or another batch size would be compiled for any size
         compile_model(trainer.detector)
-    _finish(device)
+    finish(device)
     start = time.perf_counter()
     for _ in range(2 + num_steps):
         trainer(batch)
         if len(seconds) < 2 or device.type == "cpu":  # later, a GPU is not waited for between steps
-            _finish(device)
+            finish(device)
         now = time.perf_counter()
         seconds.append(now - start)
         start = now
-    _finish(device)
+    finish(device)
     seconds[-1] += time.perf_counter() - start  # what was still under way belongs to the last steps
     step_s = statistics.mean(seconds[2:]) if device.type == "cuda" else statistics.median(seconds[2:])
     num_clips = len(batch.clip_ids)
@@ -209,7 +224,7 @@ def measure_rows(
     the matrix peak in its own arithmetic.
     """
     peaks, model = matrix_peaks(device), {"image_size": image_size} | model
-    flops_per_clip = Trainer(device, "bf16", model).flops_per_clip(num_frames, image_size)
+    flops_per_clip = paper_trainer(device, "bf16", model).flops_per_clip(num_frames, image_size)
     for batch_size in batch_sizes:
         batch = paper_batch(batch_size, num_frames, image_size)
         for variant in variants:
