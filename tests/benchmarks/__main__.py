@@ -5,6 +5,7 @@
     train       a training step: clips/s, TFLOP/s against the machine's matrix peak, share of waiting for data
     memory      of a training step, with and without --checkpoint_activations
     evaluate    scoring windows
+    frames      single frames: training and scoring against the bare network, loading against the released way
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
 
@@ -30,7 +31,8 @@ from tests.benchmarks.processes import in_new_process
 MAIN_FIGURES = (
     "loader.cold_ratio_10s", "loader.cold_ratio_60s", "loader.packed_ratio_10s", "loader.peak_mb_10min",
     "preprocess.share_of_limit", "preprocess.two_process_ratio", "train.bf16_ratio", "train.data_wait_share",
-    "train.tflops", "train.share_of_peak",
+    "train.tflops", "train.share_of_peak", "frames.train_share_of_bare", "frames.score_share_of_bare",
+    "frames.changes_share", "frames.data_ratio", "frames.changes_ratio",
 )  # fmt: skip
 
 
@@ -67,6 +69,13 @@ def _evaluate(scratch: Path, quick: bool) -> dict[str, Any]:
     return evaluate.measure("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _frames(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import frames
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return frames.measure(scratch, device, **(frames.QUICK_SIZES if quick else {}))
+
+
 def _lists(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import lists
 
@@ -85,6 +94,7 @@ SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "train": _train,
     "memory": _memory,
     "evaluate": _evaluate,
+    "frames": _frames,
     "lists": _lists,
     "scale": _scale,
 }
