@@ -69,7 +69,7 @@ class Sizes:
     batch_size: int = 2  # clips
     num_frames: int = 8  # of each clip
     num_workers: int = 1  # of training and scoring, -1 = from the cores; the data paths have one
-    rounds: int = 3
+    rounds: int = 4
     steps: int = 1  # of training in a round
     score_batches: int = 2
     data_batches: int = 6
@@ -206,7 +206,7 @@ def measure_training(sources: Sources, device: torch.device, precision: str, siz
 
 
 def measure_scoring(sources: Sources, device: torch.device, precision: str, sizes: Sizes) -> dict[str, Any]:
-    """Pictures a second of utils.evaluation.scoring.evaluate, and of the same on the bare network's."""
+    """Pictures a second of utils.evaluation.scoring.evaluate, and of its bare network, in turn."""
     ours, bare = (make_detector(sizes, bare_on=bare_on).to(device) for bare_on in (None, device))
     clips = clips_of(sources.prepared, sizes.score_batches * sizes.batch_size)
     data = DataConfig(frames_per_clip=sizes.num_frames)
@@ -214,10 +214,10 @@ def measure_scoring(sources: Sources, device: torch.device, precision: str, size
     loader = evaluation_loader(clips, data, config, **needs_of(ExposingDetector))
     resident = [resident_batch(sizes, device)] * sizes.score_batches
     score = functools.partial(evaluate, device=device, precision=precision)
-    bare_s, ours_s = (
-        [_seconds(functools.partial(score, *what)) for _ in range(2)]
-        for what in ((bare, resident), (ours, loader))
-    )
+    bare_s, ours_s = [], []
+    for _ in range(sizes.rounds):
+        bare_s.append(_seconds(lambda: score(bare, resident)))
+        ours_s.append(_seconds(lambda: score(ours, loader)))
     num_pictures = sizes.score_batches * sizes.batch_pictures
     return {
         "score_images_per_s": num_pictures / min(ours_s),
