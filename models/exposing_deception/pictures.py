@@ -42,6 +42,10 @@ class PictureFrontEnd(nn.Module):
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
+        with torch.autocast(frames.device.type, enabled=False):  # levels of pictures need more than 8 bits
+            return self._normalized(frames)
+
+    def _normalized(self, frames: Tensor) -> Tensor:
         pictures = frames.to(self.mean.dtype)
         if frames.shape[2:] != (self.size, self.size):
             pictures = F.interpolate(pictures, size=(self.size, self.size), mode="bilinear")

@@ -160,3 +160,13 @@ def test_released_colour_changes_take_bgr_for_rgb(monkeypatch):
         assert seen.pop()[0, 0, 0, 0] == first
         first = 100 if order == "rgb" else 140
         assert found[0, 0, 0, 0].item() == pytest.approx((first / 255 - 0.485) / 0.229, abs=1e-5)
+
+
+def test_pictures_are_as_exact_under_autocast():
+    frames = textured(64).to(torch.uint8)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found.append(PictureFrontEnd(32, "rgb", "corrected").train()(frames))
+    assert torch.equal(*found)
