@@ -116,11 +116,8 @@ def _find_list(root: Path, name: str) -> Path:
 def _read_list(path: Path, root: Path, config: ListingConfig) -> tuple[list[_Video], tuple[str, ...]]:
     """The videos of a list in the chosen compression, and the compressions that it has."""
     content = read_json(path, dict)
-    inner = (
-        content.get(path.stem, next(iter(content.values()), None))
-        if len(content) == 1
-        else content.get(path.stem)
-    )
+    (only,) = content.values() if len(content) == 1 else (None,)
+    inner = content.get(path.stem, only)
     if not isinstance(inner, dict) or not inner:
         raise DatasetError(
             f"{path}: expected {{{path.stem!r}: {{label: ...}}}}, its keys are {brief(list(content))}"
@@ -143,7 +140,10 @@ def _read_list(path: Path, root: Path, config: ListingConfig) -> tuple[list[_Vid
         frames = frame_names(frame.name for frame in paths)
         if len(set(frames)) != len(paths):
             raise DatasetError(f"{where}: a frame is listed twice, or is no PNG or JPEG file")
-        videos.append(_Video(where, label_name, _class_of(label_name, path), name, part, folder, frames))
+        label = _class_of(label_name, path)
+        if _class_of(str(entry.get("label", label_name)), path) != label:
+            raise DatasetError(f"{where}: the video's own label is {brief(entry['label'])}")
+        videos.append(_Video(where, label_name, label, name, part, folder, frames))
     return videos, compressions
 
 

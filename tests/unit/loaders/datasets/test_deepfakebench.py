@@ -100,7 +100,7 @@ def test_a_store_holds_the_same_frames(tree, tmp_path, style):
 )
 def test_the_end_of_a_label_is_its_class(tmp_path, name, label):
     draw_frames(tmp_path / "x/a", 1, fake=False, seed=1)
-    write_list(tmp_path, {name: {"test": {"a": entry("x/a")}}})
+    write_list(tmp_path, {name: {"test": {"a": entry("x/a", label=name)}}})
     assert [clip.label for clip in listing_of(tmp_path).clips] == [label]
 
 
@@ -113,6 +113,7 @@ def test_the_end_of_a_label_is_its_class(tmp_path, name, label):
         ({"A_real": {"test": {"a": {"frames": ["x/a/0.png", "x/a/0.png"]}}}}, "listed twice"),
         ({"A_real": {"test": {"a": {"frames": ["x/a/0.txt"]}}}}, "no PNG or JPEG"),
         ({"A_real": {"test": {"a": entry("../x/a")}}}, "leads outside the data root"),
+        ({"A_real": {"test": {"a": entry("x/a", label="A_fake")}}}, "the video's own label is 'A_fake'"),
         ({"A_real": {"test": ["a"]}}, "expected a JSON object"),
         ({"A_real": {"test": {"a": entry("x/a", 2)}}}, "lack listed frames"),
         ({"A_real": {"test": {"a": entry("/home/else/rgb/x/a")}}}, "--path_prefix /home/else/rgb="),
