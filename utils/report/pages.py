@@ -26,6 +26,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from utils.files import write_atomically, write_text
@@ -118,28 +119,33 @@ def stamped(text: str) -> Iterator[None]:
         _STAMP.reset(before)
 
 
+def _pixels(figure: Figure) -> npt.NDArray[np.uint8]:
+    """The figure as a picture (H, W, 3) BGR, drawn once: `savefig` draws it twice."""
+    figure.set_dpi(DPI)
+    figure.set_facecolor("white")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., 2::-1]
+
+
 def _write_png(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, above the text of `stamped`."""
-    options: dict[str, Any] = {"format": "png", "dpi": DPI, "facecolor": "white"}
-    text = _STAMP.get()
-    if not text:
-        figure.savefig(path, **options)
-        return
-    width = figure.get_size_inches()[0]
-    band = Figure(figsize=(width, BAND_INCHES))
-    size = min(9.0, 72 * width / (0.62 * len(text)))  # points; a letter is about 0.6 of them wide
-    band.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, color=FAKE_COLOR, fontweight="bold")
-    pictures = []
-    for part in (figure, band):
-        buffer = io.BytesIO()
-        part.savefig(buffer, **options)
-        pictures.append(cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR))
-    path.write_bytes(cv2.imencode(".png", np.concatenate(pictures))[1].tobytes())
+    pictures = [_pixels(figure)]
+    if text := _STAMP.get():
+        width = figure.get_size_inches()[0]
+        band = Figure(figsize=(width, BAND_INCHES))
+        size = min(9.0, 72 * width / (0.62 * len(text)))  # points; a letter is about 0.6 of them wide
+        style = {"fontsize": size, "color": FAKE_COLOR, "fontweight": "bold"}
+        band.text(0.5, 0.5, text, ha="center", va="center", **style)
+        pictures.append(_pixels(band))
+    smallest = (cv2.IMWRITE_PNG_COMPRESSION, 9)
+    path.write_bytes(cv2.imencode(".png", np.concatenate(pictures), smallest)[1].tobytes())
 
 
 def save_plot(figure: Figure, path: Path, alt: str) -> Markup:
     """Write a figure as PNG and return it as SVG for a page; `alt` describes it in words."""
     write_atomically(path, lambda partial: _write_png(partial, figure))
+    figure.set_layout_engine("none")  # all has its place
     buffer = io.BytesIO()
     # the salt makes the ids inside reproducible, and different from those of the page's other plots
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
