@@ -26,9 +26,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-IMPORTED = ["av", "cv2", "matplotlib.figure", "pandas", "scipy.stats", "sklearn.metrics", "torchaudio"]
-IMPORTED += ["torch._dynamo", "torch.utils.tensorboard"]  # the first optimiser, and what a run writes
-IMPORTED += ["losses", "models.judging.modes", "preprocess.work.batch", "utils.report.page"]
 
 
 def run_command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -153,7 +150,7 @@ def _forking_python() -> Path:
 @functools.cache
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(["tests.fork_server"])
     before = dict(os.environ)
     os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
     forkserver.ensure_running()
