@@ -48,6 +48,7 @@ from models.judging.sensitivity import Scored, measure_robustness, measure_short
 from models.method import LoaderNeeds, check_config, needs_of
 from preprocess.perturb.variants import RobustnessConfig
 from utils.clip.generated import caveat_of
+from utils.clip_type import Clip
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
@@ -59,10 +60,10 @@ from utils.evaluation.seen import sentence_of_seen
 from utils.files import require_writable, write_text
 from utils.report import matrix
 from utils.report.page import Evaluated, write_report
+from utils.run.config_file import describe_environment
 from utils.run.device import device_flag, precision_flag, resolve_device, resolve_precision
 from utils.run.distributed import is_main, launched, process_group
-from utils.run.log import configure_logging, describe_environment, logging_redirect_tqdm
-from utils.types import Clip
+from utils.run.progress import configure_logging, logging_redirect_tqdm
 
 log = logging.getLogger("test")
 

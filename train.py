@@ -39,22 +39,22 @@ from models import MODELS
 from models.blocks.normalization import synchronize_batch_norm
 from models.method import check_config, needs_of, without_decay_of_vectors
 from models.restore import model_type_of, preset_layer
+from utils.clip_type import Clip
 from utils.config import first_look, opt, parse_sections, require_above, require_at_least, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.scoring import evaluate
 from utils.evaluation.validation import Validation
 from utils.files import locked_folder, write_text
 from utils.run.bad_clips import BadClips
-from utils.run.config_file import read_run_config, require_known, require_same
+from utils.run.config_file import describe_environment, read_run_config, require_known, require_same
 from utils.run.device import autocast, require_compiler, resolve_device, resolve_precision, set_float32_math
 from utils.run.distributed import StopWaiting, is_main, process_group, world_size
-from utils.run.log import configure_logging, describe_environment, logging_redirect_tqdm
 from utils.run.loop_config import LoopConfig
+from utils.run.progress import configure_logging, logging_redirect_tqdm
 from utils.run.resume import Best, StopRequest, TrainingState, require_no_run, saved_state, stop_request
 from utils.run.seed import seed_everything
 from utils.run.session import Run
 from utils.run.training import TrainingStep, compile_model, loss_groups, make_optimizer, parallel
-from utils.types import Clip
 
 log = logging.getLogger("train")
 

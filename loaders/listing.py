@@ -15,13 +15,13 @@ from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.frame_folders import find_store, frame_sizes
 from utils.clip.generated import caveat_of_clips, finder
 from utils.clip.packed import clip_names, walk
+from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.units import caveat, kinds_of
 from utils.files import read_lines
 from utils.names import brief, is_plain
 from utils.run.progress import map_files, progress
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 MAX_MISSING_SHARE = 0.02

@@ -13,8 +13,8 @@ from loaders.batches.labels import clip_labels
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split
+from utils.clip_type import Clip
 from utils.errors import UsageError
-from utils.types import Clip
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Protocol, TypedDict
 
 from torch import Tensor, nn
 
+from utils.clip_type import INPUTS
 from utils.errors import CheckpointError, UsageError
-from utils.types import INPUTS, MODALITIES, ClipBatch, DetectorOutput
+from utils.types import MODALITIES, ClipBatch, DetectorOutput
 
 Values = Mapping[str, Any]  # name of a flag -> value
 

@@ -17,8 +17,9 @@ from utils.clip.files import (
     SAMPLE_RATE_HZ,
     VIDEO_NAME,
 )
+from utils.clip_type import Clip
 from utils.media.writer import VideoWriter
-from utils.types import Clip, ClipBatch
+from utils.types import ClipBatch
 
 NUM_BITS = 8  # the upper half of frame i of a synthetic video shows i in binary, dark and bright columns
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from utils.errors import UsageError
 
-INPUTS = frozenset({"video", "sound", "landmarks"})  # the signals of a clip
 MODALITIES = frozenset({"video", "audio"})  # what can be forged, and judged
 Record = TypeVar("Record")
 
@@ -37,45 +35,6 @@ def map_tensors(record: Record, function: Callable[[Tensor], Any], **changes: An
     names = (f.name for f in dataclasses.fields(record) if f.name not in changes)
     mapped = {name: map_tensors(getattr(record, name), function) for name in names}
     return dataclasses.replace(record, **mapped, **changes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """One prepared clip of a data set and all that its metadata says of it."""
-
-    clip_id: str  # unique and stable: "<dataset>/<path of the clip below the data root>"
-    folder: Path  # the clip folder (see utils/clip/files.py)
-    label: int  # 1 if the picture or the sound is fake
-    video_label: int | None  # None: the data set does not say
-    audio_label: int | None
-    category: str  # the data set's own class of forgery, e.g. "FakeVideo-RealAudio"
-    method: str  # e.g. "wav2lip", "real"
-    identity: str  # the person on screen, e.g. "fakeavceleb/id00076": splits are disjoint in it
-    source_ids: tuple[str, ...]  # whose faces or voices were put in; () if nobody's
-    target_id: str  # whose body and background are seen; the same as the person on screen for a real clip
-    pair_key: str  # the real clip (or its person) that this one was made from
-    stratum: str  # what a split should balance, e.g. "African/men"
-    dataset: str
-    split: str | None = None  # as the data set's own files say; None: they do not
-    split_group: str = ""  # what a split must not tear apart, e.g. a pair of persons; "": the identity
-    # (start, end) in seconds of what was forged; None: the whole clip, if its label says fake
-    video_fake_segments: tuple[tuple[float, float], ...] | None = None
-    audio_fake_segments: tuple[tuple[float, float], ...] | None = None
-    # what `identity` names: a "person" or, where persons are unknown, the "family" of a clip and the fakes
-    # made from it, or the "clip" itself
-    identity_is: str = "person"
-    # files of a folder of frames, in their order (see utils/clip/frame_folders.py); None: a prepared clip
-    frames: tuple[str, ...] | None = None
-
-    @property
-    def persons(self) -> tuple[str, ...]:
-        """Everybody whose face, body or voice is in the clip."""
-        return (self.identity, *self.source_ids)
-
-    @property
-    def unit(self) -> str:
-        """What a drawn split keeps together."""
-        return self.split_group or self.identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,11 +37,11 @@ from loaders.audit.shortcuts import RuleResult, find_shortcuts, shortcut_finding
 from loaders.listing import Listing, ListingConfig, describe
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split, split_checksum
+from utils.clip_type import Clip
 from utils.config import opt, parse_groups, to_plain
 from utils.evaluation.units import caveat
 from utils.files import require_writable, write_text
-from utils.run.log import configure_logging, logging_redirect_tqdm
-from utils.types import Clip
+from utils.run.progress import configure_logging, logging_redirect_tqdm
 
 log = logging.getLogger("audit")
 MIN_CLIPS_PER_WORKER = 100  # starting a process takes seconds

@@ -17,10 +17,10 @@ from utils.clip.files import VIDEO_NAME, find_audio
 from utils.clip.frame_folders import frame_sizes, read_frame
 from utils.clip.packed import FRAMES_NAME, Member, find_member
 from utils.clip.sound import read_waveform
+from utils.clip_type import Clip
 from utils.errors import ClipError
 from utils.files import file_sha256
 from utils.run.progress import map_files
-from utils.types import Clip
 
 BEGINNING = 1 << 16  # bytes
 SILENCE = 1e-5  # -100 dB; all silent sounds of one length are equal

@@ -21,9 +21,9 @@ from utils.clip.files import AUDIO_NAMES, VIDEO_NAME, find_audio, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
 from utils.clip.packed import find_member, open_member
 from utils.clip.sound import read_waveform
+from utils.clip_type import Clip
 from utils.errors import UsageError
 from utils.files import file_sha256
-from utils.types import Clip
 
 NUM_FRAMES = 8  # evenly spread frames of the crop that describe the picture
 PICTURE_SIDE = 8  # lowest frequencies of the cosine transform of a frame, per direction

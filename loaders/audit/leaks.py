@@ -16,10 +16,10 @@ from loaders.audit.findings import DROP_DONORS, REDRAW, REMOVE, Finding
 from loaders.listing import Listing
 from loaders.splits.drawing import Split
 from utils.clip.files import read_info_values
+from utils.clip_type import Clip
 from utils.errors import DatasetError
 from utils.evaluation.units import noun
 from utils.run.progress import map_files
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

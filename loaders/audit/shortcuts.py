@@ -26,9 +26,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loaders.audit.facts import ClipFacts
 from loaders.audit.findings import Finding
+from utils.clip_type import Clip
 from utils.evaluation.metrics import Floats, Labels, Rows, area_under_roc
 from utils.evaluation.significance import holm
-from utils.types import Clip
 
 ALL_FAKES = "all"
 LOW, HIGH = 0.4, 0.6  # an AUC between these is treated as chance

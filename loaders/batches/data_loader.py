@@ -19,13 +19,14 @@ from loaders.batches.samplers import EvaluationBatches, TrainingBatches, Trainin
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
 from utils.clip.files import read_info_values
+from utils.clip_type import INPUTS, Clip
 from utils.config import opt
 from utils.errors import FrameworkError, UsageError
 from utils.run.bad_clips import BadClips
 from utils.run.distributed import StopWaiting, local_processes
 from utils.run.memory import free_shared_memory
 from utils.run.progress import map_files
-from utils.types import INPUTS, Clip, ClipBatch
+from utils.types import ClipBatch
 
 log = logging.getLogger(__name__)
 IN_HAND = 2  # batches that the main process holds while workers make others

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader
 from loaders.batches.facts import PREPARATION, fact_names, file_facts, preparation_of, window_facts
+from utils.clip_type import Clip
 from utils.evaluation.domain import FILE_FACTS, P_VALUE, Domain, fit_domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.scoring import ClipScores
@@ -24,7 +25,7 @@ from utils.evaluation.units import caveat, counted, kinds_of
 from utils.media.luma import equalize_luma
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
-from utils.types import Clip, ClipBatch
+from utils.types import ClipBatch
 
 log = logging.getLogger(__name__)
 CLIPS_PER_PERSON = 8

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from utils.clip_type import Clip
 from utils.errors import UsageError
-from utils.types import Clip
 
 
 def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:

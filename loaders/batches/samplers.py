@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
-from utils.types import Clip
 
 
 class TrainingSampler(Sampler[tuple[int, tuple[int, int]]]):

@@ -13,7 +13,8 @@ import torch
 
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
-from utils.types import INPUTS, Clip, ClipBatch
+from utils.clip_type import INPUTS, Clip
+from utils.types import ClipBatch
 
 MID_GREY = 128
 

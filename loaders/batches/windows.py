@@ -35,8 +35,8 @@ from utils.clip.files import (
 )
 from utils.clip.frames import Crop, open_crop
 from utils.clip.sound import SoundReader, open_sound
+from utils.clip_type import INPUTS, Clip
 from utils.errors import ClipError, UsageError
-from utils.types import INPUTS, Clip
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import as_id, inside, new_clip, nfc, require_file, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips, tally
+from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError
 from utils.files import read_lines
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -35,9 +35,9 @@ from loaders.datasets.frame_paths import (
 from loaders.datasets.metadata import FolderIndex, listed_once, new_clip, no_metadata, read_json
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.clip.frame_folders import STORE, frame_names
+from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.names import brief
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")

@@ -19,8 +19,8 @@ from typing import NamedTuple
 from loaders.datasets.metadata import new_clip, walk_clips
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips, tally
+from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from loaders.datasets.metadata import (
 )
 from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.clip.packed import packed_clips, walk
+from utils.clip_type import Clip
 from utils.errors import DatasetError
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

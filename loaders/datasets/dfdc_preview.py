@@ -24,9 +24,9 @@ from loaders.datasets.metadata import (
 )
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips
+from utils.clip_type import Clip
 from utils.errors import DatasetError
 from utils.names import brief
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

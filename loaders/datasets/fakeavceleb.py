@@ -23,8 +23,8 @@ from loaders.datasets.metadata import (
     read_rows,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
+from utils.clip_type import Clip
 from utils.errors import DatasetError
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from typing import Any
 
 from loaders.datasets.metadata import FolderIndex, new_clip, no_metadata, read_json
 from loaders.listing import Listing, ListingConfig, select_clips, tally
+from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError
 from utils.names import brief
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -32,10 +32,10 @@ from loaders.datasets.metadata import (
     separator_hint,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
+from utils.clip_type import Clip
 from utils.errors import DatasetError
 from utils.files import read_lines
 from utils.run.progress import map_files
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 PARTS = ("train", "val", "test")

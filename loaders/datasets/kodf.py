@@ -36,8 +36,8 @@ from loaders.datasets.metadata import (
     require_file,
 )
 from loaders.listing import Listing, ListingConfig, select_clips, tally
+from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from loaders.datasets.metadata import (
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
+from utils.clip_type import Clip
 from utils.errors import DatasetError
 from utils.names import brief
-from utils.types import Clip
 
 METADATA = ("metadata.min.json", "metadata.json")
 KEYS = ("file", "n_fakes", "fake_periods", "original", "modify_video", "modify_audio", "split")

@@ -37,9 +37,9 @@ from loaders.datasets.metadata import (
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
+from utils.clip_type import Clip
 from utils.errors import DatasetError
 from utils.files import read_lines
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME, VIDEO_SUFFIXES
 from utils.clip.packed import clip_names, packed_clips, walk
+from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError
 from utils.files import read_text, walk_tree
 from utils.names import brief, fits_file_system, is_litter, is_plain, one_line, parse_json
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from loaders.datasets.metadata import new_clip, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips
+from utils.clip_type import Clip
 from utils.errors import DatasetError
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ import numpy as np
 from loaders.groups import joined
 from loaders.listing import Listing, require_known_methods
 from loaders.splits.protocols import PROTOCOLS, mrdf5
+from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import DatasetError
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from loaders.listing import Listing
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
+from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.seen import seen_in_training
 from utils.files import read_text, write_text
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.files import read_text
-from utils.types import Clip
 
 PROTOCOLS = ("mrdf5",)
 MRDF_FOLDS = 5

@@ -31,7 +31,7 @@ from utils.config import opt, parse_command
 from utils.errors import ClipError, FrameworkError, UsageError
 from utils.files import require_writable, walk_tree, write_atomically, write_text
 from utils.run.device import device_flag, precision_flag
-from utils.run.log import configure_logging, logging_redirect_tqdm
+from utils.run.progress import configure_logging, logging_redirect_tqdm
 
 log = logging.getLogger("test")
 # what plots, pictures and encoders fail with; the drawing process turns its own errors into ClipError

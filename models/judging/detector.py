@@ -41,6 +41,7 @@ from utils.checkpoint.files import load_checkpoint
 from utils.clip.files import AUDIO_NAME
 from utils.clip.generated import caveat_of, is_demo_video
 from utils.clip.sound import read_waveform
+from utils.clip_type import Clip
 from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
@@ -49,7 +50,6 @@ from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
 from utils.run.device import autocast, exact_float32, resolve_device
-from utils.types import Clip
 
 MISSING_FACE_S = 0.4  # longer gaps without a face are noted
 SILENCE_DBFS = -60.0

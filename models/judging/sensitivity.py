@@ -15,11 +15,11 @@ from loaders.batches.shortcut_probes import probe_batches
 from models.method import LoaderNeeds
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
+from utils.clip_type import Clip
 from utils.evaluation.results import write_csv
 from utils.evaluation.scoring import ClipScores
 from utils.report.robustness import robustness_row, shortcut_row, write_robustness
 from utils.run.distributed import is_main
-from utils.types import Clip
 
 log = logging.getLogger("test")
 

@@ -29,13 +29,13 @@ from preprocess.work.stores import LocalStore
 from utils.clip.files import INFO_NAME, LAYOUT_VERSION, SAMPLE_RATE_HZ, ClipInfo, read_clip_info
 from utils.clip.generated import finder
 from utils.clip.sound import read_waveform
+from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import ClipError, DatasetError, NoFaceError
 from utils.files import file_sha256, write_text
 from utils.media.picture import Picture, PictureConverter
 from utils.media.video import iterate_pictures
 from utils.media.writer import VideoWriter
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 

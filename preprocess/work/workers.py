@@ -199,7 +199,10 @@ def run_workers(
 
     def hire(index: int) -> _Worker:
         do = functools.partial(_do_job, work=work, limits=limits, scratch=partial / f"worker_{index}")
-        return _Worker(do, partial.with_name(f"{partial.name}.lock"))
+        # only a module that runs as a command ("-m preprocess.pack") has work of its own
+        is_script = getattr(sys.modules["__main__"], "__spec__", None) is None
+        with _without_main() if is_script else contextlib.nullcontext():
+            return _Worker(do, partial.with_name(f"{partial.name}.lock"))
 
     def employ(worker: _Worker) -> None:
         job = next(queue, None)
@@ -305,7 +308,9 @@ def _stop_helper() -> None:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep a process that starts now from running the main script again, which may have no guard."""
+    """Keep a process that starts now from running the main script again, which may have no guard, and which
+    imports PyTorch if it is test.py.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

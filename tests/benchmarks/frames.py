@@ -51,10 +51,11 @@ from tests.benchmarks.train import Trainer, finish
 from tests.clip_factory import make_batch, make_clip
 from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
+from utils.clip_type import Clip
 from utils.evaluation.scoring import evaluate
 from utils.run.device import resolve_precision
 from utils.run.training import WaitingTime
-from utils.types import Clip, ClipBatch
+from utils.types import ClipBatch
 
 SETTLE_S = 2.0  # in which a worker makes the batch that it was asked for last
 

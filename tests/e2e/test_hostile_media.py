@@ -33,8 +33,8 @@ from tests.hostile_media import (
 from tests.moving_face import clicks, moving_face, write_video
 from tests.unit.preprocess.test_ffpp_audio import missing_of, write_sequence
 from tests.unit.preprocess.work.test_batch import touch
+from utils.clip_type import Clip
 from utils.errors import ClipError, DatasetError
-from utils.types import Clip
 
 GOOD = ("good.mp4", "-i.mp4", "concat:a|b.mp4", "%03d.mp4", "$(touch x).mp4", "http:x.mp4")
 

@@ -22,7 +22,7 @@ from loaders.batches.windows import ClipDataset
 from models.beyond_masking.config import PRESETS
 from models.beyond_masking.mfcc import Mfcc, centre_columns
 from models.beyond_masking.video import VideoFrontEnd
-from utils.types import Clip
+from utils.clip_type import Clip
 
 TOLERANCES = {
     "video_max": 1 / 255,

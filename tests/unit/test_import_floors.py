@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from loaders import DATASETS
@@ -9,7 +11,7 @@ from losses import LOSSES
 from models import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUND = tuple(f"utils/{name}" for name in ("types", "errors", "names", "config", "files"))
+GROUND = tuple(f"utils/{name}" for name in ("types", "clip_type", "errors", "names", "config", "files"))
 # room -> what it may import besides itself, as path prefixes: the longest prefix of a path is its room.
 # Third-party packages are free.
 MAY_IMPORT = {
@@ -175,3 +177,15 @@ def test_tests_have_no_part_in_the_program():
         path for path in FILES if re.search(r"^\s*(from|import) tests\b", path.read_text(), re.MULTILINE)
     ]
     assert wrong == []
+
+
+# "perturb.variants" is what each process of `test.py --robustness` imports
+WITHOUT_TORCH = ("loaders", "loaders.splits.files", "loaders.audit.audit", "preprocess.perturb.variants")
+WITHOUT_TORCH += ("preprocess.demo.__main__", "preprocess.ffpp_audio", "preprocess.pack", "preprocess.verify")
+WITHOUT_TORCH += ("preprocess.prepare", "preprocess.work.batch")
+
+
+def test_what_prepares_and_audits_loads_no_pytorch():
+    """It takes four seconds and hundreds of megabytes in every process."""
+    source = f"import {', '.join(WITHOUT_TORCH)}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", source], check=False, cwd=ROOT).returncode == 0

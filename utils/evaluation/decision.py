@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from utils.clip_type import Clip
 from utils.errors import CheckpointError
 from utils.evaluation.bounds import Persons, threshold_above
 from utils.evaluation.cross_fit import CrossFit
@@ -33,7 +34,6 @@ from utils.evaluation.metrics import (
 from utils.evaluation.scoring import ClipScores
 from utils.evaluation.units import UNKNOWN, is_kind, kinds_of
 from utils.names import brief
-from utils.types import Clip
 
 REAL, FAKE, UNDECIDED = "real", "fake", "undecided"
 NOT_CROSS_FITTED = "the scores of the run's epochs were not kept for it"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from utils.clip_type import Clip
 from utils.evaluation.abstention import abstention_results
 from utils.evaluation.bootstrap import interval_results
 from utils.evaluation.decision import Decision, decision_results
@@ -29,7 +30,6 @@ from utils.evaluation.promise import promise_of
 from utils.evaluation.scoring import ClipScores
 from utils.evaluation.units import kinds_of
 from utils.files import write_text
-from utils.types import Clip
 
 
 def all_metrics(

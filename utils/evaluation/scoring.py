@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from utils.clip_type import Clip
 from utils.evaluation.metrics import DetectionMetrics, Floats
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
 from utils.run.device import autocast
 from utils.run.training import NotFiniteError, require_finite
-from utils.types import Clip, ClipBatch
+from utils.types import ClipBatch
 
 # clip id, label, logits of clip, video and audio head, label of the frame (NaN of a window)
 Window = tuple[str, float, float, float, float, float]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from utils.types import Clip
+from utils.clip_type import Clip
 
 UNKNOWN = "identity"
 NOUNS = {  # kind -> one, several

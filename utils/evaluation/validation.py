@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from utils.clip_type import Clip
 from utils.evaluation.bootstrap import NoStatisticError
 from utils.evaluation.cross_fit import CrossFit, cross_fit
 from utils.evaluation.decision import NOT_CROSS_FITTED, Decision, decision_of_scores
@@ -21,7 +22,6 @@ from utils.evaluation.scoring import ClipScores, validation_row
 from utils.files import write_atomically
 from utils.run.distributed import is_main
 from utils.run.resume import Best
-from utils.types import Clip
 
 log = logging.getLogger(__name__)
 NAME = "val_scores.npz"

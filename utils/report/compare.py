@@ -40,7 +40,7 @@ from utils.evaluation.significance import delong_test, holm, mcnemar_test
 from utils.evaluation.units import UNKNOWN, caveat, is_kind, join_kinds, noun
 from utils.files import require_writable, write_text
 from utils.names import brief, parse_json
-from utils.run.log import configure_logging
+from utils.run.progress import configure_logging
 
 log = logging.getLogger("test")
 NAME = "predictions.csv"

@@ -29,7 +29,7 @@ from utils.evaluation.units import UNKNOWN, is_kind, join_kinds, noun
 from utils.files import file_sha256, require_writable, write_text
 from utils.names import brief, parse_json
 from utils.report.pages import TEMPLATES, write_page
-from utils.run.log import configure_logging
+from utils.run.progress import configure_logging
 
 log = logging.getLogger("test")
 NAME = "test_metrics.json"

@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from utils.clip.files import VIDEO_NAME, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
+from utils.clip_type import Clip
 from utils.errors import DatasetError
 from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.promise import sentence_of, sentences, shown_by
@@ -33,7 +34,6 @@ from utils.report.plots import (
     plot_score_histogram,
     plot_training,
 )
-from utils.types import Clip
 
 NUM_WRONG = 20
 THUMBNAILS, THUMBNAIL_SIZE = 3, 112  # frames per clip; pixels, twice the size shown on a phone

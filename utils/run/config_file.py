@@ -1,11 +1,16 @@
-"""config.json of a run: reading it, and comparing it with the flags of a run that goes on."""
+"""config.json of a run: its environment, reading it, and comparing it with the flags of a resumed run."""
 
 from __future__ import annotations
 
 import dataclasses
+import platform
+import subprocess
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from utils.config import Sections
 from utils.errors import UsageError
@@ -15,6 +20,7 @@ from utils.names import brief, parse_json
 RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
 RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile", "save_every_steps", "keep_checkpoints"}
 RESUMABLE |= {"max_bad_clips", "loader_timeout_s"}
+PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
 
 
 def read_run_config(path: Path) -> dict[str, dict[str, Any]]:
@@ -49,3 +55,34 @@ def require_same(saved: Sections, now: Sections) -> None:
         raise UsageError(
             "a resumed run keeps its configuration; start a new --run_dir, or drop: " + "; ".join(changed)
         )
+
+
+def _commit() -> str:
+    """The project's commit; "unknown" where there is no git, or the project is not its own checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown (not a git checkout)"
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (git could not be asked)"
+
+
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """Commit, versions and hardware of a run. No host or user name."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else platform.processor() or "cpu"
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": name,
+        "cpu_threads": torch.get_num_threads(),
+    }

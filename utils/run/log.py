@@ -5,62 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import platform
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
-
-import torch
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from utils.files import write_text
 from utils.run.distributed import is_main
 
 log = logging.getLogger(__name__)
-
-__all__ = ["RunLog", "configure_logging", "describe_environment", "logging_redirect_tqdm"]
-PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
-
-
-def configure_logging(log_file: Path | None = None) -> None:
-    """Log to stderr and, if given, append to a file (the main process alone). Called once, by main()."""
-    outputs: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log_file is not None and is_main():
-        outputs.append(logging.FileHandler(log_file, encoding="utf-8"))
-    line = "%(asctime)s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S", handlers=outputs, force=True)
-
-
-def _commit() -> str:
-    """The project's commit; "unknown" where there is no git, or the project is not its own checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return "unknown (not a git checkout)"
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (git could not be asked)"
-
-
-def describe_environment(device: torch.device) -> dict[str, object]:
-    """Commit, versions and hardware of a run. No host or user name."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    is_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if is_gpu else platform.processor() or "cpu"
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "device": name,
-        "cpu_threads": torch.get_num_threads(),
-    }
 
 
 class RunLog:

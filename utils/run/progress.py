@@ -1,17 +1,23 @@
-"""Work on many files before a run begins: bars, so that no minute is silent, and a few threads."""
+"""What a command says while it works: log lines, and bars, so that no minute is silent; and a few threads.
+
+PyTorch is not imported here: commands that list, prepare or audit clips need none of it."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from utils.run.distributed import is_main
-
+__all__ = ["configure_logging", "is_first_process", "logging_redirect_tqdm", "map_files", "progress"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,9 +27,23 @@ CHUNK = 64  # the most items that a thread takes at a time
 FEW = 16  # up to this many, threads are not worth their start
 
 
+def is_first_process() -> bool:
+    """Whether this process is the only one or, of those that torchrun started, the one with rank 0."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def configure_logging(log_file: Path | None = None) -> None:
+    """Log to stderr and, if given, append to a file (the first process alone). Called once, by main()."""
+    outputs: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None and is_first_process():
+        outputs.append(logging.FileHandler(log_file, encoding="utf-8"))
+    line = "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S", handlers=outputs, force=True)
+
+
 def progress(items: Iterable[Item], what: str, unit: str, total: int | None = None) -> Iterable[Item]:
     """`items` with a bar on standard error, in the main process only, from the third second on."""
-    is_quiet = not is_main() or multiprocessing.parent_process() is not None
+    is_quiet = not is_first_process() or multiprocessing.parent_process() is not None
     return tqdm(items, what, total, leave=False, unit=unit, delay=DELAY_S, mininterval=0.5, disable=is_quiet)
 
 

@@ -21,8 +21,9 @@ from tests.clip_factory import make_clip, write_clip_folder
 from utils.clip.features import write_features
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME
 from utils.clip.frames import _AvCrop
+from utils.clip_type import INPUTS
 from utils.errors import ClipError, UsageError
-from utils.types import INPUTS, map_tensors
+from utils.types import map_tensors
 
 DATA = DataConfig(window_s=0.4, windows_per_clip=2)
 WORKERS = WorkerConfig(batch_size=4, num_workers=0)

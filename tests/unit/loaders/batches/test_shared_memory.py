@@ -19,10 +19,10 @@ from loaders.batches.data_loader import (
 from loaders.batches.windows import ClipDataset
 from loaders.batches.worker_processes import LoaderError
 from tests.clip_factory import make_clip, write_clip_folder
+from utils.clip_type import INPUTS
 from utils.run import memory
 from utils.run.distributed import StopWaiting
 from utils.run.resume import stop_request, stoppable
-from utils.types import INPUTS
 
 DATA = DataConfig(window_s=0.4, windows_per_clip=1)
 
