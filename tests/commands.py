@@ -100,22 +100,30 @@ def run_launcher(
     """`bash NAME WORDS` in `cwd`, with these `variables`; its trainings and tests are forks, too."""
     callers = {"DATA_ROOT", "RUN_DIR", "VENV"}  # who runs the tests may have them
     environment = {key: value for key, value in ONE_THREAD.items() if key not in callers}
-    python = _forking_python()
-    environment |= {"USE_ACTIVE_ENV": "1", "PATH": f"{python.parent}:{environment['PATH']}"}
-    environment["PYTHON_EXEC"] = str(python)  # what torchrun starts
+    environment |= forking_environment() | {"USE_ACTIVE_ENV": "1"}
     options = {"cwd": cwd, "capture_output": True, "text": True, "env": environment | variables}
     return subprocess.run(["bash", name, *words], check=False, **options)
 
 
+def forking_environment() -> dict[str, str]:
+    """Variables with which launchers and torchrun have train.py and test.py forked as `run_command` does."""
+    python = _forking_python()
+    return {"PATH": f"{python.parent}:{os.environ['PATH']}", "PYTHON_EXEC": str(python)}
+
+
 _CLIENT = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 words = [word for word in sys.argv[1:] if word != "-u"]
-if words[:1] not in (["train.py"], ["test.py"]):
+if words[:1] not in (["train.py"], ["test.py"]) and words[:2] != ["-m", "tests.e2e.distributed_worker"]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 server.sendall(json.dumps([words, dict(os.environ), os.getpid()]).encode() + b"\\n")
-sys.exit(int(server.makefile().readline()))
+answers = server.makefile()
+pid = int(answers.readline())
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: os.kill(pid, number))
+sys.exit(int(answers.readline()))
 """
 
 
@@ -132,6 +140,8 @@ def _forking_python() -> Path:
         with connection, connection.makefile("rw") as file:
             arguments, environment, pid = json.loads(file.readline())
             process = _start(arguments, environment, *(Path(f"/proc/{pid}/fd/{n}") for n in (1, 2)))
+            file.write(f"{process.pid}\n")
+            file.flush()
             process.join()
             file.write(f"{process.exitcode % 256}\n")
 

@@ -13,7 +13,7 @@ import torch
 
 from loaders.batches.samplers import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
-from tests.commands import ONE_THREAD, run_command, run_launcher, run_processes
+from tests.commands import ONE_THREAD, forking_environment, run_command, run_launcher, run_processes
 from tests.e2e.test_training import TINY, command, ok
 from utils.checkpoint.files import load_checkpoint
 from utils.errors import UsageError
@@ -26,7 +26,12 @@ BIAS_BEFORE_BATCH_NORM = re.compile(r"(video_encoder\.encoder|audio_encoder)\.la
 
 def torchrun(*arguments, **environment):
     words = [sys.executable, *TORCHRUN, *map(str, arguments)]
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
+    options = {
+        "cwd": ROOT,
+        "capture_output": True,
+        "text": True,
+        "env": ONE_THREAD | forking_environment() | environment,
+    }
     return subprocess.run(words, check=False, timeout=300, **options)
 
 

@@ -10,7 +10,7 @@ from tests.frame_trees import AUTHOR, build_deepfakebench, build_frame_lists, mo
 
 FLAGS = (
     "--model exposing_deception --preset demo --image_size 32 --fusion_dims 16 8 --frames_per_clip 3 "
-    "--batch_size 4 --num_workers 1 --epochs 1 --device cpu --precision fp32"
+    "--batch_size 4 --num_workers 1 --epochs 1 --device cpu --precision fp32 --domain_clips 0"
 ).split()
 PREFIXES = ("--path_prefix", f"{AUTHOR}=", "FF++/manipulated_sequenceswap=manipulated_sequences/FaceSwap")
 
@@ -20,11 +20,12 @@ def ok(result):
     return result
 
 
-def train_and_test(name, root, folder, *flags):
+def train_and_test(name, root, folder, *flags, report="false"):
     """(test_metrics.json, rows of predictions.csv) of a detector trained and tested on a tree."""
     where = ("--dataset", name, "--data_root", root)
     ok(run_command("train.py", *where, "--run_dir", folder, *FLAGS, *flags))
-    ok(run_command("test.py", "--checkpoint", folder / "best.pt", *where, "--num_workers", "1"))
+    evaluate = ("test.py", "--checkpoint", folder / "best.pt", *where, "--num_workers", "1")
+    ok(run_command(*evaluate, "--report", report))
     metrics = json.loads((folder / "test_metrics.json").read_text())
     return metrics, list(csv.DictReader((folder / "predictions.csv").open()))
 
@@ -32,7 +33,7 @@ def train_and_test(name, root, folder, *flags):
 def test_frame_lists_train_and_test(tmp_path):
     root = tmp_path / "FF++"
     build_frame_lists(root, frames=4)
-    metrics, rows = train_and_test("frame_lists", root, tmp_path / "run", *PREFIXES)
+    metrics, rows = train_and_test("frame_lists", root, tmp_path / "run", *PREFIXES, report="true")
     assert len(rows) == metrics["overall"]["num_real"] + metrics["overall"]["num_fake"] == 10
     frames = metrics["frame_level"]
     assert frames["num_real"] + frames["num_fake"] == sum(int(row["num_windows"]) for row in rows) == 30

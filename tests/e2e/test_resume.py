@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from tests.commands import ONE_THREAD, ROOT, start_command
+from tests.commands import ONE_THREAD, ROOT, forking_environment, start_command
 from tests.e2e.test_distributed import TORCHRUN
 from tests.e2e.test_training import TINY, ok
 from tests.kill import differences
@@ -138,7 +138,7 @@ def test_torchrun_is_asked_to_stop(prepared_root, tmp_path):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        env=ONE_THREAD,
+        env=ONE_THREAD | forking_environment(),
         start_new_session=True,
     )
     wait_for_a_save(lambda: process.poll() is None, run_dir)

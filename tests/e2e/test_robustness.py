@@ -24,7 +24,7 @@ from utils.media.writer import VideoWriter
 SIZES = (
     "--image_size 16 --video_channels 4 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--classifier_hidden_dim 16 --window_s 0.6 --batch_size 4 --num_workers 1 --val_fraction 0.34 "
-    "--test_fraction 0.34 --epochs 1 --device cpu"
+    "--test_fraction 0.34 --epochs 1 --device cpu --domain_clips 0"
 ).split()
 
 

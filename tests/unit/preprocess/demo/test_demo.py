@@ -71,13 +71,23 @@ def clips(root, rows):
     return found
 
 
-def test_the_number_of_workers_does_not_change_a_byte(config, root, tmp_path):
-    alone = make_demo_set(
-        DemoConfig(output=tmp_path / "alone", num_identities=2, duration_s=DURATION_S, num_workers=1)
-    )
-    files = json.loads((root / MANIFEST_NAME).read_text())["files"]
-    assert json.loads((alone / MANIFEST_NAME).read_text())["files"] == files
-    assert len(files) == 17  # 2 x 8 clips and the metadata
+SMALL = {"layout": "ffpp", "num_identities": 2, "duration_s": 1.0, "frame_size": 192}
+
+
+@pytest.fixture(scope="module")
+def small_root(tmp_path_factory):
+    """A set of separate sound files, made by one process."""
+    return make_demo_set(DemoConfig(output=tmp_path_factory.mktemp("demo") / "small", num_workers=1, **SMALL))
+
+
+def files_of(root):
+    return json.loads((root / MANIFEST_NAME).read_text())["files"]
+
+
+def test_the_number_of_workers_does_not_change_a_byte(small_root, tmp_path):
+    together = make_demo_set(DemoConfig(output=tmp_path / "together", num_workers=2, **SMALL))
+    assert files_of(together) == files_of(small_root)
+    assert len(list(together.rglob("*.mp4"))) == 10  # 2 persons, 4 kinds of fakes of each
 
 
 def test_metadata_is_in_the_form_of_the_real_data_set(rows, root):
@@ -97,27 +107,26 @@ def test_metadata_is_in_the_form_of_the_real_data_set(rows, root):
 
 
 def test_an_interrupted_set_is_completed_and_a_damaged_file_replaced(config, root, rows):
-    files = json.loads((root / MANIFEST_NAME).read_text())["files"]
+    files = files_of(root)
+    assert len(files) == 17  # 2 x 8 clips and the metadata
     lost, damaged, kept = (clip_path(root, row) for row in (rows[1], rows[2], rows[9]))
     lost.unlink()
     damaged.write_bytes(damaged.read_bytes()[:1000])
     before = kept.stat().st_mtime_ns
     make_demo_set(config)
-    assert json.loads((root / MANIFEST_NAME).read_text())["files"] == files
+    assert files_of(root) == files
     assert lost.is_file()
     assert kept.stat().st_mtime_ns == before
     assert not list(root.rglob("*.partial*"))
 
 
-def test_a_damaged_sound_file_is_replaced(tmp_path):
-    config = DemoConfig(output=tmp_path, layout="ffpp", num_identities=2, duration_s=1.0, frame_size=192)
-    make_demo_set(config)
-    files = json.loads((tmp_path / MANIFEST_NAME).read_text())["files"]
-    (sound, _) = sorted(tmp_path.rglob("*.wav"))
+def test_a_damaged_sound_file_is_replaced(small_root):
+    files = files_of(small_root)
+    (sound, _) = sorted(small_root.rglob("*.wav"))
     sound.write_bytes(sound.read_bytes()[:1000])
-    make_demo_set(config)
-    assert json.loads((tmp_path / MANIFEST_NAME).read_text())["files"] == files
-    assert file_sha256(sound) == files[sound.relative_to(tmp_path).as_posix()]
+    make_demo_set(DemoConfig(output=small_root, **SMALL))
+    assert files_of(small_root) == files
+    assert file_sha256(sound) == files[sound.relative_to(small_root).as_posix()]
 
 
 def test_another_set_in_the_same_folder_is_refused(root, tmp_path):
