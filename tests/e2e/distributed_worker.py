@@ -54,7 +54,7 @@ def main() -> None:
         torch.Tensor.float = torch.Tensor.double  # with which models widen what they are given
     clips = [
         make_clip(folder, label=number % 2, video_label=number % 2)
-        for number, folder in enumerate(sorted(root.iterdir()))
+        for number, folder in enumerate(sorted(root.iterdir())[: options.get("num_clips")])
     ]
     method = options.get("method", "beyond_masking")
     data = DataConfig(**DATA[method])

@@ -133,7 +133,8 @@ def test_two_processes_train_as_one_with_the_same_batches(clips, one_process, tm
 )
 def test_two_processes_train_frames_as_one(clips, one_process, tmp_path, terms, untrained):
     """Three steps: small networks under batch norm multiply rounding by 100 in each."""
-    options = {"method": "exposing_deception", "loss": terms, "seed": 3, "double": True, "num_steps": 3}
+    options = {"method": "exposing_deception", "loss": terms, "seed": 3, "double": True}
+    options |= {"num_steps": 3, "num_clips": 17}
     one, two = one_process(**options), work(clips, tmp_path / "two.pt", processes=2, **options)
     assert one["clip_ids"] == two["clip_ids"]
     assert two["logits"] == one["logits"]

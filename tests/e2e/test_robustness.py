@@ -89,7 +89,7 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
         "--robustness_kinds",
         "blur+resampling",
         "--cache_dir",
-        tmp_path / "cache",
+        prepared.parent / "cache",
         "--shortcuts",  # the last one
     )
     first = ok(run_command(*robustness))
@@ -122,7 +122,7 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     # nothing is left to tell the classes apart: this method's score does not read landmarks
     assert shortcuts["landmarks only"] == 0.5
 
-    clips = sorted((tmp_path / "cache").rglob("clip.json"))
+    clips = sorted((prepared.parent / "cache").rglob("clip.json"))
     assert len(clips) == 4 * 4
     info = json.loads(clips[0].read_text())
     assert info["settings"]["perturbation"]["kind"] == "blur+resampling"
@@ -131,6 +131,24 @@ def test_robustness_and_shortcut_tables(trained, tmp_path):
     assert "0 perturbed, 16 already there, 0 failed" in again.stderr
     assert [path.stat().st_mtime_ns for path in clips] == times
     assert json.loads((tmp_path / "robust" / "robustness.json").read_text()) == result
+
+
+@pytest.mark.slow
+def test_a_method_that_only_sees_reads_the_same_variants(trained, tmp_path):
+    raw, prepared, _ = trained
+    sizes = "--image_size 32 --fusion_dims 16 8 --frames_per_clip 2 --val_fraction 0.34 --test_fraction 0.34"
+    flags = ("--model", "exposing_deception", "--preset", "demo", *sizes.split(), "--domain_clips", 0)
+    run_dir = tmp_path / "run"
+    ok(run_command("train.py", "--data_root", prepared, "--run_dir", run_dir, *flags, "--epochs", 1))
+    evaluate = ("test.py", "--checkpoint", run_dir / "best.pt", "--data_root", prepared, "--report", "false")
+    robustness = ("--robustness", "--raw_root", raw, "--robustness_kinds", "blur+resampling", "--shortcuts")
+    result = ok(run_command(*evaluate, *robustness, "--cache_dir", prepared.parent / "cache"))
+    auc = json.loads((run_dir / "robustness.json").read_text())["per_kind"]["blur+resampling"]["auc"]
+    assert list(auc) == ["0", "1", "2", "3", "4"]
+    assert auc["0"] == json.loads(result.stdout)["overall"]["auc"]
+    with (run_dir / "shortcuts.csv").open() as file:
+        shortcuts = {row["change"]: float(row["auc"]) for row in csv.DictReader(file)}
+    assert shortcuts["untouched"] == auc["0"]
 
 
 def test_flags_that_belong_together(trained, tmp_path):
