@@ -186,5 +186,7 @@ def plot_training(path: Path, columns: Mapping[str, Floats], best_epoch: int | N
     panels[0].set(ylabel="loss", title="Training")
     panels[1].set(ylabel="on validation", xlabel="epoch", ylim=(0, 1.02))
     panels[0].tick_params(labelbottom=False)
-    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(columns["epoch"]) == 1:
+        panels[1].set_xlim(columns["epoch"][0] - 0.5, columns["epoch"][0] + 0.5)
     return save_plot(figure, path, "losses and validation metrics by epoch")
