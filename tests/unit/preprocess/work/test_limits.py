@@ -222,6 +222,24 @@ def test_a_script_without_a_guard_may_judge(tmp_path):
     assert (done.stdout, done.returncode) == ("5\n", 0), done.stderr
 
 
+def test_workers_of_a_script_do_not_run_it_again(tmp_path):
+    """It may have no guard and, as test.py, import PyTorch."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "print('runs', flush=True)\n"
+        "from preprocess.work.limits import LimitConfig\n"
+        "from preprocess.work.workers import run_workers\n"
+        "from tests.unit.preprocess.work.test_limits import jobs, say_how_long\n"
+        f"partial = Path({str(tmp_path / 'partial')!r})\n"
+        "print(len(list(run_workers(jobs('a', 'b'), say_how_long, LimitConfig(), partial, 2))))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, script]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.returncode) == ("runs\n2\n", 0), done.stderr
+
+
 def test_memory_that_is_short_ends_a_real_video_with_a_reason(tmp_path):
     """8K, which is allowed, takes 50 MB a frame and again 100 as RGB, besides some 60 MB of libraries."""
     video = write_small(
