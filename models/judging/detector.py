@@ -16,6 +16,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from loaders.batches.collate import Collate
 from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
 from loaders.batches.domain import describe
+from loaders.batches.places import last_start_frame
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from models.judging.evidence import lag_curve, region_map, saturated_probes
 from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
@@ -202,7 +204,7 @@ class LoadedDetector:
     ) -> FaceVerdict:
         model, decision, fps = self.model, self.decision, float(tracked.fps)
         dataset = ClipDataset([_as_clip(track)], self.data, training=False, **needs_of(model))
-        starts = self._starts(track.num_frames, fps, config)
+        starts = self._starts(track.num_frames, tracked.fps, config)
         off_domain = reasons + self._off_domain(track, tracked, config, bool(starts))
         verdict, logit, heads = UNDECIDED, None, [None, None]
         frame_logits = np.full(track.num_frames, np.nan)
@@ -243,12 +245,12 @@ class LoadedDetector:
             saturated={} if logit is None else saturated_probes(lags, regions, logit, self.precision),
         )
 
-    def _starts(self, num_frames: int, fps: float, config: JudgeConfig) -> list[int]:
+    def _starts(self, num_frames: int, fps: Fraction, config: JudgeConfig) -> list[int]:
         """First frames of windows that cover a face's track; [] if it is too short."""
         num_steps = int(num_frames / fps * self.data.video_fps + 1e-6)  # as ClipDataset counts them
         if num_steps == 0 or num_steps / self.data.video_fps < self.model.min_window_s:
             return []
-        last = max(0, num_frames - round(self.data.window_s * fps))
+        last = last_start_frame(num_frames, fps, self.data.window_s)
         stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
         return sorted({*range(0, last, stride), last})
 
@@ -259,8 +261,9 @@ class LoadedDetector:
         length = round(self.data.window_s * fps)
         sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
         for start, logit in zip(starts, logits, strict=True):
-            sums[start : start + length] += logit
-            counts[start : start + length] += 1
+            end = track.num_frames if start == starts[-1] else start + length  # a part of a frame may be left
+            sums[start:end] += logit
+            counts[start:end] += 1
         return np.divide(sums, counts, out=np.full(track.num_frames, np.nan), where=counts > 0)
 
     def _read(self, window: ClipWindow, config: JudgeConfig) -> tuple[Floats, Floats]:

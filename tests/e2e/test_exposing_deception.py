@@ -5,6 +5,7 @@ import json
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,12 +120,14 @@ def test_a_run_is_packed_and_compared(prepared_root, run_dir, tmp_path):
     assert frames["num_real"] + frames["num_fake"] == 2 * len(scores(tmp_path / "of_plain"))
 
 
-def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path):
+@pytest.mark.parametrize("fps", [25, 30])  # at 30, a frame is shorter than one of the pipeline
+def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path, fps):
     detector, verdicts = load_detector(run_dir / "best.pt", device="cpu"), []
     for name, waveform in (("silent", None), ("sounding", clicks(1.2, (0.3, 0.8)))):
-        video = write_video(tmp_path / f"{name}.mp4", moving_face(30), waveform=waveform)
+        video = write_video(tmp_path / f"{name}.mp4", moving_face(30), waveform=waveform, fps=fps)
         verdicts.append(detector.judge(video, JudgeConfig(lag_frames=1)))
     (silent,), (sounding,) = (verdict.faces for verdict in verdicts)
     assert (silent.verdict, silent.prob) == (sounding.verdict, sounding.prob)
     assert 0 < silent.prob < 1
+    assert np.isfinite(silent.frame_probs).all()
     assert silent.audio_prob is None
