@@ -1,0 +1,1 @@
+"""Encoders of others, rebuilt: frozen, they turn pictures or sound into features."""

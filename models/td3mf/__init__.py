@@ -1,0 +1,1 @@
+"""2D3MF: features of frozen encoders, fused in the middle."""
