@@ -33,9 +33,8 @@ RENAMES = [
     (_SPATIAL + r"gate_s_conv_di_1\.", "spatial_gate.6."),
     (_SPATIAL + r"gate_s_bn_di_1\.", "spatial_gate.7."),
     (_SPATIAL + r"gate_s_conv_final\.", "spatial_gate.9."),
-    (r"module\.", ""),
 ]  # fmt: skip
-IGNORED = r"(?:module\.)?(?:fc|conv1d_\d|classifier_1)\."  # expressions, and layers over time
+IGNORED = r"(?:fc|conv1d_\d|classifier_1)\."  # expressions, and layers over time
 
 
 class EfficientFace(nn.Module):
@@ -77,7 +76,7 @@ class EfficientFace(nn.Module):
 
     def load_published(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a published file. Raises CheckpointError if it does not fit."""
-        load_published(self, weights, RENAMES, source, ignored=IGNORED)
+        load_published(self, weights, RENAMES, source, prefix="module.", ignored=IGNORED)
 
 
 def _convolution(width: int, out: int, *, stride: int = 1, groups: int = 1) -> list[nn.Module]:

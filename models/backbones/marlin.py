@@ -28,14 +28,13 @@ class MarlinSize(NamedTuple):
 
 SIZES = {"small": MarlinSize(384, 12, 6), "base": MarlinSize(768, 12, 12), "large": MarlinSize(1024, 24, 16)}
 RENAMES = [
-    (r"(?:encoder\.)?(patch_embedding\.)projection\.", r"\1"),
-    (r"(?:encoder\.)?(blocks\.\d+)\.attn\.(qkv|proj|q_bias|v_bias)", r"\1.\2"),
-    (r"(?:encoder\.)?(blocks\.\d+\.mlp)\.layers\.0\.linear\.", r"\1.0."),
-    (r"(?:encoder\.)?(blocks\.\d+\.mlp)\.layers\.1\.linear\.", r"\1.2."),
-    (r"encoder\.", ""),
+    (r"patch_embedding\.projection\.", "patch_embedding."),
+    (r"(blocks\.\d+)\.attn\.", r"\1."),
+    (r"(blocks\.\d+\.mlp)\.layers\.0\.linear\.", r"\1.0."),
+    (r"(blocks\.\d+\.mlp)\.layers\.1\.linear\.", r"\1.2."),
 ]
 # the other half of its training, and the fixed positions
-IGNORED = r"decoder\.|enc_dec_proj\.|discriminator|(?:encoder\.)?pos_embedding\."
+IGNORED = r"decoder\.|enc_dec_proj\.|discriminator|pos_embedding\."
 
 
 class MarlinEncoder(nn.Module):
@@ -66,7 +65,7 @@ class MarlinEncoder(nn.Module):
 
     def load_published(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a published file, `.encoder.pt` or `.full.pt`. Raises CheckpointError if it does not fit."""
-        load_published(self, weights, RENAMES, source, ignored=IGNORED)
+        load_published(self, weights, RENAMES, source, prefix="encoder.", ignored=IGNORED)
 
 
 class _Block(nn.Module):

@@ -11,6 +11,7 @@ from utils.errors import CheckpointError
 
 # a buffer that counts training steps, and that some files lack: nothing is computed from it here
 COUNTER = "num_batches_tracked"
+NOTHING = r"$^"  # no key matches
 
 
 def renamed_keys(keys: Iterable[str], renames: Sequence[tuple[str, str]], ignored: str) -> dict[str, str]:
@@ -29,13 +30,15 @@ def load_published(
     renames: Sequence[tuple[str, str]],
     source: str,
     *,
-    ignored: str = r"$^",
+    prefix: str = "",
+    ignored: str = NOTHING,
 ) -> None:
-    """Load `weights` of a published file: keys that match `ignored` are left out, others renamed.
+    """Load `weights` of a published file: keys lose the `prefix`; those that match `ignored` are left out.
 
     renames: (regular expression, replacement), the first that matches a key counts; other keys keep their
     names. Raises CheckpointError, with `source`, if a key is missing or unknown or a shape does not fit.
     """
+    weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     names = renamed_keys(weights, renames, ignored)
     own = network.state_dict()
     state = {key: own[key] for key in own if key.endswith(COUNTER)}
