@@ -14,7 +14,10 @@ __all__ = ["MODELS", "load_detector"]
 
 
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
-    """A trained detector with `.judge("clip.mp4")`; needs the packages of preprocess/."""
+    """A trained detector, with `.judge("clip.mp4")` and `.features("clip.mp4")`.
+
+    Needs the packages of preprocess/.
+    """
     from models.judging.detector import load_detector as load  # imports rooms above this one
 
     return load(checkpoint, device=device, precision=precision)

@@ -32,7 +32,14 @@ from loaders.batches.domain import describe
 from loaders.batches.places import last_start_frame
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from models.judging.evidence import lag_curve, region_map, saturated_probes
-from models.judging.verdict import FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
+from models.judging.verdict import (
+    FaceFeatures,
+    FaceVerdict,
+    Verdict,
+    find_segments,
+    join_verdicts,
+    runs_of,
+)
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
@@ -45,13 +52,14 @@ from utils.clip.generated import caveat_of, is_demo_video
 from utils.clip.sound import read_waveform
 from utils.clip_type import Clip
 from utils.config import from_args, opt, require_at_least, to_plain
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
 from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
 from utils.run.device import autocast, exact_float32, resolve_device
+from utils.types import DetectorOutput
 
 MISSING_FACE_S = 0.4  # longer gaps without a face are noted
 SILENCE_DBFS = -60.0
@@ -148,9 +156,7 @@ class LoadedDetector:
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
         """`judge`, plus the tracked faces, whose files stay in `work_dir`."""
-        tracked = call_limited(
-            track_video, video, work_dir, source=video, limits=config, progress=f"{video.name}: faces"
-        )
+        tracked = _track(video, work_dir, config)
         must_abstain = self.caveat and not (config.judge_despite_generated or is_demo_video(video))
         reasons = [self.caveat] if must_abstain else []
         faces = [
@@ -179,6 +185,31 @@ class LoadedDetector:
             promise=promise_of(self.decision, num_faces=len(faces)) if self.has_decision else None,
             shown=self.shown,
         ), tracked
+
+    def features(self, video: Path | str, config: JudgeConfig | None = None) -> list[FaceFeatures]:
+        """The features of every face of a raw video, by the windows that `judge` scores.
+
+        Without faces that are too short for a window. Raises ClipError as `judge` does, and UsageError if the
+        method gives no features.
+        """
+        config = config or JudgeConfig()
+        found: list[FaceFeatures] = []
+        with tempfile.TemporaryDirectory() as work_dir:
+            tracked = _track(Path(video), Path(work_dir), config)
+            for number, track in enumerate(tracked.tracks, start=1):
+                dataset = ClipDataset([_as_clip(track)], self.data, training=False, **needs_of(self.model))
+                starts = self._starts(track.num_frames, tracked.fps, config)
+                what = f"{Path(video).name}: face {number}"
+                bar = tqdm(starts, what, unit="window", disable=len(starts) < 2)
+                rows = [self._embedding(dataset[0, WindowStart(start)]) for start in bar]
+                if rows:
+                    start_s = (track.first_frame + np.array(starts)) / float(tracked.fps)
+                    windows, window_s = np.stack(rows), self.data.window_s
+                    fused = windows.mean(axis=0)
+                    found.append(
+                        FaceFeatures(fused=fused, windows=windows, start_s=start_s, window_s=window_s)
+                    )
+        return found
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
         fps, notes = float(tracked.fps), [self.caveat] if self.caveat else []
@@ -282,11 +313,22 @@ class LoadedDetector:
         return self.domain.reasons(row)
 
     @torch.no_grad()
-    def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
-        """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
+    def _output(self, window: ClipWindow) -> DetectorOutput:
         batch = Collate(self.data.video_fps)([window]).to(self.device)
         with autocast(self.device, self.precision), exact_float32():
-            output = self.model(batch)
+            output: DetectorOutput = self.model(batch)
+        return output
+
+    def _embedding(self, window: ClipWindow) -> npt.NDArray[np.float32]:
+        """(E,) features of a window."""
+        embedding = self._output(window).embedding
+        if embedding is None:
+            raise UsageError(f"{type(self.model).__name__} gives no features")
+        return embedding[0].float().cpu().numpy()
+
+    def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
+        """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
+        output = self._output(window)
         nothing = torch.full_like(output.logits, torch.nan)
         heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
         return torch.cat([output.logits, *heads]).float().cpu().double().numpy()
@@ -314,6 +356,12 @@ class LoadedDetector:
         elif (level := _level_dbfs(track.folder / AUDIO_NAME)) < SILENCE_DBFS:
             reasons.append(f"no speech: the sound's level is {level:.0f} dB")
         return reasons
+
+
+def _track(video: Path, work_dir: Path, config: JudgeConfig) -> TrackedVideo:
+    """The faces of a video, whose files stay in `work_dir`, from a process of its own."""
+    what = f"{video.name}: faces"
+    return call_limited(track_video, video, work_dir, source=video, limits=config, progress=what)
 
 
 def _as_clip(track: TrackClip) -> Clip:

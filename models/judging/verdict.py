@@ -23,6 +23,16 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FaceFeatures:
+    """What a detector's score of a face is computed from: DetectorOutput.embedding of N windows."""
+
+    fused: npt.NDArray[np.float32]  # (E,) mean over the windows
+    windows: npt.NDArray[np.float32]  # (N, E)
+    start_s: npt.NDArray[np.float64]  # (N,) when a window begins, in seconds of the video
+    window_s: float  # length of a window
+
+
+@dataclass(frozen=True, kw_only=True)
 class FaceVerdict:
     """One face, from its first to its last frame in the video."""
 

@@ -127,6 +127,9 @@ def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path, fps):
         video = write_video(tmp_path / f"{name}.mp4", moving_face(30), waveform=waveform, fps=fps)
         verdicts.append(detector.judge(video, JudgeConfig(lag_frames=1)))
     (silent,), (sounding,) = (verdict.faces for verdict in verdicts)
+    (features,) = detector.features(video)
+    assert features.windows.shape == (silent.num_windows, len(features.fused)) == (silent.num_windows, 1024)
+    np.testing.assert_allclose(features.start_s, np.arange(silent.num_windows) / fps)
     assert (silent.verdict, silent.prob) == (sounding.verdict, sounding.prob)
     assert 0 < silent.prob < 1
     assert np.isfinite(silent.frame_probs).all()

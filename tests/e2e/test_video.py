@@ -87,6 +87,14 @@ def test_two_faces_side_by_side_have_tracks_and_scores_of_their_own(checkpoint, 
     assert len(verdict.faces) == 2
     assert [face.num_frames for face in verdict.faces] == [50, 50]
     assert verdict.faces[0].logit != verdict.faces[1].logit
+    detector = load_detector(checkpoint, device="cpu")
+    features = detector.features(tmp_path / "two.mp4")
+    for face, of_face in zip(verdict.faces, features, strict=True):
+        with torch.no_grad():
+            logits = detector.model.classifier(torch.from_numpy(of_face.windows))
+        assert logits.mean().item() == pytest.approx(face.logit, abs=1e-4)
+        np.testing.assert_allclose(of_face.fused, of_face.windows.mean(axis=0))
+        assert (len(of_face.start_s), of_face.start_s[0]) == (face.num_windows, 0.0)
     alone = judge(checkpoint, write_video(tmp_path / "one.mp4", talk[0][0], talk[0][1]))
     assert len(alone.faces) == 1
     assert not verdict.notes
