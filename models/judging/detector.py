@@ -289,7 +289,7 @@ class LoadedDetector:
         self, starts: Sequence[int], logits: npt.NDArray[np.float64], track: TrackClip, fps: float
     ) -> npt.NDArray[np.float64]:
         """Mean logit of the windows that cover a frame; NaN where there is none."""
-        length = round(self.data.window_s * fps)
+        length = max(1, round(self.data.window_s * fps))  # a frame of a slow video outlasts a window of one
         sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
         for start, logit in zip(starts, logits, strict=True):
             end = track.num_frames if start == starts[-1] else start + length  # a part of a frame may be left

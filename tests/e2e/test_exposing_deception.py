@@ -120,7 +120,7 @@ def test_a_run_is_packed_and_compared(prepared_root, run_dir, tmp_path):
     assert frames["num_real"] + frames["num_fake"] == 2 * len(scores(tmp_path / "of_plain"))
 
 
-@pytest.mark.parametrize("fps", [25, 30])  # at 30, a frame is shorter than one of the pipeline
+@pytest.mark.parametrize("fps", [10, 25, 30])  # a frame is longer, as long, or shorter than the pipeline's
 def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path, fps):
     detector, verdicts = load_detector(run_dir / "best.pt", device="cpu"), []
     for name, waveform in (("silent", None), ("sounding", clicks(1.2, (0.3, 0.8)))):
