@@ -120,17 +120,24 @@ def test_a_run_is_packed_and_compared(prepared_root, run_dir, tmp_path):
     assert frames["num_real"] + frames["num_fake"] == 2 * len(scores(tmp_path / "of_plain"))
 
 
-@pytest.mark.parametrize("fps", [10, 25, 30])  # a frame is longer, as long, or shorter than the pipeline's
-def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path, fps):
+def test_a_silent_video_is_judged_like_a_sounding_one(run_dir, tmp_path):
     detector, verdicts = load_detector(run_dir / "best.pt", device="cpu"), []
     for name, waveform in (("silent", None), ("sounding", clicks(1.2, (0.3, 0.8)))):
-        video = write_video(tmp_path / f"{name}.mp4", moving_face(30), waveform=waveform, fps=fps)
+        video = write_video(tmp_path / f"{name}.mp4", moving_face(30), waveform=waveform)
         verdicts.append(detector.judge(video, JudgeConfig(lag_frames=1)))
     (silent,), (sounding,) = (verdict.faces for verdict in verdicts)
-    (features,) = detector.features(video)
-    assert features.windows.shape == (silent.num_windows, len(features.fused)) == (silent.num_windows, 1024)
-    np.testing.assert_allclose(features.start_s, np.arange(silent.num_windows) / fps)
     assert (silent.verdict, silent.prob) == (sounding.verdict, sounding.prob)
     assert 0 < silent.prob < 1
-    assert np.isfinite(silent.frame_probs).all()
     assert silent.audio_prob is None
+
+
+@pytest.mark.parametrize("fps", [10, 30])  # a frame is longer, or shorter, than one of the pipeline
+def test_every_frame_of_another_rate_has_a_score_and_every_window_features(run_dir, tmp_path, fps):
+    detector = load_detector(run_dir / "best.pt", device="cpu")
+    video = write_video(tmp_path / "silent.mp4", moving_face(20), fps=fps)
+    (face,) = detector.judge(video, JudgeConfig(explain=False)).faces
+    assert face.num_frames == 20
+    assert np.isfinite(face.frame_probs).all()
+    (features,) = detector.features(video)
+    assert features.windows.shape == (face.num_windows, len(features.fused)) == (face.num_windows, 1024)
+    np.testing.assert_allclose(features.start_s, np.arange(face.num_windows) / fps)
