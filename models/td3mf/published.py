@@ -22,9 +22,7 @@ BLOCKS = {
 }
 HEADS = {"": "classifier_1.0.", "video": "lp_only_fc.", "audio": "audio_only_fc."}
 # built by the published code and never used, or its positions, or the frozen encoders
-UNUSED = (
-    r"eat_down\.|video_model_cnn\.(conv1d_[01]|classifier_1)\.|audio_pe\.|(video|audio)_model\.|ir_layers\."
-)
+UNUSED = r"eat_down\.|video_model_cnn\.(conv1d_[01]|classifier_1)\.|audio_pe\.|(video|audio)_model\."
 
 
 def load_network(network: TD3MFNetwork, weights: Mapping[str, Tensor], source: str) -> None:
