@@ -94,6 +94,7 @@ class TrainingState:
         try:
             for name in ("model", "criterion", "optimizer", "scheduler"):
                 getattr(self, name).load_state_dict(saved[name])
+            _take_layout_of_weights(self.optimizer)
             self.progress = Progress(**saved["progress"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the saved state does not fit the run ({brief(str(error))})") from error
@@ -107,6 +108,17 @@ class TrainingState:
                 f"many, not {distributed.world_size()}"
             )
         _restore_random_state(states[distributed.rank()], self.device)
+
+
+def _take_layout_of_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Lay moments out in memory as their weights are: the fused optimisers read both in that order.
+
+    A checkpoint may be of a version whose weights had another layout.
+    """
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if torch.is_tensor(value) and value.shape == weight.shape and value.stride() != weight.stride():
+                moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
