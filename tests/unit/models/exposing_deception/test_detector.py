@@ -55,7 +55,10 @@ def test_number_of_parameters(num_libs, backbone, expected):
 
 @pytest.mark.parametrize("backbone", FEATURES)
 def test_every_backbone_gives_its_number_of_features(backbone):
-    found = make_backbone(backbone).eval()(torch.zeros(2, 3, 64, 64))
+    network = make_backbone(backbone).eval()
+    weights = [weight for weight in network.parameters() if weight.ndim == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    found = network(torch.zeros(2, 3, 64, 64))
     assert found.shape == (2, FEATURES[backbone])
 
 
