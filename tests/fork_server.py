@@ -8,7 +8,7 @@ import gc
 import importlib
 
 IMPORTED = ["av", "cv2", "matplotlib.figure", "pandas", "scipy.stats", "sklearn.metrics", "torchaudio"]
-IMPORTED += ["torch._dynamo", "torch.utils.tensorboard"]  # the first optimiser, and what a run writes
+IMPORTED += ["torch._dynamo", "torch.utils.tensorboard", "torchvision"]  # optimisers, logs, networks
 IMPORTED += ["losses", "models.judging.modes", "preprocess.work.batch", "utils.report.page"]
 
 for name in IMPORTED:

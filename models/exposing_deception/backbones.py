@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from utils.errors import CheckpointError
@@ -49,6 +48,8 @@ def make_backbone(name: str) -> nn.Module:
     if name == "mobilenet_v1":
         network: nn.Module = MobileNetV1()
     else:
+        import torchvision  # as slow to import as torch itself
+
         network = getattr(torchvision.models, name)(weights=None)
         setattr(network, "classifier" if name == "efficientnet_b4" else "fc", nn.Identity())
     return network.to(memory_format=torch.channels_last)
