@@ -40,6 +40,7 @@ from preprocess.work.jobs import CLIP_FILES, PARTIAL_NAME, Job, require_within
 from preprocess.work.limits import LimitConfig, begin_with, stop_clock
 from preprocess.work.progress import failures_csv
 from preprocess.work.workers import run_workers
+from utils.clip.features import check_features, list_features
 from utils.clip.files import (
     CROP_SIZE,
     INFO_NAME,
@@ -51,7 +52,7 @@ from utils.clip.files import (
 )
 from utils.clip.frames import Crop, open_crop
 from utils.clip.generated import MARK_NAME, finder, mark
-from utils.clip.packed import FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA, walk
+from utils.clip.packed import FEATURES, FORMAT, FRAMES_NAME, INDEX_NAME, SCHEMA, walk
 from utils.config import opt, parse_groups
 from utils.errors import ClipError, DatasetError, UsageError, run_command
 from utils.files import file_sha256, locked_folder, sync, write_atomically, write_text
@@ -251,6 +252,9 @@ def _add_clip(
     audio = find_audio(clip_folder)
     paths = [audio, clip_folder / LANDMARKS_NAME]
     paths += [clip_folder / INFO_NAME] if info else []
+    for name in list_features(clip_folder):
+        check_features(clip_folder, name)
+        paths += [clip_folder / f"{name}.json", clip_folder / f"{name}.npy"]
     files = []
     with open_crop(clip_folder / VIDEO_NAME) as crop:
         if crop.num_frames and crop.num_frames != num_frames:
@@ -267,7 +271,8 @@ def _add_clip(
             raise ClipError(path, "checksum differs from clip.json; prepare the clip again")
         with path.open("rb") as file:
             pieces = iter(functools.partial(file.read, 1 << 20), b"")
-            files.append(_add(shard, folder, path.name, path.stat().st_size, pieces))
+            name = path.relative_to(clip_folder).as_posix()
+            files.append(_add(shard, folder, name, path.stat().st_size, pieces))
     parent, _, name = folder.rpartition("/")
     return (parent, name, fps, num_frames), files
 
@@ -276,7 +281,8 @@ def _add(shard: BinaryIO, folder: str, name: str, size: int, pieces: Iterable[by
     """Append one file; the same input gives the same bytes. Returns (name, start of its content, size)."""
     parent, slash, key = folder.rpartition("/")
     # WebDataset's key of a sample is the file name up to the first dot
-    info = tarfile.TarInfo(f"{parent}{slash}{key.replace('.', '%2E')}.{EXTENSIONS.get(name, 'wav')}")
+    extension = name.replace("/", ".") if name.startswith(FEATURES) else EXTENSIONS.get(name, "wav")
+    info = tarfile.TarInfo(f"{parent}{slash}{key.replace('.', '%2E')}.{extension}")
     info.size = size
     shard.write(info.tobuf(tarfile.GNU_FORMAT))
     start = shard.tell()

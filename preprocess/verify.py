@@ -6,7 +6,8 @@
 A clip folder is any folder with a clip's file in it, also in a pack or where a link leads. Picture, landmarks
 and sound must be equally long (the sound within one frame) and long enough for training, and the files must
 have the checksums of clip.json; folders from other tools have none. --deep also decodes every frame and reads
-every landmark and sample. Each problem is one line: path and reason. The exit status is 1 if there is one.
+every landmark, sample and cached feature. Each problem is one line: path and reason. The exit status is 1 if
+there is one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from preprocess.work.jobs import CLIP_FILES, Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
 from preprocess.work.workers import run_workers
+from utils.clip.features import check_features, list_features
 from utils.clip.files import (
     LANDMARKS_NAME,
     VIDEO_NAME,
@@ -94,6 +96,9 @@ def check_clip(folder: Path, *, deep: bool, audio_tolerance_s: float | None = No
             _read_samples(path)
     with _noted_in(problems):
         _check_info(folder, num_frames, fps, problems)
+    for name in list_features(folder):
+        with _noted_in(problems):
+            check_features(folder, name, deep=deep)
     return problems
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.clip.features import FeatureInfo
 from utils.clip.files import (
     AUDIO_NAME,
     LANDMARKS_NAME,
@@ -112,6 +113,13 @@ def clip_info(**changes: object) -> dict[str, object]:
         "files": {},
     }  # fmt: skip
     return values | changes
+
+
+def feature_info(step_s: str) -> FeatureInfo:
+    """Of rows that follow each other without gaps."""
+    names = ("backbone", "weights", "weights_sha256", "source", "source_sha256", "rows_sha256")
+    values = dict.fromkeys(names, "")
+    return FeatureInfo(**values, settings={}, step_s=step_s, length_s=step_s, tools={})
 
 
 def make_clip(folder: Path, **changes: object) -> Clip:

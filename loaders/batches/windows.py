@@ -25,7 +25,7 @@ from loaders.batches.places import (
 )
 from loaders.batches.silence import clip_leading_silence_s
 from loaders.batches.transforms import jitter_color, normalize_landmarks
-from utils.clip.features import FEATURES, read_features
+from utils.clip.features import read_features
 from utils.clip.files import (
     SAMPLE_RATE_HZ,
     VIDEO_NAME,
@@ -34,6 +34,7 @@ from utils.clip.files import (
     open_landmarks,
 )
 from utils.clip.frames import Crop, open_crop
+from utils.clip.packed import FEATURES
 from utils.clip.sound import SoundReader, open_sound
 from utils.clip_type import INPUTS, Clip
 from utils.errors import ClipError, UsageError

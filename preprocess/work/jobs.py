@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from utils.clip.files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
+from utils.clip.packed import FEATURES
 from utils.errors import ClipError
 from utils.files import sync
 from utils.names import is_litter
@@ -102,7 +103,8 @@ def require_clip_folder(folder: Path) -> None:
 def require_clip_names(folder: PurePath, names: Iterable[str]) -> None:
     """Raise ClipError if one of the names in a folder is not that of a clip's file."""
     for name in sorted(names):
-        if name not in CLIP_FILES and not is_litter(name.rstrip("/")):
+        is_derived = name.startswith(FEATURES)  # from the clip's other files, and goes with them
+        if name not in CLIP_FILES and not is_derived and not is_litter(name.rstrip("/")):
             raise ClipError(
                 str(folder),
                 f"{folder} holds {name}, which does not belong to a clip; move it away, or choose another "

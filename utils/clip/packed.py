@@ -33,6 +33,7 @@ from utils.names import brief, is_plain
 
 INDEX_NAME = "pack.sqlite"
 FRAMES_NAME = "frames.npy"  # decoded frames, in place of the crop
+FEATURES = "features/"  # a clip's subfolder: files and inputs that begin with it are cached features
 FORMAT = "1"
 RATE = re.compile(r"[1-9]\d{0,11}(/[1-9]\d{0,11})?", re.ASCII)  # a fraction above 0
 LARGEST = 2**53  # limit of the numbers in clip.json and in packs: no size, time or place exceeds it
@@ -152,6 +153,13 @@ def _plain_name(name: Any) -> str:
     return name
 
 
+def _member_name(name: Any) -> str:
+    """The name of a clip's file from the index, see _plain_name."""
+    is_feature = isinstance(name, str) and name.startswith(FEATURES)
+    _plain_name(name.removeprefix(FEATURES) if is_feature else name)
+    return str(name)
+
+
 class Pack:
     """The index of one pack."""
 
@@ -200,7 +208,7 @@ class Pack:
             if shard not in self._shards or not all(isinstance(n, int) and n >= 0 for n in place):
                 raise self._not_ours(f"{brief(name)} of {folder} lies at {brief(place)} of {brief(shard)}")
         return {
-            _plain_name(name): Member(self.root / folder / name, self._shards[shard], start, size)
+            _member_name(name): Member(self.root / folder / name, self._shards[shard], start, size)
             for name, shard, start, size in rows
         }
 
@@ -250,7 +258,14 @@ def find_clip(folder: Path) -> tuple[Pack, str] | None:
 def find_member(path: Path) -> Member | None:
     """A clip's file in its pack; None if it is a file of its own, or not there at all."""
     found = find_clip(path.parent)
-    return None if found is None else found[0].members(found[1]).get(path.name)
+    if found is None:
+        return None
+    pack, folder = found
+    member = pack.members(folder).get(path.name)
+    clip, _, last = folder.rpartition("/")
+    if member is None and f"{last}/" == FEATURES:
+        return pack.members(clip).get(FEATURES + path.name)
+    return member
 
 
 def open_member(path: Path) -> BinaryIO | None:

@@ -17,7 +17,7 @@ from loaders.batches.windows import ClipDataset
 from loaders.batches.worker_processes import LoaderError
 from models.menu import MODELS
 from models.method import check_config
-from tests.clip_factory import make_clip, write_clip_folder
+from tests.clip_factory import feature_info, make_clip, write_clip_folder
 from utils.clip.features import write_features
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME
 from utils.clip.frames import _AvCrop
@@ -88,7 +88,7 @@ def test_cached_features_are_cut_to_the_window_padded_and_masked(tmp_path):
     clips = [make_clip(write_clip_folder(tmp_path / str(n), num_frames=n)) for n in (10, 50)]
     for clip in clips:
         rows = np.arange(50, dtype=np.float32)[:, None] * [1, 10]
-        write_features(clip.folder, FEATURES, rows.astype(np.float32), 12.5)
+        write_features(clip.folder, FEATURES, rows.astype(np.float32), feature_info("2/25"))
     config = DataConfig(window_s=0.8, windows_per_clip=1)
     dataset = ClipDataset(clips, config, training=False, inputs=frozenset({FEATURES}))
     batch = Collate(25.0)([dataset[0, 0], dataset[1, 0]])
@@ -113,15 +113,15 @@ def test_damaged_features_are_reported(clip):
     dataset = ClipDataset([clip], DATA, training=False, inputs=frozenset({"video", FEATURES}))
     with pytest.raises(ClipError, match="missing"):
         dataset[0, 0]
-    write_features(clip.folder, FEATURES, np.zeros((3, 2), np.float32), 1.0)
+    write_features(clip.folder, FEATURES, np.zeros((3, 2), np.float32), feature_info("1"))
     assert dataset[0, 0].features["frozen"].shape == (1, 2)  # the nearest row
     flat, wide, good = np.zeros(3, np.float32), np.zeros((3, 2)), np.zeros((3, 2), np.float32)
-    for rows, rate, message in ((flat, 1.0, "expected"), (wide, 1.0, "float64"), (good, 0.0, "0.0 Hz")):
-        write_features(clip.folder, FEATURES, rows, rate)
+    for rows, step_s, message in ((flat, "1", "expected"), (wide, "1", "float64"), (good, "0", "above 0")):
+        write_features(clip.folder, FEATURES, rows, feature_info(step_s))
         with pytest.raises(ClipError, match=message):
             dataset[0, 0]
     (clip.folder / f"{FEATURES}.json").write_text("[]")
-    with pytest.raises(ClipError, match="not readable"):
+    with pytest.raises(ClipError, match="does not describe"):
         dataset[0, 0]
 
 

@@ -1,0 +1,274 @@
+"""preprocess.extract_features: rows and their seconds, resuming, packs, and what verify says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+import signal
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from models.backbones.marlin import MarlinEncoder, MarlinSize
+from models.backbones.menu import (
+    BACKBONES,
+    MarlinPieces,
+    frame_plan,
+    marlin_plan,
+    second_plan,
+)
+from preprocess import extract_features, pack, prepare
+from preprocess.extract_features import main
+from preprocess.verify import check_clip
+from preprocess.work.jobs import Job
+from tests.clip_factory import write_clip_folder
+from tests.commands import start_command
+from tests.kill import tree
+from tests.moving_face import clicks, moving_face, write_video
+from utils.clip.features import list_features, open_rows, read_features, read_info
+from utils.clip.files import VIDEO_NAME, find_audio
+from utils.clip.frames import read_frames
+from utils.clip.sound import read_waveform
+from utils.errors import ClipError, UsageError
+
+TINY = MarlinSize(12, 1, 2)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A MARLIN of one narrow block in place of the small one."""
+    small = dataclasses.replace(
+        BACKBONES["marlin_small"], make=lambda: MarlinPieces(MarlinEncoder(TINY)), width=12, batch_size=3
+    )
+    monkeypatch.setitem(BACKBONES, "marlin_small", small)
+    return small
+
+
+def run(monkeypatch, data_root, backbone, *flags):
+    words = ["--data_root", data_root, "--backbone", backbone, "--device", "cpu", *flags]
+    monkeypatch.setattr(sys, "argv", ["extract_features", *map(str, words)])
+    return main()
+
+
+def extract(monkeypatch, data_root, backbone="marlin_small", *flags):
+    return run(monkeypatch, data_root, backbone, "--random_weights", *flags)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Three clips of 20, 70 and 100 frames, 25 a second."""
+    for number in (20, 70, 100):
+        write_clip_folder(tmp_path / "set" / f"clip_{number}", num_frames=number)
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "starts", "last"),
+    [(5, [0], 4), (16, [0], 15), (17, [0], 15), (32, [0], 15), (33, [0], 30), (64, [0, 32], 62),
+     (65, [0, 32], 62), (97, [0, 32, 64], 94)],
+)  # fmt: skip
+def test_windows_of_marlin(num_frames, starts, last):
+    """The counts of the spec, but for 64 frames: there the published code drops the second window."""
+    plan = marlin_plan(Fraction(30000, 1001), num_frames)
+    assert plan.pieces[:, 0].tolist() == starts
+    assert plan.pieces.shape[1] == 16
+    assert plan.pieces.max() == last
+    assert plan.step_s == Fraction(32 * 1001, 30000)
+    shown = 32 if num_frames > 32 else min(num_frames, 16)
+    assert plan.length_s == Fraction(shown * 1001, 30000)
+
+
+def test_frames_and_seconds():
+    assert frame_plan(Fraction(25), 3) == (
+        pytest.approx(np.array([[0], [1], [2]])),
+        Fraction(1, 25),
+        Fraction(1, 25),
+    )
+    assert second_plan(Fraction(100), 250).pieces.tolist() == [[0], [100]]
+    assert second_plan(Fraction(100), 40).pieces.tolist() == [[0]]
+
+
+def test_rows_are_what_the_backbone_makes_of_the_clips_frames(monkeypatch, clips, tiny):
+    assert extract(monkeypatch, clips) == 0
+    torch.manual_seed(extract_features.RANDOM_SEED)
+    encoder = tiny.make().eval()
+    folder = clips / "clip_100"
+    rows, info = open_rows(folder, "features/marlin_small"), read_info(folder, "features/marlin_small")
+    assert rows.shape == (3, 12)
+    assert (info.step_s, info.length_s) == ("32/25", "32/25")
+    frames = read_frames(folder / VIDEO_NAME, np.arange(32, 64, 2))
+    video = torch.nn.functional.interpolate(
+        torch.from_numpy(frames).permute(0, 3, 1, 2).float(), size=[224, 224], mode="bilinear", antialias=True
+    )
+    with torch.inference_mode():
+        expected = encoder.network(video.transpose(0, 1)[None] / 255)[0]
+    # grouping of sums differs between batches of one and of three
+    torch.testing.assert_close(torch.from_numpy(rows[1].copy()), expected, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(read_features(folder, "features/marlin_small", 1.3, 2.5), rows[1:2])
+    assert np.array_equal(read_features(folder, "features/marlin_small", 0.0, 2.0), rows[:2])
+    assert np.array_equal(read_features(folder, "features/marlin_small", 3.9, 4.0), rows[2:])
+
+
+def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
+    folder = write_clip_folder(tmp_path / "set/clip", num_frames=60)
+    assert extract(monkeypatch, tmp_path / "set", "audio_resnet18") == 0
+    rows, info = (f(folder, "features/audio_resnet18") for f in (open_rows, read_info))
+    assert rows.shape == (2, 512)
+    assert info.source == find_audio(folder).name
+    torch.manual_seed(extract_features.RANDOM_SEED)
+    encoder = BACKBONES["audio_resnet18"].make().eval()
+    samples = read_waveform(find_audio(folder), 44_100)[44_100:88_200]
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(samples)[None])[0].numpy()
+    np.testing.assert_allclose(rows[1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_mfcc_is_librosas():
+    """Its numbers (version 0.11) for two tones, to the digits that were kept."""
+    seconds = torch.arange(44_100) / 44_100
+    samples = 0.5 * (2 * torch.pi * 440 * seconds).sin() + 0.25 * (2 * torch.pi * 1760 * seconds).sin()
+    mfcc = BACKBONES["audio_resnet18"].make().mfcc(samples)
+    assert mfcc.shape == (10, 87)
+    kept = [-453.686, 81.173, 30.542, 7.483, 20.111, 26.097, -8.469, -61.874, -82.898, -55.708]
+    np.testing.assert_allclose(mfcc[:, 43], kept, atol=2e-2)
+    assert mfcc.mean().item() == pytest.approx(-47.893, abs=2e-2)
+
+
+def test_a_second_call_keeps_what_is_there_and_mends_what_is_not(monkeypatch, clips, tiny, caplog):
+    caplog.set_level("INFO")
+    assert extract(monkeypatch, clips) == 0
+    before = tree(clips)
+    times = {path: path.stat().st_mtime_ns for path in clips.rglob("*.npy")}
+    (clips / "clip_70/features/marlin_small.npy").unlink()
+    changed = clips / "clip_20/features/marlin_small.json"
+    changed.write_text(changed.read_text().replace('"random"', '"other"'))
+    assert extract(monkeypatch, clips) == 0
+    assert "2 extracted, 1 already there, 0 failed" in caplog.text
+    assert tree(clips) == before
+    kept = clips / "clip_100/features/marlin_small.npy"
+    assert kept.stat().st_mtime_ns == times[kept]
+    exact = np.array(open_rows(kept.parents[1], "features/marlin_small"))
+    extract(monkeypatch, clips, "marlin_small", "--precision", "bf16")
+    assert "3 extracted, 0 already there" in caplog.text
+    rounded = open_rows(kept.parents[1], "features/marlin_small")
+    assert 0 < np.abs(rounded - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_a_clips_rows_do_not_depend_on_the_others_or_on_workers(monkeypatch, clips, tiny):
+    assert extract(monkeypatch, clips) == 0
+    whole = tree(clips)
+    for folder in clips.glob("*/features"):
+        shutil.rmtree(folder)
+    for shard in ("1/2", "2/2"):
+        assert extract(monkeypatch, clips, "marlin_small", "--shard", shard, "--num_workers", 2) == 0
+    assert tree(clips) == whole
+
+
+def test_what_cannot_be_read_is_listed_and_the_others_go_on(monkeypatch, clips, tiny, caplog):
+    (clips / "clip_70" / VIDEO_NAME).write_bytes(b"no video")
+    assert extract(monkeypatch, clips) == 1
+    table = (clips / "features_failures.csv").read_text()
+    assert f"clip_70/{VIDEO_NAME}" in table
+    assert table.count("\n") == 2
+    assert len(list(clips.rglob("marlin_small.npy"))) == 2
+    shutil.rmtree(clips / "clip_70")
+    assert extract(monkeypatch, clips) == 0
+    assert not (clips / "features_failures.csv").exists()
+
+
+def test_weights_come_from_a_file_and_are_named_when_it_is_missing(monkeypatch, clips, tiny, tmp_path):
+    with pytest.raises(UsageError, match=r"marlin_vit_small_ytf.encoder.pt is missing: .*huggingface.*CC BY"):
+        run(monkeypatch, clips, "marlin_small", "--weights_dir", tmp_path)
+    with pytest.raises(UsageError, match="random_weights"):
+        run(monkeypatch, clips, "marlin_small")
+    names = {"patch_embedding.": "patch_embedding.projection.", ".mlp.0.": ".mlp.layers.0.linear.",
+             ".mlp.2.": ".mlp.layers.1.linear."}  # fmt: skip
+    state = {}
+    for key, value in MarlinEncoder(TINY).state_dict().items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        for part in ("q_bias", "v_bias", "qkv.", "proj."):
+            key = key.replace(f".0.{part}", f".0.attn.{part}")
+        state[f"encoder.{key}"] = value
+    path = tmp_path / "marlin_vit_small_ytf.encoder.pt"
+    torch.save(state, path)
+    assert run(monkeypatch, clips, "marlin_small", "--weights_dir", tmp_path) == 0
+    info = read_info(clips / "clip_20", "features/marlin_small")
+    assert info.weights == path.name
+    assert len(info.weights_sha256) == 64
+
+
+def test_a_pack_holds_the_features_and_verify_checks_them(monkeypatch, clips, tiny, tmp_path):
+    assert extract(monkeypatch, clips) == 0
+    packed = tmp_path / "packed"
+    words = ["--data_root", str(clips), "--output", str(packed), "--num_workers", "1"]
+    monkeypatch.setattr(sys, "argv", ["pack", *words])
+    assert pack.main() == 0
+    name = "features/marlin_small"
+    for folder in ("clip_20", "clip_100"):
+        assert list_features(packed / folder) == list_features(clips / folder) == [name]
+        assert np.array_equal(open_rows(packed / folder, name), open_rows(clips / folder, name))
+        assert read_info(packed / folder, name) == read_info(clips / folder, name)
+        assert check_clip(packed / folder, deep=True) == check_clip(clips / folder, deep=True)
+    assert not list(packed.rglob("*.npy"))  # nothing lies there as metadata
+
+    rows = clips / "clip_20/features/marlin_small.npy"
+    content = bytearray(rows.read_bytes())
+    content[-1] ^= 1
+    rows.write_bytes(content)
+    assert ("checksum differs" in reason for _, reason in check_clip(clips / "clip_20", deep=False))
+    rows.unlink()
+    problems = dict(check_clip(clips / "clip_20", deep=False))
+    assert "missing" in problems[rows]
+    (clips / "clip_70/features/marlin_small.json").write_text("[]")
+    assert any("does not describe" in reason for _, reason in check_clip(clips / "clip_70", deep=False))
+    with pytest.raises(ClipError, match="before packing"):
+        open_rows(packed / "clip_20", "features/other")
+
+
+def test_a_clip_that_is_prepared_again_loses_its_features(monkeypatch, tmp_path, tiny):
+    video = tmp_path / "raw/clip.mp4"
+    video.parent.mkdir()
+    frames = moving_face(12, size=(320, 240), face_height=90, path=lambda i: (120 + i, 120))
+    write_video(video, frames, waveform=clicks(12 / 25, at_s=[0.2]))
+    job = Job(name="clip.mp4", source=video, folder=tmp_path / "set/clip", scratch=tmp_path / "scratch")
+    for flags, features in ((prepare.ClipConfig(), 0), (prepare.ClipConfig(crop_margin=1.7), 1)):
+        assert len(list_features(job.folder)) == features
+        job.scratch.mkdir()
+        assert prepare.prepare_job(job, flags) == "done"
+        assert list_features(job.folder) == []
+        assert extract(monkeypatch, tmp_path / "set") == 0
+        assert check_clip(job.folder, deep=True) == []
+    info = json.loads((job.folder / "clip.json").read_text())
+    assert read_info(job.folder, "features/marlin_small").source_sha256 == info["files"][VIDEO_NAME]
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_files(tmp_path):
+    for number in range(12):
+        folder = tmp_path / f"set/clip_{number:02}"
+        write_clip_folder(folder, num_frames=26 + 10 * (number % 4), seed=number)
+    shutil.copytree(tmp_path / "set", tmp_path / "expected")
+    words = ("-m", "preprocess.extract_features", "--backbone", "audio_resnet18", "--random_weights",
+             "--device", "cpu", "--batch_size", 2, "--data_root")  # fmt: skip
+    finished = start_command(*words, tmp_path / "expected").wait()
+    assert finished.returncode == 0, finished.stderr
+    rng, kills = random.Random(0), 0
+    for _ in range(5):
+        files = len(list((tmp_path / "set").glob("*/features/*")))
+        process = start_command(*words, tmp_path / "set")
+        wanted = files + rng.randint(0, 2)
+        while process.running() and len(list((tmp_path / "set").glob("*/features/*"))) <= wanted:
+            time.sleep(rng.uniform(0, 0.005))
+        kills += process.running()
+        process.signal(signal.SIGKILL, group=True)
+        process.wait()
+    assert kills >= 3
+    finished = start_command(*words, tmp_path / "set").wait()
+    assert finished.returncode == 0, finished.stderr
+    assert tree(tmp_path / "set") == tree(tmp_path / "expected")
