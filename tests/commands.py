@@ -1,8 +1,8 @@
 """Commands of the project, run as a user runs them but for the time that their imports take.
 
-A fork server imports the packages, and what most commands need of the project, once. Every command is a fork
-of it: a process of its own, with its own arguments, environment and standard streams, that runs the script or
-module as __main__.
+Every command is a fork of tests/fork_server.py: a process of its own, with its own arguments, environment and
+standard streams, that runs the script or module as __main__. One server serves all processes of pytest, and
+forks them, too (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import atexit
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
-import runpy
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
-from multiprocessing import forkserver
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+ADDRESS = "TESTS_FORK_SERVER"  # variable with the address of the server
 
 
 def run_command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +36,34 @@ def run_command(*words: object, **environment: str) -> subprocess.CompletedProce
         options = {"cwd": ROOT, "capture_output": True, "text": True, "env": ONE_THREAD | environment}
         return subprocess.run([sys.executable, *arguments], check=False, **options)
     return start_command(*arguments).wait()
+
+
+class Fork:
+    """A process that the server has forked to run `python WORDS` in the project's folder."""
+
+    def __init__(
+        self, words: list[str], environment: dict[str, str], streams: list[int], *, session: bool = True
+    ) -> None:
+        self.exitcode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(server_address())
+        request = json.dumps({"words": words, "environment": environment, "session": session}).encode()
+        socket.send_fds(self._connection, [len(request).to_bytes(8, "little")], streams)
+        self._connection.sendall(request)
+        self._answers = self._connection.makefile()
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        """Its exit status, -N for signal N; None while it runs."""
+        if self.exitcode is None and select.select([self._connection], [], [], 0)[0]:
+            self.join()
+        return self.exitcode
+
+    def join(self) -> None:
+        if self.exitcode is None:
+            self.exitcode = int(self._answers.readline() or 1)
+            self._answers.close()
+            self._connection.close()
 
 
 class StartedCommand:
@@ -53,17 +79,16 @@ class StartedCommand:
                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
         self.processes, self._streams = [], []
         for rank in range(processes):
-            streams = [Path(self._folder.name) / f"{name}_{rank}" for name in ("stdout", "stderr")]
-            environment = (
-                {**os.environ, "OMP_NUM_THREADS": "1"}
-                | together
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            )
-            self.processes.append(_start(arguments, environment, *streams))
-            self._streams.append(streams)
+            paths = [Path(self._folder.name) / f"{name}_{rank}" for name in ("stdout", "stderr")]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with contextlib.ExitStack() as stack:
+                opened = [Path(os.devnull).open(), *(path.open("ab") for path in paths)]
+                streams = [stack.enter_context(file).fileno() for file in opened]
+                self.processes.append(Fork(arguments, environment | together, streams))
+            self._streams.append(paths)
 
     def running(self) -> bool:
-        return any(process.exitcode is None for process in self.processes)
+        return any(process.poll() is None for process in self.processes)
 
     def signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal to its processes, or to all of their groups."""
@@ -77,7 +102,7 @@ class StartedCommand:
             process.join()
         statuses = [process.exitcode for process in self.processes]
         outputs = [
-            "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.exists())
+            "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
             for paths in zip(*self._streams, strict=True)
         ]
         self._folder.cleanup()
@@ -107,106 +132,56 @@ def run_launcher(
 
 def forking_environment() -> dict[str, str]:
     """Variables with which launchers and torchrun have train.py and test.py forked as `run_command` does."""
-    python = _forking_python()
-    return {"PATH": f"{python.parent}:{os.environ['PATH']}", "PYTHON_EXEC": str(python)}
+    python = forking_python()
+    path = f"{python.parent}:{os.environ['PATH']}"
+    return {"PATH": path, "PYTHON_EXEC": str(python), ADDRESS: server_address()}
 
 
+# a `python` that has the server fork train.py, test.py and what follows --fork, and is Python for all else
 _CLIENT = """#!{python} -IS
-import json, os, signal, socket, sys
+import sys
+sys.path.insert(0, {root!r})
 words = [word for word in sys.argv[1:] if word != "-u"]
-if words[:1] not in (["train.py"], ["test.py"]) and words[:2] != ["-m", "tests.e2e.distributed_worker"]:
+is_forked = words[:1] == ["--fork"]
+words = words[is_forked:]
+import os, signal
+ours = words[:1] in (["train.py"], ["test.py"]) or words[:2] == ["-m", "tests.e2e.distributed_worker"]
+if not (is_forked or ours):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-server = socket.socket(socket.AF_UNIX)
-server.connect({address!r})
-server.sendall(json.dumps([words, dict(os.environ), os.getpid()]).encode() + b"\\n")
-answers = server.makefile()
-pid = int(answers.readline())
+from tests.commands import Fork
+fork = Fork(words, dict(os.environ), [0, 1, 2], session=not is_forked)
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: os.kill(pid, number))
-sys.exit(int(answers.readline()))
+    signal.signal(number, lambda number, frame: os.kill(fork.pid, number))
+fork.join()
+sys.exit(fork.exitcode % 256)
 """
 
 
 @functools.cache
-def _forking_python() -> Path:
-    """A `python` that has this process fork train.py and test.py, and is Python for all else."""
+def forking_python() -> Path:
+    """Path of that program."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(folder / "socket"))
-    listener.listen()
-
-    def answer(connection: socket.socket) -> None:
-        with connection, connection.makefile("rw") as file:
-            arguments, environment, pid = json.loads(file.readline())
-            process = _start(arguments, environment, *(Path(f"/proc/{pid}/fd/{n}") for n in (1, 2)))
-            file.write(f"{process.pid}\n")
-            file.flush()
-            process.join()
-            file.write(f"{process.exitcode % 256}\n")
-
-    def listen() -> None:
-        while True:
-            threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
-
-    _context()  # not first by two threads at once
-    threading.Thread(target=listen, daemon=True).start()
     client = folder / "python"
-    client.write_text(_CLIENT.format(python=sys.executable, address=str(folder / "socket")))
+    client.write_text(_CLIENT.format(python=sys.executable, root=str(ROOT)))
     client.chmod(0o755)
     return client
 
 
 @functools.cache
-def _context() -> multiprocessing.context.ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.fork_server"])
-    before = dict(os.environ)
-    os.environ.update(ONE_THREAD)  # the server's own: libraries read it when they are loaded
-    forkserver.ensure_running()
-    os.environ.clear()
-    os.environ.update(before)
-    return context
-
-
-def _start(
-    arguments: list[str], environment: dict[str, str], stdout: Path, stderr: Path
-) -> multiprocessing.context.ForkServerProcess:
-    """A fork under way."""
-    process = _context().Process(target=_run, args=(arguments, environment, stdout, stderr))
-    process.start()
-    return process
-
-
-def _run(arguments: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:
-    os.setsid()
-    for number, path in ((1, stdout), (2, stderr)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
-    os.environ.clear()
-    os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # whatever is usual, not the one that started this
-    os.chdir(ROOT)
-    sys.path[:] = [str(ROOT), *(place for place in sys.path if place not in ("", str(ROOT)))]
-    status: object = 0
-    try:
-        if arguments[0] == "-m":
-            sys.argv = arguments[1:]
-            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = arguments
-            runpy.run_path(arguments[0], run_name="__main__")
-    except SystemExit as ended:
-        status = ended.code
-    except BaseException:  # noqa: BLE001 (what the interpreter does with it)
-        traceback.print_exc()
-        status = 1
-    if isinstance(status, str):
-        sys.stderr.write(f"{status}\n")
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(status or 0)
+def server_address() -> str:
+    """Address of the server, which is started unless another process of pytest has one already."""
+    if ADDRESS in os.environ:
+        return os.environ[ADDRESS]
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    words = [sys.executable, "-m", "tests.fork_server", str(folder / "socket")]
+    # it ends when this process does, since nobody else holds the other end of its standard input
+    with (folder / "errors").open("w") as errors:
+        options = {"stdin": subprocess.PIPE, "stdout": errors, "stderr": errors}
+        server = subprocess.Popen(words, cwd=ROOT, env=ONE_THREAD, **options)
+    while not (folder / "socket").exists():
+        if server.poll() is not None:
+            raise RuntimeError(f"tests/fork_server.py has ended: {(folder / 'errors').read_text()}")
+        time.sleep(0.01)
+    return str(folder / "socket")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.clip_factory import write_fakeavceleb_tree
+from tests.commands import ADDRESS, forking_python, server_address
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -16,6 +18,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about ten seconds")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     torch.set_num_threads(1)  # more spin, and several times slower where other processes work, too
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """Have the processes of pytest forked from one that has imported the packages."""
+    os.environ[ADDRESS] = server_address()
+    for spec in specs:
+        spec.python = f"{forking_python()} --fork"
 
 
 @pytest.fixture(scope="session")

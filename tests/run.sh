@@ -12,6 +12,7 @@ types=$!
 # four processes with one thread each, since they also wait (for disks, and for each other); files keep their fixtures to
 # themselves, and the slow ones, end to end, come first, so that no process works alone at the end
 export OMP_NUM_THREADS=1
+export THP_MEM_ALLOC_ENABLE=0 # tests' tensors are small: to fill a page of 2 MB for each took a fifth of the time
 failed=0
 python -m pytest -n 4 --dist loadfile --no-loadscope-reorder "$@" || failed=$?
 wait "$types" # its exit status, too

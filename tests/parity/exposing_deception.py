@@ -131,24 +131,30 @@ class Comparison:
 
     def run(self) -> dict[str, dict[str, float]]:
         for num_libs in self.config["num_LIBs"]:
+            model = build(num_libs, self.config["seed"], self.dtype)
+            statistics = {name: value.clone() for name, value in model.named_buffers()}
             for mode in ("eval", "train", "mixup"):
-                self.case(num_libs, mode)
+                model.load_state_dict(statistics, strict=False)
+                model.zero_grad(set_to_none=False)  # half a GB, which need not be taken again
+                self.case(num_libs, mode, model.train(mode != "eval"))
         expected = {key for key in self.tensors if key.startswith("n") and UNREACHABLE not in key}
         if missed := expected - self.seen:
             raise KeyError(f"nothing was compared with {sorted(missed)[:5]} ({len(missed)} in all)")
         return self.used
 
-    def case(self, num_libs: int, mode: str) -> None:
+    def case(self, num_libs: int, mode: str, model: ExposingDetector) -> None:
         prefix = f"n{num_libs}.{mode}."
-        model = build(num_libs, self.config["seed"], self.dtype).train(mode != "eval")
         pictures = self.tensors["input.images"].to(self.dtype)
         if mode == "mixup":  # those in the file are rounded to float32
             share = self.tensors["mixup.lam"].to(self.dtype)
             pictures = share * pictures + (1 - share) * pictures[self.tensors["mixup.index"]]
         features: list[Tensor] = []
-        for block in model.blocks:
-            block.register_forward_hook(lambda _, __, output: features.append(output))
+        hooks = [
+            block.register_forward_hook(lambda _, __, out: features.append(out)) for block in model.blocks
+        ]
         fused, everything, left_out, feature = model.forward_pictures(pictures)
+        for hook in hooks:
+            hook.remove()
         difference = fused[:, 1] - fused[:, 0]
         mixed: dict[str, Tensor] = {}
         labels = self.tensors["input.labels"]

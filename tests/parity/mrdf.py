@@ -104,7 +104,11 @@ class WithoutInitialisation(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if getattr(func, "__module__", "") == "torch.nn.init":
+        is_draw = getattr(func, "__name__", "") in (
+            "normal_",
+            "uniform_",
+        )  # some of torch.nn.init are seen so
+        if is_draw or getattr(func, "__module__", "") == "torch.nn.init":
             return (kwargs or {}).get("tensor", args[0] if args else None)
         return func(*args, **(kwargs or {}))
 
