@@ -6,6 +6,7 @@
     memory      of a training step, with and without --checkpoint_activations
     evaluate    scoring windows
     frames      single frames: training and scoring against the bare network, loading against the released way
+    features    extracting features against the bare backbones; memory
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
 
@@ -33,6 +34,7 @@ MAIN_FIGURES = (
     "preprocess.share_of_limit", "preprocess.two_process_ratio", "train.bf16_ratio", "train.data_wait_share",
     "train.tflops", "train.share_of_peak", "frames.train_share_of_bare", "frames.score_share_of_bare",
     "frames.changes_share", "frames.data_ratio", "frames.changes_ratio",
+    "features.least_share_of_bare",
 )  # fmt: skip
 
 
@@ -76,6 +78,14 @@ def _frames(scratch: Path, quick: bool) -> dict[str, Any]:
     return frames.measure(scratch, device, **(frames.QUICK_SIZES if quick else {}))
 
 
+def _features(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import features
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    small = {"backbones": ("audio_resnet18",), "num_clips": 2, "rounds": 1} if quick else {}
+    return features.measure(scratch, device, **small)
+
+
 def _lists(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import lists
 
@@ -95,6 +105,7 @@ SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "memory": _memory,
     "evaluate": _evaluate,
     "frames": _frames,
+    "features": _features,
     "lists": _lists,
     "scale": _scale,
 }

@@ -228,7 +228,17 @@ def help_of(*script):
     return result.stdout
 
 
-MODULES = ["prepare", "verify", "crop_faces", "extract_landmarks", "extract_audio", "demo", "perturb", "pack"]
+MODULES = [
+    "prepare",
+    "verify",
+    "crop_faces",
+    "extract_landmarks",
+    "extract_audio",
+    "demo",
+    "perturb",
+    "pack",
+    "extract_features",
+]
 
 
 @pytest.mark.parametrize("module", MODULES)
