@@ -33,16 +33,18 @@ def ok(result):
     return result
 
 
-def write_raw(path, number, fake_video=False, fake_audio=False):
+def write_raw(path, number, fake_video=False, fake_audio=False, num_frames=25):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(number)
-    seconds = np.arange(48_000) / 48_000
-    waveform = (0.1 * rng.standard_normal(48_000) * np.abs(np.sin(9 * seconds + number))).astype(np.float32)
+    seconds = np.arange(num_frames * 48_000 // 25) / 48_000
+    waveform = (0.1 * rng.standard_normal(len(seconds)) * np.abs(np.sin(9 * seconds + number))).astype(
+        np.float32
+    )
     if fake_audio:
         waveform += (0.1 * np.sin(2 * np.pi * 3000 * seconds)).astype(np.float32)
     with VideoWriter(path, fps=25, width=320, height=288) as writer:
         writer.add_audio_stream(48_000)
-        for frame in moving_face(25, size=(320, 288), path=lambda i: (150 + i + number, 140)):
+        for frame in moving_face(num_frames, size=(320, 288), path=lambda i: (150 + i + number, 140)):
             if fake_video:
                 frame[100:180, 100:220, 2] = np.minimum(frame[100:180, 100:220, 2], 215) + 40
             writer.write(frame)
@@ -62,9 +64,8 @@ def trained(tmp_path_factory):
             rows.append(
                 (identity, "-", "-", method, letter, kind, "African", "men", name, f"FakeAVCeleb/{folder}")
             )
-            write_raw(
-                root / "raw" / folder / name, i, kind.startswith("FakeVideo"), kind.endswith("FakeAudio")
-            )
+            fakes = kind.startswith("FakeVideo"), kind.endswith("FakeAudio")
+            write_raw(root / "raw" / folder / name, i, *fakes, num_frames=16)  # just a window
     write_metadata(root / "raw" / "meta_data.csv", rows)
     prepare = ("-m", "preprocess.prepare", "--dataset", "fakeavceleb", "--source", root / "raw")
     ok(run_command(*prepare, "--output", root / "prepared", "--num_workers", 2))
