@@ -96,7 +96,8 @@ def _read_part(file: Path) -> dict[str, dict[str, Any]]:
 
 def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[tuple[str, Clip]]:
     """(file and name, clip) of each entry of the train parts."""
-    rows: list[tuple[str, PurePosixPath, int, str]] = []  # origin, path, label, name of the original
+    # origin, path and its parent, label, name of the original
+    rows: list[tuple[str, PurePosixPath, str, int, str]] = []
     for file in _part_files(data_root):
         part = PurePosixPath(nfc(file.parent.relative_to(data_root).as_posix()))
         for name, fields in _read_part(file).items():
@@ -107,19 +108,19 @@ def _train_clips(data_root: Path, folders: FolderIndex) -> Iterator[tuple[str, C
             original = fields.get("original") if label == 1 else name
             if not isinstance(original, str) or is_empty(original):
                 raise DatasetError(f"{origin}: a fake needs the name of its original, got {brief(original)}")
-            rows.append((origin, part / inside(name, origin), label, original))
-    part_of = {path.name: path.parent.as_posix() for _, path, _, _ in rows}
+            path = part / inside(name, origin)
+            rows.append((origin, path, path.parent.as_posix(), label, original))
+    part_of = {path.name: parent for _, path, parent, _, _ in rows}
     # a part holds the originals of its fakes; where a mirror has moved one, the two parts stay together
-    links = [(path.parent.as_posix(), part_of.get(original, "")) for _, path, _, original in rows]
+    links = [(parent, part_of.get(original, "")) for _, _, parent, _, original in rows]
     group_of = joined((part, other or part) for part, other in links)
     if moved := sum(bool(other) and part != other for part, other in links):
         log.warning("dfdc: %d fakes lie in another part than their original; both parts stay together", moved)
     if len(set(group_of.values())) == 1:
         log.warning("dfdc: one train part alone: validation is carved by original; an actor may be in both")
         group_of = dict.fromkeys(group_of, "")
-    for origin, path, label, original in rows:
-        group = group_of[path.parent.as_posix()]
-        yield origin, _make_clip(folders, path, label, "train", original, group, "family")
+    for origin, path, parent, label, original in rows:
+        yield origin, _make_clip(folders, path, label, "train", original, group_of[parent], "family")
 
 
 def _labelled_clips(
