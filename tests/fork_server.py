@@ -36,7 +36,9 @@ def import_all() -> None:
     for room in ROOMS:
         package = importlib.import_module(room)
         for module in pkgutil.walk_packages(package.__path__, f"{room}."):
-            if not module.name.endswith(".__main__"):
+            # what runs as a command must not have been imported before
+            is_command = room == "preprocess" and not module.ispkg and module.name.count(".") == 1
+            if not is_command and not module.name.endswith(".__main__"):
                 importlib.import_module(module.name)
     gc.collect()
     gc.freeze()
