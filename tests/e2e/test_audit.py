@@ -48,7 +48,7 @@ def audit(root, output_dir, *flags):
 def clean(tmp_path_factory):
     """(raw root, prepared root) of a small set without faults; do not write into them."""
     root = tmp_path_factory.mktemp("audit")
-    tree = write_fakeavceleb(root / "raw", Media(seed=2, duration_s=0.8), num_identities=8)
+    tree = write_fakeavceleb(root / "raw", Media(seed=2, duration_s=0.6), num_identities=8)
     result = run_command(
         "-m", "preprocess.prepare", "--dataset", "fakeavceleb", "--source", tree.source,
         "--output", root / "prepared", "--num_workers", 2,

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -213,7 +214,8 @@ def test_a_failed_training_is_the_launchers_failure(tmp_path):
 
 
 def test_an_environment_without_the_requirements_is_named(tmp_path):
-    """VENV points to an environment that pip cannot fill (no index): the launcher stops and says so."""
+    """VENV points to an environment that cannot be filled (it has no pip): the launcher stops and says so."""
+    venv.create(tmp_path / "venv", symlinks=True)
     result = run_launcher(
         LAUNCHERS[0], "--print_config", VENV=str(tmp_path / "venv"), PIP_NO_INDEX="1", USE_ACTIVE_ENV=""
     )

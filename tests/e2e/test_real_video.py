@@ -21,7 +21,7 @@ from utils.clip.frames import read_frames, read_video_header
 from utils.clip.sound import read_waveform
 from utils.media.writer import VideoWriter
 
-WINDOW_S = 1.6
+WINDOW_S = 1.2
 SMALL = (
     "--image_size 32 --video_channels 4 8 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--classifier_hidden_dim 16 --window_s 1.0 --batch_size 2 --num_workers 1 --val_fraction 0.34 "

@@ -200,9 +200,11 @@ def test_padding_a_batch_leaves_its_clips_as_they_were():
     assert dataclasses.replace(longer).video.shape[2] == 14
 
 
-@pytest.mark.parametrize(("command", "wish"), [("train", None), ("test", None), ("train, test", "0")])
+@pytest.mark.parametrize(("command", "wish"), [("train", None), ("test", None), ("utils", "0")])
 def test_large_tensors_take_huge_pages_where_they_may(command, wish):
-    """256 MB after all imports of a command; the system may give huge pages to all programs, or to none."""
+    """256 MB after all imports of a command, or of what sets it up. The system may give huge pages to all
+    programs, or to none.
+    """
     offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not offered.is_file():
         pytest.skip("this kernel knows no huge pages")
