@@ -13,6 +13,8 @@ types=$!
 # themselves, and the slow ones, end to end, come first, so that no process works alone at the end
 export OMP_NUM_THREADS=1
 export THP_MEM_ALLOC_ENABLE=0 # tests' tensors are small: to fill a page of 2 MB for each took a fifth of the time
+# a GPU's tests are rehearsed on the CPU where there is none, so that they keep up with the code
+export GPU_REHEARSAL_DEVICE="${GPU_REHEARSAL_DEVICE-$([[ -e /dev/nvidia0 ]] || echo cpu)}"
 failed=0
 python -m pytest -n 4 --dist loadfile --no-loadscope-reorder "$@" || failed=$?
 wait "$types" # its exit status, too

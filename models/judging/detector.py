@@ -319,6 +319,7 @@ class LoadedDetector:
             output: DetectorOutput = self.model(batch)
         return output
 
+    @torch.no_grad()
     def _embedding(self, window: ClipWindow) -> npt.NDArray[np.float32]:
         """(E,) features of a window."""
         embedding = self._output(window).embedding
@@ -326,6 +327,7 @@ class LoadedDetector:
             raise UsageError(f"{type(self.model).__name__} gives no features")
         return embedding[0].float().cpu().numpy()
 
+    @torch.no_grad()
     def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
         """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
         output = self._output(window)

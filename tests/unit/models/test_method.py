@@ -11,10 +11,11 @@ from torch import nn
 
 import train
 from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipDataset
 from models import MODELS
 from models.judging.detector import JudgeConfig, LoadedDetector
 from models.method import Method, without_decay_of_vectors
-from tests.clip_factory import make_batch
+from tests.clip_factory import make_batch, make_clip, write_clip_folder
 from tests.unit.models.beyond_masking.test_detector import build
 from tests.unit.models.mrdf.test_detector import small
 from utils.errors import CheckpointError, UsageError
@@ -102,3 +103,12 @@ def test_a_silent_video_is_no_reason_for_a_method_that_only_sees(modalities, rea
     video = SimpleNamespace(fps=25, silent=True)
     assert detector._off_domain(track, video, JudgeConfig(), has_score=True) == reasons
     assert detector._starts(1, 25.0, JudgeConfig()) == [0]  # a frame is enough
+
+
+def test_a_logit_that_is_a_view_of_a_parameter_is_judged(tmp_path):
+    """Outside of no_grad, such a view asks for a gradient again."""
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=20))
+    dataset = ClipDataset([clip], DataConfig(window_s=0.4), training=False, inputs=Constant.inputs)
+    detector = LoadedDetector(Constant(), dataset.config, None, device=torch.device("cpu"))
+    logits = detector._forward(dataset[0, 0])
+    np.testing.assert_array_equal(logits, [0.0, np.nan, np.nan])
