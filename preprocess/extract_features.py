@@ -39,7 +39,7 @@ from preprocess.work.progress import failures_csv
 from preprocess.work.workers import lock_partial
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.features import FeatureInfo, open_rows, read_info, write_features
-from utils.clip.files import VIDEO_NAME, find_audio, open_landmarks, read_info_values
+from utils.clip.files import CROP_SIZE, VIDEO_NAME, find_audio, open_landmarks, read_info_values
 from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FEATURES
 from utils.clip.sound import open_sound
@@ -155,12 +155,18 @@ def _open_pieces(
 
 
 def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(S, n, H, W, 3): the frames with the numbers (S, n)."""
+    """(S, n, 224, 224, 3): the frames with the numbers (S, n)."""
     if crop.is_equalized:
         raise UsageError("these clips are packed equalised, which no backbone takes; use the prepared clips")
     wanted, places = np.unique(numbers, return_inverse=True)
-    images: npt.NDArray[np.uint8] = crop.read(wanted)[places.reshape(numbers.shape)]
-    return images
+    images = crop.read(wanted)
+    if images.shape[1:3] != (CROP_SIZE, CROP_SIZE):  # another tool's: a batch has one size
+        import cv2
+
+        size = CROP_SIZE, CROP_SIZE
+        images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
+    taken: npt.NDArray[np.uint8] = images[places.reshape(numbers.shape)]
+    return taken
 
 
 def _seconds(

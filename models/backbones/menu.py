@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones import audio_resnet18, efficientface, marlin
@@ -41,8 +40,8 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A frozen encoder: make() has random weights, and encodes (B, n, H, W, 3) uint8 RGB, or (B, N) float32
-    samples at `sample_rate_hz`, as (B, width) features.
+    """A frozen encoder: make() has random weights, and encodes (B, n, 224, 224, 3) uint8 RGB, or (B, N)
+    float32 samples at `sample_rate_hz`, as (B, width) features.
     """
 
     make: Callable[[], Encoder]
@@ -75,8 +74,7 @@ class Encoder(nn.Module):
 
 class MarlinPieces(Encoder):
     def forward(self, frames: Tensor) -> Tensor:
-        video = _sized(frames) / 255
-        features: Tensor = self.network(video.transpose(1, 2))
+        features: Tensor = self.network(frames.permute(0, 4, 1, 2, 3).float() / 255)
         return features
 
 
@@ -84,7 +82,7 @@ class FacePieces(Encoder):
     """As 2D3MF has it: BGR of 0 to 255, which is not how the network was trained."""
 
     def forward(self, frames: Tensor) -> Tensor:
-        features: Tensor = self.network(_sized(frames)[:, 0].flip(1))
+        features: Tensor = self.network(frames[:, 0].permute(0, 3, 1, 2).flip(1).float())
         return features
 
 
@@ -104,15 +102,6 @@ class MfccPieces(Encoder):
         coefficients = torch.stack([self.mfcc(piece) for piece in samples])
         features: Tensor = self.network(coefficients)
         return features
-
-
-def _sized(frames: Tensor) -> Tensor:
-    """(B, n, H, W, 3) uint8 -> (B, n, 3, 224, 224) float32 of 0 to 255."""
-    pictures = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
-    if pictures.shape[2:] != (PICTURE_SIZE, PICTURE_SIZE):
-        size = [PICTURE_SIZE, PICTURE_SIZE]
-        pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False)
-    return pictures.unflatten(0, frames.shape[:2])
 
 
 def marlin_plan(fps: Fraction, num_frames: int) -> Plan:
