@@ -73,6 +73,8 @@ class Encoder(nn.Module):
 
 
 class MarlinPieces(Encoder):
+    """RGB of 0 to 1, not normalised."""
+
     def forward(self, frames: Tensor) -> Tensor:
         features: Tensor = self.network(frames.permute(0, 4, 1, 2, 3).float() / 255)
         return features

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from utils.clip.files import AUDIO_NAMES, INFO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import FEATURES
 from utils.errors import ClipError
-from utils.files import sync
+from utils.files import PARTIAL_SUFFIX, sync
 from utils.names import is_litter
 
 PARTIAL_NAME = ".partial"
@@ -96,14 +96,18 @@ def require_clip_folder(folder: Path) -> None:
     """Raise ClipError if the folder holds a file that no command here writes: it may be the only copy."""
     if folder.is_symlink() or not folder.is_dir():
         raise ClipError(folder, f"{folder} already exists but is not a clip folder; move it away")
-    names = (path.name if path.is_file() else f"{path.name}/" for path in folder.iterdir())
+    derived = folder / FEATURES
+    names = [path.name if path.is_file() else f"{path.name}/" for path in folder.iterdir() if path != derived]
+    if derived.is_dir():
+        names += [f"{FEATURES}{path.name}" for path in derived.iterdir()]
     require_clip_names(folder, names)
 
 
 def require_clip_names(folder: PurePath, names: Iterable[str]) -> None:
     """Raise ClipError if one of the names in a folder is not that of a clip's file."""
     for name in sorted(names):
-        is_derived = name.startswith(FEATURES)  # from the clip's other files, and goes with them
+        # from the clip's other files, and goes with them
+        is_derived = name.startswith(FEATURES) and name.endswith((".npy", ".json", PARTIAL_SUFFIX))
         if name not in CLIP_FILES and not is_derived and not is_litter(name.rstrip("/")):
             raise ClipError(
                 str(folder),
