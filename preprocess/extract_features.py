@@ -127,7 +127,7 @@ class ClipPieces(IterableDataset[Any]):
                 self.like, source=source.name, source_sha256=_checksum(folder, source),
                 step_s=str(plan.step_s), length_s=str(plan.length_s),
             )  # fmt: skip
-            if _is_current(folder, self.name, info, len(plan.pieces)):
+            if _is_current(folder, self.name, info, plan.num_rows):
                 yield Skipped(index, None)
                 return
             at_once = max(1, FRAMES_AT_ONCE // plan.pieces.shape[1])
@@ -155,7 +155,7 @@ def _open_pieces(
 
 
 def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(S, n, 224, 224, 3): the frames with the numbers (S, n)."""
+    """(P, n, 224, 224, 3): the frames with the numbers (P, n)."""
     if crop.is_equalized:
         raise UsageError("these clips are packed equalised, which no backbone takes; use the prepared clips")
     wanted, places = np.unique(numbers, return_inverse=True)
@@ -172,7 +172,7 @@ def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]
 def _seconds(
     samples: npt.NDArray[np.float32], length: int, starts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """(S, N): N = `length` samples from each of the starts (S, 1), with silence after the end."""
+    """(P, N): N = `length` samples from each of the starts (P, 1), with silence after the end."""
     pieces = np.zeros((len(starts), length), np.float32)
     for row, start in zip(pieces, starts[:, 0], strict=True):
         found = samples[start : start + len(row)]
@@ -195,25 +195,25 @@ def _is_current(folder: Path, name: str, info: FeatureInfo, num_rows: int) -> bo
 
 @dataclass
 class Results:
-    """Rows of the clips that are not complete yet, and how many were written."""
+    """Rows of the clips that are not complete yet, (P, R, E) of P pieces, and how many pieces they lack."""
 
     folders: list[Path]
     name: str
-    width: int
     rows: dict[int, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     missing: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> bool:
-        """Take the row of a chunk's piece. Writes the clip's features with the last one: True."""
+        """Take the rows (R, E) of a chunk's piece. Writes the clip's features with the last one: True."""
         index, total = chunk.index, len(chunk.plan.pieces)
-        rows = self.rows.setdefault(index, np.zeros((total, self.width), np.float32))
+        rows = self.rows.setdefault(index, np.zeros((total, *row.shape), np.float32))
         rows[chunk.first + place] = row
         self.missing[index] = self.missing.get(index, total) - 1
         if self.missing[index]:
             return False
         if not np.isfinite(rows).all():
             raise UsageError(f"{self.folders[index]}: features are not finite; try --precision fp32")
-        write_features(self.folders[index], self.name, rows, chunk.info)
+        clip_rows = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
+        write_features(self.folders[index], self.name, clip_rows, chunk.info)
         del self.rows[index], self.missing[index]
         return True
 
@@ -255,7 +255,7 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
 def encode(
     encoder: Encoder, batch: list[tuple[Chunk, int]], size: int, device: torch.device, precision: str
 ) -> npt.NDArray[np.float32]:
-    """(S, E) features of the S <= `size` pieces of a batch.
+    """(P, R, E) features of the P <= `size` pieces of a batch.
 
     Always `size` pieces are computed: sums are grouped by the shape of a batch, so that a piece's last bits
     do not depend on which pieces, of which clips, are computed with it.
@@ -284,7 +284,7 @@ def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
     pieces = ClipPieces(folders, backbone, like, name)
     loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
-    results, done, there = Results(folders, name, backbone.width), 0, 0
+    results, done, there = Results(folders, name), 0, 0
     with tqdm(total=len(folders), unit="clip", smoothing=0.05, dynamic_ncols=True) as bar:
         for batch in batches(loader, size):
             finished = 1

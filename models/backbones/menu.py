@@ -23,11 +23,15 @@ MARLIN_FRAMES = 16  # every second one of them
 
 
 class Plan(NamedTuple):
-    """Which S pieces of a clip a backbone sees: piece i covers [i step_s, i step_s + length_s) seconds."""
+    """Which P pieces of a clip a backbone sees, and the seconds of the rows that it makes of them.
 
-    pieces: npt.NDArray[np.int64]  # (S, n) numbers of the frames; of sound (S, 1) first samples
+    Row i covers [i step_s, i step_s + length_s) seconds.
+    """
+
+    pieces: npt.NDArray[np.int64]  # (P, n) numbers of the frames; of sound (P, 1) first samples
     step_s: Fraction
     length_s: Fraction
+    num_rows: int  # S of the clip, of the P R that are made: those after its end are left out
 
 
 class Weights(NamedTuple):
@@ -41,7 +45,7 @@ class Weights(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A frozen encoder: make() has random weights, and encodes (B, n, 224, 224, 3) uint8 RGB, or (B, N)
-    float32 samples at `sample_rate_hz`, as (B, width) features.
+    float32 samples at `sample_rate_hz`, as (B, R, width) features: R rows of each piece.
     """
 
     make: Callable[[], Encoder]
@@ -77,7 +81,7 @@ class MarlinPieces(Encoder):
 
     def forward(self, frames: Tensor) -> Tensor:
         features: Tensor = self.network(frames.permute(0, 4, 1, 2, 3).float() / 255)
-        return features
+        return features[:, None]
 
 
 class FacePieces(Encoder):
@@ -85,7 +89,7 @@ class FacePieces(Encoder):
 
     def forward(self, frames: Tensor) -> Tensor:
         features: Tensor = self.network(frames[:, 0].permute(0, 3, 1, 2).flip(1).float())
-        return features
+        return features[:, None]
 
 
 class MfccPieces(Encoder):
@@ -103,7 +107,7 @@ class MfccPieces(Encoder):
         # one piece at a time: torchaudio takes the 80 dB from the loudest of a batch
         coefficients = torch.stack([self.mfcc(piece) for piece in samples])
         features: Tensor = self.network(coefficients)
-        return features
+        return features[:, None]
 
 
 def marlin_plan(fps: Fraction, num_frames: int) -> Plan:
@@ -114,21 +118,21 @@ def marlin_plan(fps: Fraction, num_frames: int) -> Plan:
     """
     if num_frames <= MARLIN_SPAN:
         frames = np.minimum(np.arange(MARLIN_FRAMES), num_frames - 1)[None]
-        return Plan(frames, MARLIN_SPAN / fps, min(MARLIN_FRAMES, num_frames) / fps)
+        return Plan(frames, MARLIN_SPAN / fps, min(MARLIN_FRAMES, num_frames) / fps, 1)
     starts = np.arange(0, num_frames - MARLIN_SPAN + 1, MARLIN_SPAN)
     frames = starts[:, None] + np.arange(0, MARLIN_SPAN, 2)
-    return Plan(frames, MARLIN_SPAN / fps, MARLIN_SPAN / fps)
+    return Plan(frames, MARLIN_SPAN / fps, MARLIN_SPAN / fps, len(starts))
 
 
 def frame_plan(fps: Fraction, num_frames: int) -> Plan:
     """Every frame by itself."""
-    return Plan(np.arange(num_frames)[:, None], 1 / fps, 1 / fps)
+    return Plan(np.arange(num_frames)[:, None], 1 / fps, 1 / fps, num_frames)
 
 
 def second_plan(rate_hz: Fraction, num_samples: int) -> Plan:
     """Whole seconds of sound; less than one is one, with silence after it."""
     count = max(1, num_samples // int(rate_hz))
-    return Plan(np.arange(count)[:, None] * int(rate_hz), Fraction(1), Fraction(1))
+    return Plan(np.arange(count)[:, None] * int(rate_hz), Fraction(1), Fraction(1), count)
 
 
 def _marlin(size: str, batch_size: int) -> Backbone:

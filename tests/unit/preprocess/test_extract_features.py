@@ -19,7 +19,9 @@ import torch
 from models.backbones.marlin import MarlinEncoder, MarlinSize
 from models.backbones.menu import (
     BACKBONES,
+    Encoder,
     MarlinPieces,
+    Plan,
     frame_plan,
     marlin_plan,
     second_plan,
@@ -86,9 +88,10 @@ def test_windows_of_marlin(num_frames, starts, last):
 
 
 def test_frames_and_seconds():
-    pieces, step_s, length_s = frame_plan(Fraction(25), 3)
+    pieces, step_s, length_s, num_rows = frame_plan(Fraction(25), 3)
     assert pieces.tolist() == [[0], [1], [2]]
     assert step_s == length_s == Fraction(1, 25)
+    assert num_rows == 3
     assert second_plan(Fraction(100), 250).pieces.tolist() == [[0], [100]]
     assert second_plan(Fraction(100), 40).pieces.tolist() == [[0]]
 
@@ -113,6 +116,36 @@ def test_rows_are_what_the_backbone_makes_of_the_clips_frames(monkeypatch, clips
     assert np.array_equal(read_features(folder, "features/marlin_small", 3.9, 4.0), rows[2:])
 
 
+class LevelPieces(Encoder):
+    """Four rows of a second of sound: the mean level of each quarter, and its number."""
+
+    def forward(self, samples):
+        levels = samples.unflatten(1, (4, -1)).abs().mean(dim=2)
+        return torch.stack([levels, torch.arange(4.0).expand_as(levels)], dim=2)
+
+
+def test_pieces_with_several_rows_are_joined_and_those_after_the_end_left_out(monkeypatch, tmp_path):
+    """Of 60 frames, 2.4 s: ten quarters of a second, of which the last one is not whole."""
+    folder = write_clip_folder(tmp_path / "set/clip", num_frames=60)
+
+    def plan(rate_hz, num_samples):
+        starts = np.arange(0, num_samples, 400)[:, None]
+        return Plan(starts, Fraction(1, 4), Fraction(1, 4), -(-num_samples // 100))
+
+    levels = dataclasses.replace(
+        BACKBONES["audio_resnet18"], make=lambda: LevelPieces(torch.nn.Linear(1, 1)), width=2, plan=plan,
+        sample_rate_hz=400, piece_samples=400, batch_size=2,
+    )  # fmt: skip
+    monkeypatch.setitem(BACKBONES, "audio_resnet18", levels)
+    assert extract(monkeypatch, tmp_path / "set", "audio_resnet18") == 0
+    rows, info = (f(folder, "features/audio_resnet18") for f in (open_rows, read_info))
+    assert rows[:, 1].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert (info.step_s, info.length_s) == ("1/4", "1/4")
+    samples = np.abs(read_waveform(find_audio(folder), 400))
+    np.testing.assert_allclose(rows[5, 0], samples[500:600].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(read_features(folder, "features/audio_resnet18", 0.5, 1.5), rows[2:6])
+
+
 def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
     folder = write_clip_folder(tmp_path / "set/clip", num_frames=60)
     assert extract(monkeypatch, tmp_path / "set", "audio_resnet18") == 0
@@ -123,7 +156,7 @@ def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
     encoder = BACKBONES["audio_resnet18"].make().eval()
     samples = read_waveform(find_audio(folder), 44_100)[44_100:88_200]
     with torch.inference_mode():
-        expected = encoder(torch.from_numpy(samples)[None])[0].numpy()
+        expected = encoder(torch.from_numpy(samples)[None])[0, 0].numpy()
     np.testing.assert_allclose(rows[1], expected, rtol=1e-3, atol=1e-4)
 
 
