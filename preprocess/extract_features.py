@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from models.backbones.menu import BACKBONES, Backbone, Encoder, Plan
+from models.backbones.backbone import Backbone, Encoder, Plan
+from models.backbones.menu import BACKBONES
 from preprocess.work.batch import FolderConfig, WorkConfig, clip_folders
 from preprocess.work.jobs import PARTIAL_NAME
 from preprocess.work.progress import failures_csv

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual
 
+from models.backbones.backbone import Backbone, Encoder, Weights, frame_plan
 from models.backbones.published import load_published
 
 WIDTH = 1024
@@ -89,3 +90,24 @@ def _quarter(out: int) -> nn.Sequential:
     first = _convolution(STEM, out, stride=2, groups=STEM)
     second = _convolution(out, out, groups=out)
     return nn.Sequential(*first, nn.ReLU(inplace=True), *second, nn.ReLU(inplace=True))
+
+
+class FacePieces(Encoder):
+    """As 2D3MF has it: BGR of 0 to 255, which is not how the network was trained."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        features: Tensor = self.network(frames[:, 0].permute(0, 3, 1, 2).flip(1).float())
+        return features[:, None]
+
+
+BACKBONES = {
+    "efficientface": Backbone(
+        make=lambda: FacePieces(EfficientFace()),
+        width=WIDTH,
+        weights=Weights(
+            "EfficientFace_Trained_on_AffectNet7.pth.tar", "github.com/zengqunzhao/EfficientFace", "MIT"
+        ),
+        plan=frame_plan,
+        batch_size=64,
+    )
+}

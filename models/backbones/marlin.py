@@ -7,15 +7,20 @@ Cai et al., "MARLIN: Masked Autoencoder for facial video Representation LearnINg
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbones.backbone import Backbone, Encoder, Plan, Weights
 from models.backbones.published import load_published
 
 TUBELET = (2, 16, 16)  # frames, rows, columns of a token
+SPAN = 32  # frames between the beginnings of two windows
+FRAMES = 16  # every second one of them
 
 
 class MarlinSize(NamedTuple):
@@ -95,3 +100,44 @@ def _positions(count: int, width: int) -> Tensor:
     rates = 10_000.0 ** (-2 * (columns // 2) / width)
     angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
     return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()[None]
+
+
+class MarlinPieces(Encoder):
+    """RGB of 0 to 1, not normalised."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        features: Tensor = self.network(frames.permute(0, 4, 1, 2, 3).float() / 255)
+        return features[:, None]
+
+
+def marlin_plan(fps: Fraction, num_frames: int) -> Plan:
+    """Windows of 16 frames, every second one; a clip of at most 32 frames shows its first 16 without a gap.
+
+    As published, but that a last window which ends with the clip counts, too (the published code drops it).
+    A clip of less than 16 frames repeats its last one.
+    """
+    if num_frames <= SPAN:
+        frames = np.minimum(np.arange(FRAMES), num_frames - 1)[None]
+        return Plan(frames, SPAN / fps, min(FRAMES, num_frames) / fps, 1)
+    starts = np.arange(0, num_frames - SPAN + 1, SPAN)
+    frames = starts[:, None] + np.arange(0, SPAN, 2)
+    return Plan(frames, SPAN / fps, SPAN / fps, len(starts))
+
+
+def _backbone(size: str, batch_size: int) -> Backbone:
+    return Backbone(
+        make=lambda: MarlinPieces(MarlinEncoder(SIZES[size])),
+        width=SIZES[size].width,
+        weights=Weights(
+            f"marlin_vit_{size}_ytf.encoder.pt", "huggingface.co/ControlNet/MARLIN", "CC BY-NC 4.0"
+        ),
+        plan=marlin_plan,
+        batch_size=batch_size,
+    )
+
+
+BACKBONES = {
+    "marlin_small": _backbone("small", 16),
+    "marlin_base": _backbone("base", 8),
+    "marlin_large": _backbone("large", 4),
+}

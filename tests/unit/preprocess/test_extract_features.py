@@ -16,16 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbones.marlin import MarlinEncoder, MarlinSize
-from models.backbones.menu import (
-    BACKBONES,
-    Encoder,
-    MarlinPieces,
-    Plan,
-    frame_plan,
-    marlin_plan,
-    second_plan,
-)
+from models.backbones.backbone import Encoder, Plan, frame_plan, second_plan
+from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize, marlin_plan
+from models.backbones.menu import BACKBONES
 from preprocess import extract_features, pack, prepare
 from preprocess.extract_features import main
 from preprocess.verify import check_clip
