@@ -39,7 +39,7 @@ import av
 import cv2
 import numpy as np
 
-from preprocess.clip.make import Change, ClipConfig, prepare_clip
+from preprocess.clip.make import UNCHANGED, Change, ClipConfig, prepare_clip
 from preprocess.faces.solutions import import_mediapipe, quiet_native_code
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.moving_face import clicks, moving_face, write_video
@@ -94,7 +94,7 @@ def decode_plainly(path: Path) -> Iterator[None]:
             yield
 
 
-def prepare(video: Path, change: Change | None = None) -> int:
+def prepare(video: Path, change: Change = UNCHANGED) -> int:
     """Prepare a video into a folder that is thrown away; returns its number of frames."""
     with tempfile.TemporaryDirectory() as folder:
         return prepare_clip(video, Path(folder), ClipConfig(allow_silent=True), change=change).num_frames
