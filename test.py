@@ -156,7 +156,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     device = resolve_device(test.device)
     return Evaluation(
         model=model,
-        needs=needs_of(model),
+        needs=needs_of(model, model.config),
         device=device,
         precision=resolve_precision(test.precision, device),
         **restore.restore_judgement(content, test.checkpoint),
@@ -192,7 +192,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     )
     with logging_redirect_tqdm():
         scores = score_and_describe(score, batches, facts_of_file, evaluation.domain, f"{name} {test.split}")
-    scored = Scored(clips, scores, score, data, workers, needs, output_dir, caveat)
+    scored = Scored(clips, scores, score, data, workers, needs, output_dir, device, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
             measure_shortcuts(scored)

@@ -77,9 +77,7 @@ class TrainConfig:
     save_every_steps: int = opt(0, "also save last.pt every N steps; 0 = only at the end of an epoch")
     keep_checkpoints: int = opt(2, "versions of last.pt to keep: --resume takes the newest undamaged one")
     max_bad_clips: int = opt(0, "set aside up to N clips that become unreadable; 0 = the first stops the run")
-    domain_clips: int = opt(
-        1024, "describe up to N clips, so that videos unlike them are undecided; 0 = none"
-    )
+    domain_clips: int = opt(1024, "describe up to N clips: videos unlike them are undecided; 0 = none")
     print_config: bool = opt(False, "print the resolved configuration as JSON and exit")
 
     def __post_init__(self) -> None:
@@ -190,11 +188,13 @@ def start(config: RunConfig, device: torch.device) -> int:
             log.info("%s", line)
         stack.enter_context(logging_redirect_tqdm())
         request = stack.enter_context(stop_request())
-        known = {name: value for name, value in about.items() if name != "command"}
+        known: dict[str, Any] = {name: value for name, value in about.items() if name != "command"}
         with contextlib.suppress(StopWaiting):
             where = config.data, config.workers, train.domain_clips, train.max_bad_clips, device
-            described = saved or describe_training(parts.clips, *where, **needs_of(MODELS[train.model]))
-            fit(config, loaders, saved, device, known | {"domain": described.get("domain")}, request)
+            needs = needs_of(MODELS[train.model], config.model)
+            found = saved or describe_training(parts.clips, *where, **needs)
+            known |= {name: found.get(name) for name in ("domain", "features")}
+            fit(config, loaders, saved, device, known, request)
         if number := request.heard():
             log.info("stopped by %s; --resume goes on from here", signal.Signals(number).name)
     return 128 + number if number else 0
@@ -231,7 +231,7 @@ def make_loaders(
     train, loop, data, workers = config.train, config.loop, config.data, config.workers
     bad_clips = BadClips(train.max_bad_clips, saved["bad_clips"] if saved else {})
     weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
-    needs = needs_of(MODELS[train.model])
+    needs = needs_of(MODELS[train.model], config.model)
     loader, _ = training_loader(
         clips["train"],
         data,

@@ -29,10 +29,11 @@ class Method(Protocol):
     config_type: ClassVar[type[Any]]
     # name -> {flag group (train, data, model, loss, ...): {flag: value}}; "corrected" is the default preset
     presets: ClassVar[dict[str, dict[str, dict[str, Any]]]]
-    # what is loaded: any of "video", "sound", "landmarks", and "features/NAME" for each cached feature NAME
+    # what is loaded: any of "video", "sound", "landmarks", and "features/NAME" for each cached feature NAME;
+    # see also inputs_of()
     inputs: ClassVar[frozenset[str]] = INPUTS
     # what is judged: "video", "audio" or both. A method that judges audio is undecided on a silent clip
-    modalities: ClassVar[frozenset[str]] = MODALITIES
+    modalities: frozenset[str] = MODALITIES
     # whether every frame is judged by itself, by DetectorOutput.frame_logits: --frames_per_clip needs it
     judges_frames: ClassVar[bool] = False
     # shortest window in seconds that forward() takes; 0 = a single frame
@@ -43,6 +44,8 @@ class Method(Protocol):
     released_keys: ClassVar[tuple[str, ...]] = ()
 
     config: Any  # of `config_type`
+    # of a restored model: cached feature -> how those were made that it learnt from (FeatureInfo.recipe)
+    recipes: Mapping[str, Mapping[str, Any]] = {}
 
     def __init__(self, config: Any) -> None: ...
 
@@ -53,6 +56,11 @@ class Method(Protocol):
         clip's score must not depend on the other clips of the batch.
         """
         raise NotImplementedError
+
+    @classmethod
+    def inputs_of(cls, config: Any) -> frozenset[str]:
+        """What is loaded with a configuration (of `config_type`); `inputs` by default."""
+        return cls.inputs
 
     @staticmethod
     def check(config: Mapping[str, Values]) -> None:
@@ -88,11 +96,16 @@ class LoaderNeeds(TypedDict):
 
     inputs: frozenset[str]
     min_window_s: float
+    recipes: dict[str, Any]
 
 
-def needs_of(method: Method | type[Method]) -> LoaderNeeds:
-    """The loader's arguments for a method."""
-    return {"inputs": method.inputs, "min_window_s": method.min_window_s}
+def needs_of(method: Method | type[Method], config: Any) -> LoaderNeeds:
+    """The loader's arguments for a method with a configuration (of its `config_type`)."""
+    return {
+        "inputs": method.inputs_of(config),
+        "min_window_s": method.min_window_s,
+        "recipes": dict(method.recipes),
+    }
 
 
 def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from models.menu import MODELS
 from models.method import Method
 from utils.checkpoint.files import CodeError, load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
+from utils.clip.packed import FEATURES
 from utils.config import Sections, from_args
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import Decision
@@ -25,6 +26,7 @@ from utils.evaluation.domain import Domain
 
 SMALL_TENSOR = 1 << 24  # values; larger than any table that a model computes
 SMALL_MODEL = 10_000  # calls of torch
+RECIPE_KEYS = {"backbone", "weights", "weights_sha256", "settings"}  # of FeatureInfo.recipe
 
 
 def model_type_of(name: str) -> type[Method]:
@@ -95,6 +97,7 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
         except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
             raise CheckpointError(f"{path}: its configuration does not make a model ({error})") from error
     assert isinstance(model, nn.Module)  # every method is one
+    model.recipes = _recipes(content, path, model.inputs_of(model.config))
     try:
         if "released" in content:
             model.load_released(content["released"])
@@ -103,6 +106,25 @@ def restore_model(content: dict[str, Any], path: Path, bare: Method | None = Non
     except (RuntimeError, CheckpointError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return model
+
+
+def _recipes(content: dict[str, Any], path: Path, inputs: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """How the cached features were made that a run learnt from; {} for published weights.
+
+    Raises CheckpointError if a run does not say it.
+    """
+    recipes = content.get("features") or {}
+    wanted = {name for name in inputs if name.startswith(FEATURES)} if "config" in content else set()
+    if (
+        not isinstance(recipes, dict)
+        or recipes.keys() != wanted
+        or not all(
+            isinstance(recipe, dict) and recipe.keys() == RECIPE_KEYS and isinstance(recipe["settings"], dict)
+            for recipe in recipes.values()
+        )
+    ):
+        raise CheckpointError(f"{path}: does not say how its features were made")
+    return recipes
 
 
 class _WithinWeights(TorchFunctionMode):

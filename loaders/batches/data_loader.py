@@ -19,7 +19,7 @@ from loaders.batches.samplers import EvaluationBatches, TrainingBatches, Trainin
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
 from utils.clip.files import read_info_values
-from utils.clip_type import INPUTS, Clip
+from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import FrameworkError, UsageError
 from utils.run.bad_clips import BadClips
@@ -164,8 +164,7 @@ def training_loader(
     dataset_weights: Mapping[str, float] | None = None,
     accumulate_steps: int = 1,
     bad_clips: BadClips | None = None,
-    inputs: frozenset[str] = INPUTS,
-    min_window_s: float = 0.0,
+    **needs: Any,
 ) -> tuple[ClipLoader, TrainingSampler]:
     """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
 
@@ -173,7 +172,7 @@ def training_loader(
     often a real clip comes in an epoch of "none", without `dataset_weights`. `dataset_weights`:
     shares of the data sets in the draws, each balanced within itself; None: by their numbers of clips. The
     loader's `batch_sampler` (TrainingBatches) decides which clips this process gets. `bad_clips`: where
-    unreadable clips are set aside; None: the first one is an error. `inputs`, `min_window_s`: the method's.
+    unreadable clips are set aside; None: the first one is an error. `needs`: the method's, see needs_of().
     """
     bad_clips = bad_clips or BadClips()
     class_of: Callable[[Clip], object] = {
@@ -201,7 +200,7 @@ def training_loader(
         return [index for index, clip in enumerate(clips) if clip.clip_id in names]
 
     sampler = TrainingSampler(classes, seed=seed, weights=weights, repeats=repeats, left_out=left_out)
-    dataset = ItemDataset(clips, data, training=True, seed=seed, inputs=inputs, min_window_s=min_window_s)
+    dataset = ItemDataset(clips, data, training=True, seed=seed, **needs)
     batches = TrainingBatches(sampler, batch_size=workers.batch_size, accumulate_steps=accumulate_steps)
     return ClipLoader(dataset, workers, batches, bad_clips), sampler
 
@@ -214,18 +213,17 @@ def evaluation_loader(
     sound_from: Sequence[int | None] | None = None,
     bad_clips: BadClips | None = None,
     info_to: Callable[[Clip, Mapping[str, Any]], None] | None = None,
-    inputs: frozenset[str] = INPUTS,
-    min_window_s: float = 0.0,
+    **needs: Any,
 ) -> ClipLoader:
     """Every evaluation window of every clip once, in listing order.
 
     With N processes, process r gets every N-th batch; batches are the same as in a single process.
     `sound_from`: for each clip the index of the clip whose sound replaces its own, None = its own.
-    `bad_clips`, `inputs` and `min_window_s` are as for training. `info_to` is called, perhaps in several
+    `bad_clips` and `needs` are as for training. `info_to` is called, perhaps in several
     threads, with each clip and the values of its clip.json ({} without one), which is read once for all.
     """
     bad_clips = bad_clips or BadClips()
-    options: dict[str, Any] = {"training": False, "inputs": inputs, "min_window_s": min_window_s}
+    options: dict[str, Any] = {"training": False, **needs}
     dataset = ItemDataset(clips, data, **options)
 
     def keys_of(index: int) -> list[tuple[int, int]] | FrameworkError:

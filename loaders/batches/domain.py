@@ -16,8 +16,20 @@ from tqdm import tqdm
 
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader
-from loaders.batches.facts import PREPARATION, fact_names, file_facts, preparation_of, window_facts
-from utils.clip_type import Clip
+from loaders.batches.facts import (
+    PICTURE_FACTS,
+    PREPARATION,
+    SOUND_FACTS,
+    fact_names,
+    file_facts,
+    preparation_of,
+    window_facts,
+)
+from utils.clip.features import read_info
+from utils.clip.files import VIDEO_NAME
+from utils.clip.packed import FEATURES
+from utils.clip_type import INPUTS, Clip
+from utils.errors import ClipError, UsageError
 from utils.evaluation.domain import FILE_FACTS, P_VALUE, Domain, fit_domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.scoring import ClipScores
@@ -29,6 +41,7 @@ from utils.types import ClipBatch
 
 log = logging.getLogger(__name__)
 CLIPS_PER_PERSON = 8
+RECIPE_CLIPS = 64  # whose features are compared where no clip is described
 
 
 def sample_by_person(clips: Sequence[Clip], limit: int) -> list[Clip]:
@@ -57,18 +70,65 @@ def describe_training(
     device: torch.device,
     *,
     inputs: frozenset[str],
-    min_window_s: float,
+    **needs: Any,
 ) -> dict[str, Any]:
-    """{"domain": plain values of the Domain of the "train" and "val" `clips`}; {} without two persons.
+    """What "train" and "val" `clips` are like: {"domain": plain values of the Domain of their plain facts, if
+    they show two persons, "features": {name of a cached feature that is loaded: its recipe}}.
 
-    It is fitted on at most `limit` clips; those that cannot be read are left out, up to `max_bad_clips`.
-    Clips that were prepared in several ways have facts of several kinds, and no fit describes them: then the
-    value is {"reason": why}. Raises StopWaiting in all processes if one of them was asked to stop.
+    The domain is fitted on at most `limit` clips; those that cannot be read are left out, up to
+    `max_bad_clips`. Clips that were prepared in several ways have facts of several kinds, and no fit
+    describes them: then its value is {"reason": why}. `inputs`, `needs`: the method's. Raises UsageError if
+    features were made in several ways, StopWaiting in all processes if one of them was asked to stop.
     """
+    chosen = sample_by_person([*clips["train"], *clips["val"]], limit or RECIPE_CLIPS)
+    recipes, signals = common_recipes(chosen, inputs)
+    described: dict[str, Any] = {"features": recipes} if recipes else {}
+    if limit and fact_names(signals) and len({clip.identity for clip in chosen}) > 1:
+        where = data, workers, max_bad_clips, device
+        described |= _describe_facts(chosen, *where, inputs=signals, **needs)
+    return described
+
+
+def common_recipes(
+    clips: Sequence[Clip], inputs: frozenset[str]
+) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
+    """({name of each cached feature of `inputs`: its recipe}, `inputs` with the signals that they were made
+    from in their place).
+
+    Raises UsageError if clips' features were made in several ways, ClipError if none can be read.
+    """
+    names = sorted(name for name in inputs if name.startswith(FEATURES))
+    recipes: dict[str, dict[str, Any]] = {}
+    signals = set(inputs.difference(names))
+    for name in names:
+        errors = []
+        for clip in clips:
+            try:
+                info = read_info(clip.folder, name)
+            except ClipError as error:
+                errors.append(error)
+                continue
+            signals.add("video" if info.source == VIDEO_NAME else "sound")
+            if recipes.setdefault(name, info.recipe()) != info.recipe():
+                made = f"{info.recipe()}, those of other clips with {recipes[name]}"
+                raise UsageError(f"{name} of {clip.clip_id} were made with {made}: extract all in one way")
+        if name not in recipes and errors:
+            raise errors[0]
+    return recipes, frozenset(signals)
+
+
+def _describe_facts(
+    chosen: Sequence[Clip],
+    data: DataConfig,
+    workers: WorkerConfig,
+    max_bad_clips: int,
+    device: torch.device,
+    *,
+    inputs: frozenset[str],
+    **needs: Any,
+) -> dict[str, Any]:
+    """{"domain": plain values of a Domain, or {"reason": why there is none}}; {} without two persons."""
     names = fact_names(inputs)
-    chosen = sample_by_person([*clips["train"], *clips["val"]], limit) if limit and names else []
-    if len({clip.identity for clip in chosen}) < 2:
-        return {}
     facts_of_file: dict[str, list[float]] = {}
     preparations: dict[str, tuple[object, ...]] = {}
 
@@ -77,7 +137,7 @@ def describe_training(
 
     bad_clips = BadClips(max_bad_clips)
     loader = evaluation_loader(
-        chosen, data, workers, bad_clips=bad_clips, info_to=keep, inputs=inputs, min_window_s=min_window_s
+        chosen, data, workers, bad_clips=bad_clips, info_to=keep, inputs=inputs, **needs
     )
     rows: list[tuple[bool, list[tuple[str, list[float]]]]] = []
     stopped = False
@@ -139,11 +199,18 @@ def evaluation_batches(
 ) -> tuple[ClipLoader, dict[str, list[float]]]:
     """The evaluation loader and, if there is a domain, FILE_FACTS by clip id; each clip.json is read once."""
     found: dict[str, list[float]] = {}
+    needs["inputs"] = needs.get("inputs", INPUTS) | signals_of(domain)
 
     def keep(clip: Clip, info: Mapping[str, Any]) -> None:
         found[clip.clip_id] = file_facts(info)
 
     return evaluation_loader(clips, data, workers, info_to=keep if domain else None, **needs), found
+
+
+def signals_of(domain: Domain | None) -> frozenset[str]:
+    """The signals whose facts a domain knows, which a method of cached features does not load."""
+    kinds = {"video": PICTURE_FACTS, "sound": SOUND_FACTS} if domain else {}
+    return frozenset(signal for signal, facts in kinds.items() if domain and facts[0] in domain.names)
 
 
 def describe(domain: Domain, batch: ClipBatch) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from loaders.batches.data_config import DataConfig
-from loaders.batches.data_loader import WorkerConfig, evaluation_loader
+from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader
 from utils.clip_type import INPUTS, Clip
 from utils.types import ClipBatch
 
@@ -66,17 +66,17 @@ def probe_batches(
     workers: WorkerConfig,
     *,
     inputs: frozenset[str] = INPUTS,
-    min_window_s: float = 0.0,
+    **needs: Any,
 ) -> Iterator[tuple[str, Iterable[ClipBatch]]]:
     """(name of a row, batches) for each row of the shortcut table, each with all clips and windows.
 
     Rows that change nothing for a method of these `inputs` are left out, as is "trimmed silence" where the
-    data are trimmed anyway, and for the published window, which cannot be trimmed.
+    data are trimmed anyway, and for the published window, which cannot be trimmed. `needs`: the method's.
     """
 
-    load = functools.partial(
-        evaluation_loader, clips, workers=workers, inputs=inputs, min_window_s=min_window_s
-    )
+    def load(data: DataConfig, **options: Any) -> ClipLoader:
+        return evaluation_loader(clips, data, workers, inputs=inputs, **needs, **options)
+
     if "sound" in inputs:
         if data.window == "seconds" and not data.trim_silence:
             yield "trimmed silence", load(dataclasses.replace(data, trim_silence=True))

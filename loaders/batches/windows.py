@@ -83,8 +83,10 @@ class ClipDataset(Dataset[Any]):
     `frames_per_clip` the "window" is that many frames of the whole clip, drawn from the same numbers.
 
     Only `inputs` (see models/method.py) are read from disk; other signals have size 0. A window shorter than
-    `min_window_s` is a ClipError. `headers` remembers what the evaluation windows were counted by: a clip
-    that is found to be another one when it is read is a ClipError.
+    `min_window_s` is a ClipError, and so are cached features that `recipes` (name -> FeatureInfo.recipe) says
+    to have been made otherwise; where it says nothing, the first ones that are read do. `headers` remembers
+    what the evaluation windows were counted by: a clip that is found to be another one when it is read is a
+    ClipError.
     """
 
     clips: Sequence[Clip]
@@ -94,6 +96,7 @@ class ClipDataset(Dataset[Any]):
     seed: int = 0
     inputs: frozenset[str] = INPUTS
     min_window_s: float = 0.0
+    recipes: dict[str, Any] = field(default_factory=dict)
     headers: dict[int, Header] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,7 +160,7 @@ class ClipDataset(Dataset[Any]):
             is_equalized=is_equalized,
             features={
                 name.removeprefix(FEATURES): torch.from_numpy(
-                    read_features(clip.folder, name, start_s, start_s + window_s)
+                    read_features(clip.folder, name, start_s, start_s + window_s, self.recipes)
                 )
                 for name in sorted(self.inputs)
                 if name.startswith(FEATURES)

@@ -28,28 +28,20 @@ from tqdm import tqdm
 
 from loaders.batches.collate import Collate
 from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
-from loaders.batches.domain import describe
+from loaders.batches.domain import describe, signals_of
 from loaders.batches.places import last_start_frame
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
+from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px
 from models.judging.evidence import lag_curve, region_map, saturated_probes
-from models.judging.verdict import (
-    FaceFeatures,
-    FaceVerdict,
-    Verdict,
-    find_segments,
-    join_verdicts,
-    runs_of,
-)
+from models.judging.verdict import FaceFeatures, FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
-from preprocess.faces.track import CropConfig
+from preprocess.features.extraction import extract_alike
 from preprocess.work.limits import LimitConfig
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
-from utils.clip.files import AUDIO_NAME
 from utils.clip.generated import caveat_of, is_demo_video
-from utils.clip.sound import read_waveform
 from utils.clip_type import Clip
 from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError, UsageError
@@ -62,7 +54,6 @@ from utils.run.device import autocast, exact_float32, resolve_device
 from utils.types import DetectorOutput
 
 MISSING_FACE_S = 0.4  # longer gaps without a face are noted
-SILENCE_DBFS = -60.0
 PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
 # fitted on no clip: P(fake) = sigmoid(logit), and both thresholds at 0.5
 _ZEROS: dict[str, Any] = dict.fromkeys(HeadDecision.__annotations__, 0.0)
@@ -77,6 +68,7 @@ class JudgeConfig(LimitConfig):
     lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
     explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
     check_domain: bool = opt(True, "faces unlike the training clips in plain facts are undecided")
+    weights_dir: Path | None = opt(None, "for methods that read features: folder of the backbones' weights")
     min_face_px: float = opt(48.0, "faces smaller than this, from hairline to chin, are undecided")
     judge_despite_generated: bool = opt(
         False,
@@ -140,6 +132,7 @@ class LoadedDetector:
         self.has_decision = decision is not None
         self.decision = decision or Decision(rate=0.5, clip=NO_DECISION)
         self.threshold = float(self.decision.clip.prob(np.array(self.decision.clip.threshold)))
+        self.inputs = model.inputs_of(model.config)
         self.device, self.precision, self.name = device, precision, name
         self.domain: Domain | None = None  # what the training clips were like, if the checkpoint says so
         self.shown = read_shown(Path(name)) if name and decision else []
@@ -156,7 +149,7 @@ class LoadedDetector:
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
         """`judge`, plus the tracked faces, whose files stay in `work_dir`."""
-        tracked = _track(video, work_dir, config)
+        tracked = self._track(video, work_dir, config)
         must_abstain = self.caveat and not (config.judge_despite_generated or is_demo_video(video))
         reasons = [self.caveat] if must_abstain else []
         faces = [
@@ -195,9 +188,9 @@ class LoadedDetector:
         config = config or JudgeConfig()
         found: list[FaceFeatures] = []
         with tempfile.TemporaryDirectory() as work_dir:
-            tracked = _track(Path(video), Path(work_dir), config)
+            tracked = self._track(Path(video), Path(work_dir), config)
             for number, track in enumerate(tracked.tracks, start=1):
-                dataset = ClipDataset([_as_clip(track)], self.data, training=False, **needs_of(self.model))
+                dataset = self._windows_of(track)
                 starts = self._starts(track.num_frames, tracked.fps, config)
                 what = f"{Path(video).name}: face {number}"
                 bar = tqdm(starts, what, unit="window", disable=len(starts) < 2)
@@ -210,6 +203,22 @@ class LoadedDetector:
                         FaceFeatures(fused=fused, windows=windows, start_s=start_s, window_s=window_s)
                     )
         return found
+
+    def _track(self, video: Path, work_dir: Path, config: JudgeConfig) -> TrackedVideo:
+        """The faces of a video, from a process of its own, with the features that the model reads.
+
+        Their files stay in `work_dir`.
+        """
+        what = f"{video.name}: faces"
+        tracked = call_limited(track_video, video, work_dir, source=video, limits=config, progress=what)
+        folders = [track.folder for track in tracked.tracks]
+        extract_alike(folders, self.model.recipes, config.weights_dir, self.device)
+        return tracked
+
+    def _windows_of(self, track: TrackClip) -> ClipDataset:
+        needs = needs_of(self.model, self.model.config)
+        needs["inputs"] |= signals_of(self.domain)
+        return ClipDataset([_as_clip(track)], self.data, training=False, **needs)
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
         fps, notes = float(tracked.fps), [self.caveat] if self.caveat else []
@@ -233,17 +242,20 @@ class LoadedDetector:
     def _judge_face(
         self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str, reasons: list[str]
     ) -> FaceVerdict:
-        model, decision, fps = self.model, self.decision, float(tracked.fps)
-        dataset = ClipDataset([_as_clip(track)], self.data, training=False, **needs_of(model))
+        decision, fps = self.decision, float(tracked.fps)
+        dataset = self._windows_of(track)
         starts = self._starts(track.num_frames, tracked.fps, config)
-        off_domain = reasons + self._off_domain(track, tracked, config, bool(starts))
+        window_s = self.data.window_s if starts else None
+        off_domain = reasons + doubts_of(track, tracked, config.min_face_px, window_s)
+        if "audio" in self.model.modalities:
+            off_domain += doubts_of_sound(track, tracked)
         verdict, logit, heads = UNDECIDED, None, [None, None]
         frame_logits = np.full(track.num_frames, np.nan)
         if starts:
             progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
             read = [self._read(dataset[0, WindowStart(start)], config) for start in progress]
             logits, facts = (np.stack(rows) for rows in zip(*read, strict=True))
-            off_domain += self._unlike_training(facts, [_face_height_px(track), fps])
+            off_domain += self._unlike_training(facts, [face_height_px(track), fps])
             frame_logits = self._frame_logits(starts, logits[:, 0], track, fps)
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
             verdict = decision.verdict(logit, off_domain=off_domain)
@@ -251,9 +263,9 @@ class LoadedDetector:
         video_logit, audio_logit = (None if head is None or math.isnan(head) else head for head in heads)
         probes = _spread(starts, PROBE_WINDOWS)
         lags = regions = None
-        if probes and config.lag_frames and "sound" in model.inputs and not tracked.silent:
+        if probes and config.lag_frames and "sound" in self.inputs and not tracked.silent:
             lags = lag_curve(self._logit, dataset, probes, tracked.fps, config.lag_frames)
-        if probes and config.explain and "video" in model.inputs:
+        if probes and config.explain and "video" in self.inputs:
             regions = region_map(self._logit, dataset, probes, tracked.fps)
         return FaceVerdict(
             verdict=verdict,
@@ -266,7 +278,7 @@ class LoadedDetector:
             first_frame=track.first_frame,
             num_frames=track.num_frames,
             num_frames_with_face=int(track.has_face.sum()),
-            face_height_px=_face_height_px(track),
+            face_height_px=face_height_px(track),
             num_windows=len(starts),
             segments=find_segments(frame_probs, self.threshold, fps, track.first_frame),
             lag_curve=lags,
@@ -338,33 +350,6 @@ class LoadedDetector:
     def _logit(self, window: ClipWindow) -> float:
         return float(self._forward(window)[0])
 
-    def _off_domain(
-        self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, has_score: bool
-    ) -> list[str]:
-        """Reasons not to trust the detector, trained on talking faces, with this face."""
-        reasons = []
-        height = _face_height_px(track)
-        if height < config.min_face_px:
-            reasons.append(f"face too small: {height:.0f} pixels high")
-        seconds = int(track.has_face.sum()) / float(tracked.fps)
-        if not has_score or seconds < 0.9 * self.data.window_s:
-            reasons.append(f"too few frames: the face is seen for {seconds:.2f} s")
-        elif track.has_face.mean() < 0.5:
-            reasons.append(f"the face is seen in {track.has_face.mean():.0%} of its track only")
-        if "audio" not in self.model.modalities:
-            return reasons
-        if tracked.silent:
-            reasons.append("no sound")
-        elif (level := _level_dbfs(track.folder / AUDIO_NAME)) < SILENCE_DBFS:
-            reasons.append(f"no speech: the sound's level is {level:.0f} dB")
-        return reasons
-
-
-def _track(video: Path, work_dir: Path, config: JudgeConfig) -> TrackedVideo:
-    """The faces of a video, whose files stay in `work_dir`, from a process of its own."""
-    what = f"{video.name}: faces"
-    return call_limited(track_video, video, work_dir, source=video, limits=config, progress=what)
-
 
 def _as_clip(track: TrackClip) -> Clip:
     """A clip of which nothing is known."""
@@ -381,16 +366,3 @@ def _spread(starts: Sequence[int], count: int) -> list[int]:
     """At most `count` of the starts, evenly spaced."""
     places = np.linspace(0, len(starts) - 1, min(count, len(starts)) + 2)[1:-1].round().astype(int)
     return [starts[place] for place in dict.fromkeys(places.tolist())]
-
-
-def _face_height_px(track: TrackClip) -> float:
-    return float(np.median(track.face_boxes[:, 2])) / CropConfig.crop_margin
-
-
-def _level_dbfs(path: Path) -> float:
-    """Root mean square level of the loudest second, in dBFS."""
-    loudest, start = 0.0, 0.0
-    while len(piece := read_waveform(path, 16_000, start_s=start, duration_s=1.0)):
-        loudest = max(loudest, float((piece**2).mean()))
-        start += 1.0
-    return 10 * float(np.log10(loudest + 1e-12))

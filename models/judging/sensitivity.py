@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.shortcut_probes import probe_batches
 from models.method import LoaderNeeds
+from preprocess.features.extraction import extract_alike
 from preprocess.perturb.kinds import DEEPER_FORENSICS, Perturbation, ladder
 from preprocess.perturb.variants import RobustnessConfig, make_variants
 from utils.clip_type import Clip
@@ -35,6 +38,7 @@ class Scored:
     workers: WorkerConfig
     needs: LoaderNeeds
     output_dir: Path
+    device: torch.device
     caveat: str = ""  # what to say with every result
 
 
@@ -76,6 +80,8 @@ def measure_robustness(
     for variants in all_variants:
         perturbation, scores = variants.perturbation, scored.scores
         if perturbation.level:
+            folders = [clip.folder for clip in variants.clips]
+            extract_alike(folders, scored.needs["recipes"], config.weights_dir, scored.device)
             batches = evaluation_loader(variants.clips, scored.data, scored.workers, **scored.needs)
             scores = scored.score(batches, description=perturbation.name)
         about = dataclasses.asdict(perturbation) | {"value": perturbation.value}

@@ -57,6 +57,7 @@ class RobustnessConfig:
     cache_dir: Path | None = opt(
         None, "folder that keeps the variants, for other checkpoints, too; default: <output_dir>/variants"
     )
+    weights_dir: Path | None = opt(None, "for methods that read features: folder of the backbones' weights")
 
     def __post_init__(self) -> None:
         for kind in self.robustness_kinds:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from models.backbones.menu import BACKBONES
-from preprocess.extract_features import ExtractConfig, extract, make_encoder
+from preprocess.features.extraction import ExtractConfig, extract, make_encoder
 from tests.benchmarks.loader import FPS, write_clip
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.benchmarks.train import finish

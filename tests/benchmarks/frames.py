@@ -39,7 +39,7 @@ from losses.exposing_deception import ExposingLoss, ExposingLossConfig
 from models.exposing_deception.config import ExposingConfig
 from models.exposing_deception.detector import ExposingDetector
 from models.exposing_deception.pictures import PictureFrontEnd
-from models.method import needs_of
+from models.method import LoaderNeeds, needs_of
 from tests.benchmarks.loader import FPS, pack_clips, write_clip
 from tests.benchmarks.released_frames import (
     HOW_TO_INSTALL,
@@ -143,13 +143,17 @@ def training_batches(
     """`num_batches` of a training's batches, from the project's loader."""
     clips = clips_of(folder, num_batches * sizes.batch_size, frames)
     data, config = DataConfig(frames_per_clip=sizes.num_frames), worker_config(sizes, workers)
-    loader, _ = training_loader(clips, data, config, balance="none", seed=0, **needs_of(ExposingDetector))
+    loader, _ = training_loader(clips, data, config, balance="none", seed=0, **needs())
     return iter(loader)
 
 
 def worker_config(sizes: Sizes, workers: int) -> WorkerConfig:
     """Each worker makes one batch ahead: when a batch is taken, the making of another one starts."""
     return WorkerConfig(batch_size=sizes.batch_size, num_workers=workers, prefetch_factor=1)
+
+
+def needs() -> LoaderNeeds:
+    return needs_of(ExposingDetector, ExposingConfig())
 
 
 def make_detector(sizes: Sizes, *, bare_on: torch.device | None = None) -> ExposingDetector:
@@ -212,7 +216,7 @@ def measure_scoring(sources: Sources, device: torch.device, precision: str, size
     clips = clips_of(sources.prepared, sizes.score_batches * sizes.batch_size)
     data = DataConfig(frames_per_clip=sizes.num_frames)
     config = worker_config(sizes, sizes.num_workers)
-    loader = evaluation_loader(clips, data, config, **needs_of(ExposingDetector))
+    loader = evaluation_loader(clips, data, config, **needs())
     resident = [resident_batch(sizes, device)] * sizes.score_batches
     score = functools.partial(evaluate, device=device, precision=precision)
     bare_s, ours_s = [], []

@@ -61,14 +61,15 @@ def main() -> None:
     with process_group(device):
         workers = WorkerConfig(batch_size=options.get("batch_size", 8), num_workers=0)
         parts = options.get("accumulate_steps", 1)
-        needs = needs_of(MODELS[method])
+        model_type, loss_type = MODELS[method], LOSSES[method]
+        config = model_type.config_type(**SIZES[method] | options.get("model", {}))
+        needs = needs_of(model_type, config)
         batches, sampler = training_loader(
             clips, data, workers, balance="label", seed=1, accumulate_steps=parts, **needs
         )
         seed = options.get("seed", 3)
         seed_everything(seed)
-        model_type, loss_type = MODELS[method], LOSSES[method]
-        model = model_type(model_type.config_type(**SIZES[method] | options.get("model", {})))
+        model = model_type(config)
         if options.get("double"):
             model.register_forward_pre_hook(
                 lambda _, inputs: (dataclasses.replace(inputs[0], landmarks=inputs[0].landmarks.double()),)

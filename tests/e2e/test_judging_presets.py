@@ -11,8 +11,10 @@ from models.judging import detector
 from models.judging.detector import JudgeConfig
 from preprocess.clip.all_faces import track_video
 from preprocess.demo.speech import SAMPLE_RATE_HZ
+from tests.feature_factory import random_recipe
 from tests.trees.media import FPS, Media
 from utils.checkpoint.files import save_checkpoint
+from utils.clip.packed import FEATURES
 from utils.media.writer import VideoWriter
 
 SIZES = {
@@ -21,6 +23,8 @@ SIZES = {
     "--feedforward_dim 16 --classifier_hidden_dim 16",
     "mrdf": "--image_size 16 --crop_size 14 --feature_dim 16 --video_channels 4 4 8 8 --position_kernel 8 "
     "--position_groups 4",
+    "probe": "",
+    "td3mf": "--hidden_dim 16",
 }
 ENCODER = ("--encoder_layers", "1", "--transformer_nhead", "4", "--feedforward_dim", "16")
 PRESETS = [(model, preset) for model in sorted(MODELS) for preset in MODELS[model].presets]
@@ -56,7 +60,10 @@ def test_a_checkpoint_of_every_preset_judges(model, preset, more, video, tracked
         flags += ENCODER
     config = train.parse_args(flags)
     torch.manual_seed(0)
-    state = {"model": MODELS[model](config.model).state_dict(), "config": config.as_plain()}
+    method = MODELS[model](config.model)
+    state = {"model": method.state_dict(), "config": config.as_plain()}
+    features = [name for name in method.inputs_of(config.model) if name.startswith(FEATURES)]
+    state["features"] = {name: random_recipe(name.removeprefix(FEATURES)) for name in features}
     save_checkpoint(tmp_path / "best.pt", state | {"split_checksums": {}})
     monkeypatch.setattr(detector, "call_limited", lambda *_, **__: tracked)
     verdict = load_detector(tmp_path / "best.pt", device="cpu").judge(

@@ -43,10 +43,11 @@ MAY_IMPORT = {
     "preprocess/work": ("utils",),
     "preprocess/clip": ("preprocess/faces", "preprocess/work/jobs.py", "preprocess/work/limits.py", "utils"),
     "preprocess/demo": ("preprocess/faces", "utils"),
+    "preprocess/features": ("preprocess/work", "models/backbones", "utils"),
     "preprocess/perturb": ("preprocess/faces", "preprocess/work", "preprocess/clip", "utils"),
     "preprocess": (
         "preprocess/faces", "preprocess/work", "preprocess/clip", "preprocess/demo", "preprocess/perturb",
-        "models/backbones", "utils",
+        "preprocess/features", "utils",
     ),
     # an entry point: it reads a data set's tables by the loaders' own readers before the work begins
     "preprocess/prepare.py": (

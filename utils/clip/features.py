@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -53,6 +54,10 @@ class FeatureInfo:
     length_s: str  # fraction: how long a row's seconds are
     rows_sha256: str  # of the .npy file
     tools: dict[str, Any]  # versions of the packages that made them
+
+    def recipe(self) -> dict[str, Any]:
+        """What must be equal for rows of different clips to be comparable."""
+        return {name: getattr(self, name) for name in ("backbone", "weights", "weights_sha256", "settings")}
 
     def made_like(self, other: FeatureInfo) -> bool:
         """Whether both are the same backbone's view of the same file, whatever versions computed it."""
@@ -139,12 +144,17 @@ def check_features(folder: Path, name: str, *, deep: bool = False) -> None:
         raise ClipError(path, f"holds values that are not finite; {AGAIN}")
 
 
-def read_features(folder: Path, name: str, start_s: float, end_s: float) -> npt.NDArray[np.float32]:
+def read_features(
+    folder: Path, name: str, start_s: float, end_s: float, recipes: MutableMapping[str, Any] | None = None
+) -> npt.NDArray[np.float32]:
     """(S', D) rows of "features/NAME" whose middles lie in [start_s, end_s), at least the nearest one.
 
-    Raises ClipError if a file is missing or damaged.
+    `recipes`: name -> the recipe that the rows must have been made by; a name that is not there is added.
+    Raises ClipError if a file is missing or damaged, or was made otherwise.
     """
     rows, info = open_rows(folder, name), read_info(folder, name)
+    if recipes is not None and (wanted := recipes.setdefault(name, info.recipe())) != info.recipe():
+        raise ClipError(folder / f"{name}.npy", f"was made by {info.recipe()}, expected {wanted}; {AGAIN}")
     step_s, half_s = float(Fraction(info.step_s)), float(Fraction(info.length_s)) / 2
     first, end = (
         min(max(math.ceil((time_s - half_s) / step_s - 1e-6), 0), len(rows)) for time_s in (start_s, end_s)

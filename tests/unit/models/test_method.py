@@ -14,6 +14,7 @@ from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import ClipDataset
 from models import MODELS
 from models.judging.detector import JudgeConfig, LoadedDetector
+from models.judging.doubts import doubts_of, doubts_of_sound
 from models.method import Method, without_decay_of_vectors
 from tests.clip_factory import make_batch, make_clip, write_clip_folder
 from tests.unit.models.beyond_masking.test_detector import build
@@ -26,6 +27,7 @@ class Constant(nn.Module, Method):
     """One logit for every clip: it sees, and hears nothing."""
 
     inputs = modalities = frozenset({"video"})
+    config = None
 
     def __init__(self):
         super().__init__()
@@ -101,7 +103,10 @@ def test_a_silent_video_is_no_reason_for_a_method_that_only_sees(modalities, rea
     boxes = np.full((25, 3), 200.0)
     track = SimpleNamespace(has_face=np.ones(25, bool), face_boxes=boxes, num_frames=25)
     video = SimpleNamespace(fps=25, silent=True)
-    assert detector._off_domain(track, video, JudgeConfig(), has_score=True) == reasons
+    found = doubts_of(track, video, min_face_px=48.0, window_s=0.4)
+    if "audio" in detector.model.modalities:
+        found += doubts_of_sound(track, video)
+    assert found == reasons
     assert detector._starts(1, 25.0, JudgeConfig()) == [0]  # a frame is enough
 
 

@@ -19,8 +19,9 @@ import torch
 from models.backbones.backbone import Encoder, Plan, frame_plan, second_plan
 from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize, marlin_plan
 from models.backbones.menu import BACKBONES
-from preprocess import extract_features, pack, prepare
+from preprocess import pack, prepare
 from preprocess.extract_features import main
+from preprocess.features import extraction
 from preprocess.verify import check_clip
 from preprocess.work.jobs import Job
 from tests.clip_factory import write_clip_folder
@@ -91,7 +92,7 @@ def test_frames_and_seconds():
 
 def test_rows_are_what_the_backbone_makes_of_the_clips_frames(monkeypatch, clips, tiny):
     assert extract(monkeypatch, clips) == 0
-    torch.manual_seed(extract_features.RANDOM_SEED)
+    torch.manual_seed(extraction.RANDOM_SEED)
     encoder = tiny.make().eval()
     folder = clips / "clip_100"
     rows, info = open_rows(folder, "features/marlin_small"), read_info(folder, "features/marlin_small")
@@ -145,7 +146,7 @@ def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
     rows, info = (f(folder, "features/audio_resnet18") for f in (open_rows, read_info))
     assert rows.shape == (2, 512)
     assert info.source == find_audio(folder).name
-    torch.manual_seed(extract_features.RANDOM_SEED)
+    torch.manual_seed(extraction.RANDOM_SEED)
     encoder = BACKBONES["audio_resnet18"].make().eval()
     samples = read_waveform(find_audio(folder), 44_100)[44_100:88_200]
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 import json
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_one_read_of_clip_json_gives_windows_and_facts_of_the_file(root, monkeyp
     real = files.parse_json
     monkeypatch.setattr(files, "parse_json", lambda text: reads.append(1) or real(text))
     clips = clips_in(root)
-    batches, found = evaluation_batches(object(), clips, DATA, WORKERS)
+    batches, found = evaluation_batches(SimpleNamespace(names=()), clips, DATA, WORKERS)
     assert [batch.clip_ids[0] for batch in batches] == [clip.clip_id for clip in clips]
     assert found == {clip.clip_id: [pytest.approx(math.log(60.5 / 1.5)), math.log(25)] for clip in clips}
     assert len(reads) == len(clips)
@@ -70,9 +71,9 @@ def test_a_damaged_clip_json_is_a_bad_clip_as_before(root):
     clips = clips_in(root)
     (clips[1].folder / INFO_NAME).write_text("{")
     with pytest.raises(ClipError, match="clip.json"):
-        evaluation_batches(object(), clips, DATA, WORKERS)
+        evaluation_batches(SimpleNamespace(names=()), clips, DATA, WORKERS)
     bad_clips = BadClips(limit=1)
-    batches, found = evaluation_batches(object(), clips, DATA, WORKERS, bad_clips=bad_clips)
+    batches, found = evaluation_batches(SimpleNamespace(names=()), clips, DATA, WORKERS, bad_clips=bad_clips)
     assert list(bad_clips.found) == ["test/1"]
     assert len(list(batches)) == len(found) == 3
 

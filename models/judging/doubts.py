@@ -1,0 +1,52 @@
+"""Reasons not to trust a detector, trained on talking faces, with a face of a raw video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.clip.all_faces import TrackClip, TrackedVideo
+from preprocess.faces.track import CropConfig
+from utils.clip.files import AUDIO_NAME
+from utils.clip.sound import read_waveform
+
+SILENCE_DBFS = -60.0
+
+
+def doubts_of(
+    track: TrackClip, tracked: TrackedVideo, min_face_px: float, window_s: float | None
+) -> list[str]:
+    """Reasons in a face's picture; `window_s`: of the windows that were scored, None if there were none."""
+    reasons = []
+    height = face_height_px(track)
+    if height < min_face_px:
+        reasons.append(f"face too small: {height:.0f} pixels high")
+    seconds = int(track.has_face.sum()) / float(tracked.fps)
+    if window_s is None or seconds < 0.9 * window_s:
+        reasons.append(f"too few frames: the face is seen for {seconds:.2f} s")
+    elif track.has_face.mean() < 0.5:
+        reasons.append(f"the face is seen in {track.has_face.mean():.0%} of its track only")
+    return reasons
+
+
+def doubts_of_sound(track: TrackClip, tracked: TrackedVideo) -> list[str]:
+    """Reasons in a face's sound, for methods that judge it."""
+    if tracked.silent:
+        return ["no sound"]
+    level = _level_dbfs(track.folder / AUDIO_NAME)
+    return [f"no speech: the sound's level is {level:.0f} dB"] if level < SILENCE_DBFS else []
+
+
+def face_height_px(track: TrackClip) -> float:
+    """Median height of a face, from hairline to chin."""
+    return float(np.median(track.face_boxes[:, 2])) / CropConfig.crop_margin
+
+
+def _level_dbfs(path: Path) -> float:
+    """Root mean square level of the loudest second, in dBFS."""
+    loudest, start = 0.0, 0.0
+    while len(piece := read_waveform(path, 16_000, start_s=start, duration_s=1.0)):
+        loudest = max(loudest, float((piece**2).mean()))
+        start += 1.0
+    return 10 * float(np.log10(loudest + 1e-12))

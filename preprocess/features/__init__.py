@@ -1,0 +1,1 @@
+"""Features of frozen backbones: computed once for prepared clips."""

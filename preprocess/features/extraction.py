@@ -1,0 +1,314 @@
+"""Clips through a frozen backbone: read, cut into pieces, encode in batches, write (S, D) features."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from models.backbones.backbone import Backbone, Encoder, Plan
+from models.backbones.menu import BACKBONES
+from preprocess.work.batch import WorkConfig
+from utils.checkpoint.foreign import read_foreign_weights
+from utils.clip.features import FeatureInfo, open_rows, read_info, write_features
+from utils.clip.files import CROP_SIZE, VIDEO_NAME, find_audio, open_landmarks, read_info_values
+from utils.clip.frames import Crop, open_crop
+from utils.clip.packed import FEATURES
+from utils.clip.sound import open_sound
+from utils.config import opt, require_at_least
+from utils.errors import CheckpointError, ClipError, UsageError
+from utils.files import file_sha256
+from utils.names import brief
+from utils.run.device import (
+    autocast,
+    device_flag,
+    exact_float32,
+    resolve_device,
+)
+
+PRECISIONS = ("fp32", "bf16")
+RANDOM_SEED = 0
+RANDOM_WEIGHTS = "random"
+FRAMES_AT_ONCE = 256  # decoded at a time, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """python -m preprocess.extract_features"""
+
+    backbone: str = opt(dataclasses.MISSING, "the encoder", choices=sorted(BACKBONES))
+    weights_dir: Path | None = opt(None, "folder of the published files of weights")
+    random_weights: bool = opt(False, "instead: untrained weights, always the same; to try the software")
+    device: str = device_flag()
+    precision: str = opt(
+        "fp32", "bf16: faster on devices that compute it, off by up to 1 %", choices=PRECISIONS
+    )
+    batch_size: int = opt(0, "pieces computed at a time, windows, frames or seconds; 0: the backbone's own")
+    num_workers: int = opt(-1, "processes that read ahead; -1: four on a GPU, none on a CPU")
+    shard: str = opt("1/1", "k/n: take only every n-th clip, starting with the k-th, on this machine")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "batch_size")
+        require_at_least(self, -1, "num_workers")
+        if self.random_weights == (self.weights_dir is not None):
+            raise ValueError("give either --weights_dir, or --random_weights for untrained ones")
+        WorkConfig(shard=self.shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some of a clip's pieces, from number `first` on, as the backbone takes them."""
+
+    index: int  # of the clip
+    plan: Plan
+    info: FeatureInfo
+    first: int
+    pieces: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A clip that is finished already, or cannot be read."""
+
+    index: int
+    failure: tuple[str, str] | None  # path, reason
+
+
+class ClipPieces(IterableDataset[Any]):
+    """The pieces of all clips in chunks, or why a clip is passed over."""
+
+    def __init__(self, folders: list[Path], backbone: Backbone, like: FeatureInfo, name: str) -> None:
+        self.folders, self.backbone, self.like, self.name = folders, backbone, like, name
+
+    def __iter__(self) -> Iterator[Chunk | Skipped]:
+        worker = get_worker_info()
+        start, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for index in range(start, len(self.folders), step):
+            try:
+                yield from self._chunks(index)
+            except (ClipError, OSError) as error:
+                path = error.path if isinstance(error, ClipError) else self.folders[index]
+                yield Skipped(index, (str(path), getattr(error, "reason", str(error))))
+
+    def _chunks(self, index: int) -> Iterator[Chunk | Skipped]:
+        folder = self.folders[index]
+        with _open_pieces(folder, self.backbone) as (source, plan, read):
+            info = dataclasses.replace(
+                self.like, source=source.name, source_sha256=_checksum(folder, source),
+                step_s=str(plan.step_s), length_s=str(plan.length_s),
+            )  # fmt: skip
+            if _is_current(folder, self.name, info, plan.num_rows):
+                yield Skipped(index, None)
+                return
+            at_once = max(1, FRAMES_AT_ONCE // plan.pieces.shape[1])
+            for first in range(0, len(plan.pieces), at_once):
+                pieces = read(plan.pieces[first : first + at_once])
+                yield Chunk(index, plan, info, first, torch.from_numpy(pieces))
+
+
+@contextlib.contextmanager
+def _open_pieces(
+    folder: Path, backbone: Backbone
+) -> Iterator[tuple[Path, Plan, Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]]]:
+    """The clip's file that the backbone reads, the plan for it, and a reader of some of its pieces."""
+    if not backbone.sample_rate_hz:
+        path = folder / VIDEO_NAME
+        with open_crop(path) as crop:
+            plan = backbone.plan(crop.fps, crop.num_frames or len(open_landmarks(folder)))
+            yield path, plan, functools.partial(_frames, crop)
+        return
+    path = find_audio(folder)
+    with open_sound(path) as sound:
+        samples = sound.read(backbone.sample_rate_hz)
+    plan = backbone.plan(Fraction(backbone.sample_rate_hz), len(samples))
+    yield path, plan, functools.partial(_seconds, samples, backbone.piece_samples)
+
+
+def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """(P, n, 224, 224, 3): the frames with the numbers (P, n)."""
+    if crop.is_equalized:
+        raise UsageError("these clips are packed equalised, which no backbone takes; use the prepared clips")
+    wanted, places = np.unique(numbers, return_inverse=True)
+    images = crop.read(wanted)
+    if images.shape[1:3] != (CROP_SIZE, CROP_SIZE):  # another tool's: a batch has one size
+        import cv2
+
+        size = CROP_SIZE, CROP_SIZE
+        images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
+    taken: npt.NDArray[np.uint8] = images[places.reshape(numbers.shape)]
+    return taken
+
+
+def _seconds(
+    samples: npt.NDArray[np.float32], length: int, starts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """(P, N): N = `length` samples from each of the starts (P, 1), with silence after the end."""
+    pieces = np.zeros((len(starts), length), np.float32)
+    for row, start in zip(pieces, starts[:, 0], strict=True):
+        found = samples[start : start + len(row)]
+        row[: len(found)] = found
+    return pieces
+
+
+def _checksum(folder: Path, source: Path) -> str:
+    """The sha256 of a clip's file: what clip.json says, so that a million clips are not read for it."""
+    known = read_info_values(folder).get("files", {}).get(source.name)
+    return str(known) if known else file_sha256(source)
+
+
+def _is_current(folder: Path, name: str, info: FeatureInfo, num_rows: int) -> bool:
+    """Whether the features are there, whole, and what would be computed."""
+    with contextlib.suppress(ClipError):
+        return read_info(folder, name).made_like(info) and len(open_rows(folder, name)) == num_rows
+    return False
+
+
+@dataclass
+class Results:
+    """Rows of the clips that are not complete yet, (P, R, E) of P pieces, and how many pieces they lack."""
+
+    folders: list[Path]
+    name: str
+    rows: dict[int, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    missing: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> bool:
+        """Take the rows (R, E) of a chunk's piece. Writes the clip's features with the last one: True."""
+        index, total = chunk.index, len(chunk.plan.pieces)
+        rows = self.rows.setdefault(index, np.zeros((total, *row.shape), np.float32))
+        rows[chunk.first + place] = row
+        self.missing[index] = self.missing.get(index, total) - 1
+        if self.missing[index]:
+            return False
+        if not np.isfinite(rows).all():
+            raise UsageError(f"{self.folders[index]}: features are not finite; try --precision fp32")
+        clip_rows = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
+        write_features(self.folders[index], self.name, clip_rows, chunk.info)
+        del self.rows[index], self.missing[index]
+        return True
+
+
+def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | list[tuple[Chunk, int]]]:
+    """Skipped clips as they come, and lists of `size` (chunk, number of its piece); a shorter one at last."""
+    waiting: list[tuple[Chunk, int]] = []
+    for item in items:
+        if isinstance(item, Skipped):
+            yield item
+            continue
+        waiting += [(item, place) for place in range(len(item.pieces))]
+        while len(waiting) >= size:
+            yield waiting[:size]
+            del waiting[:size]
+    if waiting:
+        yield waiting
+
+
+def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
+    """(encoder, name and sha256 of its weights). Raises UsageError if the file is not there."""
+    backbone = BACKBONES[config.backbone]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(RANDOM_SEED)
+        encoder = backbone.make().eval()
+    if config.weights_dir is None:
+        return encoder, RANDOM_WEIGHTS, RANDOM_WEIGHTS
+    path = config.weights_dir / backbone.weights.file
+    if not path.is_file():
+        size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
+        raise UsageError(
+            f"{path} is missing: get it from {backbone.weights.source} (about {size_mb:.0f} MB, licence "
+            f"{backbone.weights.licence}), or try the software with --random_weights"
+        )
+    encoder.load_published(read_foreign_weights(path), str(path))
+    return encoder, path.name, file_sha256(path)
+
+
+def encode(
+    encoder: Encoder, batch: list[tuple[Chunk, int]], size: int, device: torch.device, precision: str
+) -> npt.NDArray[np.float32]:
+    """(P, R, E) features of the P <= `size` pieces of a batch.
+
+    Always `size` pieces are computed: sums are grouped by the shape of a batch, so that a piece's last bits
+    do not depend on which pieces, of which clips, are computed with it.
+    """
+    pieces = [chunk.pieces[place] for chunk, place in batch]
+    pieces += [pieces[-1]] * (size - len(pieces))
+    with torch.inference_mode(), autocast(device, precision), exact_float32():
+        features = encoder(torch.stack(pieces).to(device, non_blocking=True))
+    return np.asarray(features[: len(batch)].float().cpu().numpy())
+
+
+def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str, str]]) -> tuple[int, int]:
+    """Write the features of all clips that lack them; (how many were done, how many were there already)."""
+    from tqdm import tqdm
+
+    backbone, device = BACKBONES[config.backbone], resolve_device(config.device)
+    encoder, weights, digest = make_encoder(config)
+    encoder.to(device)
+    size = config.batch_size or backbone.batch_size
+    like = FeatureInfo(
+        backbone=config.backbone, weights=weights, weights_sha256=digest,
+        settings=backbone.settings() | {"precision": config.precision}, source="", source_sha256="",
+        step_s="1", length_s="1", rows_sha256="", tools={"torch": torch.__version__},
+    )  # fmt: skip
+    name = FEATURES + config.backbone
+    num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
+    pieces = ClipPieces(folders, backbone, like, name)
+    loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
+    results, done, there = Results(folders, name), 0, 0
+    with tqdm(total=len(folders), unit="clip", smoothing=0.05, disable=len(folders) < 2) as bar:
+        for batch in batches(loader, size):
+            finished = 1
+            if isinstance(batch, Skipped):
+                results.rows.pop(batch.index, None)
+                failures += [batch.failure] if batch.failure else []
+                there += batch.failure is None
+            else:
+                rows = encode(encoder, batch, size, device, config.precision)
+                finished = sum(results.add(*piece, row) for piece, row in zip(batch, rows, strict=True))
+                done += finished
+            bar.set_postfix(failed=len(failures), refresh=False)
+            bar.update(finished)
+    return done, there
+
+
+def extract_alike(
+    folders: list[Path],
+    recipes: Mapping[str, Mapping[str, Any]],
+    weights_dir: Path | None,
+    device: torch.device,
+) -> None:
+    """Write the features that `recipes` (name -> FeatureInfo.recipe) describe into clip folders.
+
+    Raises UsageError without the weights or with others, CheckpointError for an unknown recipe, ClipError if
+    a clip cannot be read.
+    """
+    for name, recipe in recipes.items() if folders else ():
+        if name.removeprefix(FEATURES) != recipe["backbone"] or recipe["backbone"] not in BACKBONES:
+            raise CheckpointError(f"no backbone gives {brief(name)}")
+        is_random = recipe["weights"] == RANDOM_WEIGHTS
+        if not is_random and weights_dir is None:
+            raise UsageError(f"give --weights_dir: the checkpoint reads {name}, of {recipe['weights']}")
+        config = ExtractConfig(
+            backbone=recipe["backbone"],
+            weights_dir=None if is_random else weights_dir,
+            random_weights=is_random,
+            device=str(device),
+            precision=recipe["settings"].get("precision", "fp32"),
+        )
+        failures: list[tuple[str, str]] = []
+        extract(config, folders, failures)
+        if failures:
+            raise ClipError(*failures[0])
+        if (made := read_info(folders[0], name).recipe()) != recipe:
+            raise UsageError(f"{name} would be made with {made}, but the checkpoint learnt with {recipe}")

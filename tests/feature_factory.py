@@ -1,0 +1,41 @@
+"""Cached features that no encoder computed, as preprocess.extract_features would have written them."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.backbones.menu import BACKBONES
+from tests.clip_factory import feature_info
+from utils.clip.features import write_features
+from utils.clip.files import VIDEO_NAME, find_audio
+from utils.clip.frames import open_crop
+from utils.clip.packed import FEATURES
+
+
+def random_recipe(backbone: str) -> dict[str, Any]:
+    """The recipe of --random_weights."""
+    settings = BACKBONES[backbone].settings() | {"precision": "fp32"}
+    return {
+        "backbone": backbone, "weights": "random", "weights_sha256": "random", "settings": settings,
+    }  # fmt: skip
+
+
+def write_noise_features(folder: Path, backbone: str, *, fake: bool = False, seed: int = 0) -> None:
+    """As many rows as the clip's length asks for, of noise; those of a fake are higher on average."""
+    about = BACKBONES[backbone]
+    with open_crop(folder / VIDEO_NAME) as crop:
+        fps, num_frames = crop.fps, crop.num_frames
+    plan, source = about.plan(fps, num_frames), folder / VIDEO_NAME
+    if rate := about.sample_rate_hz:
+        plan, source = about.plan(Fraction(rate), round(num_frames / fps * rate)), find_audio(folder)
+    rows = np.random.default_rng(seed).standard_normal((plan.num_rows, about.width)) + fake
+    info = dataclasses.replace(
+        feature_info("1"), **random_recipe(backbone), source=source.name, step_s=str(plan.step_s),
+        length_s=str(plan.length_s),
+    )  # fmt: skip
+    write_features(folder, FEATURES + backbone, rows.astype(np.float32), info)
