@@ -10,9 +10,13 @@ from typing import Any
 from losses.beyond_masking import BeyondMaskingLoss
 from losses.exposing_deception import ExposingLoss
 from losses.mrdf import MrdfLoss
+from losses.probe import ProbeLoss
+from losses.td3mf import TD3MFLoss
 
 LOSSES: dict[str, Any] = {  # classes, described above
     "beyond_masking": BeyondMaskingLoss,
     "exposing_deception": ExposingLoss,
     "mrdf": MrdfLoss,
+    "probe": ProbeLoss,
+    "td3mf": TD3MFLoss,
 }

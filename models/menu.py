@@ -6,9 +6,13 @@ from models.beyond_masking import BeyondMaskingDetector
 from models.exposing_deception import ExposingDetector
 from models.method import Method
 from models.mrdf import MrdfDetector
+from models.probe import ProbeDetector
+from models.td3mf import TD3MFDetector
 
 MODELS: dict[str, type[Method]] = {
     "beyond_masking": BeyondMaskingDetector,
     "exposing_deception": ExposingDetector,
     "mrdf": MrdfDetector,
+    "probe": ProbeDetector,
+    "td3mf": TD3MFDetector,
 }

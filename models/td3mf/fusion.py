@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from models.blocks.position import sinusoidal_positions
 
-# widths of the audio features; those of "mfcc" are the network's own, and x-vectors are projected first
-AUDIO_WIDTHS = {"mfcc": 0, "resnet": 512, "xvectors": 768, "emotion2vec": 768, "eat": 768}
-NUM_SPEAKERS = 7205  # scores of an x-vector classifier
-NUM_MFCC = 10
+# what is made of the audio features: tokens as they are, of scores of speakers projected, of MFCC by a CNN
+AUDIO_KINDS = ("tokens", "scores", "mfcc")
+SCORES_WIDTH = 768  # that scores are projected to
+NUM_MFCC, MFCC_STEPS = 10, 87  # of a second
 # what attends to what; see TD3MFNetwork._mix
 FUSION_TYPES = (
     "default", "audio_refuse", "video_refuse", "self_attention", "self_cross_attention", "multi_attention",
@@ -52,25 +52,25 @@ class CrossBlock(nn.Module):
 class TD3MFNetwork(nn.Module):
     """network(video, audio) -> (logits (B, C), fused (B, H + A)).
 
-    video: (B, T, V) features. audio: (B, N, A) features; of "mfcc" (B, N, 10, 87) coefficients, of "xvectors"
-    (B, N, 7205) scores. A is the width of the audio's stream: in late fusion the features' own, else H.
+    video: (B, T, V) features. audio: (B, N, `audio_dim`) tokens or scores, or of `audio_kind` "mfcc"
+    (B, N, 10, 87) coefficients. A is the width of the audio's stream: in late fusion the tokens' own, else H.
     `only` "video" or "audio" is a linear head on that stream's features, without fusion: fused are they.
     """
 
     def __init__(
-        self, *, video_dim: int, audio_features: str, hidden_dim: int, num_heads: int, num_steps: int,
-        num_audio_steps: int, num_classes: int, fusion_type: str, late: bool, audio_positions: bool,
-        only: str = "",
+        self, *, video_dim: int, audio_kind: str, audio_dim: int, hidden_dim: int, num_heads: int,
+        num_steps: int, num_audio_steps: int, num_classes: int, fusion_type: str, late: bool,
+        audio_positions: bool, only: str = "",
     ) -> None:  # fmt: skip
         super().__init__()
         self.fusion_type, self.late, self.only = fusion_type, late, only
-        width = AUDIO_WIDTHS[audio_features] or hidden_dim
+        width = audio_width(audio_kind, audio_dim, hidden_dim)
         if only == "video":
             self.head = nn.Linear(num_steps * video_dim, num_classes)
             return
-        if audio_features == "xvectors":
-            self.speaker_projection = nn.Linear(NUM_SPEAKERS, width)
-        self.is_mfcc = audio_features == "mfcc"
+        if audio_kind == "scores":
+            self.speaker_projection = nn.Linear(audio_dim, width)
+        self.is_mfcc = audio_kind == "mfcc"
         if self.is_mfcc:
             self.mfcc_stage = nn.Sequential(_step(NUM_MFCC, 64), _step(64, width))
             self.mfcc_head = nn.Linear(width, width)
@@ -136,6 +136,11 @@ class TD3MFNetwork(nn.Module):
             return mixed
         video, audio = mixed
         return video + of_video[1](audio, video), audio + of_audio[1](video, audio)
+
+
+def audio_width(kind: str, audio_dim: int, hidden_dim: int) -> int:
+    """The width of the audio's stream before the fusion."""
+    return {"tokens": audio_dim, "scores": SCORES_WIDTH, "mfcc": hidden_dim}[kind]
 
 
 def _blocks(kind: str, audio: int, video: int, heads: int) -> tuple[nn.ModuleList, nn.ModuleList]:

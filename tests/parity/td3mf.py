@@ -34,6 +34,11 @@ from models.td3mf.published import load_network, names_of
 # largest error as a share of a tensor's largest entry; of a gradient, of its norm; of what is zero, absolute
 TOLERANCES = {"outputs": 1e-5, "loss": 1e-5, "gradients": 1e-3, "statistics": 1e-5, "zero": 1e-5}
 FORMAT = "td3mf-fixture-1"
+# audio backbone of the published code -> kind and width
+AUDIO = {
+    "mfcc": ("mfcc", 0), "resnet": ("tokens", 512), "xvectors": ("scores", 7205),
+    "emotion2vec": ("tokens", 768), "eat": ("tokens", 768),
+}  # fmt: skip
 
 
 def fill(key: str, shape: list[int], seed: int) -> Tensor:
@@ -174,10 +179,12 @@ def _module(key: str) -> str:
 def build(case: dict[str, Any]) -> TD3MFNetwork:
     """The network of a case's settings, which are the published constructor's."""
     settings = case["settings"]
-    steps, audio = settings["temporal_axis"], settings["audio_backbone"].lower()
+    steps = settings["temporal_axis"]
+    audio_kind, audio_dim = AUDIO[settings["audio_backbone"].lower()]
     return TD3MFNetwork(
         video_dim=case["video_dim"],
-        audio_features=audio,
+        audio_kind=audio_kind,
+        audio_dim=audio_dim,
         hidden_dim=settings["hidden_layers"],
         num_heads=settings["num_heads"],
         num_steps=steps,

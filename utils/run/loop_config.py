@@ -15,6 +15,7 @@ class LoopConfig:
     epochs: int = opt(30, "passes over the training clips")
     learning_rate: float = opt(1e-4, "peak learning rate")
     optimizer: str = opt("adamw", "optimiser", choices=("adamw", "adam"))
+    adam_betas: tuple[float, ...] = opt((0.9, 0.999), "decay rates of the optimiser's two running means")
     weight_decay: float = opt(0.01, "weight decay; of --optimizer adam it is an L2 penalty in the gradient")
     decay_vectors: bool = opt(
         True,
@@ -62,6 +63,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr", "repeat_reals")
         require_at_least(self, 0, "seed", "warmup_epochs", "max_grad_norm", "patience", "weight_decay")
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(f"adam_betas needs two numbers in [0, 1), got {self.adam_betas}")
         if self.decision_fpr >= 0.5:
             raise ValueError(f"decision_fpr must be < 0.5, got {self.decision_fpr}")
 

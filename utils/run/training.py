@@ -109,7 +109,8 @@ def make_optimizer(
     """
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     trained = [group for group in groups if group["params"]]
-    optimizer = kind(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    options = {"lr": config.learning_rate, "betas": config.adam_betas, "weight_decay": config.weight_decay}
+    optimizer = kind(trained, fused=True, **options)
     warmup_steps, total_steps = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
 
     def factor(step: int) -> float:

@@ -1,7 +1,7 @@
 # Sourced by the launchers, with their arguments: finds the environment, handles --demo, trains and tests.
 
 # relative paths in the environment are relative to the caller's folder, which the launcher has left
-for _name in DATA_ROOT RUN_DIR VENV DEMO_DIR; do
+for _name in DATA_ROOT RUN_DIR VENV DEMO_DIR WEIGHTS_DIR; do
     [[ -z "${!_name:-}" || "${!_name}" == /* ]] || printf -v "$_name" '%s/%s' "$OLDPWD" "${!_name}"
 done
 # variables that are flags of train.py; only those that are set are passed, so presets and --resume keep their values
@@ -64,7 +64,25 @@ _folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
     done
 }
 
+# for methods that read features of frozen backbones: which ones, and the folder of the backbones' published weights
+[[ "${MODEL:-}" != td3mf ]] || FEATURES="${FEATURES:-marlin_small audio_resnet18}"
+_extract_features() {
+    local backbone weights=() launch=(python)
+    [[ "$GPUS" == 1 ]] || launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")
+    if [[ -n "${WEIGHTS_DIR:-}" ]]; then
+        weights=(--weights_dir "$WEIGHTS_DIR")
+    elif [[ "$DEMO" == true ]]; then
+        weights=(--random_weights)
+    fi
+    for backbone in ${FEATURES:-}; do
+        echo "== features of $backbone" >&2
+        "${launch[@]}" -m preprocess.extract_features --data_root "$DATA_ROOT" --backbone "$backbone" \
+            --device "${DEVICE:-auto}" "${weights[@]}"
+    done
+}
+
 train_and_test() { # reads the launcher's variables
+    [[ -z "$DATA_ROOT" || "$ONLY_PRINTS" == true ]] || _extract_features
     if [[ -z "${FOLDS:-}" ]]; then
         _train_and_test_once "$RUN_DIR"
         return

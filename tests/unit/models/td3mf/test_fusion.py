@@ -3,26 +3,28 @@
 import pytest
 import torch
 
-from models.td3mf.fusion import AUDIO_WIDTHS, FUSION_TYPES, NUM_SPEAKERS, TD3MFNetwork
+from models.td3mf.fusion import FUSION_TYPES, TD3MFNetwork, audio_width
 from models.td3mf.published import load_network
+from tests.parity.td3mf import AUDIO
 from utils.errors import CheckpointError
 
-SIGNALS = {"mfcc": (2, 10, 10, 87), "resnet": (2, 10, 512), "xvectors": (2, 10, NUM_SPEAKERS),
+SIGNALS = {"mfcc": (2, 10, 10, 87), "resnet": (2, 10, 512), "xvectors": (2, 10, 7205),
            "emotion2vec": (2, 10, 768), "eat": (2, 512, 768)}  # fmt: skip
 
 
 def network(audio="mfcc", **changes):
     fields = {"video_dim": 384, "hidden_dim": 32, "num_heads": 2, "num_steps": 10, "num_classes": 1}
     fields |= {"fusion_type": "default", "late": False, "audio_positions": False, "num_audio_steps": 10}
-    return TD3MFNetwork(audio_features=audio, **fields | changes).eval()
+    kind, width = AUDIO[audio]
+    return TD3MFNetwork(audio_kind=kind, audio_dim=width, **fields | changes).eval()
 
 
-@pytest.mark.parametrize("audio", AUDIO_WIDTHS)
+@pytest.mark.parametrize("audio", AUDIO)
 @pytest.mark.parametrize("late", [False, True])
 def test_every_audio_feature_is_fused_in_the_middle_and_late(audio, late):
     model = network(audio, late=late, fusion_type="multi_attention")
     logits, fused = model(torch.randn(2, 10, 384), torch.randn(SIGNALS[audio]))
-    width = (AUDIO_WIDTHS[audio] or 32) if late else 32
+    width = audio_width(*AUDIO[audio], 32) if late else 32
     assert (logits.shape, fused.shape) == ((2, 1), (2, width + 32))
 
 
