@@ -11,9 +11,9 @@ SOURCE/{train,val,test}_LISTS.txt       names of the parts' clips, without a suf
 
 A NAME ends with -0 (real) or -1 (fake). OUTPUT gets a folder per clip, with hard links to crop and sound
 (copies where the file system has none), the features as they are, landmarks that say "no face", since this
-layout has no landmarks, and manifest.csv with labels, persons and parts. Clips that no list names are left out; those that lack a file are listed, and the exit status is 1.
-Such features were made by the published code, whose encoders were in training mode: a raw video cannot be
-judged by them.
+layout has no landmarks, and manifest.csv with labels, persons and parts. Clips that no list names are left
+out; those that lack a file are listed, and the exit status is 1. Such features were made by the published
+code, whose encoders were in training mode: a raw video cannot be judged by them.
 """
 
 from __future__ import annotations

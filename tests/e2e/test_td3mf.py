@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from models import load_detector
@@ -80,19 +81,12 @@ def test_a_run_is_tested_from_folders_and_from_a_pack_but_not_with_other_feature
     ok(run_command("-m", "preprocess.pack", "--data_root", root, "--output", packed, "--num_workers", 1))
     flags = ("--num_workers", 0, "--device", "cpu", "--precision", "fp32", "--report", "false")
     for place in (root, packed):
-        words = (
-            "--checkpoint",
-            run_dir / "best.pt",
-            "--data_root",
-            place,
-            "--output_dir",
-            tmp_path / place.name,
-        )
-        ok(run_command("test.py", *words, *flags))
+        words = ("--data_root", place, "--output_dir", tmp_path / place.name)
+        ok(run_command("test.py", "--checkpoint", run_dir / "best.pt", *words, *flags))
     found = [scores(tmp_path / place.name) for place in (root, packed)]
     assert found[0] == found[1]
     metrics = json.loads((tmp_path / "set/test_metrics.json").read_text())
-    assert metrics["auc"] > 0.9
+    assert metrics["overall"]["auc"] > 0.9
     shutil.copytree(root, other)
     for info in other.rglob("marlin_small.json"):
         info.write_text(info.read_text().replace('"weights_sha256": "random"', '"weights_sha256": "0123"'))
@@ -110,7 +104,7 @@ def test_a_video_is_judged_by_features_that_are_extracted_for_it(run_dir, tmp_pa
     video = write_video(tmp_path / "clip.mp4", moving_face(30), waveform=clicks(1.2, (0.3, 0.8)))
     detector = load_detector(run_dir / "best.pt", device="cpu")
     (face,) = detector.judge(video, JudgeConfig()).faces
-    assert 0 < face.prob < 1
+    assert np.isfinite(face.logit)
     assert face.off_domain  # these videos are unlike the tree's clips
     (features,) = detector.features(video)
     assert features.windows.shape == (1, 32)
