@@ -37,6 +37,7 @@ MAX_VALUES = 10_000_000  # plain values in one file; lists that contain themselv
 WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 VALUES_PER_BYTE = 8  # of a file, at most; lists of the same lists have more, and take minutes to look through
 MAX_DEPTH = 3  # of the dicts around weights
+AVERAGE = "_ema"  # a dict that fairseq's data2vec keeps among its weights: their moving average, its teacher
 OWN = {"format", "checksum", "split_checksums"}  # keys of a run's checkpoint, also if one of them is damaged
 
 
@@ -124,8 +125,11 @@ def find_weights(path: Path, content: Any) -> dict[str, Tensor]:
 
 def _state_dicts(content: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """(keys that lead to it, state_dict) of each one in nested dicts, but for those of optimisers."""
-    if is_dict_of(Tensor, content) and content:
-        yield place, content
+    weights = content
+    if isinstance(content, dict):
+        weights = {name: value for name, value in content.items() if name != AVERAGE}
+    if is_dict_of(Tensor, weights) and weights:
+        yield place, weights
     elif isinstance(content, dict) and "param_groups" not in content and len(place) < MAX_DEPTH:
         for name, value in content.items():
             if isinstance(name, str):

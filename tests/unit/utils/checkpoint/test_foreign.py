@@ -49,6 +49,7 @@ class Settings(dict):
         ({"checkpoint": {"model": STATE, "step": 3}}, "'checkpoint.model'"),
         ({"rng": {"cpu": torch.ones(2)}, "all": {"net": STATE}}, "'all.net'"),
         ({"ema": {"weight": torch.zeros(3)}, "model": STATE}, "'model' in it; not taken: \"'ema'\""),
+        ({"model": {**STATE, "_ema": {"weight": torch.zeros(3)}}, "cfg": {"lr": 1.0}}, "'model' in it\n"),
     ],
 )
 def test_the_state_dict_is_found_wherever_it_lies_and_named(tmp_path, caplog, wrapped, place, is_zip, read):
