@@ -48,6 +48,8 @@ class Backbone:
     batch_size: int
     sample_rate_hz: int = 0  # 0: it sees pictures
     piece_samples: int = 0
+    # samples of a piece after the clip's end: silence, or NaN for an encoder that must know where it ends
+    after_end: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """What shapes the features besides the weights."""

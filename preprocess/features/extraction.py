@@ -52,7 +52,7 @@ class ExtractConfig:
     random_weights: bool = opt(False, "instead: untrained weights, always the same; to try the software")
     device: str = device_flag()
     precision: str = opt(
-        "fp32", "bf16: faster on devices that compute it, off by up to 1 %", choices=PRECISIONS
+        "fp32", "bf16: faster on devices that compute it, off by about 1 %", choices=PRECISIONS
     )
     batch_size: int = opt(0, "pieces computed at a time, windows, frames or seconds; 0: the backbone's own")
     num_workers: int = opt(-1, "processes that read ahead; -1: four on a GPU, none on a CPU")
@@ -132,7 +132,7 @@ def _open_pieces(
     with open_sound(path) as sound:
         samples = sound.read(backbone.sample_rate_hz)
     plan = backbone.plan(Fraction(backbone.sample_rate_hz), len(samples))
-    yield path, plan, functools.partial(_seconds, samples, backbone.piece_samples)
+    yield path, plan, functools.partial(_cut, samples, backbone)
 
 
 def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
@@ -150,11 +150,11 @@ def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]
     return taken
 
 
-def _seconds(
-    samples: npt.NDArray[np.float32], length: int, starts: npt.NDArray[np.int64]
+def _cut(
+    samples: npt.NDArray[np.float32], backbone: Backbone, starts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """(P, N): N = `length` samples from each of the starts (P, 1), with silence after the end."""
-    pieces = np.zeros((len(starts), length), np.float32)
+    """(P, N): the backbone's N samples from each of the starts (P, 1), with its `after_end` after the end."""
+    pieces = np.full((len(starts), backbone.piece_samples), backbone.after_end, np.float32)
     for row, start in zip(pieces, starts[:, 0], strict=True):
         found = samples[start : start + len(row)]
         row[: len(found)] = found
@@ -226,7 +226,7 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
     if not path.is_file():
         size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
         raise UsageError(
-            f"{path} is missing: get it from {backbone.weights.source} (about {size_mb:.0f} MB, licence "
+            f"{path} is missing: get it from {backbone.weights.source} (at least {size_mb:.0f} MB, licence "
             f"{backbone.weights.licence}), or try the software with --random_weights"
         )
     encoder.load_published(read_foreign_weights(path), str(path))

@@ -62,6 +62,7 @@ def _of_backbone(name: str, folders: list[Path], device: torch.device, rounds: i
     num_pieces, size = len(plan.pieces) * len(folders), backbone.batch_size
     if backbone.sample_rate_hz:
         pieces = torch.rand(size, backbone.piece_samples, device=device)
+        pieces[:, CLIP_S * rate :] = backbone.after_end
     else:
         shape = (size, plan.pieces.shape[1], CROP_SIZE, CROP_SIZE, 3)
         pieces = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
