@@ -6,7 +6,7 @@ and a line below.
 
 from __future__ import annotations
 
-from models.backbones import audio_resnet18, eat, efficientface, marlin
+from models.backbones import audio_resnet18, eat, efficientface, emotion2vec, marlin
 from models.backbones.backbone import Backbone
 
 BACKBONES: dict[str, Backbone] = {
@@ -14,4 +14,5 @@ BACKBONES: dict[str, Backbone] = {
     **efficientface.BACKBONES,
     **audio_resnet18.BACKBONES,
     **eat.BACKBONES,
+    **emotion2vec.BACKBONES,
 }
