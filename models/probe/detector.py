@@ -32,7 +32,7 @@ class ProbeConfig:
     """models/probe/detector.py: which features, and how a window's rows become one."""
 
     features: tuple[str, ...] = opt(
-        ("marlin_small", "audio_resnet18"),
+        ("marlin_small", "eat"),
         "backbones of preprocess.extract_features",
         choices=sorted(BACKBONES),
     )
@@ -52,6 +52,7 @@ class ProbeDetector(nn.Module, Method):
     presets: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {
         "corrected": {"data": WHOLE_CLIPS, "train": TRAIN, "workers": {"batch_size": 64}},
         "demo": {
+            "model": {"features": ("marlin_small", "audio_resnet18")},
             "data": {"window_s": 2.56, "windows_per_clip": 1},
             "train": TRAIN,
             "workers": {"batch_size": 16},

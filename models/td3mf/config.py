@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "workers": {"batch_size": 32},
     },
     "demo": {
-        "model": {"hidden_dim": 32},
+        "model": {"audio_features": "audio_resnet18", "hidden_dim": 32},
         "data": {"window_s": 2.56, **WINDOWS},
         "split": {"val_fraction": 0.2, "test_fraction": 0.25},
         "train": {"learning_rate": 1e-3, "epochs": 20, "patience": 0},
@@ -63,7 +63,7 @@ class TD3MFConfig:
     video_features: str = opt(
         "marlin_small", "backbone of the picture, of preprocess.extract_features", choices=SEEING
     )
-    audio_features: str = opt("audio_resnet18", "backbone of the sound", choices=HEARING)
+    audio_features: str = opt("eat", "backbone of the sound", choices=HEARING)
     only: str = opt(
         "both",
         "a linear head on the features of one modality, without fusion",

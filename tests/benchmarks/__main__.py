@@ -6,7 +6,7 @@
     memory      of a training step, with and without --checkpoint_activations
     evaluate    scoring windows
     frames      single frames: training and scoring against the bare network, loading against the released way
-    features    extracting features against the bare backbones; memory
+    features    extracting features against the bare backbones; memory; what caching saves
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
 
@@ -35,6 +35,7 @@ MAIN_FIGURES = (
     "train.tflops", "train.share_of_peak", "frames.train_share_of_bare", "frames.score_share_of_bare",
     "frames.changes_share", "frames.data_ratio", "frames.changes_ratio",
     "features.least_share_of_bare",
+    "features.cached_speedup",
 )  # fmt: skip
 
 

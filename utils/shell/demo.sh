@@ -21,6 +21,7 @@ echo "== training and testing; to watch: tensorboard --logdir saved_models" >&2
 DATA_ROOT="$DEMO_DIR/prepared"
 RUN_DIR="${RUN_DIR:-saved_models/demo_${DATASET}_$(date +%Y%m%d_%H%M%S)}"
 if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
+    [[ ! "$MODEL" =~ ^(td3mf|probe)$ ]] || FEATURES="${FEATURES:-marlin_small audio_resnet18}"
     SIZE_FLAGS=(--preset demo) # of the method; PRESET wins
     return
 fi

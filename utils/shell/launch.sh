@@ -65,7 +65,7 @@ _folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
 }
 
 # for methods that read features of frozen backbones: which ones, and the folder of the backbones' published weights
-[[ "${MODEL:-}" != td3mf ]] || FEATURES="${FEATURES:-marlin_small audio_resnet18}"
+[[ ! "${MODEL:-}" =~ ^(td3mf|probe)$ ]] || FEATURES="${FEATURES:-marlin_small eat}"
 _extract_features() {
     local backbone weights=() launch=(python)
     [[ "$GPUS" == 1 ]] || launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")

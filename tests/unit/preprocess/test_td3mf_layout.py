@@ -78,7 +78,8 @@ def test_a_data_set_is_read_as_it_is_and_trained_on(monkeypatch, source, tmp_pat
     tokens = open_rows(folder, "features/eat").reshape(512, 768)
     np.testing.assert_array_equal(tokens, np.load(source / "eat" / f"{name}.npy"))
     assert len(read_features(folder, "features/eat", 0.0, 1.6)) == 10
-    flags = "--model td3mf --dataset manifest --hidden_dim 16 --epochs 1 --batch_size 4 --num_workers 0"
+    flags = "--model td3mf --dataset manifest --hidden_dim 16 --epochs 1 --batch_size 4 --num_workers 0 "
+    flags += "--audio_features audio_resnet18"
     flags += f" --device cpu --data_root {output} --run_dir {tmp_path / 'run'}"
     monkeypatch.setattr(sys, "argv", ["train.py", *flags.split()])
     assert train.main() == 0

@@ -30,7 +30,7 @@ def probe(**changes):
 
 def test_inputs_and_modalities_are_those_of_the_features():
     both = ProbeConfig()
-    assert ProbeDetector.inputs_of(both) == {"features/marlin_small", "features/audio_resnet18"}
+    assert ProbeDetector.inputs_of(both) == {"features/marlin_small", "features/eat"}
     assert ProbeDetector(both).modalities == {"video", "audio"}
     assert probe().modalities == {"audio"}
     assert ProbeDetector(ProbeConfig(features=("efficientface",))).modalities == {"video"}

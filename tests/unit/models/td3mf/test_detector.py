@@ -38,7 +38,7 @@ def batch_of(*lengths, names=("marlin_small", "audio_resnet18"), seed=0):
 
 def small(**changes):
     torch.manual_seed(0)
-    return TD3MFDetector(TD3MFConfig(**{"hidden_dim": 16, **changes}))
+    return TD3MFDetector(TD3MFConfig(**{"audio_features": "audio_resnet18", "hidden_dim": 16, **changes}))
 
 
 def one_of(batch, index):
@@ -57,16 +57,24 @@ def one_of(batch, index):
 @pytest.mark.parametrize(
     ("changes", "inputs"),
     [
-        ({}, {"features/marlin_small", "features/audio_resnet18"}),
-        ({"video_features": "efficientface"}, {"features/efficientface", "features/audio_resnet18"}),
-        ({"finetune": True}, {"video", "features/audio_resnet18"}),
+        ({}, {"features/marlin_small", "features/eat"}),
+        ({"video_features": "efficientface"}, {"features/efficientface", "features/eat"}),
+        ({"finetune": True}, {"video", "features/eat"}),
         ({"only": "video"}, {"features/marlin_small"}),
         ({"only": "video", "finetune": True}, {"video"}),
-        ({"only": "audio"}, {"features/audio_resnet18"}),
+        ({"only": "audio"}, {"features/eat"}),
     ],
 )
 def test_what_is_loaded_follows_the_configuration(changes, inputs):
     assert TD3MFDetector.inputs_of(TD3MFConfig(**changes)) == inputs
+
+
+def test_a_row_of_eat_holds_eight_tokens():
+    """In order of time, each step's bands after each other."""
+    model = TD3MFDetector(TD3MFConfig(hidden_dim=16, only="audio"))
+    rows = torch.arange(64 * 6144.0).reshape(1, 64, 6144)
+    assert torch.equal(model._tokens(rows), rows.reshape(1, 512, 768))
+    assert model.network.head.in_features == 512 * 768
 
 
 @pytest.mark.parametrize("rows", ["spread", "cut"])
@@ -161,8 +169,11 @@ def test_weights_of_the_backbone_are_read_from_a_file_that_must_fit(tiny, tmp_pa
     ("flags", "message"),
     [
         ("--num_heads 3", "num_heads must divide the width"),
-        ("--hidden_dim 96 --num_heads 3", "num_heads must divide the width 512"),
-        ("--num_steps 6", "middle fusion needs 7 tokens of sound, got 6"),
+        (
+            "--hidden_dim 96 --num_heads 3 --audio_features audio_resnet18",
+            "num_heads must divide the width 512",
+        ),
+        ("--num_steps 6 --audio_features audio_resnet18", "middle fusion needs 7 tokens of sound, got 6"),
         ("--only video --num_heads 4", "num_heads has no effect here: only is video"),
         ("--modality_dropout 0 --dropped_modality zeros", "dropped_modality has no effect"),
         ("--backbone_learning_rate 1", "finetune is false"),
