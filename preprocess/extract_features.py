@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "bf16")
 RANDOM_SEED = 0
 RANDOM_WEIGHTS = "random"
+NO_WEIGHTS = "none"
 FRAMES_AT_ONCE = 256  # decoded at a time, at most
 
 
@@ -68,11 +69,13 @@ class ExtractConfig:
     """python -m preprocess.extract_features"""
 
     backbone: str = opt(dataclasses.MISSING, "the encoder", choices=sorted(BACKBONES))
-    weights_dir: Path | None = opt(None, "folder of the published files of weights")
+    weights_dir: Path | None = opt(None, "folder of the published files of weights; mfcc has none")
     random_weights: bool = opt(False, "instead: untrained weights, always the same; to try the software")
     device: str = device_flag()
     precision: str = opt(
-        "fp32", "bf16: faster on devices that compute it, off by up to 1 %", choices=PRECISIONS
+        "fp32",
+        "bf16: faster on devices that compute it, off by up to 1 %",
+        choices=PRECISIONS,
     )
     batch_size: int = opt(0, "pieces computed at a time, windows, frames or seconds; 0: the backbone's own")
     num_workers: int = opt(-1, "processes that read ahead; -1: four on a GPU, none on a CPU")
@@ -81,9 +84,16 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 0, "batch_size")
         require_at_least(self, -1, "num_workers")
-        if self.random_weights == (self.weights_dir is not None):
+        backbone = BACKBONES[self.backbone]
+        if backbone.weights is not None and self.random_weights == (self.weights_dir is not None):
             raise ValueError("give either --weights_dir, or --random_weights for untrained ones")
         WorkConfig(shard=self.shard)
+
+    def unused(self) -> dict[str, str]:
+        backbone, reasons = BACKBONES[self.backbone], {}
+        if backbone.weights is None:
+            reasons = dict.fromkeys(("weights_dir", "random_weights"), f"{self.backbone} has no weights")
+        return reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +250,15 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_SEED)
         encoder = backbone.make().eval()
+    if backbone.weights is None:
+        return encoder, NO_WEIGHTS, NO_WEIGHTS
     if config.weights_dir is None:
         return encoder, RANDOM_WEIGHTS, RANDOM_WEIGHTS
     path = config.weights_dir / backbone.weights.file
     if not path.is_file():
         size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
         raise UsageError(
-            f"{path} is missing: get it from {backbone.weights.source} (about {size_mb:.0f} MB, licence "
+            f"{path} is missing: get it from {backbone.weights.source} (at least {size_mb:.0f} MB, licence "
             f"{backbone.weights.licence}), or try the software with --random_weights"
         )
     encoder.load_published(read_foreign_weights(path), str(path))
@@ -276,10 +288,11 @@ def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str
     encoder, weights, digest = make_encoder(config)
     encoder.to(device)
     size = config.batch_size or backbone.batch_size
+    settings = backbone.settings() | {"precision": config.precision}
     like = FeatureInfo(
         backbone=config.backbone, weights=weights, weights_sha256=digest,
-        settings=backbone.settings() | {"precision": config.precision}, source="", source_sha256="",
-        step_s="1", length_s="1", rows_sha256="", tools={"torch": torch.__version__},
+        settings=settings, source="", source_sha256="", step_s="1", length_s="1", rows_sha256="",
+        tools={"torch": torch.__version__},
     )  # fmt: skip
     name = FEATURES + config.backbone
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0

@@ -42,7 +42,7 @@ class Backbone:
 
     make: Callable[[], Encoder]
     width: int
-    weights: Weights
+    weights: Weights | None  # None: it has none, so load_published() is not called
     # (rate, length of the clip in frames or samples) -> the pieces
     plan: Callable[[Fraction, int], Plan]
     batch_size: int

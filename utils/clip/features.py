@@ -44,7 +44,7 @@ class FeatureInfo:
     """features/NAME.json: which seconds the rows belong to, and what they were made from, with what."""
 
     backbone: str
-    weights: str  # file name
+    weights: str  # name of the file; "random", or "none" of a backbone without weights
     weights_sha256: str
     settings: dict[str, Any]  # that shape the rows
     source: str  # file of the clip that was read

@@ -153,11 +153,25 @@ def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
     np.testing.assert_allclose(rows[1], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_backbone_without_weights_asks_for_none_and_takes_none(monkeypatch, tmp_path):
+    folder = write_clip_folder(tmp_path / "set/clip", num_frames=60)
+    assert run(monkeypatch, tmp_path / "set", "mfcc") == 0
+    rows, info = open_rows(folder, "features/mfcc"), read_info(folder, "features/mfcc")
+    assert info.weights == info.weights_sha256 == "none"
+    samples = read_waveform(find_audio(folder), 44_100)[44_100:88_200]
+    expected = BACKBONES["audio_resnet18"].make().mfcc(torch.from_numpy(samples))
+    np.testing.assert_allclose(rows[1], expected.flatten(), rtol=1e-4, atol=1e-3)
+    assert rows.shape == (2, 870)
+    for flags in (["--random_weights"], ["--weights_dir", tmp_path]):
+        with pytest.raises(UsageError, match=rf"{flags[0]} has no effect here: mfcc has no weights"):
+            run(monkeypatch, tmp_path / "set", "mfcc", *flags)
+
+
 def test_mfcc_is_librosas():
     """Its numbers (version 0.11) for two tones, to the digits that were kept."""
     seconds = torch.arange(44_100) / 44_100
     samples = 0.5 * (2 * torch.pi * 440 * seconds).sin() + 0.25 * (2 * torch.pi * 1760 * seconds).sin()
-    mfcc = BACKBONES["audio_resnet18"].make().mfcc(samples)
+    mfcc = BACKBONES["mfcc"].make()(samples[None])[0, 0].unflatten(0, (10, 87))
     assert mfcc.shape == (10, 87)
     kept = [-453.686, 81.173, 30.542, 7.483, 20.111, 26.097, -8.469, -61.874, -82.898, -55.708]
     np.testing.assert_allclose(mfcc[:, 43], kept, atol=2e-2)
