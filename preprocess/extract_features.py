@@ -4,8 +4,9 @@
     torchrun --nproc_per_node 4 -m preprocess.extract_features --data_root prepared --backbone ...   # 4 GPUs
 
 Every clip folder gets features/BACKBONE.npy, (S, D) float32, and features/BACKBONE.json: which seconds a row
-belongs to, the settings, and checksums of the weights and of the file that was read. preprocess.verify checks
-them, preprocess.pack packs them, and a clip that is prepared again loses them.
+belongs to, the settings, and checksums of the weights and of the file that was read; with --layer N, both are
+called BACKBONE.layerN. preprocess.verify checks them, preprocess.pack packs them, and a clip that is prepared
+again loses them.
 
 Weights are not downloaded: a missing file is an error that says where it comes from and under which licence.
 After an interruption, call it again: features that fit the flags, the weights and the clip stay. Machines
@@ -44,7 +45,7 @@ from utils.clip.files import CROP_SIZE, VIDEO_NAME, find_audio, open_landmarks, 
 from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FEATURES
 from utils.clip.sound import open_sound
-from utils.config import opt, parse_groups, require_at_least
+from utils.config import opt, parse_groups, require_at_least, require_between
 from utils.errors import ClipError, UsageError, run_command
 from utils.files import file_sha256, write_atomically
 from utils.run.device import (
@@ -71,10 +72,11 @@ class ExtractConfig:
     backbone: str = opt(dataclasses.MISSING, "the encoder", choices=sorted(BACKBONES))
     weights_dir: Path | None = opt(None, "folder of the published files of weights; mfcc has none")
     random_weights: bool = opt(False, "instead: untrained weights, always the same; to try the software")
+    layer: int = opt(0, "features of the N-th layer of a speech encoder, as BACKBONE.layerN; 0: of its end")
     device: str = device_flag()
     precision: str = opt(
         "fp32",
-        "bf16: faster on devices that compute it, off by up to 1 %",
+        "bf16: faster on devices that compute it, off by up to 1 % (speech encoders 3 %)",
         choices=PRECISIONS,
     )
     batch_size: int = opt(0, "pieces computed at a time, windows, frames or seconds; 0: the backbone's own")
@@ -85,6 +87,8 @@ class ExtractConfig:
         require_at_least(self, 0, "batch_size")
         require_at_least(self, -1, "num_workers")
         backbone = BACKBONES[self.backbone]
+        if backbone.num_layers:
+            require_between(self, 0, backbone.num_layers, "layer")
         if backbone.weights is not None and self.random_weights == (self.weights_dir is not None):
             raise ValueError("give either --weights_dir, or --random_weights for untrained ones")
         WorkConfig(shard=self.shard)
@@ -93,7 +97,14 @@ class ExtractConfig:
         backbone, reasons = BACKBONES[self.backbone], {}
         if backbone.weights is None:
             reasons = dict.fromkeys(("weights_dir", "random_weights"), f"{self.backbone} has no weights")
+        if not backbone.num_layers:
+            reasons["layer"] = f"{self.backbone} gives the features of no other layer"
         return reasons
+
+    @property
+    def feature_name(self) -> str:
+        """Of the files in features/."""
+        return self.backbone + (f".layer{self.layer}" if self.layer else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +261,7 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_SEED)
         encoder = backbone.make().eval()
+    encoder.layer = config.layer
     if backbone.weights is None:
         return encoder, NO_WEIGHTS, NO_WEIGHTS
     if config.weights_dir is None:
@@ -289,12 +301,13 @@ def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str
     encoder.to(device)
     size = config.batch_size or backbone.batch_size
     settings = backbone.settings() | {"precision": config.precision}
+    settings |= {"layer": config.layer} if config.layer else {}
     like = FeatureInfo(
         backbone=config.backbone, weights=weights, weights_sha256=digest,
         settings=settings, source="", source_sha256="", step_s="1", length_s="1", rows_sha256="",
         tools={"torch": torch.__version__},
     )  # fmt: skip
-    name = FEATURES + config.backbone
+    name = FEATURES + config.feature_name
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
     pieces = ClipPieces(folders, backbone, like, name)
     loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
@@ -324,7 +337,7 @@ def main() -> int:
         num_shards *= int(os.environ["WORLD_SIZE"])
     folders = clip_folders(data.data_root)[shard - 1 :: num_shards]
     failures: list[tuple[str, str]] = []
-    with lock_partial(data.data_root / PARTIAL_NAME, f"{config.backbone}_{shard}_of_{num_shards}"):
+    with lock_partial(data.data_root / PARTIAL_NAME, f"{config.feature_name}_{shard}_of_{num_shards}"):
         done, there = extract(config, folders, failures)
     suffix = "" if num_shards == 1 else f"_{shard}_of_{num_shards}"
     table = data.data_root / f"features_failures{suffix}.csv"

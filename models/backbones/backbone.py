@@ -46,6 +46,7 @@ class Backbone:
     # (rate, length of the clip in frames or samples) -> the pieces
     plan: Callable[[Fraction, int], Plan]
     batch_size: int
+    num_layers: int = 0  # of which one can be chosen; 0: there is no choice
     sample_rate_hz: int = 0  # 0: it sees pictures
     piece_samples: int = 0
 
@@ -58,6 +59,8 @@ class Backbone:
 
 class Encoder(nn.Module):
     """A backbone with what turns pieces of a clip into its input."""
+
+    layer = 0  # 1 to num_layers: the features are this one's; 0: those that the network ends with
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
