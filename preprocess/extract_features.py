@@ -256,7 +256,7 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
 
 
 def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
-    """(encoder, name and sha256 of its weights). Raises UsageError if the file is not there."""
+    """(encoder, names and sha256 of its weights). Raises UsageError if a file is not there."""
     backbone = BACKBONES[config.backbone]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_SEED)
@@ -266,15 +266,17 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
         return encoder, NO_WEIGHTS, NO_WEIGHTS
     if config.weights_dir is None:
         return encoder, RANDOM_WEIGHTS, RANDOM_WEIGHTS
-    path = config.weights_dir / backbone.weights.file
-    if not path.is_file():
-        size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
-        raise UsageError(
-            f"{path} is missing: get it from {backbone.weights.source} (at least {size_mb:.0f} MB, licence "
-            f"{backbone.weights.licence}), or try the software with --random_weights"
-        )
-    encoder.load_published(read_foreign_weights(path), str(path))
-    return encoder, path.name, file_sha256(path)
+    paths = [config.weights_dir / file for file in backbone.weights.files]
+    for path in paths:
+        if not path.is_file():
+            size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
+            raise UsageError(
+                f"{path} is missing: get it from {backbone.weights.source} (at least {size_mb:.0f} MB in "
+                f"all, licence {backbone.weights.licence}), or try the software with --random_weights"
+            )
+    state = {key: value for path in paths for key, value in read_foreign_weights(path).items()}
+    encoder.load_published(state, ", ".join(map(str, paths)))
+    return encoder, ", ".join(backbone.weights.files), ", ".join(map(file_sha256, paths))
 
 
 def encode(

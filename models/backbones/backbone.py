@@ -27,11 +27,16 @@ class Plan(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A published file of weights."""
+    """Published weights: a file, or several that share no key."""
 
     file: str
     source: str
     licence: str
+    more_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file, *self.more_files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ BACKBONES that it gives, and a line below.
 
 from __future__ import annotations
 
-from models.backbones import audio_resnet18, efficientface, marlin, mfcc, speech
+from models.backbones import audio_resnet18, efficientface, marlin, mfcc, speech, xvector
 from models.backbones.backbone import Backbone
 
 BACKBONES: dict[str, Backbone] = {
@@ -15,4 +15,5 @@ BACKBONES: dict[str, Backbone] = {
     **audio_resnet18.BACKBONES,
     **mfcc.BACKBONES,
     **speech.BACKBONES,
+    **xvector.BACKBONES,
 }
