@@ -6,13 +6,15 @@ import dataclasses
 
 from torch import nn
 
-from models.backbones import speech
+from models.backbones import clip, speech
 from models.backbones.backbone import Backbone
+from models.backbones.clip import ClipPieces, ClipSize, ClipTower
 from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize
 from models.backbones.menu import BACKBONES
 from models.backbones.speech import SpeechPieces
 
 TINY_MARLIN = MarlinSize(12, 1, 2)
+TINY_CLIP = ClipSize(16, 24, 2, 3)
 SPEECH_WIDTH = 32
 SPEECH_SIZES = {
     "extractor_conv_layer_config": None, "extractor_conv_bias": True, "encoder_embed_dim": SPEECH_WIDTH,
@@ -38,6 +40,8 @@ def _small(name: str) -> Backbone:
     backbone = BACKBONES[name]
     if name.startswith("marlin"):
         make, width = lambda: MarlinPieces(MarlinEncoder(TINY_MARLIN)), TINY_MARLIN.width
+    elif name.startswith("clip"):
+        make, width = lambda: ClipPieces(ClipTower(TINY_CLIP)), TINY_CLIP.width
     else:
         is_large, width = backbone.width == 1024, SPEECH_WIDTH
         builder = "wavlm_model" if name.startswith("wavlm") else "wav2vec2_model"
@@ -48,4 +52,4 @@ def _small(name: str) -> Backbone:
     return dataclasses.replace(backbone, make=make, width=width)
 
 
-SMALL = {name: _small(name) for name in ("marlin_base", "marlin_large", *speech.BACKBONES)}
+SMALL = {name: _small(name) for name in ("marlin_base", "marlin_large", *clip.BACKBONES, *speech.BACKBONES)}

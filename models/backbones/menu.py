@@ -6,12 +6,13 @@ BACKBONES that it gives, and a line below.
 
 from __future__ import annotations
 
-from models.backbones import audio_resnet18, efficientface, marlin, mfcc, speech, xvector
+from models.backbones import audio_resnet18, clip, efficientface, marlin, mfcc, speech, xvector
 from models.backbones.backbone import Backbone
 
 BACKBONES: dict[str, Backbone] = {
     **marlin.BACKBONES,
     **efficientface.BACKBONES,
+    **clip.BACKBONES,
     **audio_resnet18.BACKBONES,
     **mfcc.BACKBONES,
     **speech.BACKBONES,
