@@ -118,13 +118,18 @@ def _recipes(content: dict[str, Any], path: Path, inputs: frozenset[str]) -> dic
     if (
         not isinstance(recipes, dict)
         or recipes.keys() != wanted
-        or not all(
-            isinstance(recipe, dict) and recipe.keys() == RECIPE_KEYS and isinstance(recipe["settings"], dict)
-            for recipe in recipes.values()
-        )
+        or not all(map(_is_recipe, recipes.values()))
     ):
         raise CheckpointError(f"{path}: does not say how its features were made")
     return recipes
+
+
+def _is_recipe(value: object) -> bool:
+    """Whether it has the keys and types of FeatureInfo.recipe."""
+    if not isinstance(value, dict) or value.keys() != RECIPE_KEYS:
+        return False
+    texts = RECIPE_KEYS - {"settings"}
+    return isinstance(value["settings"], dict) and all(isinstance(value[name], str) for name in texts)
 
 
 class _WithinWeights(TorchFunctionMode):

@@ -4,8 +4,9 @@
     torchrun --nproc_per_node 4 -m preprocess.extract_features --data_root prepared --backbone ...   # 4 GPUs
 
 Every clip folder gets features/BACKBONE.npy, (S, D) float32, and features/BACKBONE.json: which seconds a row
-belongs to, the settings, and checksums of the weights and of the file that was read. preprocess.verify checks
-them, preprocess.pack packs them, and a clip that is prepared again loses them.
+belongs to, the settings, and checksums of the weights and of the file that was read; with --layer N, both are
+called BACKBONE.layerN. preprocess.verify checks them, preprocess.pack packs them, and a clip that is prepared
+again loses them.
 
 Weights are not downloaded: a missing file is an error that says where it comes from and under which licence.
 After an interruption, call it again: features that fit the flags, the weights and the clip stay. Machines
@@ -40,7 +41,7 @@ def main() -> int:
         num_shards *= int(os.environ["WORLD_SIZE"])
     folders = clip_folders(data.data_root)[shard - 1 :: num_shards]
     failures: list[tuple[str, str]] = []
-    with lock_partial(data.data_root / PARTIAL_NAME, f"{config.backbone}_{shard}_of_{num_shards}"):
+    with lock_partial(data.data_root / PARTIAL_NAME, f"{config.feature_name}_{shard}_of_{num_shards}"):
         done, there = extract(config, folders, failures)
     suffix = "" if num_shards == 1 else f"_{shard}_of_{num_shards}"
     table = data.data_root / f"features_failures{suffix}.csv"

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from models.backbones.backbone import Backbone, Encoder, Weights, second_plan
+from models.backbones.backbone import Backbone, Weights, second_plan
+from models.backbones.mfcc import SAMPLE_RATE_HZ, MfccPieces
 from models.backbones.published import load_published
 
 WIDTH = 512
-SAMPLE_RATE_HZ = 44_100
 RENAMES = [
     (r"conv1\.0\.", "network.conv1."),
     (r"conv1\.1\.", "network.bn1."),
@@ -46,24 +45,6 @@ class AudioResNet18(nn.Module):
     def load_published(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a published file. Raises CheckpointError if it does not fit."""
         load_published(self, weights, RENAMES, source, ignored=IGNORED)
-
-
-class MfccPieces(Encoder):
-    """librosa's MFCC: slaney's mel bands, 80 dB of range in a piece."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__(network)
-        from torchaudio.transforms import MFCC
-
-        options = {"n_fft": 2048, "hop_length": 512, "n_mels": 128, "norm": "slaney", "mel_scale": "slaney",
-                   "center": True, "pad_mode": "constant"}  # fmt: skip
-        self.mfcc = MFCC(SAMPLE_RATE_HZ, n_mfcc=10, melkwargs=options)
-
-    def forward(self, samples: Tensor) -> Tensor:
-        # one piece at a time: torchaudio takes the 80 dB from the loudest of a batch
-        coefficients = torch.stack([self.mfcc(piece) for piece in samples])
-        features: Tensor = self.network(coefficients)
-        return features[:, None]
 
 
 BACKBONES = {

@@ -27,11 +27,16 @@ class Plan(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A published file of weights."""
+    """Published weights: a file, or several that share no key."""
 
     file: str
     source: str
     licence: str
+    more_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file, *self.more_files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +47,11 @@ class Backbone:
 
     make: Callable[[], Encoder]
     width: int
-    weights: Weights
+    weights: Weights | None  # None: it has none, so load_published() is not called
     # (rate, length of the clip in frames or samples) -> the pieces
     plan: Callable[[Fraction, int], Plan]
     batch_size: int
+    num_layers: int = 0  # of which one can be chosen; 0: there is no choice
     sample_rate_hz: int = 0  # 0: it sees pictures
     piece_samples: int = 0
     # samples of a piece after the clip's end: silence, or NaN for an encoder that must know where it ends
@@ -60,6 +66,8 @@ class Backbone:
 
 class Encoder(nn.Module):
     """A backbone with what turns pieces of a clip into its input."""
+
+    layer = 0  # 1 to num_layers: the features are this one's; 0: those that the network ends with
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

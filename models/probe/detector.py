@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.backbones.menu import BACKBONES
+from models.backbones.menu import backbone_of
 from models.blocks.features import feature_rows
 from models.method import Method
 from utils.clip.packed import FEATURES
@@ -33,8 +33,7 @@ class ProbeConfig:
 
     features: tuple[str, ...] = opt(
         ("marlin_small", "eat"),
-        "backbones of preprocess.extract_features",
-        choices=sorted(BACKBONES),
+        "features of preprocess.extract_features: backbones, or layers of them (wavlm_base.layer6)",
     )
     pooling_of_rows: str = opt(
         "mean", "mean of a window's rows, or weighted by a learnt attention", choices=("mean", "attention")
@@ -42,7 +41,9 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         if not self.features or len(set(self.features)) != len(self.features):
-            raise ValueError(f"features must name each backbone once, got {self.features}")
+            raise ValueError(f"features must be named once each, got {self.features}")
+        for name in self.features:
+            backbone_of(name)
 
 
 class ProbeDetector(nn.Module, Method):
@@ -63,7 +64,7 @@ class ProbeDetector(nn.Module, Method):
     def __init__(self, config: ProbeConfig) -> None:
         super().__init__()
         self.config = config
-        backbones = [BACKBONES[name] for name in config.features]
+        backbones = [backbone_of(name) for name in config.features]
         self.modalities = frozenset("audio" if backbone.sample_rate_hz else "video" for backbone in backbones)
         widths = [backbone.width for backbone in backbones]
         if config.pooling_of_rows == "attention":

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.backbones.menu import BACKBONES
+from models.backbones.menu import BACKBONES, backbone_of
 from models.td3mf.fusion import FUSION_TYPES, audio_width
 from utils.config import opt, require_at_least
 
 SEEING = sorted(name for name, backbone in BACKBONES.items() if not backbone.sample_rate_hz)
-HEARING = sorted(name for name, backbone in BACKBONES.items() if backbone.sample_rate_hz)
 KINDS = {"mfcc": "mfcc", "xvector_scores": "scores"}  # of the others: tokens
 TOKENS_OF_A_ROW = {"eat": 8}  # bands of frequency, each a token
 EAT_ROWS = 64  # of 10.24 s
@@ -63,7 +62,7 @@ class TD3MFConfig:
     video_features: str = opt(
         "marlin_small", "backbone of the picture, of preprocess.extract_features", choices=SEEING
     )
-    audio_features: str = opt("eat", "backbone of the sound", choices=HEARING)
+    audio_features: str = opt("eat", "backbone of the sound, or a layer of one: wavlm_base.layer6")
     only: str = opt(
         "both",
         "a linear head on the features of one modality, without fusion",
@@ -101,6 +100,8 @@ class TD3MFConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "num_steps", "hidden_dim", "num_heads")
         require_at_least(self, 0, "audio_steps", "backbone_learning_rate")
+        if not backbone_of(self.audio_features).sample_rate_hz:
+            raise ValueError(f"audio_features: {self.audio_features} sees pictures")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}")
         if self.only == "both":
@@ -133,7 +134,7 @@ class TD3MFConfig:
     @property
     def audio_dim(self) -> int:
         """Width of a token of the sound."""
-        return BACKBONES[self.audio_features].width // TOKENS_OF_A_ROW.get(self.audio_features, 1)
+        return backbone_of(self.audio_features).width // TOKENS_OF_A_ROW.get(self.audio_features, 1)
 
     @property
     def num_audio_rows(self) -> int:

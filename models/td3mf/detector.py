@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.backbone import PICTURE_SIZE
-from models.backbones.menu import BACKBONES
+from models.backbones.menu import BACKBONES, backbone_of
 from models.blocks.features import feature_rows
 from models.blocks.frames import resize_frames
 from models.method import Method
@@ -70,7 +70,7 @@ class TD3MFDetector(nn.Module, Method):
             only="" if c.only == "both" else c.only,
         )
         if c.modality_dropout and c.dropped_modality == "token":
-            widths = video_dim, BACKBONES[c.audio_features].width
+            widths = video_dim, backbone_of(c.audio_features).width
             self.dropped = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         if c.finetune and c.only != "audio":
             self.video_backbone = BACKBONES[c.video_features].make()

@@ -26,7 +26,7 @@ from utils.clip.files import CROP_SIZE, VIDEO_NAME, find_audio, open_landmarks, 
 from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FEATURES
 from utils.clip.sound import open_sound
-from utils.config import opt, require_at_least
+from utils.config import opt, require_at_least, require_between
 from utils.errors import CheckpointError, ClipError, UsageError
 from utils.files import file_sha256
 from utils.names import brief
@@ -40,6 +40,7 @@ from utils.run.device import (
 PRECISIONS = ("fp32", "bf16")
 RANDOM_SEED = 0
 RANDOM_WEIGHTS = "random"
+NO_WEIGHTS = "none"
 FRAMES_AT_ONCE = 256  # decoded at a time, at most
 
 
@@ -48,11 +49,14 @@ class ExtractConfig:
     """python -m preprocess.extract_features"""
 
     backbone: str = opt(dataclasses.MISSING, "the encoder", choices=sorted(BACKBONES))
-    weights_dir: Path | None = opt(None, "folder of the published files of weights")
+    weights_dir: Path | None = opt(None, "folder of the published files of weights; mfcc has none")
     random_weights: bool = opt(False, "instead: untrained weights, always the same; to try the software")
+    layer: int = opt(0, "features of the N-th layer of a speech encoder, as BACKBONE.layerN; 0: of its end")
     device: str = device_flag()
     precision: str = opt(
-        "fp32", "bf16: faster on devices that compute it, off by about 1 %", choices=PRECISIONS
+        "fp32",
+        "bf16: faster on devices that compute it, off by about 1 % (speech encoders 3 %)",
+        choices=PRECISIONS,
     )
     batch_size: int = opt(0, "pieces computed at a time, windows, frames or seconds; 0: the backbone's own")
     num_workers: int = opt(-1, "processes that read ahead; -1: four on a GPU, none on a CPU")
@@ -61,9 +65,25 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 0, "batch_size")
         require_at_least(self, -1, "num_workers")
-        if self.random_weights == (self.weights_dir is not None):
+        backbone = BACKBONES[self.backbone]
+        if backbone.num_layers:
+            require_between(self, 0, backbone.num_layers, "layer")
+        if backbone.weights is not None and self.random_weights == (self.weights_dir is not None):
             raise ValueError("give either --weights_dir, or --random_weights for untrained ones")
         WorkConfig(shard=self.shard)
+
+    def unused(self) -> dict[str, str]:
+        backbone, reasons = BACKBONES[self.backbone], {}
+        if backbone.weights is None:
+            reasons = dict.fromkeys(("weights_dir", "random_weights"), f"{self.backbone} has no weights")
+        if not backbone.num_layers:
+            reasons["layer"] = f"{self.backbone} gives the features of no other layer"
+        return reasons
+
+    @property
+    def feature_name(self) -> str:
+        """Of the files in features/."""
+        return self.backbone + (f".layer{self.layer}" if self.layer else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +235,27 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
 
 
 def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
-    """(encoder, name and sha256 of its weights). Raises UsageError if the file is not there."""
+    """(encoder, names and sha256 of its weights). Raises UsageError if a file is not there."""
     backbone = BACKBONES[config.backbone]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_SEED)
         encoder = backbone.make().eval()
+    encoder.layer = config.layer
+    if backbone.weights is None:
+        return encoder, NO_WEIGHTS, NO_WEIGHTS
     if config.weights_dir is None:
         return encoder, RANDOM_WEIGHTS, RANDOM_WEIGHTS
-    path = config.weights_dir / backbone.weights.file
-    if not path.is_file():
-        size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
-        raise UsageError(
-            f"{path} is missing: get it from {backbone.weights.source} (at least {size_mb:.0f} MB, licence "
-            f"{backbone.weights.licence}), or try the software with --random_weights"
-        )
-    encoder.load_published(read_foreign_weights(path), str(path))
-    return encoder, path.name, file_sha256(path)
+    paths = [config.weights_dir / file for file in backbone.weights.files]
+    for path in paths:
+        if not path.is_file():
+            size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
+            raise UsageError(
+                f"{path} is missing: get it from {backbone.weights.source} (at least {size_mb:.0f} MB in "
+                f"all, licence {backbone.weights.licence}), or try the software with --random_weights"
+            )
+    state = {key: value for path in paths for key, value in read_foreign_weights(path).items()}
+    encoder.load_published(state, ", ".join(map(str, paths)))
+    return encoder, ", ".join(backbone.weights.files), ", ".join(map(file_sha256, paths))
 
 
 def encode(
@@ -256,12 +281,14 @@ def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str
     encoder, weights, digest = make_encoder(config)
     encoder.to(device)
     size = config.batch_size or backbone.batch_size
+    settings = backbone.settings() | {"precision": config.precision}
+    settings |= {"layer": config.layer} if config.layer else {}
     like = FeatureInfo(
         backbone=config.backbone, weights=weights, weights_sha256=digest,
-        settings=backbone.settings() | {"precision": config.precision}, source="", source_sha256="",
-        step_s="1", length_s="1", rows_sha256="", tools={"torch": torch.__version__},
+        settings=settings, source="", source_sha256="", step_s="1", length_s="1", rows_sha256="",
+        tools={"torch": torch.__version__},
     )  # fmt: skip
-    name = FEATURES + config.backbone
+    name = FEATURES + config.feature_name
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
     pieces = ClipPieces(folders, backbone, like, name)
     loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
@@ -294,18 +321,23 @@ def extract_alike(
     a clip cannot be read.
     """
     for name, recipe in recipes.items() if folders else ():
-        if name.removeprefix(FEATURES) != recipe["backbone"] or recipe["backbone"] not in BACKBONES:
-            raise CheckpointError(f"no backbone gives {brief(name)}")
-        is_random = recipe["weights"] == RANDOM_WEIGHTS
-        if not is_random and weights_dir is None:
+        settings, is_random = recipe["settings"], recipe["weights"] == RANDOM_WEIGHTS
+        needs_file = not is_random and recipe["weights"] != NO_WEIGHTS
+        if needs_file and weights_dir is None:
             raise UsageError(f"give --weights_dir: the checkpoint reads {name}, of {recipe['weights']}")
-        config = ExtractConfig(
-            backbone=recipe["backbone"],
-            weights_dir=None if is_random else weights_dir,
-            random_weights=is_random,
-            device=str(device),
-            precision=recipe["settings"].get("precision", "fp32"),
-        )
+        try:
+            config = ExtractConfig(
+                backbone=recipe["backbone"],
+                weights_dir=weights_dir if needs_file else None,
+                random_weights=is_random,
+                layer=settings.get("layer", 0),
+                device=str(device),
+                precision=settings.get("precision", "fp32"),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"nothing gives {brief(name)} ({error})") from error
+        if FEATURES + config.feature_name != name:
+            raise CheckpointError(f"{brief(name)} would be {config.feature_name}")
         failures: list[tuple[str, str]] = []
         extract(config, folders, failures)
         if failures:

@@ -45,8 +45,8 @@ class FeatureInfo:
     """features/NAME.json: which seconds the rows belong to, and what they were made from, with what."""
 
     backbone: str
-    weights: str  # file name
-    weights_sha256: str
+    weights: str  # names of the files; "random", or "none" of a backbone without weights
+    weights_sha256: str  # the same number of them
     settings: dict[str, Any]  # that shape the rows
     source: str  # file of the clip that was read
     source_sha256: str

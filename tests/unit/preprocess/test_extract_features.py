@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from models.backbones.backbone import Encoder, Plan, frame_plan, second_plan
-from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize, marlin_plan
+from models.backbones.marlin import MarlinEncoder, marlin_plan
 from models.backbones.menu import BACKBONES
 from preprocess import pack, prepare
 from preprocess.extract_features import main
@@ -28,21 +28,18 @@ from tests.clip_factory import write_clip_folder
 from tests.commands import start_command
 from tests.kill import tree
 from tests.moving_face import clicks, moving_face, write_video
+from tests.small_backbones import SMALL, TINY_MARLIN
 from utils.clip.features import list_features, open_rows, read_features, read_info
 from utils.clip.files import VIDEO_NAME, find_audio
 from utils.clip.frames import read_frames
 from utils.clip.sound import read_waveform
 from utils.errors import ClipError, UsageError
 
-TINY = MarlinSize(12, 1, 2)
-
 
 @pytest.fixture
 def tiny(monkeypatch):
     """A MARLIN of one narrow block in place of the small one."""
-    small = dataclasses.replace(
-        BACKBONES["marlin_small"], make=lambda: MarlinPieces(MarlinEncoder(TINY)), width=12, batch_size=3
-    )
+    small = dataclasses.replace(SMALL["marlin_base"], weights=BACKBONES["marlin_small"].weights, batch_size=3)
     monkeypatch.setitem(BACKBONES, "marlin_small", small)
     return small
 
@@ -140,6 +137,41 @@ def test_pieces_with_several_rows_are_joined_and_those_after_the_end_left_out(mo
     np.testing.assert_array_equal(read_features(folder, "features/audio_resnet18", 0.5, 1.5), rows[2:6])
 
 
+def test_a_layer_is_named_in_the_file_and_in_its_settings(monkeypatch, tmp_path):
+    folder = write_clip_folder(tmp_path / "set/clip", num_frames=20)
+    monkeypatch.setitem(BACKBONES, "wavlm_base", SMALL["wavlm_base"])
+    for layer in (0, 1):
+        flags = ["--layer", layer, "--batch_size", 1]
+        assert extract(monkeypatch, tmp_path / "set", "wavlm_base", *flags) == 0
+    assert list_features(folder) == ["features/wavlm_base", "features/wavlm_base.layer1"]
+    last, first = (read_info(folder, name) for name in list_features(folder))
+    assert first.settings == last.settings | {"layer": 1}
+    rows = [open_rows(folder, name) for name in list_features(folder)]
+    assert rows[0].shape == rows[1].shape == (39, 32)  # 0.8 s are 12,800 samples
+    assert np.abs(rows[0] - rows[1]).max() > 0.1
+    assert check_clip(folder, deep=True) == []
+    with pytest.raises(UsageError, match="layer must be between 0 and 12, got 13"):
+        extract(monkeypatch, tmp_path / "set", "wavlm_base", "--layer", 13)
+    with pytest.raises(UsageError, match="layer has no effect here: efficientface"):
+        extract(monkeypatch, tmp_path / "set", "efficientface", "--layer", 2)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_of_the_menu_gives_rows_of_its_width(monkeypatch, tmp_path, name):
+    """Transformers of hundreds of megabytes stand in with few narrow layers."""
+    backbone = SMALL.get(name, BACKBONES[name])
+    monkeypatch.setitem(BACKBONES, name, backbone)
+    folder = write_clip_folder(tmp_path / "set/clip", num_frames=12)
+    flags = ["--batch_size", 1, *(["--random_weights"] if backbone.weights else [])]
+    assert run(monkeypatch, tmp_path / "set", name, *flags) == 0
+    rows, info = open_rows(folder, f"features/{name}"), read_info(folder, f"features/{name}")
+    assert rows.shape[1] == backbone.width
+    # the rows reach over the clip's 0.48 s, but for what is less than a row
+    step_s, length_s = Fraction(info.step_s), Fraction(info.length_s)
+    assert abs((len(rows) - 1) * step_s + length_s - Fraction(12, 25)) < max(step_s, length_s)
+    assert check_clip(folder, deep=True) == []
+
+
 def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
     folder = write_clip_folder(tmp_path / "set/clip", num_frames=60)
     assert extract(monkeypatch, tmp_path / "set", "audio_resnet18") == 0
@@ -154,11 +186,25 @@ def test_sound_is_cut_into_seconds(monkeypatch, tmp_path):
     np.testing.assert_allclose(rows[1], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_backbone_without_weights_asks_for_none_and_takes_none(monkeypatch, tmp_path):
+    folder = write_clip_folder(tmp_path / "set/clip", num_frames=60)
+    assert run(monkeypatch, tmp_path / "set", "mfcc") == 0
+    rows, info = open_rows(folder, "features/mfcc"), read_info(folder, "features/mfcc")
+    assert info.weights == info.weights_sha256 == "none"
+    samples = read_waveform(find_audio(folder), 44_100)[44_100:88_200]
+    expected = BACKBONES["audio_resnet18"].make().mfcc(torch.from_numpy(samples))
+    np.testing.assert_allclose(rows[1], expected.flatten(), rtol=1e-4, atol=1e-3)
+    assert rows.shape == (2, 870)
+    for flags in (["--random_weights"], ["--weights_dir", tmp_path]):
+        with pytest.raises(UsageError, match=rf"{flags[0]} has no effect here: mfcc has no weights"):
+            run(monkeypatch, tmp_path / "set", "mfcc", *flags)
+
+
 def test_mfcc_is_librosas():
     """Its numbers (version 0.11) for two tones, to the digits that were kept."""
     seconds = torch.arange(44_100) / 44_100
     samples = 0.5 * (2 * torch.pi * 440 * seconds).sin() + 0.25 * (2 * torch.pi * 1760 * seconds).sin()
-    mfcc = BACKBONES["audio_resnet18"].make().mfcc(samples)
+    mfcc = BACKBONES["mfcc"].make()(samples[None])[0, 0].unflatten(0, (10, 87))
     assert mfcc.shape == (10, 87)
     kept = [-453.686, 81.173, 30.542, 7.483, 20.111, 26.097, -8.469, -61.874, -82.898, -55.708]
     np.testing.assert_allclose(mfcc[:, 43], kept, atol=2e-2)
@@ -215,7 +261,7 @@ def test_weights_come_from_a_file_and_are_named_when_it_is_missing(monkeypatch, 
     names = {"patch_embedding.": "patch_embedding.projection.", ".mlp.0.": ".mlp.layers.0.linear.",
              ".mlp.2.": ".mlp.layers.1.linear."}  # fmt: skip
     state = {}
-    for key, value in MarlinEncoder(TINY).state_dict().items():
+    for key, value in MarlinEncoder(TINY_MARLIN).state_dict().items():
         for ours, theirs in names.items():
             key = key.replace(ours, theirs)
         for part in ("q_bias", "v_bias", "qkv.", "proj."):

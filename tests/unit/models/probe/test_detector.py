@@ -67,7 +67,12 @@ def test_a_probe_becomes_ridge_regression_and_padding_changes_nothing(pooling):
 def test_what_cannot_be_is_refused():
     with pytest.raises(UsageError, match="standardised over the clips of a batch"):
         train.parse_args(["--model", "probe", "--batch_size", "1"])
-    with pytest.raises(UsageError, match="each backbone once"):
+    with pytest.raises(UsageError, match="named once each"):
         train.parse_args(["--model", "probe", "--features", "marlin_small", "marlin_small"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError, match="no backbone gives nothing; choose from audio_resnet18, "):
         train.parse_args(["--model", "probe", "--features", "nothing"])
+    with pytest.raises(UsageError, match="wavlm_base has 12 layers to choose from"):
+        train.parse_args(["--model", "probe", "--features", "wavlm_base.layer13"])
+    train.parse_args(["--model", "probe", "--features", "wavlm_base.layer12", "wavlm_base"])
+    with pytest.raises(UsageError, match="marlin_small sees pictures"):
+        train.parse_args(["--model", "td3mf", "--audio_features", "marlin_small"])
