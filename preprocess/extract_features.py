@@ -4,8 +4,8 @@
     torchrun --nproc_per_node 4 -m preprocess.extract_features --data_root prepared --backbone ...   # 4 GPUs
 
 Every clip folder gets features/BACKBONE.npy, (S, D) float32, and features/BACKBONE.json: which seconds a row
-belongs to, the settings, and checksums of the weights and of the file that was read. preprocess.verify checks
-them, preprocess.pack packs them, and a clip that is prepared again loses them.
+belongs to, the settings, and checksums of the weights and of the files that were read. preprocess.verify
+checks them, preprocess.pack packs them, and a clip that is prepared again loses them.
 
 Weights are not downloaded: a missing file is an error that says where it comes from and under which licence.
 After an interruption, call it again: features that fit the flags, the weights and the clip stay. Machines
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -34,16 +33,24 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from models.backbones.backbone import Backbone, Encoder, Plan
 from models.backbones.menu import BACKBONES
+from preprocess.faces.mouth import Mouths
 from preprocess.work.batch import FolderConfig, WorkConfig, clip_folders
 from preprocess.work.jobs import PARTIAL_NAME
 from preprocess.work.progress import failures_csv
 from preprocess.work.workers import lock_partial
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.features import FeatureInfo, open_rows, read_info, write_features
-from utils.clip.files import CROP_SIZE, VIDEO_NAME, find_audio, open_landmarks, read_info_values
+from utils.clip.files import (
+    CROP_SIZE,
+    LANDMARKS_NAME,
+    VIDEO_NAME,
+    find_audio,
+    open_landmarks,
+    read_info_values,
+)
 from utils.clip.frames import Crop, open_crop
 from utils.clip.packed import FEATURES
-from utils.clip.sound import open_sound
+from utils.clip.sound import read_waveform
 from utils.config import opt, parse_groups, require_at_least
 from utils.errors import ClipError, UsageError, run_command
 from utils.files import file_sha256, write_atomically
@@ -94,7 +101,7 @@ class Chunk:
     plan: Plan
     info: FeatureInfo
     first: int
-    pieces: Tensor
+    inputs: tuple[Tensor, ...]  # of the encoder, (P, ...) each
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,59 +130,99 @@ class ClipPieces(IterableDataset[Any]):
 
     def _chunks(self, index: int) -> Iterator[Chunk | Skipped]:
         folder = self.folders[index]
-        with _open_pieces(folder, self.backbone) as (source, plan, read):
+        hears, mouth = self.backbone.sample_rate_hz > 0, self.backbone.mouth
+        open_pieces = _open_mouths if mouth else _open_sound if hears else _open_faces
+        with open_pieces(folder, self.backbone) as (sources, plan, read):
+            digests = {source.name: _checksum(folder, source) for source in sources}
             info = dataclasses.replace(
-                self.like, source=source.name, source_sha256=_checksum(folder, source),
-                step_s=str(plan.step_s), length_s=str(plan.length_s),
+                self.like, source=sources[0].name, source_sha256=digests.pop(sources[0].name),
+                more_sources=digests, step_s=str(plan.step_s), length_s=str(plan.length_s),
             )  # fmt: skip
             if _is_current(folder, self.name, info, plan.num_rows):
                 yield Skipped(index, None)
                 return
             at_once = max(1, FRAMES_AT_ONCE // plan.pieces.shape[1])
             for first in range(0, len(plan.pieces), at_once):
-                pieces = read(plan.pieces[first : first + at_once])
-                yield Chunk(index, plan, info, first, torch.from_numpy(pieces))
+                numbers = np.arange(first, min(first + at_once, len(plan.pieces)))
+                inputs = read(numbers)
+                if self.backbone.rows_of_piece:
+                    inputs.append(plan.num_rows - numbers * self.backbone.rows_of_piece)
+                yield Chunk(index, plan, info, first, tuple(map(torch.from_numpy, inputs)))
+
+
+# a reader of some of a clip's pieces, by their numbers: (P, ...) for each of the encoder's inputs
+Reader = Callable[[npt.NDArray[np.int64]], list[npt.NDArray[Any]]]
+# the files of a clip that a backbone reads, the plan for it, and a reader of its pieces
+Opened = Iterator[tuple[list[Path], Plan, Reader]]
 
 
 @contextlib.contextmanager
-def _open_pieces(
-    folder: Path, backbone: Backbone
-) -> Iterator[tuple[Path, Plan, Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]]]:
-    """The clip's file that the backbone reads, the plan for it, and a reader of some of its pieces."""
-    if not backbone.sample_rate_hz:
-        path = folder / VIDEO_NAME
-        with open_crop(path) as crop:
-            plan = backbone.plan(crop.fps, crop.num_frames or len(open_landmarks(folder)))
-            yield path, plan, functools.partial(_frames, crop)
-        return
+def _open_sound(folder: Path, backbone: Backbone) -> Opened:
     path = find_audio(folder)
-    with open_sound(path) as sound:
-        samples = sound.read(backbone.sample_rate_hz)
+    samples = read_waveform(path, backbone.sample_rate_hz)
     plan = backbone.plan(Fraction(backbone.sample_rate_hz), len(samples))
-    yield path, plan, functools.partial(_seconds, samples, backbone.piece_samples)
+    yield [path], plan, lambda numbers: [_seconds(samples, backbone.piece_samples, plan.pieces[numbers, 0])]
 
 
-def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(P, n, 224, 224, 3): the frames with the numbers (P, n)."""
+@contextlib.contextmanager
+def _open_faces(folder: Path, backbone: Backbone) -> Opened:
+    path = folder / VIDEO_NAME
+    with open_crop(path) as crop:
+        plan = backbone.plan(crop.fps, crop.num_frames or len(open_landmarks(folder)))
+        yield [path], plan, lambda numbers: [_frames(crop, plan.pieces[numbers], _whole)]
+
+
+@contextlib.contextmanager
+def _open_mouths(folder: Path, backbone: Backbone) -> Opened:
+    """With the sound of the same seconds, if the backbone hears it."""
+    path, rate = folder / VIDEO_NAME, backbone.sample_rate_hz
+    mouths = Mouths(folder)
+    sounds = [find_audio(folder)] if rate else []
+    waveforms = [read_waveform(sound, rate) for sound in sounds]
+    with open_crop(path) as crop:
+        if crop.num_frames not in (0, len(mouths)):
+            what = f"{len(mouths)} landmark frames for {crop.num_frames} video frames; prepare it again"
+            raise ClipError(folder, what)
+        plan = backbone.plan(crop.fps, len(mouths))
+        step = int(plan.step_s * backbone.rows_of_piece * rate)  # samples from a piece to the next one
+
+        def read(numbers: npt.NDArray[np.int64]) -> list[npt.NDArray[Any]]:
+            heard = [_seconds(samples, backbone.piece_samples, numbers * step) for samples in waveforms]
+            return [_frames(crop, plan.pieces[numbers], mouths.cut), *heard]
+
+        yield [path, folder / LANDMARKS_NAME, *sounds], plan, read
+
+
+def _frames(
+    crop: Crop,
+    numbers: npt.NDArray[np.int64],
+    prepare: Callable[[npt.NDArray[np.int64], npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
+) -> npt.NDArray[np.uint8]:
+    """(P, n, ...) of the frames with the numbers (P, n): what `prepare` makes of numbers and pictures."""
     if crop.is_equalized:
         raise UsageError("these clips are packed equalised, which no backbone takes; use the prepared clips")
     wanted, places = np.unique(numbers, return_inverse=True)
-    images = crop.read(wanted)
-    if images.shape[1:3] != (CROP_SIZE, CROP_SIZE):  # another tool's: a batch has one size
-        import cv2
-
-        size = CROP_SIZE, CROP_SIZE
-        images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
-    taken: npt.NDArray[np.uint8] = images[places.reshape(numbers.shape)]
+    prepared = prepare(wanted, crop.read(wanted))
+    taken: npt.NDArray[np.uint8] = prepared[places.reshape(numbers.shape)]
     return taken
+
+
+def _whole(_: npt.NDArray[np.int64], images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(n, 224, 224, 3)."""
+    if images.shape[1:3] == (CROP_SIZE, CROP_SIZE):
+        return images
+    import cv2  # another tool's: a batch has one size
+
+    size = CROP_SIZE, CROP_SIZE
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
 
 
 def _seconds(
     samples: npt.NDArray[np.float32], length: int, starts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """(P, N): N = `length` samples from each of the starts (P, 1), with silence after the end."""
+    """(P, N): N = `length` samples from each of the starts (P,), with silence after the end."""
     pieces = np.zeros((len(starts), length), np.float32)
-    for row, start in zip(pieces, starts[:, 0], strict=True):
+    for row, start in zip(pieces, starts, strict=True):
         found = samples[start : start + len(row)]
         row[: len(found)] = found
     return pieces
@@ -226,7 +273,7 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
         if isinstance(item, Skipped):
             yield item
             continue
-        waiting += [(item, place) for place in range(len(item.pieces))]
+        waiting += [(item, place) for place in range(len(item.inputs[0]))]
         while len(waiting) >= size:
             yield waiting[:size]
             del waiting[:size]
@@ -243,6 +290,8 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
     if config.weights_dir is None:
         return encoder, RANDOM_WEIGHTS, RANDOM_WEIGHTS
     path = config.weights_dir / backbone.weights.file
+    if not path.is_file() and path.with_suffix(".safetensors").is_file():
+        path = path.with_suffix(".safetensors")
     if not path.is_file():
         size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
         raise UsageError(
@@ -261,10 +310,11 @@ def encode(
     Always `size` pieces are computed: sums are grouped by the shape of a batch, so that a piece's last bits
     do not depend on which pieces, of which clips, are computed with it.
     """
-    pieces = [chunk.pieces[place] for chunk, place in batch]
+    pieces = [[values[place] for values in chunk.inputs] for chunk, place in batch]
     pieces += [pieces[-1]] * (size - len(pieces))
+    inputs = [torch.stack(values).to(device, non_blocking=True) for values in zip(*pieces, strict=True)]
     with torch.inference_mode(), autocast(device, precision), exact_float32():
-        features = encoder(torch.stack(pieces).to(device, non_blocking=True))
+        features = encoder(*inputs)
     return np.asarray(features[: len(batch)].float().cpu().numpy())
 
 

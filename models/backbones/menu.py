@@ -6,11 +6,12 @@ and a line below.
 
 from __future__ import annotations
 
-from models.backbones import audio_resnet18, efficientface, marlin
+from models.backbones import audio_resnet18, avhubert, efficientface, marlin
 from models.backbones.backbone import Backbone
 
 BACKBONES: dict[str, Backbone] = {
     **marlin.BACKBONES,
     **efficientface.BACKBONES,
     **audio_resnet18.BACKBONES,
+    **avhubert.BACKBONES,
 }
