@@ -4,9 +4,9 @@
     torchrun --nproc_per_node 4 -m preprocess.extract_features --data_root prepared --backbone ...   # 4 GPUs
 
 Every clip folder gets features/BACKBONE.npy, (S, D) float32, and features/BACKBONE.json: which seconds a row
-belongs to, the settings, and checksums of the weights and of the file that was read; with --layer N, both are
-called BACKBONE.layerN. preprocess.verify checks them, preprocess.pack packs them, and a clip that is prepared
-again loses them.
+belongs to, the settings, and checksums of the weights and of the files that were read; with --layer N, both
+are called BACKBONE.layerN. preprocess.verify checks them, preprocess.pack packs them, and a clip that is
+prepared again loses them.
 
 Weights are not downloaded: a missing file is an error that says where it comes from and under which licence.
 After an interruption, call it again: features that fit the flags, the weights and the clip stay. Machines

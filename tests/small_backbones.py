@@ -6,15 +6,23 @@ import dataclasses
 
 from torch import nn
 
-from models.backbones import clip, speech
+from models.backbones import avhubert, clip, eat, emotion2vec, speech
+from models.backbones.avhubert import AvHubert, AvHubertPieces
 from models.backbones.backbone import Backbone
 from models.backbones.clip import ClipPieces, ClipSize, ClipTower
+from models.backbones.eat import BANDS, PATCH, EatEncoder, EatPieces, EatSize
+from models.backbones.emotion2vec import Emotion2vecEncoder, Emotion2vecSize, FramePieces, SecondPieces
 from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize
 from models.backbones.menu import BACKBONES
 from models.backbones.speech import SpeechPieces
+from models.backbones.wav2vec2_encoder import EncoderSize
 
 TINY_MARLIN = MarlinSize(12, 1, 2)
 TINY_CLIP = ClipSize(16, 24, 2, 3)
+TINY_EAT = EatSize(16, 2, 2)
+TINY_EMOTION2VEC = Emotion2vecSize(width=48, first_depth=1, depth=1, heads=3, channels=8)
+TINY_AVHUBERT = EncoderSize(feature_dim=16, num_layers=1, num_heads=2, feedforward_dim=32, norm_first=True)
+TINY_CHANNELS = (4, 4, 8, 8)
 SPEECH_WIDTH = 32
 SPEECH_SIZES = {
     "extractor_conv_layer_config": None, "extractor_conv_bias": True, "encoder_embed_dim": SPEECH_WIDTH,
@@ -42,6 +50,16 @@ def _small(name: str) -> Backbone:
         make, width = lambda: MarlinPieces(MarlinEncoder(TINY_MARLIN)), TINY_MARLIN.width
     elif name.startswith("clip"):
         make, width = lambda: ClipPieces(ClipTower(TINY_CLIP)), TINY_CLIP.width
+    elif name == "eat":
+        make, width = lambda: EatPieces(EatEncoder(TINY_EAT)), BANDS // PATCH * TINY_EAT.width
+    elif name.startswith("emotion2vec"):
+        pieces = SecondPieces if name == "emotion2vec" else FramePieces
+        make, width = lambda: pieces(Emotion2vecEncoder(TINY_EMOTION2VEC)), TINY_EMOTION2VEC.width
+    elif name.startswith("avhubert"):
+        sees, hears, width = backbone.sees, backbone.hears, TINY_AVHUBERT.feature_dim
+
+        def make() -> AvHubertPieces:
+            return AvHubertPieces(AvHubert(TINY_AVHUBERT, TINY_CHANNELS), sees=sees, hears=hears)
     else:
         is_large, width = backbone.width == 1024, SPEECH_WIDTH
         builder = "wavlm_model" if name.startswith("wavlm") else "wav2vec2_model"
@@ -52,4 +70,5 @@ def _small(name: str) -> Backbone:
     return dataclasses.replace(backbone, make=make, width=width)
 
 
-SMALL = {name: _small(name) for name in ("marlin_base", "marlin_large", *clip.BACKBONES, *speech.BACKBONES)}
+LARGE = {name for room in (clip, speech, avhubert, eat, emotion2vec) for name in room.BACKBONES}
+SMALL = {name: _small(name) for name in sorted(LARGE | {"marlin_base", "marlin_large"})}

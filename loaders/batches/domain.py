@@ -26,7 +26,7 @@ from loaders.batches.facts import (
     window_facts,
 )
 from utils.clip.features import read_info
-from utils.clip.files import VIDEO_NAME
+from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import FEATURES
 from utils.clip_type import INPUTS, Clip
 from utils.errors import ClipError, UsageError
@@ -108,7 +108,9 @@ def common_recipes(
             except ClipError as error:
                 errors.append(error)
                 continue
-            signals.add("video" if info.source == VIDEO_NAME else "sound")
+            for source in (info.source, *info.more_sources):
+                if source != LANDMARKS_NAME:
+                    signals.add("video" if source == VIDEO_NAME else "sound")
             if recipes.setdefault(name, info.recipe()) != info.recipe():
                 made = f"{info.recipe()}, those of other clips with {recipes[name]}"
                 raise UsageError(f"{name} of {clip.clip_id} were made with {made}: extract all in one way")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 PICTURE_SIZE = 224
+MOUTH_SIZE = 96
 
 
 class Plan(NamedTuple):
@@ -43,6 +44,9 @@ class Weights(NamedTuple):
 class Backbone:
     """A frozen encoder: make() has random weights, and encodes (B, n, 224, 224, 3) uint8 RGB, or (B, N)
     float32 samples at `sample_rate_hz`, as (B, R, width) features: R rows of each piece.
+
+    With `mouth` it takes (B, n, 96, 96) uint8 grey instead of RGB, and after that the samples of the same
+    seconds if `sample_rate_hz` is given, too.
     """
 
     make: Callable[[], Encoder]
@@ -56,12 +60,24 @@ class Backbone:
     piece_samples: int = 0
     # samples of a piece after the clip's end: silence, or NaN for an encoder that must know where it ends
     after_end: float = 0.0
+    mouth: bool = False
+    # R, if the last input is the number of rows (B,) that the clip has from each piece's start on
+    rows_of_piece: int = 0
+
+    @property
+    def sees(self) -> bool:
+        return self.mouth or not self.hears
+
+    @property
+    def hears(self) -> bool:
+        return self.sample_rate_hz > 0
 
     def settings(self) -> dict[str, Any]:
         """What shapes the features besides the weights."""
+        settings = {"mouth_size": MOUTH_SIZE} if self.mouth else {}
         if self.sample_rate_hz:
-            return {"sample_rate_hz": self.sample_rate_hz, "piece_samples": self.piece_samples}
-        return {"image_size": PICTURE_SIZE}
+            return settings | {"sample_rate_hz": self.sample_rate_hz, "piece_samples": self.piece_samples}
+        return settings or {"image_size": PICTURE_SIZE}
 
 
 class Encoder(nn.Module):

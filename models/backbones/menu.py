@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from models.backbones import (
     audio_resnet18,
+    avhubert,
     clip,
     eat,
     efficientface,
@@ -29,6 +30,7 @@ BACKBONES: dict[str, Backbone] = {
     **xvector.BACKBONES,
     **eat.BACKBONES,
     **emotion2vec.BACKBONES,
+    **avhubert.BACKBONES,
 }
 
 

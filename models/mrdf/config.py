@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.mrdf.stem_resnet import STAGES
+from models.backbones.stem_resnet import STAGES
 from utils.config import opt, require_at_least
 
 VARIANTS = ("ce", "margin", "avdf", "avdf_ensemble", "avdf_multiclass", "avdf_multilabel")

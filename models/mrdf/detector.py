@@ -29,12 +29,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.backbones.log_filterbank import ROWS_PER_SECOND
+from models.backbones.stem_resnet import StemResNet
+from models.backbones.wav2vec2_encoder import EncoderSize, Wav2Vec2Encoder
 from models.blocks.normalization import StepNorm
 from models.blocks.pooling import masked_mean
 from models.blocks.published import load_renamed
 from models.method import Method
 from models.mrdf.config import BRANCHED, PRESETS, WITH_HEADS, MrdfConfig
-from models.mrdf.front_ends import ROWS_PER_SECOND, FilterbankFrontEnd, PictureFrontEnd
+from models.mrdf.front_ends import FilterbankFrontEnd, PictureFrontEnd
 from models.mrdf.published_weights import (
     RELEASED_KEYS,
     RELEASED_PREFIXES,
@@ -42,8 +45,6 @@ from models.mrdf.published_weights import (
     take_av_hubert,
     used_weights,
 )
-from models.mrdf.stem_resnet import StemResNet
-from models.mrdf.wav2vec2 import Wav2Vec2Encoder
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.files import SAMPLE_RATE_HZ
 from utils.errors import UsageError
@@ -74,6 +75,19 @@ def fake_logit(class_logits: Tensor) -> Tensor:
     return class_logits[:, 0] - class_logits[:, 1]
 
 
+def _encoder_size(config: MrdfConfig) -> EncoderSize:
+    return EncoderSize(
+        feature_dim=config.feature_dim,
+        num_layers=config.encoder_layers,
+        num_heads=config.transformer_nhead,
+        feedforward_dim=config.feedforward_dim,
+        norm_first=config.norm_first,
+        position_kernel=config.position_kernel,
+        position_groups=config.position_groups,
+        dropout=config.dropout,
+    )
+
+
 class MrdfDetector(nn.Module, Method):
     """model(ClipBatch) -> MrdfOutput."""
 
@@ -89,7 +103,7 @@ class MrdfDetector(nn.Module, Method):
         c = self.config = config
         self.picture = PictureFrontEnd(c.image_size, c.crop_size)
         self.filterbank = FilterbankFrontEnd(c.filterbank_stack)
-        self.video_encoder = StemResNet(c.video_channels, freeze_stem=c.freeze_stem)
+        self.video_encoder = StemResNet(c.video_channels, colours=3, freeze_stem=c.freeze_stem)
         self.video_projection = nn.Linear(self.video_encoder.out_features, c.feature_dim)
         self.audio_projection = nn.Linear(self.filterbank.out_features, c.feature_dim)
         if c.feature_norm:
@@ -98,7 +112,7 @@ class MrdfDetector(nn.Module, Method):
         if c.mrdf_variant != "avdf_ensemble":
             fused_dim = 2 * c.feature_dim
             self.fusion = nn.Sequential(nn.LayerNorm(fused_dim), nn.Linear(fused_dim, c.feature_dim))
-            self.encoder = Wav2Vec2Encoder(c)
+            self.encoder = Wav2Vec2Encoder(_encoder_size(c))
             self.classifier = nn.Sequential(
                 nn.Linear(c.feature_dim, c.feature_dim),
                 nn.ReLU(),

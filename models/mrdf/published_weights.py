@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.backbones.log_filterbank import NUM_FILTERS
 from models.blocks.published import renamed, without_wrappers
-from models.mrdf.front_ends import NUM_FILTERS
 from utils.errors import CheckpointError
 
 log = logging.getLogger(__name__)

@@ -65,7 +65,9 @@ class ProbeDetector(nn.Module, Method):
         super().__init__()
         self.config = config
         backbones = [backbone_of(name) for name in config.features]
-        self.modalities = frozenset("audio" if backbone.sample_rate_hz else "video" for backbone in backbones)
+        seen = {"video"} if any(backbone.sees for backbone in backbones) else set()
+        heard = {"audio"} if any(backbone.hears for backbone in backbones) else set()
+        self.modalities = frozenset(seen | heard)
         widths = [backbone.width for backbone in backbones]
         if config.pooling_of_rows == "attention":
             self.queries = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)

@@ -10,7 +10,7 @@ from models.backbones.menu import BACKBONES, backbone_of
 from models.td3mf.fusion import FUSION_TYPES, audio_width
 from utils.config import opt, require_at_least
 
-SEEING = sorted(name for name, backbone in BACKBONES.items() if not backbone.sample_rate_hz)
+SEEING = sorted(name for name, backbone in BACKBONES.items() if not backbone.hears)
 KINDS = {"mfcc": "mfcc", "xvector_scores": "scores"}  # of the others: tokens
 TOKENS_OF_A_ROW = {"eat": 8}  # bands of frequency, each a token
 EAT_ROWS = 64  # of 10.24 s
@@ -100,7 +100,7 @@ class TD3MFConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "num_steps", "hidden_dim", "num_heads")
         require_at_least(self, 0, "audio_steps", "backbone_learning_rate")
-        if not backbone_of(self.audio_features).sample_rate_hz:
+        if backbone_of(self.audio_features).sees:
             raise ValueError(f"audio_features: {self.audio_features} sees pictures")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}")

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from models.backbones.backbone import Backbone, Encoder, Plan
+from models.backbones.backbone import Encoder
 from models.backbones.menu import BACKBONES
+from preprocess.features.pieces import Chunk, ClipPieces, Skipped
 from preprocess.work.batch import WorkConfig
 from utils.checkpoint.foreign import read_foreign_weights
-from utils.clip.features import FeatureInfo, open_rows, read_info, write_features
-from utils.clip.files import CROP_SIZE, VIDEO_NAME, find_audio, open_landmarks, read_info_values
-from utils.clip.frames import Crop, open_crop
+from utils.clip.features import FeatureInfo, read_info, write_features
 from utils.clip.packed import FEATURES
-from utils.clip.sound import open_sound
 from utils.config import opt, require_at_least, require_between
 from utils.errors import CheckpointError, ClipError, UsageError
 from utils.files import file_sha256
@@ -41,7 +35,6 @@ PRECISIONS = ("fp32", "bf16")
 RANDOM_SEED = 0
 RANDOM_WEIGHTS = "random"
 NO_WEIGHTS = "none"
-FRAMES_AT_ONCE = 256  # decoded at a time, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,114 +79,6 @@ class ExtractConfig:
         return self.backbone + (f".layer{self.layer}" if self.layer else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Some of a clip's pieces, from number `first` on, as the backbone takes them."""
-
-    index: int  # of the clip
-    plan: Plan
-    info: FeatureInfo
-    first: int
-    pieces: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A clip that is finished already, or cannot be read."""
-
-    index: int
-    failure: tuple[str, str] | None  # path, reason
-
-
-class ClipPieces(IterableDataset[Any]):
-    """The pieces of all clips in chunks, or why a clip is passed over."""
-
-    def __init__(self, folders: list[Path], backbone: Backbone, like: FeatureInfo, name: str) -> None:
-        self.folders, self.backbone, self.like, self.name = folders, backbone, like, name
-
-    def __iter__(self) -> Iterator[Chunk | Skipped]:
-        worker = get_worker_info()
-        start, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for index in range(start, len(self.folders), step):
-            try:
-                yield from self._chunks(index)
-            except (ClipError, OSError) as error:
-                path = error.path if isinstance(error, ClipError) else self.folders[index]
-                yield Skipped(index, (str(path), getattr(error, "reason", str(error))))
-
-    def _chunks(self, index: int) -> Iterator[Chunk | Skipped]:
-        folder = self.folders[index]
-        with _open_pieces(folder, self.backbone) as (source, plan, read):
-            info = dataclasses.replace(
-                self.like, source=source.name, source_sha256=_checksum(folder, source),
-                step_s=str(plan.step_s), length_s=str(plan.length_s),
-            )  # fmt: skip
-            if _is_current(folder, self.name, info, plan.num_rows):
-                yield Skipped(index, None)
-                return
-            at_once = max(1, FRAMES_AT_ONCE // plan.pieces.shape[1])
-            for first in range(0, len(plan.pieces), at_once):
-                pieces = read(plan.pieces[first : first + at_once])
-                yield Chunk(index, plan, info, first, torch.from_numpy(pieces))
-
-
-@contextlib.contextmanager
-def _open_pieces(
-    folder: Path, backbone: Backbone
-) -> Iterator[tuple[Path, Plan, Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]]]:
-    """The clip's file that the backbone reads, the plan for it, and a reader of some of its pieces."""
-    if not backbone.sample_rate_hz:
-        path = folder / VIDEO_NAME
-        with open_crop(path) as crop:
-            plan = backbone.plan(crop.fps, crop.num_frames or len(open_landmarks(folder)))
-            yield path, plan, functools.partial(_frames, crop)
-        return
-    path = find_audio(folder)
-    with open_sound(path) as sound:
-        samples = sound.read(backbone.sample_rate_hz)
-    plan = backbone.plan(Fraction(backbone.sample_rate_hz), len(samples))
-    yield path, plan, functools.partial(_cut, samples, backbone)
-
-
-def _frames(crop: Crop, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(P, n, 224, 224, 3): the frames with the numbers (P, n)."""
-    if crop.is_equalized:
-        raise UsageError("these clips are packed equalised, which no backbone takes; use the prepared clips")
-    wanted, places = np.unique(numbers, return_inverse=True)
-    images = crop.read(wanted)
-    if images.shape[1:3] != (CROP_SIZE, CROP_SIZE):  # another tool's: a batch has one size
-        import cv2
-
-        size = CROP_SIZE, CROP_SIZE
-        images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
-    taken: npt.NDArray[np.uint8] = images[places.reshape(numbers.shape)]
-    return taken
-
-
-def _cut(
-    samples: npt.NDArray[np.float32], backbone: Backbone, starts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """(P, N): the backbone's N samples from each of the starts (P, 1), with its `after_end` after the end."""
-    pieces = np.full((len(starts), backbone.piece_samples), backbone.after_end, np.float32)
-    for row, start in zip(pieces, starts[:, 0], strict=True):
-        found = samples[start : start + len(row)]
-        row[: len(found)] = found
-    return pieces
-
-
-def _checksum(folder: Path, source: Path) -> str:
-    """The sha256 of a clip's file: what clip.json says, so that a million clips are not read for it."""
-    known = read_info_values(folder).get("files", {}).get(source.name)
-    return str(known) if known else file_sha256(source)
-
-
-def _is_current(folder: Path, name: str, info: FeatureInfo, num_rows: int) -> bool:
-    """Whether the features are there, whole, and what would be computed."""
-    with contextlib.suppress(ClipError):
-        return read_info(folder, name).made_like(info) and len(open_rows(folder, name)) == num_rows
-    return False
-
-
 @dataclass
 class Results:
     """Rows of the clips that are not complete yet, (P, R, E) of P pieces, and how many pieces they lack."""
@@ -226,7 +111,7 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
         if isinstance(item, Skipped):
             yield item
             continue
-        waiting += [(item, place) for place in range(len(item.pieces))]
+        waiting += [(item, place) for place in range(len(item.inputs[0]))]
         while len(waiting) >= size:
             yield waiting[:size]
             del waiting[:size]
@@ -246,6 +131,7 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
     if config.weights_dir is None:
         return encoder, RANDOM_WEIGHTS, RANDOM_WEIGHTS
     paths = [config.weights_dir / file for file in backbone.weights.files]
+    paths = [path if path.is_file() else _of_transformers(path) for path in paths]
     for path in paths:
         if not path.is_file():
             size_mb = sum(value.nbytes for value in encoder.network.state_dict().values()) / 1e6
@@ -255,7 +141,13 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
             )
     state = {key: value for path in paths for key, value in read_foreign_weights(path).items()}
     encoder.load_published(state, ", ".join(map(str, paths)))
-    return encoder, ", ".join(backbone.weights.files), ", ".join(map(file_sha256, paths))
+    return encoder, ", ".join(path.name for path in paths), ", ".join(map(file_sha256, paths))
+
+
+def _of_transformers(path: Path) -> Path:
+    """The same weights as a safetensors file, if that is there."""
+    other = path.with_suffix(".safetensors")
+    return other if other.is_file() else path
 
 
 def encode(
@@ -266,10 +158,11 @@ def encode(
     Always `size` pieces are computed: sums are grouped by the shape of a batch, so that a piece's last bits
     do not depend on which pieces, of which clips, are computed with it.
     """
-    pieces = [chunk.pieces[place] for chunk, place in batch]
+    pieces = [[values[place] for values in chunk.inputs] for chunk, place in batch]
     pieces += [pieces[-1]] * (size - len(pieces))
+    inputs = [torch.stack(values).to(device, non_blocking=True) for values in zip(*pieces, strict=True)]
     with torch.inference_mode(), autocast(device, precision), exact_float32():
-        features = encoder(torch.stack(pieces).to(device, non_blocking=True))
+        features = encoder(*inputs)
     return np.asarray(features[: len(batch)].float().cpu().numpy())
 
 
@@ -333,6 +226,7 @@ def extract_alike(
                 layer=settings.get("layer", 0),
                 device=str(device),
                 precision=settings.get("precision", "fp32"),
+                batch_size=0 if device.type == "cuda" else 1,  # a short video has few pieces
             )
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"nothing gives {brief(name)} ({error})") from error

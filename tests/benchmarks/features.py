@@ -19,6 +19,7 @@ import torch
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, training_loader
 from losses.td3mf import TD3MFLoss, TD3MFLossConfig
+from models.backbones.backbone import MOUTH_SIZE, Backbone
 from models.backbones.menu import BACKBONES
 from models.method import needs_of
 from models.td3mf import TD3MFDetector
@@ -95,25 +96,33 @@ def _peak_mb(clip: Path, place: Path, count: int) -> float:
     return peak_mb()
 
 
+def _inputs(backbone: Backbone, num_frames: int) -> list[torch.Tensor]:
+    """A batch of random pieces."""
+    size, inputs = backbone.batch_size, []
+    if backbone.mouth or not backbone.sample_rate_hz:
+        picture = (MOUTH_SIZE, MOUTH_SIZE) if backbone.mouth else (CROP_SIZE, CROP_SIZE, 3)
+        inputs.append(torch.randint(0, 256, (size, num_frames, *picture), dtype=torch.uint8))
+    if backbone.sample_rate_hz:
+        inputs.append(torch.rand(size, backbone.piece_samples))
+    if backbone.rows_of_piece:
+        inputs.append(torch.full((size,), backbone.rows_of_piece))
+    return inputs
+
+
 def _of_backbone(name: str, folders: list[Path], device: torch.device, rounds: int) -> dict[str, Any]:
     backbone = BACKBONES[name]
     config = ExtractConfig(backbone=name, random_weights=True, device=str(device))
-    rate = backbone.sample_rate_hz or FPS
+    rate = FPS if backbone.mouth else backbone.sample_rate_hz or FPS
     plan = backbone.plan(Fraction(rate), CLIP_S * rate)
     num_pieces, size = len(plan.pieces) * len(folders), backbone.batch_size
-    if backbone.sample_rate_hz:
-        pieces = torch.rand(size, backbone.piece_samples, device=device)
-        pieces[:, CLIP_S * rate :] = backbone.after_end
-    else:
-        shape = (size, plan.pieces.shape[1], CROP_SIZE, CROP_SIZE, 3)
-        pieces = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    inputs = [values.to(device) for values in _inputs(backbone, plan.pieces.shape[1])]
     bare_s, ours_s = [], []
     for _ in range(rounds):
         started = time.perf_counter()
         encoder = make_encoder(config)[0].to(device)
         with torch.inference_mode(), exact_float32():
             for _ in range(math.ceil(num_pieces / size)):
-                encoder(pieces)
+                encoder(*inputs)
         finish(device)
         bare_s.append(time.perf_counter() - started)
         for folder in folders:

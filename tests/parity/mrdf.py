@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from losses.mrdf import MrdfLoss, MrdfLossConfig
+from models.backbones.log_filterbank import LogFilterbank, stack_rows
 from models.mrdf.config import PRESETS, MrdfConfig
 from models.mrdf.detector import MrdfDetector
-from models.mrdf.front_ends import LogFilterbank, PictureFrontEnd, stack_rows
+from models.mrdf.front_ends import PictureFrontEnd
 from models.mrdf.published_weights import RELEASED_PREFIXES, UNUSED, UNUSED_BY
 from tests.parity import beyond_masking
 from utils.types import ClipBatch

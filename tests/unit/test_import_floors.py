@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "preprocess/work": ("utils",),
     "preprocess/clip": ("preprocess/faces", "preprocess/work/jobs.py", "preprocess/work/limits.py", "utils"),
     "preprocess/demo": ("preprocess/faces", "utils"),
-    "preprocess/features": ("preprocess/work", "models/backbones", "utils"),
+    "preprocess/features": ("preprocess/faces/mouth.py", "preprocess/work", "models/backbones", "utils"),
     "preprocess/perturb": ("preprocess/faces", "preprocess/work", "preprocess/clip", "utils"),
     "preprocess": (
         "preprocess/faces", "preprocess/work", "preprocess/clip", "preprocess/demo", "preprocess/perturb",

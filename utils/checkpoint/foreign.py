@@ -47,6 +47,10 @@ class _InertDict:
 
 def _read(path: Path) -> tuple[Any, list[str]]:
     """(content of the file with objects of foreign classes replaced, names of these classes)."""
+    if path.suffix == ".safetensors":
+        from utils.checkpoint.export import read_export  # its packages are not needed for training
+
+        return read_export(path), []
     require_no_bomb(path)
     try:
         names = get_unsafe_globals_in_checkpoint(str(path))
@@ -71,7 +75,7 @@ def _read(path: Path) -> tuple[Any, list[str]]:
 
 
 def read_foreign_weights(path: Path) -> dict[str, Tensor]:
-    """The state_dict of a checkpoint of another program, see find_weights.
+    """The state_dict of a checkpoint of another program, see find_weights; or a .safetensors file's tensors.
 
     Raises CheckpointError if the file is missing, unreadable, a checkpoint of this framework or without a
     state_dict, or if numbers are not finite.

@@ -14,7 +14,7 @@ import io
 import json
 import math
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,15 @@ class FeatureInfo:
     length_s: str  # fraction: how long a row's seconds are
     rows_sha256: str  # of the .npy file
     tools: dict[str, Any]  # versions of the packages that made them
+    # more files of the clip that were read -> sha256
+    more_sources: dict[str, Any] = field(default_factory=dict)
 
     def recipe(self) -> dict[str, Any]:
         """What must be equal for rows of different clips to be comparable."""
         return {name: getattr(self, name) for name in ("backbone", "weights", "weights_sha256", "settings")}
 
     def made_like(self, other: FeatureInfo) -> bool:
-        """Whether both are the same backbone's view of the same file, whatever versions computed it."""
+        """Whether both are the same backbone's view of the same files, whatever versions computed it."""
         free: dict[str, Any] = {"rows_sha256": "", "tools": {}}
         return dataclasses.replace(self, **free) == dataclasses.replace(other, **free)
 
@@ -137,9 +139,10 @@ def check_features(folder: Path, name: str, *, deep: bool = False) -> None:
     path = folder / f"{name}.npy"
     if file_sha256(open_member(path) or path) != info.rows_sha256:
         raise ClipError(path, f"checksum differs from its .json; {AGAIN}")
-    known = read_info_values(folder).get("files", {}).get(info.source)
-    if known and known != info.source_sha256:
-        raise ClipError(path, f"was made from another {info.source} than the clip's; {AGAIN}")
+    known = read_info_values(folder).get("files", {})
+    for source, digest in {info.source: info.source_sha256, **info.more_sources}.items():
+        if known.get(source, digest) != digest:
+            raise ClipError(path, f"was made from another {source} than the clip's; {AGAIN}")
     if deep and not np.isfinite(rows).all():
         raise ClipError(path, f"holds values that are not finite; {AGAIN}")
 

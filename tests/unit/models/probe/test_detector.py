@@ -46,7 +46,7 @@ def test_a_probe_becomes_ridge_regression_and_padding_changes_nothing(pooling):
     batch = batch_of(rows.masked_fill(masks[..., None], 1e6), masks, labels)
     model, criterion = probe(pooling_of_rows=pooling), ProbeLoss(ProbeLossConfig())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=0.05)
-    for _ in range(500):
+    for _ in range(500 if pooling == "mean" else 50):
         output = model(batch)
         loss = criterion(output, batch)["total"]
         optimizer.zero_grad()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 STAGES = 4
+# of the pictures, grey in 0..1, that AV-HuBERT was trained on
+PICTURE_MEAN, PICTURE_STD = 0.421, 0.165
 
 
 class ResidualBlock(nn.Module):
@@ -56,18 +58,18 @@ class ResNetTrunk(nn.Module):
 
 
 class StemResNet(nn.Module):
-    """(B, 3, T, H, W) float frames -> (B, T, D).
+    """(B, C, T, H, W) float frames of C = `colours` -> (B, T, D).
 
     The stem gets zeros for padding frames, as before and after a clip; the rest of the network, batch norm
     included, never gets them, so a clip's features do not depend on padding. With `freeze_stem` the stem
     keeps its initial weights; its running statistics are still updated.
     """
 
-    def __init__(self, channels: Sequence[int], *, freeze_stem: bool) -> None:
+    def __init__(self, channels: Sequence[int], *, colours: int, freeze_stem: bool = False) -> None:
         super().__init__()
         # after the convolution frames are treated as single pictures, hence the 2d norm
         self.frontend3D = nn.Sequential(
-            nn.Conv3d(3, channels[0], (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
+            nn.Conv3d(colours, channels[0], (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
             nn.BatchNorm2d(channels[0]),
             nn.PReLU(channels[0]),
         )
@@ -77,7 +79,7 @@ class StemResNet(nn.Module):
         self.frontend3D.requires_grad_(not freeze_stem)
 
     def _stem(self, video: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """(B, 3, T, H, W) -> pictures (N, C, H/4, W/4) of the N frames that are not padding."""
+        """(B, C, T, H, W) -> pictures (N, D, H/4, W/4) of the N frames that are not padding."""
         convolution, norm, activation = self.frontend3D
         if video.is_cuda or torch.is_autocast_enabled(video.device.type):
             # convolutions are fastest in this layout

@@ -7,12 +7,25 @@ keep.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mrdf.config import MrdfConfig
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSize:
+    """Sizes of a Wav2Vec2Encoder and of its layers."""
+
+    feature_dim: int  # D
+    num_layers: int
+    num_heads: int
+    feedforward_dim: int
+    norm_first: bool
+    position_kernel: int = 128  # steps that the positional convolution spans
+    position_groups: int = 16
+    dropout: float = 0.0
 
 
 class PositionConvolution(nn.Module):
@@ -22,9 +35,9 @@ class PositionConvolution(nn.Module):
     dropped: step t sees t - kernel/2 to t + kernel/2 - 1.
     """
 
-    def __init__(self, config: MrdfConfig) -> None:
+    def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        width, self.kernel, self.groups = config.feature_dim, config.position_kernel, config.position_groups
+        width, self.kernel, self.groups = size.feature_dim, size.position_kernel, size.position_groups
         deviation = math.sqrt(4 / (self.kernel * width))
         weight = torch.randn(width, width // self.groups, self.kernel) * deviation
         self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
@@ -62,15 +75,15 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward network, each with a residual; norms before each or after the sum."""
 
-    def __init__(self, config: MrdfConfig) -> None:
+    def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        width, self.norm_first = config.feature_dim, config.norm_first
-        self.self_attn = SelfAttention(width, config.transformer_nhead, config.dropout)
+        width, self.norm_first = size.feature_dim, size.norm_first
+        self.self_attn = SelfAttention(width, size.num_heads, size.dropout)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, config.feedforward_dim)
-        self.fc2 = nn.Linear(config.feedforward_dim, width)
+        self.fc1 = nn.Linear(width, size.feedforward_dim)
+        self.fc2 = nn.Linear(size.feedforward_dim, width)
         self.final_layer_norm = nn.LayerNorm(width)
-        self.residual_dropout = nn.Dropout(config.dropout)
+        self.residual_dropout = nn.Dropout(size.dropout)
 
     def _feed_forward(self, features: Tensor) -> Tensor:
         return self.residual_dropout(self.fc2(F.gelu(self.fc1(features))))
@@ -92,13 +105,13 @@ class Wav2Vec2Encoder(nn.Module):
     norms after each part and one before the first layer.
     """
 
-    def __init__(self, config: MrdfConfig) -> None:
+    def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        self.norm_first = config.norm_first
-        self.pos_conv = nn.Sequential(PositionConvolution(config))
-        self.layer_norm = nn.LayerNorm(config.feature_dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.norm_first = size.norm_first
+        self.pos_conv = nn.Sequential(PositionConvolution(size))
+        self.layer_norm = nn.LayerNorm(size.feature_dim)
+        self.dropout = nn.Dropout(size.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(size) for _ in range(size.num_layers))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
