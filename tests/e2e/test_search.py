@@ -16,7 +16,7 @@ from utils.report.compare import read_predictions
 from utils.search.definition import Definition, given_flags
 from utils.search.study import Study
 
-FLAGS = (*TINY, "--save_every_steps", "1", "--precision", "fp32")
+FLAGS = (*TINY, "--num_workers", "0", "--save_every_steps", "2", "--precision", "fp32")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -113,7 +113,7 @@ def test_the_page_shows_what_the_tables_hold(searched, browser, width):
     assert "Figures on the test split played no part in it" in text
     for row in rows_of(folder / "points.csv"):
         assert f"{float(row['val_auc_mean']):.3f}" in text
-    difference = float(row["difference_fakeavceleb"])
+    difference = round(float(row["difference_fakeavceleb"]), 3) + 0.0  # no -0.000
     assert f"{difference:+.3f}" in text
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
 
@@ -135,7 +135,7 @@ def test_a_search_that_has_ended_runs_nothing_again(searched, prepared_root):
 def test_a_search_that_is_killed_and_stopped_gives_the_same_table(prepared_root, tmp_path):
     """The unbroken one is run by two processes, which share its trials."""
     file = tmp_path / "grid.json"
-    file.write_text(json.dumps({"space": {"dropout": [0.1, 0.4]}, "base": {"epochs": 2}}))
+    file.write_text(json.dumps({"space": {"dropout": [0.1, 0.4]}, "base": {"epochs": 1}}))
     together = [start_command(*words_of(file, prepared_root, tmp_path / "unbroken")) for _ in range(2)]
     killed = start_command(*words_of(file, prepared_root, tmp_path / "killed"))
     saved = tmp_path / "killed/trials/{}/last.pt"
@@ -157,7 +157,7 @@ def test_a_search_that_is_killed_and_stopped_gives_the_same_table(prepared_root,
         assert result.returncode == 0, result.stderr
     tables = [(tmp_path / name / "search.csv").read_bytes() for name in ("unbroken", "killed")]
     assert tables[0] == tables[1]
-    assert [row["epochs"] for row in rows_of(tmp_path / "killed/search.csv")] == ["2", "2"]
+    assert [row["epochs"] for row in rows_of(tmp_path / "killed/search.csv")] == ["1", "1"]
 
 
 def test_a_hopeless_trial_is_pruned_by_its_validation(prepared_root, tmp_path):
