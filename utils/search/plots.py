@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from utils.report.pages import FAKE_COLOR, INK, REAL_COLOR, SOFT, STYLE, drawn_name, new_figure, save_plot
 from utils.search.definition import Definition, as_words
@@ -75,6 +76,8 @@ def _axis(axes: Axes, name: str, values: Sequence[str], definition: Definition) 
     if not isinstance(choices, list):
         if getattr(choices, "log", False):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")  # powers would be formulas, which are off
+            axes.xaxis.set_minor_formatter(NullFormatter())
         return [float(value) for value in values]
     labels = [" ".join(as_words(choice)) for choice in choices]
     axes.set_xticks(range(len(labels)), [drawn_name(label) for label in labels], fontsize=8)
