@@ -189,7 +189,7 @@ def test_a_trial_that_fails_is_named_with_its_reason(prepared_root, tmp_path):
     file.write_text(json.dumps(content))
     result = run_command(*words_of(file, prepared_root, tmp_path / "out", "--epochs", "1"))
     assert result.returncode == 1
-    assert "fails failed (exit status 1): error: " in result.stderr
+    assert "fails failed: exit status 1: error: " in result.stderr
     assert [row["state"] for row in rows_of(tmp_path / "out/search.csv")] == ["failed", "complete"]
     assert "unheard_of" in (tmp_path / "out/search.html").read_text()
 

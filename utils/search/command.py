@@ -41,7 +41,7 @@ class SearchConfig:
     search: Path = opt(MISSING, "FILE.json that describes the trials")
     search_jobs: int = opt(1, "trials that run at the same time, on as many GPUs or shares of the cores")
     search_base: bool = opt(True, 'take the values of "base" in the file; false = train.py\'s own')
-    run_dir: Path | None = opt(None, "where the search is written (default: saved_models/NAME)")
+    run_dir: Path | None = opt(None, "where the search is written; none = saved_models/ and its name")
 
     def __post_init__(self) -> None:
         require_above(self, 0, "search_jobs")

@@ -97,7 +97,11 @@ class Search:
 
     def _begin(self, taken: Taken) -> None:
         trial, folder = taken.trial, self.study.folder(taken.trial)
-        select_by = self.checked.config(trial)["train"]["select_by"]
+        try:
+            select_by = self.checked.config(trial)["train"]["select_by"]
+        except UsageError as error:  # of a drawn point that is not at the edges, which were checked
+            self._fail(taken, str(error))
+            return
         if taken.num_reported and taken.record.should_prune():
             self.study.tell(taken, result_of(folder, select_by, taken.num_reported), is_pruned=True)
             return
@@ -130,10 +134,7 @@ class Search:
         self.children.running.remove(training.child)
         trial, status = training.taken.trial, training.child.process.returncode
         if status and not training.is_hopeless:
-            self.failed[trial.name] = training.child.last_words()
-            self._failed_numbers.add(training.taken.record.number)
-            training.taken.claim.close()
-            log.warning("%s failed (exit status %d): %s", trial.name, status, self.failed[trial.name])
+            self._fail(training.taken, f"exit status {status}: {training.child.last_words()}")
             return
         result = result_of(self.study.folder(trial), training.select_by, training.num_reported)
         self.study.tell(training.taken, result, is_pruned=training.is_hopeless)
@@ -167,6 +168,13 @@ class Search:
                 bar.update(num_all - len(todo) - bar.n)
                 time.sleep(PAUSE_S)
         self._stop()
+
+    def _fail(self, taken: Taken, reason: str) -> None:
+        """Leave a trial to the next search: it stays unfinished in the journal."""
+        self.failed[taken.trial.name] = reason
+        self._failed_numbers.add(taken.record.number)
+        taken.claim.close()
+        log.warning("%s failed: %s", taken.trial.name, reason)
 
     def to_test(self, best: str | None) -> list[Trial]:
         """The complete trials of all rows, or of the best point by validation alone."""
