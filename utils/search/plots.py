@@ -24,7 +24,7 @@ def plot_rows(path: Path, points: Sequence[Point], dataset: str | None) -> Marku
     """A line for each point with a dot per seed and a bar at their mean: validation, below it the test."""
     kinds: list[tuple[str | None, str, str]] = [(None, "validation", REAL_COLOR)]
     kinds += [(dataset, "test", FAKE_COLOR)] if dataset else []
-    figure, (axes,) = new_figure(WIDTH, 0.9 + 0.44 * len(points))
+    figure, (axes,) = new_figure(WIDTH, 0.9 + 0.52 * len(points))
     values = [value for point in points for kind, *_ in kinds for value in point.values(kind)]
     left = min([0.97, *values]) - 0.02
     for place, point in enumerate(points):

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import train
+from utils.run.resume import StopRequest
+from utils.search.checks import Checked
 from utils.search.definition import Definition
+from utils.search.loop import Search
+from utils.search.results import best_of, group, read_outcomes
 from utils.search.study import JOURNAL, Study
 
 SPACE = {
@@ -97,6 +102,25 @@ def test_a_line_that_was_not_written_whole_is_cut_off(tmp_path):
     study = Study(tmp_path, definition)
     finish(study, study.take(()), 0.6)
     assert [record.value for record in Study(tmp_path, definition).records()] == [0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("content", "tested"),
+    [
+        ({"space": {"dropout": [0.1, 0.2]}}, ["point_002_seed_1", "point_002_seed_2"]),
+        ({"rows": [{"name": "a"}, {"name": "b"}]}, ["a_seed_1", "a_seed_2", "b_seed_1", "b_seed_2"]),
+    ],
+)
+def test_of_a_space_only_the_best_by_validation_is_tested(tmp_path, content, tested):
+    study = Study(tmp_path, define(**content, seeds=[1, 2], test=True))
+    for value in (0.6, 0.7, 0.5, 0.9):  # the mean over the seeds decides
+        finish(study, study.take(()), value)
+    checked = Checked(study.definition, train.parse_args)
+    best = best_of(group(read_outcomes(study, checked, {}), checked), num_seeds=2)
+    assert best.num_complete == 2
+    assert best.values() == [0.5, 0.9]
+    search = Search(study, checked, Path(), 1, StopRequest())
+    assert [trial.name for trial in search.to_test(best.name)] == tested
 
 
 @pytest.mark.parametrize("pruning", [True, False])
