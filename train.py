@@ -3,9 +3,9 @@
     python train.py --dataset fakeavceleb --data_root PREPARED --run_dir saved_models/X
     python train.py --dataset fakeavceleb kodf --data_root PREPARED_1 PREPARED_2 --run_dir saved_models/Y
 
-The flags are those of the chosen --model. Values come from the command line, then --config FILE, then
-the --preset, then the default. A run directory holds config.json, splits/, train.log, metrics.csv,
-TensorBoard events, best.pt and last.pt; --resume continues from last.pt.
+The flags are those of the chosen --model. The command line wins over --config FILE, that over the --preset.
+A run directory holds config.json, splits/, train.log, metrics.csv, TensorBoard events, best.pt and last.pt;
+--resume continues from last.pt. --search FILE.json trains many configurations: see train.py --search --help.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from utils.run.resume import Best, StopRequest, TrainingState, require_no_run, s
 from utils.run.seed import seed_everything
 from utils.run.session import Run
 from utils.run.training import TrainingStep, compile_model, loss_groups, make_optimizer, parallel
+from utils.search.mode import choose_mode
 
 log = logging.getLogger("train")
 
@@ -143,6 +144,8 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
 
 
 def main() -> int:
+    if search := choose_mode(sys.argv[1:], parse_args):
+        return search()
     config = parse_args()
     if config.train.print_config:
         sys.stdout.write(json.dumps(config.as_plain(), indent=1) + "\n")
@@ -264,9 +267,8 @@ def fit(
     if saved:
         state.restore(saved)
         log.info("resumed before step %d of epoch %d", state.progress.step, state.progress.epoch)
-    run = Run(
-        train.run_dir, loop, state, loader, request, known, train.save_every_steps, train.keep_checkpoints
-    )
+    saves = train.save_every_steps, train.keep_checkpoints
+    run = Run(train.run_dir, loop, state, loader, request, known, *saves)
     try:
         train_epochs(config, run, val_loader, precision)
     except StopWaiting:
@@ -276,12 +278,10 @@ def fit(
 
 def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision: str) -> None:
     """The training loop: returns when all epochs are done, none gets better, or a signal was heard."""
-    state, device, loop = run.state, run.state.device, config.loop
+    state, device, loop, pooling = run.state, run.state.device, config.loop, config.data.pooling
     first = run.progress.epoch
     validation = Validation(run.run_dir, first, rate=loop.decision_fpr, select_by=loop.select_by)
-    score = functools.partial(
-        evaluate, precision=precision, pooling=config.data.pooling, description="validate"
-    )
+    score = functools.partial(evaluate, precision=precision, pooling=pooling, description="validate")
     for epoch in run.epochs():
         for batch in run.batches():
             with autocast(device, precision):

@@ -30,6 +30,7 @@ from utils.names import brief, is_plain
 Config = TypeVar("Config")
 Sections = Mapping[str, Mapping[str, Any]]  # group -> field -> plain value
 LARGEST_INT = 2**63 - 1  # of what NumPy and torch take
+_HINTS: dict[type[Any], dict[str, Any]] = {}  # which a search asks for in each of hundreds of trials
 
 
 def opt(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any:
@@ -60,7 +61,9 @@ def require_between(config: Any, low: float, high: float, *names: str) -> None:
 
 def _field_type(config_type: type[Any], name: str) -> tuple[type, bool, bool]:
     """(element type, is a tuple, may be None) of a field."""
-    hint = typing.get_type_hints(config_type)[name]
+    if config_type not in _HINTS:
+        _HINTS[config_type] = typing.get_type_hints(config_type)
+    hint = _HINTS[config_type][name]
     optional = isinstance(hint, types.UnionType)
     if optional:
         (hint,) = (arg for arg in hint.__args__ if arg is not type(None))

@@ -19,6 +19,8 @@ from tests.clip_factory import make_clip, write_clip_folder
 from tests.commands import run_command, run_launcher
 from utils.checkpoint.files import save_checkpoint
 from utils.evaluation.scoring import evaluate
+from utils.search.checks import Checked
+from utils.search.definition import Definition
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = sorted(path.name for path in ROOT.glob("run_*.sh"))
@@ -130,6 +132,27 @@ def test_the_demo_resumes_a_run_of_other_values(asked, tmp_path, fold, resume, m
     variables = {"RUN_DIR": str(tmp_path), "DEMO_DIR": str(tmp_path), "FOLDS": fold}
     assert asked(LAUNCHERS[0], "--demo", *resume, **variables) == before
     assert asked(LAUNCHERS[0], "--demo", *resume, **variables, EPOCHS="9")["train"]["epochs"] == 9
+
+
+@pytest.mark.parametrize(
+    ("study", "row", "preset"),
+    [
+        ("ablation", "plus temporal alignment", ""),
+        ("deviations", "corrected", ""),
+        ("deviations", "released", "released"),
+    ],
+)
+def test_the_studies_have_the_sizes_of_the_demo(asked, tmp_path, study, row, preset):
+    """But for epochs and domain: the row "released" is `PRESET=released bash run_fakeavceleb.sh --demo`."""
+    demo = asked("run_fakeavceleb.sh", "--demo", PRESET=preset, DEMO_DIR=str(tmp_path))
+    path, given = ROOT / f"models/beyond_masking/studies/{study}.json", {"run_dir": ("/run",)}
+    definition = Definition.read(path, {"data_root": (str(tmp_path / "prepared"),)}, use_base=True)
+    trial = next(t for t in map(definition.trial, definition.planned(), [0] * 99) if t.point == row)
+    config = Checked(definition, train.parse_args).config(trial, given)
+    for values in (config["train"], demo["train"]):
+        del values["epochs"], values["domain_clips"]
+    config["workers"]["num_workers"] = demo["workers"]["num_workers"]
+    assert config == demo
 
 
 def test_the_demo_is_small_unless_a_variable_says_otherwise(asked, tmp_path):

@@ -81,7 +81,8 @@ def known_flags(script, arguments):
     method = arguments[arguments.index("--model") + 1] if "--model" in arguments else ""
     chosen = ("--model", method) if method in MODELS else ()
     if script == ("train.py",):
-        return flags_of("train.py", *chosen)
+        search = flags_of("train.py", "--search") if "--search" in arguments else set()
+        return search | flags_of("train.py", *chosen)
     if script == ("test.py",):
         modes = [mode for mode in ("--video", "--compare", "--matrix") if mode in arguments]
         return flags_of("test.py", *modes[:1], *chosen) | set(modes)
@@ -126,7 +127,8 @@ def test_flags_named_in_the_text_exist():
         split_command(words)[2] for name in NAMES for words in commands_of(name) if words[0] not in OTHERS
     }
     modules = {script for script in commands if script[0] == "-m" and script != ("-m", "utils.checkpoint")}
-    modules |= {("train.py", "--model", model) for model in MODELS} | {("test.py",), ("test.py", "--video")}
+    modules |= {("train.py", "--model", model) for model in MODELS} | {("train.py", "--search")}
+    modules |= {("test.py",), ("test.py", "--video")}
     known = {flag for script in modules for flag in flags_of(*script)} | LAUNCHER_FLAGS
     known |= {"--help", "--logdir", "--compare", "--matrix", "--shm-size", "--ipc"}  # the last two: docker's
     named = {flag for name in NAMES for flag in FLAG.findall(re.sub(r"\]\([^)]*\)", "", prose_of(name)))}

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "utils/run": (*GROUND, "utils/checkpoint"),  # it saves
     "utils/evaluation": (*GROUND, "utils/run"),
     "utils/report": ("utils",),
+    "utils/search": ("utils",),  # above reports; train.py hands it its parser
     "models/blocks": (*GROUND, "utils/checkpoint"),
     "models/backbones": ("models/blocks", *GROUND, "utils/checkpoint"),
     "models/method.py": ("utils",),

@@ -244,6 +244,39 @@ def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str
     }
 
 
+def paired_difference(pairs: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
+    """Mean AUC difference, second minus first, of pairs of runs that were scored on the same clips.
+
+    pairs: the predictions.csv of each, e.g. two configurations with one seed. The interval is over persons
+    for the mean of these runs: all of them see the same resamples. Where the data allow none, "reason" says
+    why. Raises DatasetError if the clips differ or a class is missing.
+    """
+    runs = [(read_predictions(first), read_predictions(second)) for first, second in pairs]
+    reference, what = runs[0][0], f"{pairs[0][0]} and {len(pairs)} pairs"
+    for paths, both in zip(pairs, runs, strict=True):
+        for path, run in zip(paths, both, strict=True):
+            require_same_clips(reference, run, (pairs[0][0], path))
+    labels, persons = reference.labels, reference.text["identity"]
+    require_both_classes(labels, what)
+    differences = [
+        area_under_roc(labels, second.logits) - area_under_roc(labels, first.logits) for first, second in runs
+    ]
+    result: dict[str, Any] = {
+        "num_runs": len(runs),
+        "clustered_by": join_kinds(set(reference.kinds)),
+        "num_persons": len(set(persons)),
+        "difference": float(np.mean(differences)),
+    }
+    try:
+        resamples = PersonResamples(labels, persons, what)
+        aucs = [[bootstrap_metrics(labels, run.logits, resamples)["auc"] for run in both] for both in runs]
+        draws = np.mean([second - first for first, second in aucs], axis=0)
+        result["interval"] = list(resamples.interval(draws))
+    except NoStatisticError as error:
+        result["reason"] = str(error)
+    return result
+
+
 def as_table(comparison: Mapping[str, Any]) -> str:
     """The comparison as a Markdown table, one row per data set, category and method."""
 

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.significance import delong_test, holm
-from utils.report.compare import as_table, compare_runs, main, read_predictions
+from utils.report.compare import as_table, compare_runs, main, paired_difference, read_predictions
 
 HEADER = ("clip_id", "identity", "category", "method", "label", "logit", "prob")
 
@@ -73,6 +73,30 @@ def test_a_run_against_itself_differs_in_nothing(two_runs):
     assert overall["intervals"]["difference"] == [0, 0]
     assert overall["delong"]["p_holm"] == overall["delong_persons"]["p_holm"] == 1
     assert overall["mcnemar"]["p_holm"] == 1
+
+
+def test_pairs_of_runs_are_pooled_over_the_same_persons(two_runs, tmp_path):
+    """The interval of a mean of pairs is narrower than each, as far as the pairs are independent."""
+    first, second = two_runs
+    pairs = [(first, second)]
+    for seed in (3, 5, 7):
+        names = [tmp_path / f"{name}_{seed}/predictions.csv" for name in "ab"]
+        pairs.append((write_run(names[0], clips(), 3.0, seed), write_run(names[1], clips(), 0.3, seed + 1)))
+    single = compare_runs((second, first), (0.5, 0.5))["datasets"]["data"]["overall"]
+    one = paired_difference(pairs[:1])
+    assert one["difference"] == pytest.approx(single["difference"], abs=1e-12)
+    assert one["interval"] == pytest.approx(single["intervals"]["difference"], abs=1e-12)
+    assert (one["num_runs"], one["num_persons"], one["clustered_by"]) == (1, 20, "identity")
+    all_four = paired_difference(pairs)
+    each = [paired_difference([pair])["difference"] for pair in pairs]
+    assert all_four["difference"] == pytest.approx(np.mean(each), abs=1e-12)
+    low, high = all_four["interval"]
+    assert low < all_four["difference"] < high < 0
+    assert high - low < one["interval"][1] - one["interval"][0]
+    assert paired_difference([(first, first), (second, second)])["interval"] == [0, 0]
+    other = write_run(tmp_path / "other/predictions.csv", clips(num_clips=60), 1.0, 1)
+    with pytest.raises(DatasetError, match="do not have the same clips"):
+        paired_difference([(first, second), (first, other)])
 
 
 def test_each_run_is_held_to_its_own_threshold(two_runs):

@@ -1,0 +1,109 @@
+"""What is refused before the first trial starts: contradictory flags, missing data, another search."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UsageError
+from utils.files import write_text
+from utils.names import parse_json
+from utils.run.config_file import RESUMABLE
+from utils.run.resume import require_no_run
+from utils.search.definition import Definition, Flags, Trial, words_of
+
+RECORD = "search.json"
+# settings that may change while a search goes on: they do not change what a trial becomes
+FREE = RESUMABLE - {"epochs", "patience", "decision_fpr"}
+Plain = dict[str, dict[str, Any]]  # sections of a run's configuration, as in config.json
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A definition with train.py's own parser, by which it was checked."""
+
+    definition: Definition
+    parse: Callable[[list[str]], Any]
+
+    def flags(self, trial: Trial) -> list[str]:
+        """The words of a trial's training, but for its --run_dir."""
+        return words_of(self.definition.flags_of(trial))
+
+    def config(self, trial: Trial, more: Flags | None = None) -> Plain:
+        """The configuration of a trial. Raises UsageError, naming the trial, if its flags are not valid."""
+        flags, said = {**self.definition.flags_of(trial), **(more or {})}, io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                plain: Plain = self.parse(words_of(flags)).as_plain()
+                return plain
+        except UsageError as error:
+            reason = str(error)
+        except SystemExit:  # of argparse
+            reason = said.getvalue().strip().removeprefix("error: ")
+        shown = shown_changes(trial)
+        raise UsageError(f"{self.definition.path}, {trial.point}{f' ({shown})' if shown else ''}: {reason}")
+
+    def check(self) -> list[Plain]:
+        """Check all trials of a grid or of rows, of other samplers the edges. Returns their configurations.
+
+        Raises UsageError for the first that train.py or test.py would refuse, or whose data are not there.
+        """
+        planned = self.definition.planned() or self.definition.corners()
+        trials = [self.definition.trial(params, number) for number, params in enumerate(planned)]
+        found = [self.config(trial) for trial in trials]
+        for root in {root: None for plain in found for root in plain["train"]["data_root"] or [None]}:
+            if root is None:
+                raise UsageError("missing --data_root, the output of preprocess.prepare; see --search --help")
+            if not Path(root).exists():
+                raise UsageError(f"--data_root {root}: no such folder")
+        if tested := self.definition.test:
+            if unknown := tested.keys() - found[0]["data"].keys():
+                name = sorted(unknown)[0]
+                raise UsageError(f"{self.definition.path}: test: {name} is not one of train.py --help data")
+            for trial in trials:
+                self.config(trial, tested)
+        return found
+
+
+def shown_changes(trial: Trial) -> str:
+    """What sets a trial apart, in one line."""
+    return " ".join(
+        f"--{name} {' '.join(words)}" if words is not None else f"no --{name}"
+        for name, words in trial.changes.items()
+    )
+
+
+def require_same_search(run_dir: Path, definition: Definition, command: Sequence[str]) -> None:
+    """Write down what is searched, or raise UsageError if the folder holds another search, or a run."""
+    path = run_dir / RECORD
+    require_no_run(run_dir)
+    settings = {name: list(words) for name, words in definition.settings.items()}
+    now = {"definition": definition.content, "settings": settings, "command": shlex.join(command)}
+    if path.is_file():
+        try:
+            before = parse_json(path.read_bytes())
+            changed = differences(before, now)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path}: is not the record of a search ({error!r})") from error
+        if changed:
+            what = ", ".join(changed)
+            raise UsageError(f"{run_dir} holds another search ({what} differs): choose another --run_dir")
+    write_text(path, json.dumps(now, indent=1) + "\n")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two records of a search differ in, as far as it changes a trial."""
+    settings = [{k: v for k, v in record["settings"].items() if k not in FREE} for record in (before, now)]
+    names = sorted(settings[0].keys() | settings[1].keys())
+    changed = [f"--{name}" for name in names if settings[0].get(name) != settings[1].get(name)]
+    definitions = [record["definition"] for record in (before, now)]
+    keys = ["sampler", "space", "rows", "seeds", "pruning"]
+    if definitions[0].get("test"):  # what was not tested may be tested later
+        keys.append("test")
+    return changed + [key for key in keys if definitions[0].get(key) != definitions[1].get(key)]
