@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.backbones.menu import BACKBONES
+from preprocess.features.extraction import NO_WEIGHTS, RANDOM_WEIGHTS
 from tests.clip_factory import feature_info
 from utils.clip.features import write_features
 from utils.clip.files import VIDEO_NAME, find_audio
@@ -19,10 +20,9 @@ from utils.clip.packed import FEATURES
 
 def random_recipe(backbone: str) -> dict[str, Any]:
     """The recipe of --random_weights."""
+    weights = NO_WEIGHTS if BACKBONES[backbone].weights is None else RANDOM_WEIGHTS
     settings = BACKBONES[backbone].settings() | {"precision": "fp32"}
-    return {
-        "backbone": backbone, "weights": "random", "weights_sha256": "random", "settings": settings,
-    }  # fmt: skip
+    return {"backbone": backbone, "weights": weights, "weights_sha256": weights, "settings": settings}
 
 
 def write_noise_features(folder: Path, backbone: str, *, fake: bool = False, seed: int = 0) -> None:
@@ -31,7 +31,8 @@ def write_noise_features(folder: Path, backbone: str, *, fake: bool = False, see
     with open_crop(folder / VIDEO_NAME) as crop:
         fps, num_frames = crop.fps, crop.num_frames
     plan, source = about.plan(fps, num_frames), folder / VIDEO_NAME
-    if rate := about.sample_rate_hz:
+    if about.hears and not about.sees:
+        rate = about.sample_rate_hz
         plan, source = about.plan(Fraction(rate), round(num_frames / fps * rate)), find_audio(folder)
     rows = np.random.default_rng(seed).standard_normal((plan.num_rows, about.width)) + fake
     info = dataclasses.replace(
