@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser import launched_browser
+from tests.commands import forking_environment
 
 
 @pytest.fixture(scope="module")
@@ -12,3 +13,12 @@ def browser():
     """A headless Chromium. It ends with its module: other tests have event loops of their own."""
     with launched_browser() as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def forked_trials():
+    """The trials of a search are forks, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in forking_environment().items():
+            patch.setenv(name, value)
+        yield

@@ -12,7 +12,7 @@ from tests.feature_factory import write_noise_features
 STUDY = Path(__file__).resolve().parents[2] / "models/probe/studies/backbones.json"
 
 
-def test_a_probe_on_every_backbone_of_the_menu_is_one_command_and_one_page(tmp_path):
+def test_a_probe_on_every_backbone_of_the_menu_is_one_command_and_one_page(forked_trials, tmp_path):
     study = json.loads(STUDY.read_text())
     assert [row["features"] for row in study["rows"]] == [[name] for name in BACKBONES]
     (tmp_path / "probes.json").write_text(json.dumps(study | {"test": False}))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.browser import Opened
-from tests.commands import forking_environment, run_command, start_command
+from tests.commands import run_command, start_command
 from tests.e2e.test_training import TINY
 from utils.report.compare import read_predictions
 from utils.search.definition import Definition, given_flags
@@ -19,13 +19,7 @@ from utils.search.study import Study
 FLAGS = (*TINY, "--num_workers", "0", "--save_every_steps", "2", "--precision", "fp32")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forked_trials():
-    """The trials of a search are forks, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in forking_environment().items():
-            patch.setenv(name, value)
-        yield
+pytestmark = pytest.mark.usefixtures("forked_trials")
 
 
 def words_of(file, root, run_dir, *more):
