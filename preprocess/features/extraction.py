@@ -85,21 +85,35 @@ class Results:
 
     folders: list[Path]
     name: str
+    failures: list[tuple[str, str]]  # path, reason
     rows: dict[int, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     missing: dict[int, int] = dataclasses.field(default_factory=dict)
+    unreadable: set[int] = dataclasses.field(default_factory=set)
+    num_written: int = 0
+
+    def skip(self, clip: Skipped) -> None:
+        """Leave a clip out, of which some pieces may have been read, and others may still come."""
+        self.rows.pop(clip.index, None)
+        if clip.failure:
+            self.failures.append(clip.failure)
+            self.unreadable.add(clip.index)
 
     def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> bool:
-        """Take the rows (R, E) of a chunk's piece. Writes the clip's features with the last one: True."""
+        """Take the rows (R, E) of a chunk's piece. True if it is the clip's last one: they are written."""
         index, total = chunk.index, len(chunk.plan.pieces)
+        if index in self.unreadable:
+            return False
         rows = self.rows.setdefault(index, np.zeros((total, *row.shape), np.float32))
         rows[chunk.first + place] = row
         self.missing[index] = self.missing.get(index, total) - 1
         if self.missing[index]:
             return False
-        if not np.isfinite(rows).all():
-            raise UsageError(f"{self.folders[index]}: features are not finite; try --precision fp32")
         clip_rows = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
-        write_features(self.folders[index], self.name, clip_rows, chunk.info)
+        if np.isfinite(clip_rows).all():
+            write_features(self.folders[index], self.name, clip_rows, chunk.info)
+            self.num_written += 1
+        else:
+            self.failures.append((str(self.folders[index]), "not finite features; try --precision fp32"))
         del self.rows[index], self.missing[index]
         return True
 
@@ -185,21 +199,19 @@ def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
     pieces = ClipPieces(folders, backbone, like, name)
     loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
-    results, done, there = Results(folders, name), 0, 0
+    results, there = Results(folders, name, failures), 0
     with tqdm(total=len(folders), unit="clip", smoothing=0.05, disable=len(folders) < 2) as bar:
         for batch in batches(loader, size):
             finished = 1
             if isinstance(batch, Skipped):
-                results.rows.pop(batch.index, None)
-                failures += [batch.failure] if batch.failure else []
+                results.skip(batch)
                 there += batch.failure is None
             else:
                 rows = encode(encoder, batch, size, device, config.precision)
                 finished = sum(results.add(*piece, row) for piece, row in zip(batch, rows, strict=True))
-                done += finished
             bar.set_postfix(failed=len(failures), refresh=False)
             bar.update(finished)
-    return done, there
+    return results.num_written, there
 
 
 def extract_alike(

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from models.backbones.backbone import Encoder, Plan, frame_plan, second_plan
-from models.backbones.marlin import MarlinEncoder, marlin_plan
+from models.backbones.marlin import MarlinEncoder, MarlinPieces, marlin_plan
 from models.backbones.menu import BACKBONES
 from preprocess import pack, prepare
 from preprocess.extract_features import main
@@ -253,6 +253,23 @@ def test_what_cannot_be_read_is_listed_and_the_others_go_on(monkeypatch, clips, 
     shutil.rmtree(clips / "clip_70")
     assert extract(monkeypatch, clips) == 0
     assert not (clips / "features_failures.csv").exists()
+
+
+def test_features_that_are_not_finite_are_a_clips_failure(monkeypatch, clips, tiny, caplog):
+    """Of a clip of one frame, whose only piece repeats it."""
+
+    class Spoilt(MarlinPieces):
+        def forward(self, frames):
+            features = super().forward(frames)
+            is_short = frames[:, 0].eq(frames[:, -1]).flatten(1).all(dim=1)
+            return features.masked_fill(is_short[:, None, None], torch.nan)
+
+    write_clip_folder(clips / "clip_1", num_frames=1)
+    spoilt = dataclasses.replace(tiny, make=lambda: Spoilt(MarlinEncoder(TINY_MARLIN)))
+    monkeypatch.setitem(BACKBONES, "marlin_small", spoilt)
+    assert extract(monkeypatch, clips) == 1
+    assert "clip_1,not finite features" in (clips / "features_failures.csv").read_text()
+    assert len(list(clips.rglob("marlin_small.npy"))) == 3
 
 
 def test_weights_come_from_a_file_and_are_named_when_it_is_missing(monkeypatch, clips, tiny, tmp_path):
