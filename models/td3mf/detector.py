@@ -6,7 +6,7 @@ features are computed once by preprocess.extract_features; what is trained is sm
 The presets:
 
 - `corrected`, the default: a window's rows are means of equal parts of it, so that row i of picture and sound
-  show the same seconds and a clip's length leaves no zeros; a dropped modality is a learnt row.
+  show about the same seconds and a clip's length leaves no zeros; a dropped modality is a learnt row.
 - `released`: the published numbers of rows, cut or filled up with zeros, and its optimiser.
 - `demo`: a network for the demo set and two CPU cores.
 
@@ -39,8 +39,6 @@ from utils.clip.packed import FEATURES
 from utils.errors import CheckpointError
 from utils.types import MODALITIES, ClipBatch, DetectorOutput
 
-BLOCK_KEY = "av1.norm1_q.weight"
-
 
 class TD3MFDetector(nn.Module, Method):
     """model(ClipBatch) -> DetectorOutput; the embedding is the fused vector, sound first."""
@@ -69,7 +67,7 @@ class TD3MFDetector(nn.Module, Method):
             audio_positions=c.audio_positions,
             only="" if c.only == "both" else c.only,
         )
-        if c.modality_dropout and c.dropped_modality == "token":
+        if c.only == "both" and c.modality_dropout and c.dropped_modality == "token":
             widths = video_dim, backbone_of(c.audio_features).width
             self.dropped = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         if c.finetune and c.only != "audio":
@@ -156,7 +154,7 @@ class TD3MFDetector(nn.Module, Method):
         """Features, widths and the kind of fusion, as far as shapes tell them apart."""
         try:
             hidden_dim, video_dim = state["project_down.weight"].shape
-            audio_width = len(state[BLOCK_KEY])
+            audio_width = len(state["av1.norm1_q.weight"])
             num_classes, fused = state["classifier_1.0.weight"].shape
         except KeyError as error:
             raise CheckpointError(f"{name}: not a released checkpoint of td3mf (it lacks {error})") from error

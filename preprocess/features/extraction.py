@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,12 @@ def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
     return encoder, ", ".join(path.name for path in paths), ", ".join(map(file_sha256, paths))
 
 
+@functools.lru_cache(maxsize=2)
+def _kept_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
+    """make_encoder(config), once for all videos that are judged."""
+    return make_encoder(config)
+
+
 def _of_transformers(path: Path) -> Path:
     """The same weights as a safetensors file, if that is there."""
     other = path.with_suffix(".safetensors")
@@ -180,12 +187,20 @@ def encode(
     return np.asarray(features[: len(batch)].float().cpu().numpy())
 
 
-def extract(config: ExtractConfig, folders: list[Path], failures: list[tuple[str, str]]) -> tuple[int, int]:
-    """Write the features of all clips that lack them; (how many were done, how many were there already)."""
+def extract(
+    config: ExtractConfig,
+    folders: list[Path],
+    failures: list[tuple[str, str]],
+    made: tuple[Encoder, str, str] | None = None,
+) -> tuple[int, int]:
+    """Write the features of all clips that lack them; (how many were done, how many were there already).
+
+    `made`: what make_encoder gave for this configuration before.
+    """
     from tqdm import tqdm
 
     backbone, device = BACKBONES[config.backbone], resolve_device(config.device)
-    encoder, weights, digest = make_encoder(config)
+    encoder, weights, digest = made or make_encoder(config)
     encoder.to(device)
     size = config.batch_size or backbone.batch_size
     settings = backbone.settings() | {"precision": config.precision}
@@ -245,7 +260,7 @@ def extract_alike(
         if FEATURES + config.feature_name != name:
             raise CheckpointError(f"{brief(name)} would be {config.feature_name}")
         failures: list[tuple[str, str]] = []
-        extract(config, folders, failures)
+        extract(config, folders, failures, _kept_encoder(config))
         if failures:
             raise ClipError(*failures[0])
         if (made := read_info(folders[0], name).recipe()) != recipe:
