@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from loaders.batches.facts import PICTURE_FACTS, SOUND_FACTS
 from models import load_detector
 from models.judging.detector import JudgeConfig
 from tests.commands import run_command, start_command
@@ -17,6 +18,7 @@ from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint
 from utils.errors import UsageError
+from utils.evaluation.domain import Domain
 
 NAMES = ("marlin_small", "audio_resnet18")
 FLAGS = (
@@ -100,12 +102,19 @@ def test_a_run_is_tested_from_folders_and_from_a_pack_but_not_with_other_feature
     assert "extract all in one way" in refused.stderr
 
 
-def test_a_video_is_judged_by_features_that_are_extracted_for_it(run_dir, tmp_path):
+def test_a_video_is_judged_by_features_that_are_extracted_for_it(run_dir, tmp_path, monkeypatch):
     video = write_video(tmp_path / "clip.mp4", moving_face(30), waveform=clicks(1.2, (0.3, 0.8)))
     detector = load_detector(run_dir / "best.pt", device="cpu")
+    assert detector.domain is None  # nine persons tell nobody apart: their description is used all the same
+    detector.domain = Domain.from_plain(load_checkpoint(run_dir / "best.pt")["domain"])
+    seen = []
+    monkeypatch.setattr(Domain, "reasons", lambda _, facts: seen.append(facts) or ["unlike them"])
     (face,) = detector.judge(video, JudgeConfig()).faces
     assert np.isfinite(face.logit)
-    assert face.off_domain  # these videos are unlike the tree's clips
+    assert "unlike them" in face.off_domain
+    (facts,) = seen  # of picture and sound, which the method itself does not load
+    assert len(facts) == len(detector.domain.names)
+    assert np.isfinite(facts[: len(PICTURE_FACTS + SOUND_FACTS)]).all()
     (features,) = detector.features(video)
     assert features.windows.shape == (1, 32)
     detector.model.recipes["features/marlin_small"] |= {"weights": "marlin.pt"}
