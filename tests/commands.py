@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import csv
 import functools
 import json
 import os
@@ -117,6 +118,17 @@ def start_command(*words: object, processes: int = 1) -> StartedCommand:
 def run_processes(count: int, *words: object) -> subprocess.CompletedProcess[str]:
     """`run_command` in several processes."""
     return start_command(*words, processes=count).wait()
+
+
+def ok(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The same result. Raises AssertionError, with the end of what it said, if the command failed."""
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def scores(folder: Path) -> dict[str, str]:
+    """{clip id: logit} of predictions.csv."""
+    return {row["clip_id"]: row["logit"] for row in csv.DictReader((folder / "predictions.csv").open())}
 
 
 def run_launcher(

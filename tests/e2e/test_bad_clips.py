@@ -14,8 +14,8 @@ from loaders.batches.windows import ClipDataset
 from loaders.batches.worker_processes import LoaderError
 from loaders.splits.files import read_split
 from tests.clip_factory import make_clip, write_clip_folder
-from tests.commands import start_command
-from tests.e2e.test_training import TINY, ok, train
+from tests.commands import ok, start_command
+from tests.e2e.test_training import TINY, train
 from tests.kill import differences, kill_at
 from utils.clip.files import VIDEO_NAME
 from utils.errors import ClipError, DatasetError

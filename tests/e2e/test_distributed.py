@@ -13,8 +13,8 @@ import torch
 
 from loaders.batches.samplers import TrainingBatches, TrainingSampler
 from tests.clip_factory import write_clip_folder
-from tests.commands import ONE_THREAD, forking_environment, run_command, run_launcher, run_processes
-from tests.e2e.test_training import TINY, command, ok
+from tests.commands import ONE_THREAD, forking_environment, ok, run_command, run_launcher, run_processes
+from tests.e2e.test_training import TINY, command
 from utils.checkpoint.files import load_checkpoint
 from utils.errors import UsageError
 

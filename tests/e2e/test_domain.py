@@ -10,8 +10,8 @@ from loaders.batches.domain import sample_by_person
 from models import load_detector
 from models.judging.detector import JudgeConfig
 from tests.clip_factory import make_clip
-from tests.commands import run_command
-from tests.e2e.test_training import TINY, ok
+from tests.commands import ok, run_command
+from tests.e2e.test_training import TINY
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 

@@ -1,6 +1,5 @@
 """Exposing the Deception from prepared clips to a verdict: a method that only sees, frame by frame."""
 
-import csv
 import json
 import signal
 import time
@@ -11,7 +10,7 @@ import torch
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import run_command, run_processes, start_command
+from tests.commands import ok, run_command, run_processes, scores, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from tests.parity.exposing_deception import released_name
@@ -24,17 +23,8 @@ FLAGS = (
 ).split()
 
 
-def ok(result):
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
-
-
 def train(root, run_dir, *more):
     return ["train.py", "--data_root", root, "--run_dir", run_dir, *FLAGS, *more]
-
-
-def scores(folder):
-    return {row["clip_id"]: row["logit"] for row in csv.DictReader((folder / "predictions.csv").open())}
 
 
 @pytest.fixture(scope="module")

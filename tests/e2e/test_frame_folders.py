@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.commands import run_command
+from tests.commands import ok, run_command
 from tests.frame_trees import AUTHOR, build_deepfakebench, build_frame_lists, move_into_store
 
 FLAGS = (
@@ -13,11 +13,6 @@ FLAGS = (
     "--batch_size 4 --num_workers 1 --epochs 1 --device cpu --precision fp32 --domain_clips 0"
 ).split()
 PREFIXES = ("--path_prefix", f"{AUTHOR}=", "FF++/manipulated_sequenceswap=manipulated_sequences/FaceSwap")
-
-
-def ok(result):
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
 
 
 def train_and_test(name, root, folder, *flags, report="false"):

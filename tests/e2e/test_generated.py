@@ -13,8 +13,8 @@ from models.judging.annotate import COLORS
 from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
 from tests.clip_factory import write_clip_folder
-from tests.commands import run_command
-from tests.e2e.test_training import TINY, ok
+from tests.commands import ok, run_command
+from tests.e2e.test_training import TINY
 from tests.e2e.test_video import write_checkpoint
 from tests.trees.media import Media
 from utils.checkpoint.files import load_checkpoint

@@ -10,7 +10,7 @@ import torch
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import run_command, run_launcher, start_command
+from tests.commands import ok, run_command, run_launcher, scores, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from tests.unit.models.mrdf.test_detector import published_state
@@ -29,15 +29,6 @@ PUBLISHED = ["--model", "mrdf", "--preset", "released", *SIZES]
 def train(root, run_dir, *more):
     flags = [*PUBLISHED, *RUN, "--test_fraction", "0.25", "--epochs", "2", "--save_every_steps", "2", *more]
     return ["train.py", "--data_root", str(root), "--run_dir", str(run_dir), *flags]
-
-
-def ok(result):
-    assert result.returncode == 0, result.stderr
-    return result
-
-
-def scores(folder):
-    return {row["clip_id"]: row["logit"] for row in csv.DictReader((folder / "predictions.csv").open())}
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import time
 import pytest
 import torch
 
-from tests.commands import ONE_THREAD, ROOT, forking_environment, start_command
+from tests.commands import ONE_THREAD, ROOT, forking_environment, ok, start_command
 from tests.e2e.test_distributed import TORCHRUN
-from tests.e2e.test_training import TINY, ok
+from tests.e2e.test_training import TINY
 from tests.kill import differences
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.run.log import RunLog

@@ -13,7 +13,7 @@ from preprocess.clip.make import ClipConfig, is_finished, prepare_clip
 from preprocess.perturb.kinds import Perturbation
 from preprocess.perturb.variants import change_of, make_variants
 from tests.clip_factory import ROWS, make_clip, write_metadata
-from tests.commands import run_command
+from tests.commands import ok, run_command
 from tests.moving_face import moving_face
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME, read_clip_info
 from utils.clip.frames import read_frames
@@ -26,11 +26,6 @@ SIZES = (
     "--classifier_hidden_dim 16 --window_s 0.6 --batch_size 4 --num_workers 1 --val_fraction 0.34 "
     "--test_fraction 0.34 --epochs 1 --device cpu --domain_clips 0"
 ).split()
-
-
-def ok(result):
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
 
 
 def write_raw(path, number, fake_video=False, fake_audio=False, num_frames=25):

@@ -1,6 +1,5 @@
 """2D3MF from cached features to a verdict: a method that loads neither picture nor sound."""
 
-import csv
 import json
 import shutil
 import signal
@@ -12,7 +11,7 @@ import pytest
 from loaders.batches.facts import PICTURE_FACTS, SOUND_FACTS
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import run_command, start_command
+from tests.commands import ok, run_command, scores, start_command
 from tests.feature_factory import random_recipe, write_noise_features
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
@@ -27,17 +26,8 @@ FLAGS = (
 ).split()
 
 
-def ok(result):
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
-
-
 def train(root, run_dir, *more):
     return ["train.py", "--data_root", root, "--run_dir", run_dir, *FLAGS, *more]
-
-
-def scores(folder):
-    return {row["clip_id"]: row["logit"] for row in csv.DictReader((folder / "predictions.csv").open())}
 
 
 @pytest.fixture(scope="module")

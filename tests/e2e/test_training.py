@@ -18,7 +18,7 @@ from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
 from models.beyond_masking.detector import BeyondMaskingDetector
 from models.beyond_masking.published_weights import RELEASED_PREFIXES
 from tests.clip_factory import write_clip_folder, write_fakeavceleb_tree
-from tests.commands import ROOT, run_command
+from tests.commands import ROOT, ok, run_command
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.errors import UsageError
@@ -44,11 +44,6 @@ command = run_command
 
 def train(root, run_dir, *arguments):
     return command("train.py", "--data_root", root, "--run_dir", run_dir, *TINY, *arguments)
-
-
-def ok(result):
-    assert result.returncode == 0, result.stderr
-    return result
 
 
 def weights(path):
