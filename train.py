@@ -223,7 +223,7 @@ def build(config: RunConfig, steps_per_epoch: int, device: torch.device) -> Trai
         compile_model(model)
     step = parallel(TrainingStep(model, criterion))
     optimizer, scheduler = make_optimizer(loop, groups, steps_per_epoch)
-    best = Best(higher_is_better=loop.select_by == "val_auc")
+    best = Best(higher_is_better=loop.select_by != "val_loss")
     return TrainingState(model, criterion, step, optimizer, scheduler, best, device)
 
 

@@ -59,7 +59,8 @@ def load_parts(
     for part in ("train", "val"):
         classes = Counter(clip_labels(clip, label_rule)[0] for clip in parts.clips[part])
         if len(classes) < 2:
+            meant = "places in EMOTIONS" if label_rule == "emotion" else "1 = fake"
             raise UsageError(
-                f"the {part} split of {' + '.join(data_roots)} has one class only: {dict(classes)} (1 = fake)"
+                f"the {part} split of {' + '.join(data_roots)} has one class only: {dict(classes)} ({meant})"
             )
     return parts

@@ -1,4 +1,4 @@
-"""The objective of 2D3MF: cross-entropy of real and fake."""
+"""The objective of 2D3MF: cross-entropy of real and fake, or of emotions."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class TD3MFLoss(nn.Module):
         self.config = config
 
     def forward(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
+        if output.class_logits is not None:
+            return {"total": F.cross_entropy(output.class_logits.float(), batch.labels.long())}
         logits = output.logits.float()
         losses = F.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
         if gamma := self.config.focal_gamma:

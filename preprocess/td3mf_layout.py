@@ -11,9 +11,9 @@ SOURCE/{train,val,test}_LISTS.txt       names of the parts' clips, without a suf
 
 A NAME ends with -0 (real) or -1 (fake). OUTPUT gets a folder per clip, with hard links to crop and sound
 (copies where the file system has none), the features as they are, landmarks that say "no face", since this
-layout has no landmarks, and manifest.csv with labels, persons and parts. Clips that no list names are left
-out; those that lack a file are listed, and the exit status is 1. Such features were made by the published
-code, whose encoders were in training mode: a raw video cannot be judged by them.
+layout has no landmarks, and manifest.csv with labels, persons, parts and the emotions of RAVDESS. Clips that
+no list names are left out; those that lack a file are listed, and the exit status is 1. Such features were
+made by the published code, whose encoders were in training mode: a raw video cannot be judged by them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from utils.clip.features import FeatureInfo, write_features
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
 from utils.clip.frames import open_crop
 from utils.clip.packed import FEATURES
+from utils.clip_type import EMOTIONS
 from utils.config import opt, parse_command
 from utils.errors import ClipError, DatasetError, run_command
 from utils.evaluation.results import write_csv
@@ -69,6 +70,14 @@ def person_of(dataset: str, name: str) -> str:
             return match[1]
     stem = name.rpartition("-")[0]
     return stem.partition("-")[0] if dataset in ("DeepfakeTIMIT", "DFDC") else stem
+
+
+def emotion_of(name: str) -> str:
+    """The emotion of a RAVDESS name: its third number. Raises DatasetError for another name."""
+    match = re.match(r"(?:\d\d-){2}0([1-8])-", name)
+    if match is None:
+        raise DatasetError(f"{name}: its third number is no emotion of RAVDESS, 01 to 08")
+    return EMOTIONS[int(match[1]) - 1]
 
 
 def parts_of(source: Path, lists: str) -> dict[str, str]:
@@ -147,8 +156,10 @@ def main() -> int:
             log.error("%s", error)
             failed += 1
             continue
-        person = person_of(config.source.name, name)
-        rows.append({"path": f"clips/{name}", "label": name[-1], "identity": person, "split": part})
+        row = {"path": f"clips/{name}", "label": name[-1], "identity": person_of(config.source.name, name)}
+        if config.source.name == "RAVDESS":
+            row["emotion"] = emotion_of(name)
+        rows.append({**row, "split": part})
     if rows:
         write_csv(config.output / "manifest.csv", rows)
     log.info("%d clips in %s, %d failed", len(rows), config.output, failed)

@@ -16,6 +16,7 @@ from utils.clip.features import write_features
 from utils.clip.files import VIDEO_NAME, find_audio
 from utils.clip.frames import open_crop
 from utils.clip.packed import FEATURES
+from utils.clip_type import EMOTIONS
 
 
 def random_recipe(backbone: str) -> dict[str, Any]:
@@ -25,8 +26,12 @@ def random_recipe(backbone: str) -> dict[str, Any]:
     return {"backbone": backbone, "weights": weights, "weights_sha256": weights, "settings": settings}
 
 
-def write_noise_features(folder: Path, backbone: str, *, fake: bool = False, seed: int = 0) -> None:
-    """As many rows as the clip's length asks for, of noise; those of a fake are higher on average."""
+def write_noise_features(
+    folder: Path, backbone: str, *, fake: bool = False, emotion: str = "", seed: int = 0
+) -> None:
+    """As many rows as the clip's length asks for, of noise; those of a fake are higher on average, and every
+    eighth value of an emotion is.
+    """
     about = BACKBONES[backbone]
     with open_crop(folder / VIDEO_NAME) as crop:
         fps, num_frames = crop.fps, crop.num_frames
@@ -35,6 +40,8 @@ def write_noise_features(folder: Path, backbone: str, *, fake: bool = False, see
         rate = about.sample_rate_hz
         plan, source = about.plan(Fraction(rate), round(num_frames / fps * rate)), find_audio(folder)
     rows = np.random.default_rng(seed).standard_normal((plan.num_rows, about.width)) + fake
+    if emotion:
+        rows[:, EMOTIONS.index(emotion) :: len(EMOTIONS)] += 2
     info = dataclasses.replace(
         feature_info("1"), **random_recipe(backbone), source=source.name, step_s=str(plan.step_s),
         length_s=str(plan.length_s),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INPUTS = frozenset({"video", "sound", "landmarks"})  # the signals of a clip
+# of Clip.emotion, in the order of RAVDESS
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class Clip:
     identity_is: str = "person"
     # files of a folder of frames, in their order (see utils/clip/frame_folders.py); None: a prepared clip
     frames: tuple[str, ...] | None = None
+    emotion: str | None = None  # what the person plays, of EMOTIONS; None: the data set does not say
 
     @property
     def persons(self) -> tuple[str, ...]:

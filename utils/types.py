@@ -56,7 +56,8 @@ class ClipBatch:
     frame_labels: Tensor
     video_labels: Tensor  # (B,) float32, 1 = fake picture, NaN = unknown
     audio_labels: Tensor  # (B,) float32, 1 = fake sound, NaN = unknown
-    labels: Tensor  # (B,) float32, 1 = fake
+    # (B,) float32, 1 = fake; with --label_rule emotion the place in EMOTIONS
+    labels: Tensor
     clip_ids: tuple[str, ...]  # B ids, stable across runs: video-level scores group by them
     video_fps: float  # frames per second of `video` and `landmarks`, the same for the whole batch
     sample_rate_hz: int  # samples per second of `waveform`
@@ -133,8 +134,9 @@ class ClipBatch:
 class DetectorOutput:
     """What every detector returns. A method adds what its loss reads by subclassing."""
 
-    logits: Tensor  # (B,), before the sigmoid; > 0 means fake
+    logits: Tensor  # (B,), before the sigmoid; > 0 means fake; 0 of a model of classes
     video_logits: Tensor | None = None  # (B,), > 0: the picture is fake; None: the method has no such head
     audio_logits: Tensor | None = None  # (B,), > 0: the sound is fake
     embedding: Tensor | None = None  # (B, E), what the clip's logit is computed from
     frame_logits: Tensor | None = None  # (B, T), > 0: the frame is fake
+    class_logits: Tensor | None = None  # (B, C), before the softmax: of a model that tells EMOTIONS apart

@@ -41,8 +41,9 @@ class DataConfig:
     )
     label_rule: str = opt(
         "any",
-        "any = fake if picture or sound is; video = by the picture alone (published code)",
-        choices=("any", "video"),
+        "any = fake if picture or sound is; video = by the picture alone (published code); emotion = which "
+        "of eight, for methods that tell emotions apart",
+        choices=("any", "video", "emotion"),
     )
     min_fake_s: float = opt(
         0.1,

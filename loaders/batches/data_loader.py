@@ -192,6 +192,8 @@ def training_loader(
     if balance == "none" and repeat_reals > 1:
         if dataset_weights is not None:
             raise UsageError("--repeat_reals has no effect with --dataset_weights, which give the shares")
+        if data.label_rule == "emotion":
+            raise UsageError("--repeat_reals has no effect with --label_rule emotion")
         classes = [clip_labels(clip, data.label_rule)[0] for clip in clips]
         repeats = {0.0: repeat_reals, 1.0: 1}
 

@@ -7,14 +7,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from utils.clip_type import Clip
+from utils.clip_type import EMOTIONS, Clip
 from utils.errors import UsageError
 
 
 def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
-    """(label, video_label, audio_label) of a clip, NaN = unknown; rule: "any" or "video" (see DataConfig).
+    """(label, video_label, audio_label) of a clip, NaN = unknown; rule: "any", "video" or "emotion" (see
+    DataConfig).
 
-    Raises UsageError if rule "video" meets a clip whose picture has no label.
+    Raises UsageError if rule "video" meets a clip whose picture has no label, or "emotion" one without.
     """
     video, audio = (
         math.nan if value is None else float(value) for value in (clip.video_label, clip.audio_label)
@@ -26,6 +27,11 @@ def clip_labels(clip: Clip, rule: str) -> tuple[float, float, float]:
                 "is fake"
             )
         return video, video, audio
+    if rule == "emotion":
+        if clip.emotion is None:
+            what = f"{clip.dataset} does not say the emotion of {clip.clip_id}"
+            raise UsageError(f"--label_rule emotion: {what}")
+        return float(EMOTIONS.index(clip.emotion)), video, audio
     return float(clip.label), video, audio
 
 
@@ -40,7 +46,7 @@ def window_labels(
     """
     label, *modalities = clip_labels(clip, rule)
     all_segments = (clip.video_fake_segments, clip.audio_fake_segments)
-    if all_segments == (None, None):
+    if all_segments == (None, None) or rule == "emotion":
         return label, modalities[0], modalities[1]
 
     def is_shown(start: float, end: float) -> bool:
@@ -65,4 +71,6 @@ def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt
         spans = np.array(clip.video_fake_segments, np.float64).reshape(-1, 2)
         forged = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
         return forged.any(axis=1).astype(np.float32)
+    if rule == "emotion":
+        label = float(clip.label)
     return np.full(len(times_s), label if math.isnan(video) else video, np.float32)

@@ -37,9 +37,10 @@ from loaders.datasets.metadata import (
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips
-from utils.clip_type import Clip
+from utils.clip_type import EMOTIONS, Clip
 from utils.errors import DatasetError
 from utils.files import read_lines
+from utils.names import brief
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ TABLE = "manifest.csv"
 REQUIRED = ("path", "label")
 OPTIONAL = (
     *("video_label", "audio_label", "identity", "source_id", "target_id", "method", "category", "split"),
-    *("video_fake_segments", "audio_fake_segments"),
+    *("video_fake_segments", "audio_fake_segments", "emotion"),
 )
 PARTS = ("train", "val", "test")
 # (video_label, audio_label) -> category
@@ -201,6 +202,11 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
     if label == 0 and method != "real":
         raise DatasetError(f"{entry.where}: a real clip has the method {method!r}; leave it empty")
     default = CATEGORIES.get(labels, "fake") if label else "real"
+    emotion = values.get("emotion", "").lower() or None
+    if emotion not in (None, *EMOTIONS):
+        raise DatasetError(
+            f"{entry.where}: emotion is {brief(values['emotion'])}, expected {', '.join(EMOTIONS)}"
+        )
     target = parse_id(values.get("target_id", ""), entry.where)
     person = parse_id(values.get("identity", ""), entry.where) or target
     return new_clip(
@@ -216,4 +222,5 @@ def _make_clip(folders: FolderIndex, entry: _Entry) -> Clip:
         donors=[parse_id(name, entry.where) for name in values.get("source_id", "").split(";")],
         split=values.get("split") or None,
         segments=(_read_segments(entry, "video_fake_segments"), _read_segments(entry, "audio_fake_segments")),
+        emotion=emotion,
     )

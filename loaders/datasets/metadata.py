@@ -355,6 +355,7 @@ def new_clip(
     split: str | None = None,
     group: str = "",
     segments: tuple[Segments | None, Segments | None] = (None, None),
+    emotion: str | None = None,
 ) -> Clip:
     """A clip; its name, persons, pair and group are preceded by "<dataset>/".
 
@@ -383,6 +384,7 @@ def new_clip(
         dataset=dataset,
         split=split,
         split_group=sys.intern(f"{dataset}/{group}") if group else "",
+        emotion=emotion,
         video_fake_segments=segments[0],
         audio_fake_segments=segments[1],
         identity_is=identity_is,

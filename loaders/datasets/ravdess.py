@@ -1,4 +1,6 @@
-"""RAVDESS: 24 actors speak and sing two sentences. Real clips only: more reals for training on another set.
+"""RAVDESS: 24 actors speak and sing two sentences in eight emotions. Real clips only.
+
+They are more reals for training on another set, or for telling emotions apart.
 
 Names are <modality>-<channel>-<emotion>-<intensity>-<statement>-<repetition>-<actor>; modality 01 has picture
 and sound. 2D3MF's copies end with -0 (real) or -1 (fake) after the actor.
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from loaders.datasets.metadata import new_clip, walk_clips
 from loaders.listing import Listing, ListingConfig, select_clips
-from utils.clip_type import Clip
+from utils.clip_type import EMOTIONS, Clip
 from utils.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -67,4 +69,5 @@ def _make_clip(match: re.Match[str], folder: Path) -> Clip:
         identity_is="person",
         stratum="men" if int(actor) % 2 else "women",
         split=next((split for split, actors in ACTORS.items() if actor in actors), "train"),
+        emotion=EMOTIONS[int(match["emotion"]) - 1],
     )

@@ -127,6 +127,7 @@ class LoadedDetector:
         assert isinstance(model, nn.Module)  # every method is one
         self.model = model
         self.model.to(device).eval()
+        self.tells_emotions = data.label_rule == "emotion"
         # what is judged has no label: rule "video" would ask for that of the picture
         self.data = dataclasses.replace(data, max_length_gap_s=1e9, trim_silence=False, label_rule="any")
         self.has_decision = decision is not None
@@ -142,13 +143,16 @@ class LoadedDetector:
         """Judge every face of a raw video.
 
         Crops and sound are written to a temporary folder; memory does not grow with the video's length.
-        Decoding runs in its own process. Raises ClipError if it fails or exceeds the limits of `config`.
+        Decoding runs in its own process. Raises ClipError if it fails or exceeds the limits of `config`,
+        UsageError if the model tells emotions apart.
         """
         with tempfile.TemporaryDirectory() as work_dir:
             return self.judge_tracks(Path(video), Path(work_dir), config or JudgeConfig())[0]
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
         """`judge`, plus the tracked faces, whose files stay in `work_dir`."""
+        if self.tells_emotions:
+            raise UsageError(f"{self.name}: tells emotions apart, and says nothing of real and fake")
         tracked = self._track(video, work_dir, config)
         must_abstain = self.caveat and not (config.judge_despite_generated or is_demo_video(video))
         reasons = [self.caveat] if must_abstain else []

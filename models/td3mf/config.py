@@ -45,6 +45,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "workers": {"batch_size": 32},
     },
+    "emotion": {  # as corrected
+        "model": {"task": "emotion"},
+        "data": {"window_s": 10.24, "label_rule": "emotion", **WINDOWS},
+        "train": {"learning_rate": 1e-3, "epochs": 60, "domain_clips": 0},
+        "workers": {"batch_size": 32},
+    },
     "demo": {
         "model": {"audio_features": "audio_resnet18", "hidden_dim": 32},
         "data": {"window_s": 2.56, **WINDOWS},
@@ -63,6 +69,11 @@ class TD3MFConfig:
         "marlin_small", "backbone of the picture, of preprocess.extract_features", choices=SEEING
     )
     audio_features: str = opt("eat", "backbone of the sound, or a layer of one: wavlm_base.layer6")
+    task: str = opt(
+        "deepfake",
+        "what is told: real from fake, or which of eight emotions, with --label_rule emotion",
+        choices=("deepfake", "emotion"),
+    )
     only: str = opt(
         "both",
         "a linear head on the features of one modality, without fusion",

@@ -8,6 +8,7 @@ The presets:
 - `corrected`, the default: a window's rows are means of equal parts of it, so that row i of picture and sound
   show about the same seconds and a clip's length leaves no zeros; a dropped modality is a learnt row.
 - `released`: the published numbers of rows, cut or filled up with zeros, and its optimiser.
+- `emotion`: `corrected` for the eight emotions of RAVDESS in place of real and fake.
 - `demo`: a network for the demo set and two CPU cores.
 
 Deviations of all presets: middle fusion runs for every feature (the published head fits MFCC alone, unless
@@ -36,6 +37,7 @@ from models.td3mf.fusion import MFCC_STEPS, NUM_MFCC, TD3MFNetwork
 from models.td3mf.published import load_network
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.clip.packed import FEATURES
+from utils.clip_type import EMOTIONS
 from utils.errors import CheckpointError
 from utils.types import MODALITIES, ClipBatch, DetectorOutput
 
@@ -61,7 +63,7 @@ class TD3MFDetector(nn.Module, Method):
             num_heads=c.num_heads,
             num_steps=c.num_steps,
             num_audio_steps=c.num_audio_tokens,
-            num_classes=1,
+            num_classes=len(EMOTIONS) if c.task == "emotion" else 1,
             fusion_type=c.fusion_type,
             late=c.fusion == "lf",
             audio_positions=c.audio_positions,
@@ -106,6 +108,9 @@ class TD3MFDetector(nn.Module, Method):
         if c.only == "both" and self.training and c.modality_dropout:
             video, audio = self._with_dropped([video, audio])
         logits, fused = self.network(video, audio if c.only == "video" else self._tokens(audio))
+        if c.task == "emotion":
+            nothing = torch.zeros_like(logits[:, 0])
+            return DetectorOutput(logits=nothing, embedding=fused, class_logits=logits)
         return DetectorOutput(logits=logits[:, 0], embedding=fused)
 
     def _rows_of_frames(self, batch: ClipBatch) -> list[Tensor]:
@@ -158,8 +163,10 @@ class TD3MFDetector(nn.Module, Method):
             num_classes, fused = state["classifier_1.0.weight"].shape
         except KeyError as error:
             raise CheckpointError(f"{name}: not a released checkpoint of td3mf (it lacks {error})") from error
-        if num_classes != 1:
-            raise CheckpointError(f"{name}: tells {num_classes} emotions apart, not real from fake")
+        if num_classes not in (1, len(EMOTIONS)):
+            raise CheckpointError(
+                f"{name}: tells {num_classes} classes apart, neither real from fake nor emotions"
+            )
         audio = {hidden_dim: "mfcc", 512: "audio_resnet18"}.get(audio_width, "emotion2vec")
         if any(key.startswith("eat_down.") for key in state):
             audio = "eat"
@@ -167,7 +174,13 @@ class TD3MFDetector(nn.Module, Method):
             audio = "xvector_scores"
         video = next((seen for seen in SEEING if BACKBONES[seen].width == video_dim), "marlin_small")
         fusion = "mf" if fused == 2 * hidden_dim else "lf"
-        return {"hidden_dim": hidden_dim, "audio_features": audio, "video_features": video, "fusion": fusion}
+        return {
+            "task": "deepfake" if num_classes == 1 else "emotion",
+            "hidden_dim": hidden_dim,
+            "audio_features": audio,
+            "video_features": video,
+            "fusion": fusion,
+        }
 
     def load_released(self, state: Mapping[str, Tensor]) -> None:
         """Load a published checkpoint. Raises CheckpointError if keys or shapes do not fit."""

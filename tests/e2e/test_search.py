@@ -64,10 +64,10 @@ def test_rows_and_seeds_become_a_table(searched):
     folder, log = searched
     rows = rows_of(folder / "search.csv")
     assert [row["trial"] for row in rows] == [
-        "with_all_seed_1", "with_all_seed_2", "no_positions_seed_1", "no_positions_seed_2"
+        "with_all_seed_1", "no_positions_seed_1", "with_all_seed_2", "no_positions_seed_2"
     ]  # fmt: skip
     assert {row["state"] for row in rows} == {"complete"}
-    assert [row["positions_first"] for row in rows] == ["", "", "false", "false"]
+    assert [row["positions_first"] for row in rows] == ["", "false", "", "false"]
     for row in rows:
         run_dir = folder / "trials" / row["trial"]
         (epoch,) = rows_of(run_dir / "metrics.csv")  # --epochs wins over the base

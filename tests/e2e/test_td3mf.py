@@ -1,6 +1,8 @@
 """2D3MF from cached features to a verdict: a method that loads neither picture nor sound."""
 
+import csv
 import json
+import re
 import shutil
 import signal
 import time
@@ -16,6 +18,7 @@ from tests.feature_factory import random_recipe, write_noise_features
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint
+from utils.clip_type import EMOTIONS
 from utils.errors import UsageError
 from utils.evaluation.domain import Domain
 
@@ -118,3 +121,82 @@ def test_the_backbone_is_trained_from_raw_frames(root, tmp_path):
     content = load_checkpoint(tmp_path / "run/best.pt")
     assert content["features"].keys() == {"features/audio_resnet18"}
     assert any(key.startswith("video_backbone.") for key in content["model"])
+
+
+@pytest.fixture(scope="module")
+def emotions(prepared_root, tmp_path_factory):
+    """A table of eight persons who play four emotions, whose features tell them."""
+    root = tmp_path_factory.mktemp("emotions") / "set"
+    folders = [video.parent for video in sorted(prepared_root.rglob("cropped_video.mp4"))]
+    rows = ["path,label,identity,split,emotion"]
+    for number in range(32):
+        person, emotion = number // 4, EMOTIONS[2 * (number % 4)]
+        split = {6: "val", 7: "test"}.get(person, "train")
+        folder = root / f"clips/{number:02}"
+        shutil.copytree(folders[number % len(folders)], folder)
+        for name in NAMES:
+            write_noise_features(folder, name, emotion=emotion, seed=number)
+        rows.append(f"clips/{number:02},{number % 2},person {person},{split},{emotion}")
+    rows[1:] = [row.replace("person 5,train", "person 5,test") for row in rows[1:]]
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_emotions_are_trained_tested_and_reported(emotions, tmp_path):
+    flags = (
+        "--model td3mf --preset emotion --dataset manifest --audio_features audio_resnet18 --hidden_dim 16 "
+        "--batch_size 8 --num_workers 0 --window_s 2.56 --epochs 6 --device cpu --precision fp32 "
+        "--select_by val_accuracy --allow_leaks"  # features of noise: the files below them do not matter
+    ).split()
+    run_dir = tmp_path / "run"
+    log = ok(run_command("train.py", "--data_root", emotions, "--run_dir", run_dir, *flags)).stderr
+    assert re.search(r"epoch 5: train loss \d\.\d+, val loss \d\.\d+, val AUC \d\.\d+, accuracy \d\.\d+", log)
+    with (run_dir / "metrics.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    assert max(float(row["val_accuracy"]) for row in epochs) > 0.7
+    content = load_checkpoint(run_dir / "best.pt")
+    assert "decision" not in content
+    assert content["val"]["accuracy"] == max(float(row["val_accuracy"]) for row in epochs)
+    words = ("--checkpoint", run_dir / "best.pt", "--dataset", "manifest", "--data_root", emotions)
+    where = ("--output_dir", tmp_path / "test", "--num_workers", 0, "--device", "cpu")
+    result = json.loads(ok(run_command("test.py", *words, *where)).stdout)
+    assert result["overall"]["accuracy"] >= 0.5  # 0.25 by chance
+    assert result["overall"]["macro_auc"] > 0.75
+    assert result["intervals"]["num_persons"] == 2
+    with (tmp_path / "test/predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    assert {row["emotion"] for row in predictions} == {"neutral", "happy", "angry", "disgust"}
+    right = [row["called"] == row["emotion"] for row in predictions]
+    assert sum(right) / len(right) == result["classes"]["accuracy"]
+    page = (tmp_path / "test/report.html").read_text()
+    assert "This model tells emotions apart" in page
+    assert (tmp_path / "test/confusion.png").stat().st_size > 1000
+    refused = run_command("test.py", *words, *where, "--shortcuts")
+    assert "emotions for labels, but real and fake are needed here" in refused.stderr
+    video = write_video(tmp_path / "clip.mp4", moving_face(30), waveform=clicks(1.2, (0.3, 0.8)))
+    detector = load_detector(run_dir / "best.pt", device="cpu")
+    with pytest.raises(UsageError, match="says nothing of real and fake"):
+        detector.judge(video)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--preset demo --label_rule emotion", "--label_rule emotion does not go with --task deepfake"),
+        ("--preset emotion --label_rule any", "--label_rule any does not go with --task emotion"),
+        ("--preset demo --select_by val_accuracy", "val_accuracy is for --task emotion"),
+        ("--preset emotion --dataset fakeavceleb", "fakeavceleb does not say the emotion of"),
+    ],
+)
+def test_emotions_where_they_cannot_be(root, tmp_path, flags, said):
+    words = ("--data_root", root, "--run_dir", tmp_path / "run", "--audio_features", "audio_resnet18")
+    refused = run_command("train.py", "--model", "td3mf", *words, *flags.split())
+    assert refused.returncode
+    assert said in refused.stderr
+
+
+def test_another_method_tells_no_emotions(root, tmp_path):
+    refused = run_command(
+        "train.py", "--data_root", root, "--run_dir", tmp_path / "run", "--label_rule", "emotion"
+    )
+    assert "is for methods that tell emotions apart" in refused.stderr

@@ -48,6 +48,18 @@ class Interval(NamedTuple):
     high: float
 
 
+def expanded_percentiles(values: Floats, num_persons: int) -> Interval:
+    """95 % interval of a statistic from its values on resamples of n >= 2 persons.
+
+    Plain percentiles are too narrow for few persons: n instead of n - 1, normal instead of Student's t.
+    Expanding their levels corrects for both (Hesterberg 2015, section 5.3).
+    """
+    n = num_persons
+    tail = norm.cdf(np.sqrt(n / (n - 1)) * student_t.ppf((1 - CONFIDENCE) / 2, n - 1))
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return Interval(float(low), float(high))
+
+
 class PersonResamples:
     """The resamples of a set of clips.
 
@@ -88,15 +100,8 @@ class PersonResamples:
             yield counts
 
     def interval(self, values: Floats) -> Interval:
-        """95 % interval of a statistic from its (num_resamples,) values: expanded percentiles.
-
-        Plain percentiles are too narrow for few persons: n instead of n - 1, normal instead of Student's t.
-        Expanding their levels corrects for both (Hesterberg 2015, section 5.3).
-        """
-        n = self.num_persons_of_rarer_class
-        tail = norm.cdf(np.sqrt(n / (n - 1)) * student_t.ppf((1 - CONFIDENCE) / 2, n - 1))
-        low, high = np.quantile(values, (tail, 1 - tail))
-        return Interval(float(low), float(high))
+        """95 % interval of a statistic from its (num_resamples,) values."""
+        return expanded_percentiles(values, self.num_persons_of_rarer_class)
 
 
 class WeightedRoc:

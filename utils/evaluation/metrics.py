@@ -20,15 +20,20 @@ Rows = npt.NDArray[np.intp]  # indices into arrays of clips
 
 
 def lacks_a_class(labels: Labels, what: str) -> str:
-    """Why AUC and EER are undefined: `labels` holds only reals or only fakes; "" if it holds both."""
+    """Why AUC and EER are undefined: `labels` holds only reals or only fakes; "" if it holds both.
+
+    "" too for the places of emotions: how many of these there are is checked where they are counted.
+    """
     num_fake = int((labels == 1).sum())
-    if 0 < num_fake < len(labels):
+    if 0 < num_fake < len(labels) or (labels > 1).any():
         return ""
     return f"{what} has {num_fake} fake and {len(labels) - num_fake} real clips: AUC, AP and EER need both"
 
 
 def require_both_classes(labels: Labels, what: str) -> None:
     """Raise DatasetError unless `labels` holds reals and fakes."""
+    if (labels > 1).any():
+        raise DatasetError(f"{what} has emotions for labels, but real and fake are needed here")
     if reason := lacks_a_class(labels, what):
         raise DatasetError(reason)
 

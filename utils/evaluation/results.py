@@ -15,6 +15,7 @@ from scipy.special import expit
 from utils.clip_type import Clip
 from utils.evaluation.abstention import abstention_results
 from utils.evaluation.bootstrap import interval_results
+from utils.evaluation.classes import class_results, class_rows
 from utils.evaluation.decision import Decision, decision_results
 from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import (
@@ -44,16 +45,18 @@ def all_metrics(
 
     With intervals over persons, and the results of the checkpoint's decision. donor_disjoint: ids of clips
     with no donor in training; if some of the fakes are, they too are compared with all reals. Of clips of one
-    class: what can be said without the other, and the "reason" for the rest.
+    class: what can be said without the other, and the "reason" for the rest. Of emotions: `class_results`.
     """
+    if scores.class_logits is not None:
+        return class_results(clips, scores, what)
     labels, logits = scores.labels, scores.logits
     ordered = scores.in_order(clips)
     persons = [clip.identity for clip in ordered]
     decided: dict[str, Any] = {"reason": "the checkpoint holds no decision"}
     if decision is not None:
+        kinds = kinds_of(ordered[row] for row in np.flatnonzero(labels == 0))
         decided = decision_results(decision, labels, logits, persons)
-        decided["identity_is"] = kinds_of(ordered[row] for row in np.flatnonzero(labels == 0))
-        decided["promise"] = promise_of(decision)
+        decided |= {"identity_is": kinds, "promise": promise_of(decision)}
     about_domain: dict[str, Any] = {
         "reason": "the checkpoint does not describe its training clips, or too few persons: see train.log"
     }
@@ -64,13 +67,8 @@ def all_metrics(
     if scores.frame_labels is not None:
         by_frame = {"frame_level": frame_level_metrics(scores.frame_labels, scores.window_logits)}
     if reason := lacks_a_class(labels, what):
-        return {
-            "overall": one_class_metrics(labels, logits),
-            "decision": decided,
-            "domain": about_domain,
-            "reason": reason,
-            **by_frame,
-        }
+        said = {"overall": one_class_metrics(labels, logits), "reason": reason}
+        return {**said, "decision": decided, "domain": about_domain, **by_frame}
 
     def metrics_of(rows: Rows, name: str) -> dict[str, Any]:
         return dataclasses.asdict(detection_metrics(labels[rows], logits[rows], name))
@@ -97,6 +95,8 @@ def all_metrics(
 def headline(result: Mapping[str, Any]) -> str:
     """The main numbers of test_metrics.json, for the log."""
     rates = "AUC {auc:.4f}, EER {eer:.4f}, balanced accuracy {balanced_accuracy:.4f}"
+    if "classes" in result:
+        return "accuracy {accuracy:.4f}, macro AUC {macro_auc:.4f}".format(**result["overall"])
     said = ("accuracy {accuracy:.4f}" if "reason" in result else rates).format(**result["overall"])
     return said + (f"; {sentence_of_frames(frames)}" if (frames := result.get("frame_level")) else "")
 
@@ -139,6 +139,9 @@ def write_predictions(
     domain: Domain | None = None,
 ) -> None:
     """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
+    if scores.class_logits is not None:
+        write_csv(path, class_rows(list(clips), scores))
+        return
     rows = []
     ordered, p_values = scores.in_order(clips), None
     if domain is not None and scores.facts is not None:

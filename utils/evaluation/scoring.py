@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,15 +15,16 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.clip_type import Clip
-from utils.evaluation.metrics import DetectionMetrics, Floats
+from utils.evaluation.metrics import Floats
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
 from utils.run.device import autocast
 from utils.run.training import NotFiniteError, require_finite
 from utils.types import ClipBatch
 
-# clip id, label, logits of clip, video and audio head, label of the frame (NaN of a window)
-Window = tuple[str, float, float, float, float, float]
+# clip id, label, logits of clip, video and audio head, label of the frame (NaN of a window), class logits
+Window = tuple[Any, ...]
+NUM_FIXED = 5  # of these numbers, without the classes
 
 POOLS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
 
@@ -51,6 +52,7 @@ class ClipScores:
     mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
     facts: Floats | None = None  # (n, F), means over windows, if they were asked for
     frame_labels: list[Floats] | None = None  # n arrays (num_windows,), 1 = fake picture; None: windows
+    class_logits: Floats | None = None  # (n, C) of a model that tells EMOTIONS apart, whose labels are places
 
     def in_order(self, clips: Iterable[Clip]) -> list[Clip]:
         """The scored ones of `clips`, one per row."""
@@ -103,7 +105,7 @@ def evaluate(
             facts.setdefault(clip_id, []).append(row)
     pool = POOLS[pooling]
     tables = [np.array(values) for values in rows.values()]
-    pooled = np.array([pool(table, axis=0) for table in tables]).reshape(-1, 5)
+    pooled = np.array([pool(table, axis=0) for table in tables] or np.zeros((0, NUM_FIXED)))
     is_by_frame = any(batch.is_by_frame for batch in scored)
     has_video, has_audio = (any(batch.has_heads[head] for batch in scored) for head in (0, 1))
     return ClipScores(
@@ -117,6 +119,7 @@ def evaluate(
         frame_labels=[table[:, 4] for table in tables] if is_by_frame else None,
         mean_terms={name: value / num_scored for name, value in sums.items()},
         facts=np.array([np.mean(facts[clip_id], axis=0) for clip_id in rows]) if describe else None,
+        class_logits=pooled[:, NUM_FIXED:] if pooled.shape[1] > NUM_FIXED else None,
     )
 
 
@@ -147,15 +150,19 @@ def _score(
         logits = output.frame_logits[shown.to(device)]
         heads = (logits if heads[0] is not None else None, None)
     unknown = torch.full_like(logits, torch.nan)
-    columns = (logits, *(unknown if head is None else head for head in heads))
+    classes = () if output.class_logits is None else output.class_logits.unbind(dim=1)
+    columns = (logits, *(unknown if head is None else head for head in heads), *classes)
     # one transfer for all values
     on_cpu = torch.cat([value.float().flatten() for value in (*columns, *terms.values())]).cpu()
     values = on_cpu.double().numpy()
-    scores, term_values = values[: 3 * len(labels)].reshape(3, -1), values[3 * len(labels) :]
-    if not np.isfinite(scores[[True, *(head is not None for head in heads)]]).all():
+    num_values = len(columns) * len(labels)
+    scores, term_values = values[:num_values].reshape(len(columns), -1), values[num_values:]
+    has = [True, *(head is not None for head in heads), *(True for _ in classes)]
+    if not np.isfinite(scores[has]).all():
         raise NotFiniteError(f"a score is not finite on the batch of clips {', '.join(batch.clip_ids)}")
     require_finite(dict(zip(map(_column, terms), term_values.tolist(), strict=True)), batch.clip_ids)
-    rows = zip(clip_ids, labels.tolist(), *scores.tolist(), frame_labels.tolist(), strict=True)
+    of_heads, of_classes = scores[:3].tolist(), scores[3:].tolist()
+    rows = zip(clip_ids, labels.tolist(), *of_heads, frame_labels.tolist(), *of_classes, strict=True)
     return _ScoredBatch(
         windows=list(rows),
         clip_ids=batch.clip_ids,
@@ -171,8 +178,8 @@ def _column(term: str) -> str:
     return "val_loss" if term == "total" else f"val_{term}"
 
 
-def validation_row(scores: ClipScores, metrics: DetectionMetrics) -> dict[str, float]:
-    """The validation columns of metrics.csv."""
-    row = {f"val_{name}": getattr(metrics, name) for name in ("auc", "ap", "eer", "balanced_accuracy")}
+def validation_row(scores: ClipScores, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The validation columns of metrics.csv: loss terms, and some metrics by their names."""
+    row = {f"val_{name}": value for name, value in metrics.items()}
     row["val_loss"] = scores.mean_terms["total"]  # the first of the terms in metrics.csv
     return row | {_column(name): value for name, value in scores.mean_terms.items()}

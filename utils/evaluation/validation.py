@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from utils.clip_type import Clip
 from utils.evaluation.bootstrap import NoStatisticError
+from utils.evaluation.classes import class_metrics
 from utils.evaluation.cross_fit import CrossFit, cross_fit
 from utils.evaluation.decision import NOT_CROSS_FITTED, Decision, decision_of_scores
 from utils.evaluation.metrics import detection_metrics
@@ -26,6 +27,7 @@ from utils.run.resume import Best
 log = logging.getLogger(__name__)
 NAME = "val_scores.npz"
 PART = "the validation split"
+COLUMNS = ("auc", "ap", "eer", "balanced_accuracy")
 NOT_CHOSEN = "this is not the epoch that was chosen"
 
 
@@ -121,16 +123,23 @@ class Validation:
     def end_epoch(
         self, epoch: int, clips: Sequence[Clip], scores: ClipScores, best: Best
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """(row of metrics.csv, what the checkpoints hold of it: {"epoch", "val", "decision"})."""
-        metrics = detection_metrics(scores.labels, scores.logits, PART)
-        row = validation_row(scores, metrics)
+        """(row of metrics.csv, what the checkpoints hold of it: {"epoch", "val", "decision"}).
+
+        A model of classes has no decision.
+        """
+        if scores.class_logits is not None:
+            found = class_metrics(scores.labels, scores.class_logits, PART)
+            kept = {"auc": found["macro_auc"], "accuracy": found["accuracy"]}
+            return validation_row(scores, kept), {"epoch": epoch, "val": found}
+        metrics = dataclasses.asdict(detection_metrics(scores.labels, scores.logits, PART))
+        row = validation_row(scores, {name: metrics[name] for name in COLUMNS})
         decision = decision_of_scores(clips, scores, self.rate, PART)
         self.kept.add(epoch, clips, scores)
-        found: CrossFit | str = NOT_CHOSEN
+        tried: CrossFit | str = NOT_CHOSEN
         if best.is_better(row[self.select_by]) and is_main():
-            found = self._cross_fit(epoch)
-        decision = dataclasses.replace(decision, cross_fit=found)
-        return row, {"epoch": epoch, "val": dataclasses.asdict(metrics), "decision": decision.as_plain()}
+            tried = self._cross_fit(epoch)
+        decision = dataclasses.replace(decision, cross_fit=tried)
+        return row, {"epoch": epoch, "val": metrics, "decision": decision.as_plain()}
 
     def complete(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """What changes in best.pt after the last epoch: those after the best could have been chosen, too."""

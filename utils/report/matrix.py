@@ -150,9 +150,7 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
     column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
     overall = result["overall"]
     if overall["auc"] is None:
-        log.warning(
-            "%s: left out, %s of %s has no AUC: its clips are of one class", file, column, about["name"]
-        )
+        log.warning("%s: left out, %s of %s has no AUC of real and fake clips", file, column, about["name"])
         return
     intervals = result.get("intervals", {})
     interval, kinds = intervals.get("overall", {}).get("auc"), intervals.get("clustered_by", UNKNOWN)

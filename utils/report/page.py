@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from utils.clip.files import VIDEO_NAME, open_landmarks
 from utils.clip.frames import read_frames, read_video_header
-from utils.clip_type import Clip
+from utils.clip_type import EMOTIONS, Clip
 from utils.errors import DatasetError
 from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.promise import sentence_of, sentences, shown_by
@@ -28,6 +28,7 @@ from utils.report.pages import TEMPLATES, jpeg_data_url, stamped, write_page
 from utils.report.plots import (
     Bar,
     plot_bars,
+    plot_confusion,
     plot_det,
     plot_reliability,
     plot_roc,
@@ -63,6 +64,9 @@ class Evaluated:
 
 def write_report(output_dir: Path, evaluated: Evaluated) -> None:
     """Write report.html and its plots as PNG. Raises ClipError if a clip shown in it cannot be read."""
+    if evaluated.scores.class_logits is not None:
+        _write_class_report(output_dir, evaluated)
+        return
     result, run_dir, root = evaluated.result, evaluated.run_dir, evaluated.data_root
     stored = result["decision"].get("stored")
     threshold = stored["clip"]["threshold"] if stored else 0.0  # logit above which a clip is called fake
@@ -89,6 +93,30 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         no_thumbnails=evaluated.no_thumbnails,
         config=config,
         audit=read_audit(folders, result["dataset"], result["split_checksum"]),
+    )
+
+
+def _write_class_report(output_dir: Path, evaluated: Evaluated) -> None:
+    """The page of a model that tells EMOTIONS apart."""
+    result, run_dir = evaluated.result, evaluated.run_dir
+    config, metrics_file = _run_config(run_dir / "config.json"), run_dir / "metrics.csv"
+    caveat, plots = result.get("caveat", ""), {}
+    with stamped(caveat):
+        counts = result["classes"]["confusion"]
+        plots["confusion"] = plot_confusion(output_dir / "confusion.png", EMOTIONS, counts)
+        if metrics_file.is_file():
+            columns = read_training_curves(metrics_file)
+            best = _best_epoch(columns, config.get("train", {}).get("select_by", ""))
+            plots["training"] = plot_training(output_dir / "training.png", columns, best)
+    write_page(
+        output_dir / "report.html",
+        TEMPLATES / "classes.html",
+        result=result,
+        caveat=caveat,
+        persons=_persons({**result["intervals"], "overall": result["intervals"]}),
+        seen=sentence_of_seen(result.get("seen_in_training")),
+        plots=plots,
+        config=config,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 from sklearn.calibration import calibration_curve
@@ -144,6 +145,27 @@ def plot_bars(path: Path, sections: Mapping[str, Sequence[Bar]]) -> Markup:
 
 
 @rc_context(STYLE)
+def plot_confusion(path: Path, names: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """Clips of each class (rows) by what they are called (columns), shaded by their share of the row."""
+    table = np.array(counts, np.float64)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure, (axes,) = new_figure(WIDTH, 4.2)
+    axes.imshow(shares, cmap=ListedColormap([*map(_shade, range(101))]), vmin=0, vmax=1)
+    for row, column in np.ndindex(*table.shape):
+        if table[row, column]:
+            axes.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(names)), map(drawn_name, names), rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), map(drawn_name, names))
+    axes.set(xlabel="called", ylabel="true", title="Clips by what they are called")
+    return save_plot(figure, path, f"confusion matrix of {_said(names)}")
+
+
+def _shade(percent: int) -> tuple[float, ...]:
+    """REAL_COLOR, so transparent that figures stay readable on it."""
+    return (*to_rgb(REAL_COLOR), 0.6 * percent / 100)
+
+
+@rc_context(STYLE)
 def plot_reliability(path: Path, labels: Labels, probs: Mapping[str, Floats]) -> Markup:
     """Share of fakes against P(fake) in bins of equal width, and the number of clips per bin.
 
@@ -171,6 +193,7 @@ def plot_training(path: Path, columns: Mapping[str, Floats], best_epoch: int | N
         "val_auc": ("AUC", INK),
         "val_balanced_accuracy": ("balanced accuracy", GROUP_COLORS[1]),
         "val_eer": ("EER", GROUP_COLORS[2]),
+        "val_accuracy": ("accuracy", GROUP_COLORS[1]),
     }
     figure, panels = new_figure(WIDTH, 4.2, rows=2)
     for axes, wanted in zip(panels, (losses, metrics), strict=True):

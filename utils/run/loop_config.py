@@ -40,7 +40,9 @@ class LoopConfig:
         1, "times that every real clip comes in an epoch, with --balance none; published code: 4 for FF++"
     )
     select_by: str = opt(
-        "val_auc", "metric that decides which epoch is the best", choices=("val_auc", "val_loss")
+        "val_auc",
+        "metric that decides which epoch is the best; val_accuracy: of methods that tell emotions apart",
+        choices=("val_auc", "val_loss", "val_accuracy"),
     )
     patience: int = opt(10, "stop after this many epochs without a better one; 0 = never")
     decision_fpr: float = opt(

@@ -25,6 +25,13 @@ from utils.run.training import StepReader, WaitingTime, shares_gradients
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
+SAID = {  # after each epoch, where a run has it: name for the log <- column
+    "train_total": "train loss",
+    "val_loss": "val loss",
+    "val_auc": "val AUC",
+    "val_eer": "EER",
+    "val_accuracy": "accuracy",
+}
 NOT_TERMS = ("grad_norm", "learning_rate")  # of a step's numbers: those that are not loss terms
 
 
@@ -164,9 +171,9 @@ class Run:
         row |= {**validation, "bad_clips": len(self.bad_clips.found)}
         is_better = self.state.best.update(row[self.config.select_by])
         self.log.epoch(self.progress.epoch, row)
-        numbers = [row[name] for name in ("train_total", "val_loss", "val_auc", "val_eer")]
-        text = "epoch %d: train loss %.4f, val loss %.4f, val AUC %.4f, EER %.4f%s"
-        log.info(text, self.progress.epoch, *numbers, ", best so far" if is_better else "")
+        numbers = [f"{said} {row[name]:.4f}" for name, said in SAID.items() if name in row]
+        numbers += ["best so far"] if is_better else []
+        log.info("epoch %d: %s", self.progress.epoch, ", ".join(numbers))
         self.state.progress = Progress(epoch=self.progress.epoch + 1)
         if is_better and distributed.is_main():
             weights = {"model": self.state.model.state_dict()}

@@ -136,8 +136,13 @@ class Definition:
 
     @property
     def parameters(self) -> dict[str, CategoricalDistribution | Range]:
-        """What Optuna sees: the searched flags, or "row"; and "seed"."""
+        """What Optuna sees: "seed"; and the searched flags, or "row".
+
+        The seed first, so that a search that is stopped has compared all points under its first seeds.
+        """
         found: dict[str, CategoricalDistribution | Range] = {}
+        if self.seeds:
+            found["seed"] = CategoricalDistribution(self.seeds)
         if self.rows:
             found["row"] = CategoricalDistribution(list(self.rows))
         for name, values in self.space.items():
@@ -145,8 +150,6 @@ class Definition:
                 found[name] = CategoricalDistribution(list(map(_choice, values)))
             else:
                 found[name] = values
-        if self.seeds:
-            found["seed"] = CategoricalDistribution(self.seeds)
         return found
 
     def planned(self) -> list[dict[str, Any]]:

@@ -80,13 +80,17 @@ def read_outcomes(study: Study, checked: Checked, failed: Mapping[str, str]) -> 
 
 
 def read_tests(path: Path) -> dict[str, float]:
-    """{data set: AUC} of a test_metrics.json; {} if there is none. Raises DatasetError for another file."""
+    """{data set: AUC} of a test_metrics.json, of a model of emotions their mean; {} if there is none.
+
+    Raises DatasetError for another file.
+    """
     if not path.is_file():
         return {}
     try:
         content = parse_json(path.read_bytes())
         results = content.get("datasets", {content.get("dataset"): content})
-        return {name: float(row["overall"]["auc"]) for name, row in results.items()}
+        aucs = {name: row["overall"].get("macro_auc", row["overall"]["auc"]) for name, row in results.items()}
+        return {name: float(auc) for name, auc in aucs.items() if auc is not None}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: is not a {METRICS} ({error!r})") from error
 

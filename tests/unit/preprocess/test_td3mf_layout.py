@@ -12,7 +12,7 @@ import train
 from loaders import DATASETS
 from loaders.listing import ListingConfig
 from preprocess import td3mf_layout
-from preprocess.td3mf_layout import person_of
+from preprocess.td3mf_layout import emotion_of, person_of
 from tests.clip_factory import write_clip_folder
 from utils.clip.features import check_features, open_rows, read_features, read_info
 from utils.clip.files import VIDEO_NAME, find_audio
@@ -96,6 +96,24 @@ def test_what_is_missing_is_named_and_contradictions_are_refused(monkeypatch, so
         file.write((source / "train_resnet.txt").read_text().splitlines()[0])
     with pytest.raises(DatasetError, match="is also in the train part"):
         run(monkeypatch, source, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "emotion"),
+    [
+        ("01-01-05-01-02-01-12-0", "angry"),
+        ("01-02-01-01-02-01-12-1", "neutral"),
+        ("01-01-08-01-02-01-03-0", "surprised"),
+    ],
+)
+def test_emotions_by_names(name, emotion):
+    assert emotion_of(name) == emotion
+
+
+@pytest.mark.parametrize("name", ["01-01-09-01-02-01-12-0", "angry-0"])
+def test_a_name_without_emotion_is_refused(name):
+    with pytest.raises(DatasetError, match="no emotion of RAVDESS"):
+        emotion_of(name)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.parity.td3mf import Comparison
 from utils.errors import CheckpointError, UsageError
 from utils.types import DetectorOutput
 
-WIDTHS = {"marlin_small": 384, "audio_resnet18": 512}
+WIDTHS = {"marlin_small": 384, "audio_resnet18": 512, "mfcc": 870}
 
 
 def batch_of(*lengths, names=("marlin_small", "audio_resnet18"), seed=0):
@@ -187,28 +187,33 @@ def test_what_cannot_be_is_refused_before_anything_starts(flags, message):
     train.parse_args(["--model", "td3mf", *"--num_steps 6 --fusion lf".split()])
 
 
-def test_a_published_checkpoint_gives_the_published_output(shared):
+@pytest.mark.parametrize(
+    ("audio", "backbone", "num_classes", "task"),
+    [("resnet", "audio_resnet18", 1, "deepfake"), ("mfcc", "mfcc", 8, "emotion")],
+)
+def test_a_published_checkpoint_gives_the_published_output(shared, audio, backbone, num_classes, task):
     """Through the detector, by the sizes that its shapes tell."""
     comparison = Comparison(shared / "fixtures/td3mf_released.safetensors")
     case = next(
         case for case in comparison.cases if case["kind"] == "fusion" and case["settings"]["fusion"] == "mf"
-        and case["settings"]["audio_backbone"].lower() == "resnet"
-        and case["settings"]["num_classes"] == 1
+        and case["settings"]["audio_backbone"].lower() == audio
+        and case["settings"]["num_classes"] == num_classes
     )  # fmt: skip
     settings, state = case["settings"], comparison.weights(case)
     fields = released_fields(TD3MFDetector, {"released": state}, Path("last.ckpt"))
     assert fields == {
-        "hidden_dim": settings["hidden_layers"], "audio_features": "audio_resnet18", "fusion": "mf",
-        "video_features": "marlin_small",
+        "hidden_dim": settings["hidden_layers"], "audio_features": backbone, "fusion": "mf",
+        "video_features": "marlin_small", "task": task,
     }  # fmt: skip
     config = train.parse_args(["--model", "td3mf", "--preset", "released"]).model
     model = TD3MFDetector(dataclasses.replace(config, **fields, num_heads=settings["num_heads"]))
     model.load_released(state)
-    video, audio = comparison.input(case["video"]), comparison.input(case["audio"])
-    batch = batch_of(*[video.shape[1]] * len(video))
-    batch = dataclasses.replace(batch, features={"marlin_small": video, "audio_resnet18": audio})
+    video, sound = comparison.input(case["video"]), comparison.input(case["audio"]).flatten(2)
+    batch = batch_of(*[video.shape[1]] * len(video), names=("marlin_small", backbone))
+    batch = dataclasses.replace(batch, features={"marlin_small": video, backbone: sound})
     output = model.eval()(batch)
-    for name, value in (("logits", output.logits[:, None]), ("fused", output.embedding)):
+    logits = output.logits[:, None] if task == "deepfake" else output.class_logits
+    for name, value in (("logits", logits), ("fused", output.embedding)):
         expected = comparison.tensors[f"expected.{case['name']}.{name}"]
         assert (value - expected).abs().max() <= 1e-5 * expected.abs().max()
     with pytest.raises(CheckpointError, match="not a released checkpoint of td3mf"):

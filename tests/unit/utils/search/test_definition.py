@@ -43,7 +43,7 @@ def test_a_grid_is_the_product_of_its_values_under_every_seed():
     definition, configs = check(content, "--feature_dim", "32", "--epochs", "5")
     assert len(configs) == len(definition.planned()) == 2 * 3 * 2
     assert [(c["train"]["learning_rate"], c["model"]["dropout"], c["train"]["seed"]) for c in configs] == [
-        (rate, dropout, seed) for rate in (1e-3, 0.01) for dropout in (0.1, 0.2, 0.3) for seed in (1, 2)
+        (rate, dropout, seed) for seed in (1, 2) for rate in (1e-3, 0.01) for dropout in (0.1, 0.2, 0.3)
     ]
     assert {(c["train"]["epochs"], c["model"]["feature_dim"]) for c in configs} == {(5, 32)}
     assert configs[0]["model"]["video_channels"] == [4, 8]
