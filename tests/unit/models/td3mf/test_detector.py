@@ -22,7 +22,7 @@ from tests.parity.td3mf import Comparison
 from utils.errors import CheckpointError, UsageError
 from utils.types import DetectorOutput
 
-WIDTHS = {"marlin_small": 384, "audio_resnet18": 512, "mfcc": 870}
+WIDTHS = {"marlin_small": 384, "audio_resnet18": 512}
 
 
 def batch_of(*lengths, names=("marlin_small", "audio_resnet18"), seed=0):
@@ -30,7 +30,7 @@ def batch_of(*lengths, names=("marlin_small", "audio_resnet18"), seed=0):
     rng, batch = torch.Generator().manual_seed(seed), make_batch(len(lengths), 4, size=8)
     features, masks = {}, {}
     for name in names:
-        rows = torch.randn(len(lengths), max(lengths), WIDTHS[name], generator=rng)
+        rows = torch.randn(len(lengths), max(lengths), BACKBONES[name].width, generator=rng)
         masks[name] = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
         features[name] = rows.masked_fill(masks[name][..., None], 0.0)
     return dataclasses.replace(batch, features=features, feature_padding_masks=masks)
