@@ -13,8 +13,7 @@ The presets:
 
 Deviations of all presets: middle fusion runs for every feature (the published head fits MFCC alone, unless
 both streams are equally wide); the epoch is chosen by the AUC of all validation clips, not by the mean of
-batches' AUCs; encoders are in evaluation mode when they extract; the learning rate does not halve when the
-training loss stands still, nor does a low rate end the training.
+batches' AUCs; encoders are in evaluation mode when they extract.
 """
 
 from __future__ import annotations

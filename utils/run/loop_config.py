@@ -25,8 +25,9 @@ class LoopConfig:
     schedule: str = opt(
         "cosine",
         "learning rate after the warm-up; waves: to 0 in 150 steps and up again, from the peak and with a "
-        "new optimiser in every epoch (published code of exposing_deception)",
-        choices=("cosine", "constant", "waves"),
+        "new optimiser in every epoch (published code of exposing_deception); plateau: halved when the "
+        "training loss has not fallen for eight epochs; 1e-6 ends the training (published code of td3mf)",
+        choices=("cosine", "constant", "waves", "plateau"),
     )
     warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
     max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
@@ -75,6 +76,6 @@ class LoopConfig:
         unused = {} if self.weight_decay else {"decay_vectors": "weight_decay is 0"}
         if self.balance != "none":
             unused["repeat_reals"] = f"balance is {self.balance}"
-        if self.schedule == "waves":
-            unused["warmup_epochs"] = "schedule is waves"
+        if self.schedule in {"waves", "plateau"}:
+            unused["warmup_epochs"] = f"schedule is {self.schedule}"
         return unused

@@ -23,6 +23,7 @@ from utils.errors import CheckpointError, UsageError
 from utils.names import brief
 from utils.run import distributed
 from utils.run.config_file import require_same
+from utils.run.training import Plateau
 
 STATE = {"config", "split_checksums", "bad_clips", "model", "criterion", "optimizer", "scheduler"}
 STATE |= {"best_value", "epochs_since_best", "progress", "random"}
@@ -68,7 +69,7 @@ class TrainingState:
     criterion: nn.Module
     step: nn.Module  # (batch, clip ids) -> loss terms: a TrainingStep of both
     optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
+    scheduler: LambdaLR | Plateau
     best: Best
     device: torch.device
     progress: Progress = field(default_factory=Progress)

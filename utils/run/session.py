@@ -21,7 +21,7 @@ from utils.run.log import RunLog
 from utils.run.loop_config import LoopConfig
 from utils.run.resume import Progress, StopRequest, TrainingState
 from utils.run.seed import seed_everything
-from utils.run.training import StepReader, WaitingTime, shares_gradients
+from utils.run.training import Plateau, StepReader, WaitingTime, shares_gradients
 from utils.types import ClipBatch
 
 log = logging.getLogger("train")
@@ -77,13 +77,16 @@ class Run:
         return self.state.progress
 
     def epochs(self) -> Iterator[int]:
-        """Numbers of the epochs that are left, one that was begun included. Ends early on a signal, or after
-        `patience` epochs without a better one.
+        """Numbers of the epochs that are left, one that was begun included. Ends early on a signal, after
+        `patience` epochs without a better one, or at the lowest learning rate of a plateau.
         """
         while self.progress.epoch < self.config.epochs and not self.request.heard():
             if self.config.patience and self.state.best.epochs_since >= self.config.patience:
                 text = "stopped: %d epochs without a better %s"
                 log.info(text, self.state.best.epochs_since, self.config.select_by)
+                return
+            if isinstance(self.state.scheduler, Plateau) and self.state.scheduler.is_over():
+                log.info("stopped: the learning rate is down to %.1e", self.state.scheduler.get_last_lr()[0])
                 return
             if self.progress.step == 0:
                 seed_everything(self.config.seed, self.progress.epoch + 1, distributed.rank())
@@ -169,6 +172,9 @@ class Run:
         """Log the epoch's row and save last.pt with `result`, and best.pt if no epoch before was better."""
         row = {f"train_{name}": value / self.num_steps for name, value in self.progress.sums.items()}
         row |= {**validation, "bad_clips": len(self.bad_clips.found)}
+        if isinstance(self.state.scheduler, Plateau):
+            losses = distributed.gather_objects(row["train_total"])
+            self.state.scheduler.step(sum(losses) / len(losses))
         is_better = self.state.best.update(row[self.config.select_by])
         self.log.epoch(self.progress.epoch, row)
         numbers = [f"{said} {row[name]:.4f}" for name, said in SAID.items() if name in row]

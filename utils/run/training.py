@@ -9,11 +9,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from utils.errors import FrameworkError
 from utils.run import distributed
@@ -101,16 +101,39 @@ def loss_groups(criterion: nn.Module) -> list[dict[str, Any]]:
     return own() if own else [{"params": [p for p in criterion.parameters() if p.requires_grad]}]
 
 
+class Plateau(ReduceLROnPlateau):
+    """Halves the learning rate when the training loss has not fallen for eight epochs (published code of
+    2D3MF, with its numbers).
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer, factor=0.5, patience=7, min_lr=1e-8)
+
+    def step(  # type: ignore[override]  # as torch's own
+        self, metrics: SupportsFloat | None = None, epoch: int | None = None
+    ) -> None:
+        """Nothing after a step of the optimiser; after an epoch, with its training loss, see above."""
+        if metrics is not None:
+            super().step(metrics, epoch)
+
+    def is_over(self) -> bool:
+        """Whether the rate is so low that the published code trains no further epoch."""
+        return float(self.get_last_lr()[0]) <= 1e-6
+
+
 def make_optimizer(
     config: LoopConfig, groups: list[dict[str, Any]], steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, LambdaLR]:
+) -> tuple[torch.optim.Optimizer, LambdaLR | Plateau]:
     """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time:
-    linear warm-up, then "constant" or a "cosine" down to 0; or "waves" of a cosine, the same in every epoch.
+    linear warm-up, then "constant" or a "cosine" down to 0; or "waves" of a cosine, the same in every epoch;
+    or "plateau".
     """
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     trained = [group for group in groups if group["params"]]
     options = {"lr": config.learning_rate, "betas": config.adam_betas, "weight_decay": config.weight_decay}
     optimizer = kind(trained, fused=True, **options)
+    if config.schedule == "plateau":
+        return optimizer, Plateau(optimizer)
     warmup_steps, total_steps = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
 
     def factor(step: int) -> float:

@@ -33,6 +33,42 @@ def test_waves_are_those_of_the_published_code():
         assert found[step] == pytest.approx(rate, rel=1e-6, abs=1e-15)
 
 
+def plateau(losses):
+    """Learning rates of epochs with these training losses, and the scheduler."""
+    config = LoopConfig(learning_rate=1e-3, schedule="plateau")
+    optimizer, scheduler = make_optimizer(config, [{"params": [nn.Parameter(torch.ones(1))]}], 2)
+    found = []
+    for loss in losses:
+        found.append(optimizer.param_groups[0]["lr"])
+        for _ in range(2):
+            optimizer.step()
+            scheduler.step()  # of an optimiser step: changes nothing
+        scheduler.step(loss)
+    return found, scheduler
+
+
+def test_a_plateau_halves_the_rate_after_eight_epochs_without_a_lower_loss():
+    found, scheduler = plateau([1.0, 0.9, *[0.95] * 18])
+    assert found == [1e-3] * 10 + [5e-4] * 8 + [2.5e-4] * 2
+    assert not scheduler.is_over()
+    found, _ = plateau([1.0 - 0.01 * epoch for epoch in range(20)])
+    assert found == [1e-3] * 20
+
+
+def test_a_plateau_ends_the_training_and_survives_a_resumption():
+    found, scheduler = plateau([1.0] * 80)
+    assert found[-1] == 1e-3 / 2**9
+    assert not scheduler.is_over()
+    found, scheduler = plateau([1.0] * 81)
+    assert scheduler.is_over()  # 9.8e-7
+    _, before = plateau([1.0] * 5)
+    _, after = plateau([])
+    after.load_state_dict(before.state_dict())
+    for _ in range(4):
+        after.step(1.0)
+    assert after.get_last_lr() == [5e-4]
+
+
 def test_waves_begin_again_with_every_epoch():
     found = rates(200, 60)
     assert found[60:120] == found[120:180] == found[:60]
@@ -50,7 +86,7 @@ def test_waves_forget_the_optimisers_moments_at_the_start_of_an_epoch_only():
             progress=SimpleNamespace(epoch=0, step=step),
             config=LoopConfig(schedule=schedule, patience=0),
             request=SimpleNamespace(heard=lambda: 0),
-            state=SimpleNamespace(optimizer=optimizer),
+            state=SimpleNamespace(optimizer=optimizer, scheduler=None),
             loader=SimpleNamespace(batch_sampler=SimpleNamespace(sampler=sampler)),
             bad_clips=SimpleNamespace(epoch=None),
         )
