@@ -25,7 +25,7 @@ from loaders.batches.facts import (
     preparation_of,
     window_facts,
 )
-from utils.clip.features import read_info
+from utils.clip.features import FeatureInfo, read_info
 from utils.clip.files import LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.packed import FEATURES
 from utils.clip_type import INPUTS, Clip
@@ -37,6 +37,7 @@ from utils.evaluation.units import caveat, counted, kinds_of
 from utils.media.luma import equalize_luma
 from utils.run import distributed
 from utils.run.bad_clips import BadClips
+from utils.run.progress import map_files
 from utils.types import ClipBatch
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,16 @@ def common_recipes(
     signals = set(inputs.difference(names))
     for name in names:
         errors = []
-        for clip in clips:
+
+        def info_of(clip: Clip, name: str = name) -> FeatureInfo | ClipError:
             try:
-                info = read_info(clip.folder, name)
+                return read_info(clip.folder, name)
             except ClipError as error:
-                errors.append(error)
+                return error
+
+        for clip, info in zip(clips, map_files(info_of, clips, f"recipes of {name}"), strict=True):
+            if isinstance(info, ClipError):
+                errors.append(info)
                 continue
             for source in (info.source, *info.more_sources):
                 if source != LANDMARKS_NAME:
