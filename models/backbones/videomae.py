@@ -44,6 +44,8 @@ HUGGING_FACE = [
     (r"decoder\.decoder_layers\.", "decoder.blocks."),
 ]
 HUGGING_FACE_BLOCK = {
+    "attention.attention.query.bias": "attn.q_bias",  # since transformers 5
+    "attention.attention.value.bias": "attn.v_bias",
     "attention.attention.": "attn.",
     "attention.output.dense.": "attn.proj.",
     "intermediate.dense.": "mlp.fc1.",
