@@ -9,6 +9,7 @@ from typing import Any
 
 from losses.beyond_masking import BeyondMaskingLoss
 from losses.exposing_deception import ExposingLoss
+from losses.m2sd import M2SDLoss
 from losses.mrdf import MrdfLoss
 from losses.probe import ProbeLoss
 from losses.td3mf import TD3MFLoss
@@ -16,6 +17,7 @@ from losses.td3mf import TD3MFLoss
 LOSSES: dict[str, Any] = {  # classes, described above
     "beyond_masking": BeyondMaskingLoss,
     "exposing_deception": ExposingLoss,
+    "m2sd": M2SDLoss,
     "mrdf": MrdfLoss,
     "probe": ProbeLoss,
     "td3mf": TD3MFLoss,

@@ -75,7 +75,8 @@ class Method(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameter groups of the optimiser; learning rate and weight decay are the flags' unless set here.
 
-        One group with all trained parameters by default. `without_decay_of_vectors` makes two of it.
+        "lr_scale" multiplies a group's rate, for layers that are to learn more slowly. One group with all
+        trained parameters by default. `without_decay_of_vectors` makes two of it.
         """
         assert isinstance(self, nn.Module)
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]

@@ -12,12 +12,13 @@ from models.backbones.backbone import Backbone
 from models.backbones.clip import ClipPieces, ClipSize, ClipTower
 from models.backbones.eat import BANDS, PATCH, EatEncoder, EatPieces, EatSize
 from models.backbones.emotion2vec import Emotion2vecEncoder, Emotion2vecSize, FramePieces, SecondPieces
-from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize
+from models.backbones.marlin import MarlinEncoder, MarlinPieces
 from models.backbones.menu import BACKBONES
 from models.backbones.speech import SpeechPieces
 from models.backbones.wav2vec2_encoder import EncoderSize
+from models.blocks.vit import ViTSize
 
-TINY_MARLIN = MarlinSize(12, 1, 2)
+TINY_MARLIN = ViTSize(12, 1, 2)
 TINY_CLIP = ClipSize(16, 24, 2, 3)
 TINY_EAT = EatSize(16, 2, 2)
 TINY_EMOTION2VEC = Emotion2vecSize(width=48, first_depth=1, depth=1, heads=3, channels=8)

@@ -36,8 +36,9 @@ class DataConfig:
     landmark_normalization: str = opt(
         "face_box",
         "face_box = units of the face's width, origin at its middle, per frame; clip_zscore = per "
-        "coordinate over the clip (published code: erases the face's shape)",
-        choices=("face_box", "clip_zscore"),
+        "coordinate over the clip (published code of beyond_masking: erases the face's shape); crop = as "
+        "prepared, in units of the crop's sides, for methods that align pictures",
+        choices=("face_box", "clip_zscore", "crop"),
     )
     label_rule: str = opt(
         "any",

@@ -14,11 +14,12 @@ Landmarks = npt.NDArray[np.float32]  # (T, 478, 2), NaN where no face was found
 def normalize_landmarks(landmarks: npt.NDArray[Any], frames: npt.NDArray[np.int64], kind: str) -> Landmarks:
     """Normalised landmarks of some `frames` of a clip, whose landmarks are (T, 478, 2).
 
-    kind: "face_box" or "clip_zscore" (see DataConfig).
+    kind: "face_box", "clip_zscore" or "crop" (see DataConfig).
     """
     if kind == "clip_zscore":
         return normalize_clip_zscore(np.asarray(landmarks, np.float32))[frames]
-    return normalize_face_box(np.asarray(landmarks[frames], np.float32))
+    shown = np.asarray(landmarks[frames], np.float32)
+    return shown if kind == "crop" else normalize_face_box(shown)
 
 
 def normalize_face_box(landmarks: Landmarks) -> Landmarks:

@@ -8,30 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.backbones.backbone import Backbone, Encoder, Plan, Weights
 from models.backbones.published import load_published
+from models.blocks.vit import SIZES, TubeletViT, ViTSize
 
-TUBELET = (2, 16, 16)  # frames, rows, columns of a token
 SPAN = 32  # frames between the beginnings of two windows
 FRAMES = 16  # every second one of them
-
-
-class MarlinSize(NamedTuple):
-    """Width E, number of blocks and of attention heads."""
-
-    width: int
-    depth: int
-    heads: int
-
-
-SIZES = {"small": MarlinSize(384, 12, 6), "base": MarlinSize(768, 12, 12), "large": MarlinSize(1024, 24, 16)}
+NORM_EPS = 1e-5
 RENAMES = [
     (r"patch_embedding\.projection\.", "patch_embedding."),
     (r"(blocks\.\d+)\.attn\.", r"\1."),
@@ -42,64 +29,22 @@ RENAMES = [
 IGNORED = r"decoder\.|enc_dec_proj\.|discriminator|pos_embedding\."
 
 
-class MarlinEncoder(nn.Module):
+class MarlinEncoder(TubeletViT):
     """encoder(video) -> (B, E) features of windows: (B, 3, 16, 224, 224) RGB in [0, 1], not normalised."""
 
-    def __init__(self, size: MarlinSize, num_frames: int = 16, image_size: int = 224) -> None:
-        super().__init__()
-        self.patch_embedding = nn.Conv3d(3, size.width, TUBELET, stride=TUBELET)
-        grid = (num_frames // TUBELET[0]) * (image_size // TUBELET[1]) * (image_size // TUBELET[2])
-        self.register_buffer("positions", _positions(grid, size.width), persistent=False)
-        self.blocks = nn.ModuleList(_Block(size.width, size.heads) for _ in range(size.depth))
-        self.norm = nn.LayerNorm(size.width)
+    def __init__(self, size: ViTSize, num_frames: int = 16, image_size: int = 224) -> None:
+        super().__init__(size, num_frames, image_size, norm_eps=NORM_EPS)
 
-    def forward(self, video: Tensor) -> Tensor:
-        features: Tensor = self.norm(self._blocks(video).mean(dim=1))
-        return features
+    def forward(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+        return self.tokens(video, visible).mean(dim=1)
 
-    def tokens(self, video: Tensor) -> Tensor:
+    def tokens(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, N, E) of N tubelets, in order of time, rows and columns."""
-        tokens: Tensor = self.norm(self._blocks(video))
-        return tokens
-
-    def _blocks(self, video: Tensor) -> Tensor:
-        tokens: Tensor = self.patch_embedding(video).flatten(2).transpose(1, 2) + self.positions
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
+        return super().forward(video, visible)
 
     def load_published(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a published file, `.encoder.pt` or `.full.pt`. Raises CheckpointError if it does not fit."""
         load_published(self, weights, RENAMES, source, prefix="encoder.", ignored=IGNORED)
-
-
-class _Block(nn.Module):
-    """Attention, whose keys have no bias, and an MLP, each after its norm and added to its input."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(self.norm1(tokens), self.qkv.weight, bias)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        tokens = tokens + self.proj(attended)
-        return tokens + self.mlp(self.norm2(tokens))
-
-
-def _positions(count: int, width: int) -> Tensor:
-    """(1, N, E): column j holds the sine (even j) or cosine of n / 10000^(2 floor(j / 2) / E)."""
-    columns = torch.arange(width, dtype=torch.float64)
-    rates = 10_000.0 ** (-2 * (columns // 2) / width)
-    angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
-    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()[None]
 
 
 class MarlinPieces(Encoder):

@@ -18,3 +18,11 @@ def sinusoidal_positions(positions: Tensor, feature_dim: int) -> Tensor:
     frequencies = torch.exp(even * (-math.log(10_000.0) / feature_dim))
     angles = positions.float()[:, None] * frequencies  # (T, D/2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (T, D)
+
+
+def sinusoid_table(count: int, feature_dim: int) -> Tensor:
+    """(N, D) float32 `sinusoidal_positions` of 0 to N - 1, computed in float64."""
+    columns = torch.arange(feature_dim, dtype=torch.float64)
+    rates = 10_000.0 ** (-2 * (columns // 2) / feature_dim)
+    angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
+    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()

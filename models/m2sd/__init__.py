@@ -1,1 +1,5 @@
-"""M2SD: only its rule for cutting clips, for comparison with its published numbers."""
+"""M2SD (TCSVT 2024)."""
+
+from models.m2sd.detector import M2SDDetector, M2SDOutput
+
+__all__ = ["M2SDDetector", "M2SDOutput"]

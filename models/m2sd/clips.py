@@ -67,23 +67,25 @@ def _tracks(frames: Sequence[Sequence[Detection]]) -> list[tuple[int, ...]]:
 def find_segments(frames: Sequence[Sequence[Detection]]) -> list[FaceSegment]:
     """The stretches that M2SD judges: every face that is visible in all frames, if there is one.
 
-    Else the first face of each longest stretch with a constant number of faces. A pair of frames in which no
-    face can be followed is skipped whole, as in the released code.
+    Else the first face of each longest stretch with a constant number of faces, but that the video's last
+    frame may have another one. A pair of frames in which no face can be followed is skipped whole, as in the
+    released code.
     """
     count = len(frames)
     if whole := _tracks(frames):
         return [FaceSegment(0, count, path) for path in whole]
     segments, start = [], 0
     while start < count - 1:
-        num_tracks, end = len(_tracks(frames[start : start + 2])), start + 2
-        while num_tracks and end < count and len(_tracks(frames[start : end + 1])) == num_tracks:
+        first = found = len(_tracks(frames[start : start + 2]))
+        end = start + 2
+        while found and found == first and end < count:
             end += 1
-        reached = end if not num_tracks or end == count else end + 1
-        if num_tracks and reached - start > 2:
+            found = len(_tracks(frames[start:end]))
+        if first and end - start > 2:
+            if end < count or not found:  # a face came, or was lost, with the last frame
+                end -= 1
             segments.append(FaceSegment(start, end, _tracks(frames[start:end])[0]))
-            start = end
-        else:
-            start = reached
+        start = end
     return segments
 
 
@@ -94,6 +96,21 @@ def crop_box(box: Sequence[float], width: int, height: int) -> tuple[int, int, i
     low, high = np.array([x1, y1]) - half, np.array([x2, y2]) + half
     places = np.concatenate([low, high]).clip(0, np.array([width - 1, height - 1] * 2))
     return tuple(np.rint(places).astype(int).tolist())
+
+
+def joint_canvas(
+    crops: Sequence[npt.NDArray[np.uint8]], boxes: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The crops (h, w, 3) of a clip where their `boxes` (n, 4) have them, and that canvas's place (x, y).
+
+    The result is (n, H, W, 3), as large as all boxes together, and black outside of a frame's own box.
+    """
+    corner, end = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    width, height = end - corner
+    canvas = np.zeros((len(boxes), height, width, 3), np.uint8)
+    for frame, crop, (x1, y1, x2, y2) in zip(canvas, crops, boxes - np.tile(corner, 2), strict=True):
+        frame[y1:y2, x1:x2] = crop
+    return canvas, corner
 
 
 def clip_indices(num_frames: int) -> npt.NDArray[np.int64]:

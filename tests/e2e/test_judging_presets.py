@@ -21,6 +21,7 @@ SIZES = {
     "exposing_deception": "--num_libs 2 --backbone mobilenet_v1 --image_size 32 --fusion_dims 16 8",
     "beyond_masking": "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 "
     "--feedforward_dim 16 --classifier_hidden_dim 16",
+    "m2sd": "--vit tiny --image_size 32",
     "mrdf": "--image_size 16 --crop_size 14 --feature_dim 16 --video_channels 4 4 8 8 --position_kernel 8 "
     "--position_groups 4",
     "probe": "",

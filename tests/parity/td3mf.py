@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from models.backbones.audio_resnet18 import AudioResNet18
 from models.backbones.efficientface import EfficientFace
-from models.backbones.marlin import MarlinEncoder, MarlinSize
+from models.backbones.marlin import MarlinEncoder
 from models.backbones.published import COUNTER, renamed_keys
+from models.blocks.vit import ViTSize
 from models.td3mf.fusion import TD3MFNetwork
 from models.td3mf.published import load_network, names_of
 
@@ -156,7 +157,7 @@ class Comparison:
         name, settings = case["name"], case["settings"]
         encoder: MarlinEncoder | EfficientFace | AudioResNet18
         if case["kind"] == "marlin_encoder":
-            size = MarlinSize(settings["embed_dim"], settings["depth"], settings["num_heads"])
+            size = ViTSize(settings["embed_dim"], settings["depth"], settings["num_heads"])
             encoder = MarlinEncoder(size, settings["n_frames"], settings["img_size"])
         else:
             encoder = EfficientFace() if case["kind"] == "efficientface" else AudioResNet18()

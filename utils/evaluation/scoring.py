@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -75,19 +75,18 @@ def evaluate(
 ) -> ClipScores:
     """Score every window and pool the logits over each clip's windows; of `spread_frames` every frame.
 
-    pooling: "mean", or "max", which finds clips that are forged only in places. The model's mode is restored.
+    pooling: "mean", or "max", which finds clips that are forged only in places. Model and criterion are in
+    evaluation mode; their own is restored.
     With N processes, each is given its share of the batches (see loaders.evaluation_loader); all return the
     scores of all batches, the same as in a single process. `describe` gives (B, F) facts of windows. Clips
     that the loader added to `bad_clips` get no score, even if some of their windows were readable. Raises
     NotFiniteError if a logit or a loss term is not finite, naming the clips of its batch.
     """
-    was_training = model.training
-    model.eval()
     progress = tqdm(batches, desc=description, leave=False, disable=not distributed.is_main(), unit="batch")
     scored_here: list[_ScoredBatch] | None = None
-    with contextlib.suppress(distributed.StopWaiting):  # `collect` raises it in all processes
+    # `collect` raises it in all processes
+    with _evaluation_mode(model, criterion), contextlib.suppress(distributed.StopWaiting):
         scored_here = [_score(model, criterion, batch, device, precision, describe) for batch in progress]
-    model.train(was_training)
     scored = distributed.collect(scored_here)
     if bad_clips is not None:
         bad_clips.share()
@@ -121,6 +120,17 @@ def evaluate(
         facts=np.array([np.mean(facts[clip_id], axis=0) for clip_id in rows]) if describe else None,
         class_logits=pooled[:, NUM_FIXED:] if pooled.shape[1] > NUM_FIXED else None,
     )
+
+
+@contextlib.contextmanager
+def _evaluation_mode(*modules: nn.Module | None) -> Iterator[None]:
+    """Modules (None: there is no such one) are in evaluation mode while the context lasts."""
+    were_training = [(module, module.training) for module in modules if module is not None]
+    for module, _ in were_training:
+        module.eval()
+    yield
+    for module, was_training in were_training:
+        module.train(was_training)
 
 
 def _score(

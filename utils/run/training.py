@@ -118,7 +118,7 @@ class Plateau(ReduceLROnPlateau):
 
     def is_over(self) -> bool:
         """Whether the rate is so low that the published code trains no further epoch."""
-        return float(self.get_last_lr()[0]) <= 1e-6
+        return max(map(float, self.get_last_lr())) <= 1e-6
 
 
 def make_optimizer(
@@ -126,10 +126,12 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, LambdaLR | Plateau]:
     """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time:
     linear warm-up, then "constant" or a "cosine" down to 0; or "waves" of a cosine, the same in every epoch;
-    or "plateau".
+    or "plateau". A group's "lr_scale" multiplies its rate.
     """
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    trained = [group for group in groups if group["params"]]
+    trained = [dict(group) for group in groups if group["params"]]
+    for group in trained:
+        group["lr"] = group.get("lr", config.learning_rate) * group.pop("lr_scale", 1.0)
     options = {"lr": config.learning_rate, "betas": config.adam_betas, "weight_decay": config.weight_decay}
     optimizer = kind(trained, fused=True, **options)
     if config.schedule == "plateau":

@@ -6,11 +6,12 @@ import torch
 from models.backbones import audio_resnet18, efficientface
 from models.backbones.audio_resnet18 import AudioResNet18
 from models.backbones.efficientface import EfficientFace
-from models.backbones.marlin import SIZES, MarlinEncoder, MarlinSize
+from models.backbones.marlin import MarlinEncoder
 from models.backbones.published import load_published
+from models.blocks.vit import SIZES, ViTSize
 from utils.errors import CheckpointError
 
-MINI = MarlinSize(24, 2, 3)
+MINI = ViTSize(24, 2, 3)
 
 
 def marlin_file(size=MINI):
@@ -69,9 +70,9 @@ def test_encoders_have_the_published_number_of_parameters(size, count):
 def test_weights_of_another_size_or_method_are_refused():
     encoder = MarlinEncoder(MINI, num_frames=4, image_size=32)
     with pytest.raises(CheckpointError, match=r"other\.pt: not the weights of MarlinEncoder"):
-        encoder.load_published(marlin_file(MarlinSize(48, 2, 3)), "other.pt")
+        encoder.load_published(marlin_file(ViTSize(48, 2, 3)), "other.pt")
     with pytest.raises(CheckpointError, match="blocks.2"):
-        encoder.load_published(marlin_file(MarlinSize(24, 3, 3)), "deeper.pt")
+        encoder.load_published(marlin_file(ViTSize(24, 3, 3)), "deeper.pt")
     missing = marlin_file()
     del missing["norm.bias"]
     with pytest.raises(CheckpointError, match="norm.bias"):

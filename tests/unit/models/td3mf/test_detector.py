@@ -12,8 +12,9 @@ import torch
 
 import train
 from losses.td3mf import TD3MFLoss, TD3MFLossConfig
-from models.backbones.marlin import MarlinEncoder, MarlinPieces, MarlinSize, marlin_plan
+from models.backbones.marlin import MarlinEncoder, MarlinPieces, marlin_plan
 from models.backbones.menu import BACKBONES
+from models.blocks.vit import ViTSize
 from models.restore import released_fields
 from models.td3mf import TD3MFDetector
 from models.td3mf.config import TD3MFConfig
@@ -130,7 +131,7 @@ def tiny(monkeypatch):
     """A MARLIN of one narrow block in place of the small one."""
 
     def make():
-        return MarlinPieces(MarlinEncoder(MarlinSize(12, 1, 2)))
+        return MarlinPieces(MarlinEncoder(ViTSize(12, 1, 2)))
 
     marlin = dataclasses.replace(BACKBONES["marlin_small"], make=make, width=12)
     monkeypatch.setitem(BACKBONES, "marlin_small", marlin)

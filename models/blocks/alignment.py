@@ -1,0 +1,75 @@
+"""Faces brought upright by five points: one similarity for all frames of a clip, so the head still moves.
+
+The template is that of M2SD's inference code (TianXie834/M2SD): a mean face in 256 pixels, 30 higher.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TEMPLATE_SIDE = 224
+# eye at the picture's left, eye at its right, nose, corners of the mouth at left and right: (x, y) in pixels
+_MEAN_FACE = (
+    (85.82991, 115.7792),
+    (169.0532, 114.3381),
+    (127.574, 167.0006),
+    (90.6964, 204.7014),
+    (167.3069, 203.3733),
+)
+ROUNDING, PLACES = 1024, 32  # steps of a pixel that OpenCV rounds products and places to
+HALF_UP = 0.5 + 2**-12  # exact levels are multiples of 1/1024
+_RAISED, _MEAN_FACE_SIDE = 30, 256
+# Face Mesh's points whose mean is each of these; its "right" eye is the subject's
+FACE_MESH = ((33, 133), (362, 263), (1,), (61,), (291,))
+
+
+def template(side: int) -> Tensor:
+    """(5, 2) float64 places of the five points, x and y in pixels, in a picture of `side` x `side`."""
+    points = torch.tensor(_MEAN_FACE, dtype=torch.float64) - torch.tensor([0, _RAISED])
+    return points * (side / _MEAN_FACE_SIDE)
+
+
+def five_points(landmarks: Tensor) -> Tensor:
+    """(..., 478, 2) points of Face Mesh -> (..., 5, 2), in the template's order and the same unit."""
+    return torch.stack([landmarks[..., list(numbers), :].mean(-2) for numbers in FACE_MESH], dim=-2)
+
+
+def similarity_to(targets: Tensor, points: Tensor) -> Tensor:
+    """(..., 2, 3): from places of a picture, in pixels, to those of the `targets` (5, 2) or (..., 5, 2).
+
+    The inverse of the turn, scale and shift that carry the targets onto `points` (..., 5, 2) with the least
+    squared error. For several frames together `points` are their means: the joint fit is the same. Not finite
+    where all points are the same.
+    """
+    middle, centre = points.mean(-2, keepdim=True), targets.mean(-2, keepdim=True)
+    (x, y), (u, v) = (targets - centre).unbind(-1), (points - middle).unbind(-1)
+    energy = (x.square() + y.square()).sum(-1)
+    real, imaginary = (x * u + y * v).sum(-1) / energy, (x * v - y * u).sum(-1) / energy
+    scale = real.square() + imaginary.square()
+    cosine, sine = real / scale, -imaginary / scale  # of the inverse, times its scale
+    rows = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
+    shift = centre.mT - rows @ middle.mT
+    return torch.cat([rows, shift], -1)
+
+
+def warp(video: Tensor, matrices: Tensor, size: int) -> Tensor:
+    """(B, 3, T, H, W) frames -> (B, 3, T, size, size) float32 of whole levels; black outside of a frame.
+
+    matrices: (B, 2, 3), from places of a clip's frames to those of the result, in pixels whose centres are
+    whole numbers. Bilinear, at places rounded to 1/32 pixel: as OpenCV 4's warpAffine.
+    """
+    count, colours, frames, height, width = video.shape
+    matrices = matrices.double()
+    backwards = torch.linalg.inv_ex(matrices[:, :, :2]).inverse
+    start = -(backwards @ matrices[:, :, 2:])  # where the first pixel comes from
+    line = torch.arange(size, device=video.device, dtype=torch.float64)
+    along = (backwards[:, None, :, 0] * line[:, None] * ROUNDING).round()[:, None]  # (B, 1, size, 2)
+    down = ((backwards[:, None, :, 1] * line[:, None] + start.mT) * ROUNDING).round()[:, :, None]
+    places = ((along + down + ROUNDING / PLACES / 2) / (ROUNDING / PLACES)).floor() / PLACES
+    # grid_sample counts from -1 at the centre of the first pixel to 1 at that of the last one
+    unit = 2 / (torch.tensor([width, height], device=video.device) - 1).clamp_min(1)
+    grid = (places * unit - 1).float()
+    sampled = F.grid_sample(video.flatten(1, 2).float(), grid, align_corners=True)
+    return (sampled + HALF_UP).floor().unflatten(1, (colours, frames))

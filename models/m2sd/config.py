@@ -1,0 +1,89 @@
+"""Flags and presets of M2SD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.blocks.vit import SIZES, TUBELET, ViTSize
+from utils.config import opt, require_at_least, require_between
+
+STUDENTS = {"tiny": ViTSize(48, 2, 3), **SIZES}
+CLIP = {"window_s": 0.64, "landmark_normalization": "crop"}  # 16 frames at 25 per second
+FINE_TUNING = {  # as VideoMAE's models are; the rate is 5e-4 for 256 clips
+    "weight_decay": 0.05,
+    "learning_rate": 3e-5,
+    "warmup_epochs": 5.0,
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "corrected": {  # with the defaults of every config
+        "data": {**CLIP, "windows_per_clip": 8},
+        "train": FINE_TUNING,
+    },
+    "released": {
+        "model": {"head_init_scale": 0.0},
+        "data": {**CLIP, "windows_per_clip": 8},
+        "train": FINE_TUNING,
+    },
+    "demo": {
+        "model": {"vit": "tiny", "image_size": 64, "drop_path": 0.0, "layer_decay": 1.0},
+        "data": {**CLIP, "windows_per_clip": 2},
+        "workers": {"batch_size": 8},
+        "split": {"val_fraction": 0.2, "test_fraction": 0.25},
+        "train": {"weight_decay": 0.05, "learning_rate": 1e-3, "epochs": 30, "patience": 0},
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class M2SDConfig:
+    """models/m2sd/config.py: the student, its head, alignment."""
+
+    vit: str = opt("base", "size of the vision transformer", choices=tuple(STUDENTS))
+    image_size: int = opt(224, "side in pixels of the aligned face; published: 224, 384 and 512")
+    clip_frames: int = opt(16, "consecutive frames of a clip: --window_s times --video_fps")
+    fake_index: int = opt(
+        0,
+        "which of the head's two scores is that of a fake. The published script reads 0 as fake; its unused "
+        "heads have real first, so compare known clips before you trust a published file",
+    )
+    init_from: Path | None = opt(
+        None,
+        "start from VideoMAE's weights (its own files or transformers', pre-trained or fine-tuned), or from "
+        "M2SD.pt. A resumed run reads the file again",
+    )
+    head_init_scale: float = opt(
+        0.001,
+        "factor of the head's first weights; the published default 0 sends no gradient into the network in "
+        "the first step",
+    )
+    real_direction: bool = opt(
+        False, "learn the direction of real features that --real_similarity margin draws reals to"
+    )
+    drop_path: float = opt(0.1, "how often a clip skips a part of the last block; falls to 0 at the first")
+    layer_decay: float = opt(
+        0.75, "learning rate of each block as a share of the next one's; the head has --learning_rate"
+    )
+    align: bool = opt(
+        True, "turn and scale a clip by five landmarks, all frames alike; false = crops as prepared, resized"
+    )
+    jitter_px: float = opt(
+        4.0, "in training, move each of the five points of the template by up to this, in 224 pixels"
+    )
+
+    def __post_init__(self) -> None:
+        for name, side in (("clip_frames", TUBELET[0]), ("image_size", TUBELET[1])):
+            if getattr(self, name) < side or getattr(self, name) % side:
+                raise ValueError(f"{name} must be a multiple of {side}, got {getattr(self, name)}")
+        require_between(self, 0, 1, "fake_index", "head_init_scale")
+        require_at_least(self, 0, "jitter_px")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+
+    def unused(self) -> dict[str, str]:
+        """Fields without effect in this configuration and why: giving such a flag is an error."""
+        return {} if self.align else {"jitter_px": "align is false"}

@@ -1,0 +1,137 @@
+"""M2SD: a video transformer that learns real faces from a pixel-wise teacher and an audio-visual expert.
+
+Yu et al., "Distilling Multi-level Semantic Cues across Multi-modalities for Face Forgery Detection", IEEE
+TCSVT, 2024, doi 10.1109/TCSVT.2024.3524602; published code: TianXie834/M2SD, 2025-02, inference only. This is
+its network: a ViT over 16 frames, whose class token is classified. It sees pictures only.
+
+The presets:
+
+- `corrected`, the default: the head starts at a thousandth of its weights, not at 0.
+- `released`: the published network, whose head starts at 0. How it was trained was not published.
+- `demo`: a network for the demo set and two CPU cores.
+
+Deviations of all presets: five points are means of Face Mesh's, in a crop that follows the face, where the
+published code joins boxes of a detector in the frame's coordinates; a clip too short is mirrored once, at its
+end; a score is P(fake) of windows pooled as logits, not a mean of probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks.vit import TubeletViT, initialise
+from models.m2sd.config import PRESETS, STUDENTS, M2SDConfig
+from models.m2sd.front_end import AlignedClips
+from models.m2sd.published import RELEASED_KEYS, size_of_released, take_released, take_weights
+from models.method import Method
+from utils.checkpoint.foreign import read_foreign_weights
+from utils.errors import UsageError
+from utils.types import ClipBatch, DetectorOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class M2SDOutput(DetectorOutput):
+    """What losses/m2sd.py reads; `embedding` is the class token's feature. None: nothing teaches it.
+
+    B clips, M masked tubelets, S slots of two frames.
+    """
+
+    real_cosines: Tensor | None = None  # (B,) of the feature and the learnt direction of reals
+    token_predictions: Tensor | None = None  # (B, M, E) of the pixel-wise teacher's features
+    token_targets: Tensor | None = None  # (B, M, E), not normed
+    pixel_predictions: Tensor | None = None  # (B, M, 1536)
+    pixel_targets: Tensor | None = None  # (B, M, 1536), standardised
+    slot_predictions: Tensor | None = None  # (B, S, 256) of the expert's slots
+    clip_predictions: Tensor | None = None  # (B, 256) of their mean, from the class token
+    slot_targets: Tensor | None = None  # (B, S, 256)
+
+
+class M2SDDetector(nn.Module, Method):
+    """model(ClipBatch) -> M2SDOutput."""
+
+    config_type = M2SDConfig
+    presets = PRESETS
+    inputs = frozenset({"video", "landmarks"})
+    modalities = frozenset({"video"})
+    weight_sources = ("init_from",)
+    released_keys = RELEASED_KEYS
+
+    def __init__(self, config: M2SDConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        size = STUDENTS[c.vit]
+        self.clips = AlignedClips(c)
+        self.vit = TubeletViT(size, c.clip_frames, c.image_size, class_token=True, drop_path=c.drop_path)
+        self.head = nn.Linear(size.width, 2)
+        self.apply(initialise)
+        if c.real_direction:
+            self.real_direction = nn.Parameter(nn.init.normal_(torch.empty(size.width)))
+        with torch.no_grad():
+            self.head.weight *= c.head_init_scale
+        if c.init_from:
+            take_weights(self, read_foreign_weights(c.init_from), c.init_from)
+
+    @classmethod
+    def inputs_of(cls, config: M2SDConfig) -> frozenset[str]:
+        """Pictures, and landmarks where they are aligned."""
+        return cls.inputs if config.align else frozenset({"video"})
+
+    @staticmethod
+    def check(config: Mapping[str, Mapping[str, Any]]) -> None:
+        data, model = config["data"], config["model"]
+        if data["window"] != "seconds":
+            raise UsageError(f"--window {data['window']} is of another method")
+        frames = round(data["window_s"] * data["video_fps"])
+        if frames != model["clip_frames"]:
+            given = f"--window_s {data['window_s']:g} with --video_fps {data['video_fps']:g}"
+            raise UsageError(f"{given} gives {frames} frames, but --clip_frames is {model['clip_frames']}")
+        if model["align"] and data["landmark_normalization"] != "crop":
+            raise UsageError("--align needs landmarks in the crop: --landmark_normalization crop")
+        kind = config.get("loss", {}).get("real_similarity", "pairs")
+        if model["real_direction"] != (kind == "margin"):
+            raise UsageError("--real_similarity margin and --real_direction true need each other")
+
+    def forward(self, batch: ClipBatch) -> M2SDOutput:
+        batch.require_plain()
+        feature = self.vit(self.clips(batch))[:, 0]
+        scores, fake = self.head(feature), self.config.fake_index
+        logits = scores[:, fake] - scores[:, 1 - fake]
+        parts: dict[str, Tensor] = {}
+        if self.config.real_direction:
+            parts["real_cosines"] = F.cosine_similarity(feature, self.real_direction[None], dim=1)
+        return M2SDOutput(logits=logits, video_logits=logits, embedding=feature, **parts)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups by layer, the head first; norms, biases and the class token have no weight decay."""
+        depth = len(self.vit.blocks)
+        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            layer = _layer_of(name, depth)
+            decays = parameter.ndim > 1 and not name.endswith("_token")
+            scale = self.config.layer_decay ** (depth + 1 - layer)
+            no_decay = {} if decays else {"weight_decay": 0.0}
+            group = groups.setdefault((-layer, not decays), {"params": [], "lr_scale": scale, **no_decay})
+            group["params"].append(parameter)
+        return [groups[key] for key in sorted(groups)]
+
+    @staticmethod
+    def released_fields(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+        """The size of a published checkpoint. Raises CheckpointError if it is not one of M2SD."""
+        return {"vit": size_of_released(state, name)}
+
+    def load_released(self, state: Mapping[str, Tensor]) -> None:
+        """Load M2SD.pt; the log lists what else is in it. Raises CheckpointError if anything is missing."""
+        take_released(self, state)
+
+
+def _layer_of(name: str, depth: int) -> int:
+    """0: before the first block; 1 to depth: a block; depth + 1: all after the last one."""
+    if name.startswith("vit.blocks."):
+        return int(name.split(".")[2]) + 1
+    return 0 if name.startswith(("vit.patch_embedding.", "vit.class_token")) else depth + 1
