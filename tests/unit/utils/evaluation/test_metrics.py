@@ -98,12 +98,13 @@ def test_a_loss_term_of_validation_that_is_not_finite_names_its_clips(term, colu
     batches = [make_batch(num_clips=2, num_frames=5, size=16, seed=i) for i in range(2)]
     batches[1] = dataclasses.replace(batches[1], clip_ids=("c", "d"))
 
-    def criterion(output, batch):
-        is_last = batch.clip_ids == ("c", "d")
-        terms = {"total": torch.ones(()), "contrastive": torch.ones(())}
-        return terms | ({term: torch.tensor(value)} if is_last else {})
+    class Criterion(torch.nn.Module):
+        def forward(self, output, batch):
+            is_last = batch.clip_ids == ("c", "d")
+            terms = {"total": torch.ones(()), "contrastive": torch.ones(())}
+            return terms | ({term: torch.tensor(value)} if is_last else {})
 
-    score = functools.partial(evaluate, Scripted(), device=torch.device("cpu"), criterion=criterion)
+    score = functools.partial(evaluate, Scripted(), device=torch.device("cpu"), criterion=Criterion())
     assert score(batches[:1]).mean_terms == {"total": 1.0, "contrastive": 1.0}
     with pytest.raises(NotFiniteError, match=f"^{column} is {value} on the batch of clips c, d; look"):
         score(batches)
