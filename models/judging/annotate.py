@@ -56,7 +56,7 @@ def annotate_video(
     times = read_video_times(source)
     landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
     strip = _Strip(tracked, labels, threshold)
-    line = _caveat_line(caveat, tracked.width, tracked.height)
+    line = caveat_line(caveat, tracked.width, tracked.height)
     kind, width = target.suffix.removeprefix("."), tracked.width
     height = tracked.height + len(line) + strip.height
     to_even = ((0, height % 2), (0, width % 2), (0, 0))  # rows, columns, colours
@@ -115,7 +115,7 @@ def _draw_face(frame: Pixels, box: Floats, points: Floats, color: tuple[int, int
     cv2.putText(frame, text, place, FONT, scale, dark, max(1, round(unit)), cv2.LINE_AA)
 
 
-def _caveat_line(text: str, width: int, height: int) -> Pixels:
+def caveat_line(text: str, width: int, height: int) -> Pixels:
     """A line of text (rows, width, 3) as wide as a picture of `width` x `height`; no rows without text."""
     unit = max(width, height) / 640
     scale, thick = 0.5 * unit, max(1, round(unit))

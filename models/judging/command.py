@@ -4,8 +4,9 @@
     python test.py --video FOLDER   --checkpoint saved_models/X/best.pt --output_dir verdicts
 
 Writes verdict.json, annotated.mp4 (--format avi: annotated.avi), timeline.png and report.html; for a FOLDER,
-into a subfolder per video. If a video cannot be decoded within the limits, it is reported and the exit status
-is 1. verdict.json is written first: if something cannot be drawn, that alone is missing, and the log says so.
+into a subfolder per video. --render m2sd draws a video as M2SD's released script does (avi). If a video
+cannot be decoded within the limits, it is reported and the exit status is 1. verdict.json is written first:
+if something cannot be drawn, that alone is missing, and the log says so.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.judging.annotate import CONTAINERS, FaceLabels, annotate_video
 from models.judging.detector import JudgeConfig, LoadedDetector, load_detector
 from models.judging.page import write_video_page
+from models.judging.render_m2sd import frame_scores, render_m2sd
 from models.judging.verdict import Verdict
 from preprocess.work.left_out import describe_left_out
 from preprocess.work.workers import call_limited
@@ -50,6 +53,12 @@ class VideoConfig(JudgeConfig):
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
     format: str = opt("mp4", "format of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
     annotate: bool = opt(True, "write the annotated video")
+    render: str = opt(
+        "full",
+        "what the annotated video shows; full: boxes, landmarks, verdicts, P(fake) over time, with sound; "
+        "m2sd: as M2SD's released script, a box and a word per face at its threshold, always avi, no sound",
+        choices=("full", "m2sd"),
+    )
     no_thumbnails: bool = opt(False, "show no face in report.html; with --annotate false, in no file at all")
     precision: str = precision_flag("auto = fp32: the probes need smaller steps than those of bf16")
     device: str = device_flag()
@@ -89,12 +98,23 @@ def judge_video(detector: LoadedDetector, video: Path, output_dir: Path, config:
         with _drawing(output_dir / "report.html"):
             write_video_page(output_dir, verdict, tracked, no_thumbnails=config.no_thumbnails)
         if config.annotate:
-            drawn = Path(work) / f"annotated.{config.format}"
-            labels = [FaceLabels(face.verdict, face.frame_probs, face.frame_logits) for face in verdict.faces]
-            arguments = (video, drawn, tracked, labels, verdict.threshold, verdict.caveat)
-            title = f"{video.name}: drawing"
+            drawn = Path(work) / f"annotated.{'avi' if config.render == 'm2sd' else config.format}"
+            options: dict[str, Any] = {
+                "source": video,
+                "limits": config,
+                "progress": f"{video.name}: drawing",
+            }
             with _drawing(output_dir / drawn.name):
-                call_limited(annotate_video, *arguments, source=video, limits=config, progress=title)
+                if config.render == "m2sd":
+                    length = detector.window_frames(verdict.fps)
+                    scores = [frame_scores(face, length) for face in verdict.faces]
+                    doubted = [bool(face.off_domain) for face in verdict.faces]
+                    shown = (scores, doubted, verdict.caveat)
+                    call_limited(render_m2sd, video, drawn, tracked, *shown, **options)
+                else:
+                    labels = [FaceLabels(f.verdict, f.frame_probs, f.frame_logits) for f in verdict.faces]
+                    findings = (labels, verdict.threshold, verdict.caveat)
+                    call_limited(annotate_video, video, drawn, tracked, *findings, **options)
                 write_atomically(output_dir / drawn.name, drawn.rename)
     return verdict
 

@@ -33,7 +33,15 @@ from loaders.batches.places import last_start_frame
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px
 from models.judging.evidence import lag_curve, region_map, saturated_probes
-from models.judging.verdict import FaceFeatures, FaceVerdict, Verdict, find_segments, join_verdicts, runs_of
+from models.judging.verdict import (
+    FaceFeatures,
+    FaceVerdict,
+    Verdict,
+    find_segments,
+    join_verdicts,
+    over_frames,
+    runs_of,
+)
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
@@ -254,15 +262,16 @@ class LoadedDetector:
         if "audio" in self.model.modalities:
             off_domain += doubts_of_sound(track, tracked)
         verdict, logit, heads = UNDECIDED, None, [None, None]
-        frame_logits = np.full(track.num_frames, np.nan)
+        window_logits = np.zeros(0)
         if starts:
             progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
             read = [self._read(dataset[0, WindowStart(start)], config) for start in progress]
             logits, facts = (np.stack(rows) for rows in zip(*read, strict=True))
             off_domain += self._unlike_training(facts, [face_height_px(track), fps])
-            frame_logits = self._frame_logits(starts, logits[:, 0], track, fps)
+            window_logits = logits[:, 0]
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
             verdict = decision.verdict(logit, off_domain=off_domain)
+        frame_logits = over_frames(starts, window_logits, track.num_frames, self.window_frames(fps))
         frame_probs = decision.clip.prob(frame_logits)
         video_logit, audio_logit = (None if head is None or math.isnan(head) else head for head in heads)
         probes = _spread(starts, PROBE_WINDOWS)
@@ -289,6 +298,8 @@ class LoadedDetector:
             regions=regions,
             frame_probs=frame_probs,
             frame_logits=frame_logits,
+            window_starts=starts,
+            window_logits=window_logits,
             saturated={} if logit is None else saturated_probes(lags, regions, logit, self.precision),
         )
 
@@ -301,17 +312,9 @@ class LoadedDetector:
         stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
         return sorted({*range(0, last, stride), last})
 
-    def _frame_logits(
-        self, starts: Sequence[int], logits: npt.NDArray[np.float64], track: TrackClip, fps: float
-    ) -> npt.NDArray[np.float64]:
-        """Mean logit of the windows that cover a frame; NaN where there is none."""
-        length = max(1, round(self.data.window_s * fps))  # a frame of a slow video outlasts a window of one
-        sums, counts = np.zeros(track.num_frames), np.zeros(track.num_frames)
-        for start, logit in zip(starts, logits, strict=True):
-            end = track.num_frames if start == starts[-1] else start + length  # a part of a frame may be left
-            sums[start:end] += logit
-            counts[start:end] += 1
-        return np.divide(sums, counts, out=np.full(track.num_frames, np.nan), where=counts > 0)
+    def window_frames(self, fps: float) -> int:
+        """Frames of a video that a window covers; a frame of a slow video outlasts a window of one."""
+        return max(1, round(self.data.window_s * fps))
 
     def _read(self, window: ClipWindow, config: JudgeConfig) -> tuple[Floats, Floats]:
         """(3,) logits, and facts (F,) of a window, (0,) without a domain."""

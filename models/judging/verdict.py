@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ class FaceVerdict:
     regions: dict[str, float] | None  # face region -> drop of the logit when it is blurred
     frame_probs: npt.NDArray[np.float64]  # (num_frames,) P(fake) per frame, NaN where no window covers it
     frame_logits: npt.NDArray[np.float64]  # (num_frames,) the same as logits, which saturate later
+    window_starts: list[int]  # first frame of each window, counted from the face's first frame
+    window_logits: npt.NDArray[np.float64]  # (num_windows,)
     saturated: dict[str, str]  # "lag_curve", "regions" -> why it shows nothing: it does not move the logit
 
 
@@ -85,7 +88,7 @@ class Verdict:
         """The content of verdict.json; NaN becomes null."""
         values = dataclasses.asdict(self)
         for face in values["faces"]:
-            for name, digits in (("frame_probs", 4), ("frame_logits", 5)):
+            for name, digits in (("frame_probs", 4), ("frame_logits", 5), ("window_logits", 5)):
                 numbers = face[name].tolist()
                 face[name] = [None if math.isnan(number) else round(number, digits) for number in numbers]
         return values
@@ -99,6 +102,21 @@ def join_verdicts(faces: list[FaceVerdict]) -> tuple[str, float | None, list[str
     accused = [face for face in faces if face.verdict == FAKE]
     modalities = sorted({name for face in accused for name, word in face.modalities.items() if word == FAKE})
     return verdict, max(probs) if probs else None, modalities
+
+
+def over_frames(
+    starts: Sequence[int], values: npt.NDArray[np.float64], num_frames: int, length: int
+) -> npt.NDArray[np.float64]:
+    """(num_frames,) mean of the `values` of windows that cover a frame; NaN where there is none.
+
+    starts: first frames of windows of `length` frames; the last one reaches to the end.
+    """
+    sums, counts = np.zeros(num_frames), np.zeros(num_frames)
+    for start, value in zip(starts, values, strict=True):
+        end = num_frames if start == starts[-1] else start + length  # a part of a frame may be left
+        sums[start:end] += value
+        counts[start:end] += 1
+    return np.divide(sums, counts, out=np.full(num_frames, np.nan), where=counts > 0)
 
 
 def find_segments(

@@ -137,7 +137,8 @@ def video_page(made, folder, **options):
         off_domain=[hostile("domain")], first_frame=0, num_frames=NUM_FRAMES, num_frames_with_face=NUM_FRAMES,
         face_height_px=80.0, num_windows=1, segments=[Segment(start_s=0.0, end_s=0.4, mean_prob=0.9)],
         lag_curve={"delay_s": [-0.1, 0.0, 0.1], "logit": [0.0, 1.0, 0.0]}, regions={"mouth": 0.5},
-        frame_probs=np.full(NUM_FRAMES, 0.9), frame_logits=np.full(NUM_FRAMES, 2.0), saturated={},
+        frame_probs=np.full(NUM_FRAMES, 0.9), frame_logits=np.full(NUM_FRAMES, 2.0),
+        window_starts=[0], window_logits=np.full(1, 2.0), saturated={},
     )  # fmt: skip
     verdict = Verdict(
         video=f"{file_name('video')}.mp4", verdict="fake", prob=0.9, modalities=["video"],

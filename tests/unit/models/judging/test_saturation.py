@@ -17,7 +17,8 @@ FACE = FaceVerdict(
     verdict="undecided", prob=0.5, logit=0.0, modalities={}, video_prob=None, audio_prob=None, off_domain=[],
     first_frame=0, num_frames=4, num_frames_with_face=4, face_height_px=90.0, num_windows=1, segments=[],
     lag_curve={"delay_s": [-0.04, 0.0, 0.04], "logit": [5.0, 5.0, 5.0]}, regions={"eyes": 0.0, "nose": 0.0},
-    frame_probs=np.full(4, 0.5), frame_logits=np.zeros(4), saturated={},
+    frame_probs=np.full(4, 0.5), frame_logits=np.zeros(4), window_starts=[0], window_logits=np.zeros(1),
+    saturated={},
 )  # fmt: skip
 
 

@@ -1,0 +1,90 @@
+"""test.py --video --render m2sd: the words, colours and rule of M2SD's script, one box per face."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+
+from models import load_detector
+from models.judging.command import VideoConfig, judge_video
+from models.judging.render_m2sd import COLORS, THRESHOLD, frame_scores
+from models.judging.verdict import over_frames
+from tests.e2e.test_video import write_checkpoint
+from tests.moving_face import clicks, moving_face, write_video
+
+NUM_FRAMES = 30
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """Two faces next to each other, for 1.2 s."""
+    face = np.stack(list(moving_face(NUM_FRAMES)))
+    path = tmp_path_factory.mktemp("video") / "two.mp4"
+    return write_video(
+        path, np.concatenate([face, face[:, :, ::-1]], axis=2), waveform=clicks(1.2, (0.3, 0.8))
+    )
+
+
+def render(video, folder, **known):
+    folder.mkdir()
+    detector = load_detector(write_checkpoint(folder / "best.pt", **known), device="cpu")
+    config = VideoConfig(
+        video=video,
+        checkpoint=folder,
+        output_dir=folder,
+        lag_frames=0,
+        explain=False,
+        render="m2sd",
+        stride_s=0.04,
+    )
+    return judge_video(detector, video, folder, config), detector
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        assert not container.streams.audio
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, container.format.name) == ("mpeg4", "avi")
+        return stream.average_rate, [
+            frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(stream)
+        ]
+
+
+def num_near(frame, color):
+    return (np.abs(frame - np.array(color)).max(axis=2) < 60).sum()
+
+
+def test_a_word_and_a_box_for_each_of_two_faces(video, tmp_path):
+    verdict, detector = render(video, tmp_path / "out")
+    assert len(verdict.faces) == 2
+    rate, frames = frames_of(tmp_path / "out/annotated.avi")
+    assert (len(frames), float(rate)) == (NUM_FRAMES, verdict.fps)
+    assert frames[0].shape[:2] == (verdict.height, verdict.width)
+    for face in verdict.faces:
+        probs = frame_scores(face, detector.window_frames(verdict.fps))
+        assert np.isfinite(probs).all()
+        # each window's P(fake), averaged over the windows that show a frame
+        windows = zip(face.window_starts, face.window_logits, strict=True)
+        shown = [1 / (1 + np.exp(-logit)) for start, logit in windows if start <= 12 < start + 10]
+        assert probs[12] == pytest.approx(np.mean(shown), rel=1e-9)
+        word = "fake" if probs[12] > THRESHOLD else "real"
+        assert num_near(frames[12], COLORS[word]) > 200
+    written = json.loads((tmp_path / "out/verdict.json").read_text())["faces"][0]
+    assert len(written["window_logits"]) == len(written["window_starts"]) == written["num_windows"]
+
+
+def test_a_face_that_cannot_be_judged_is_not_called_fake(video, tmp_path):
+    verdict, _ = render(video, tmp_path / "out", generated_sets=["fakeavceleb"])
+    _, frames = frames_of(tmp_path / "out/annotated.avi")
+    assert verdict.caveat
+    for word in ("real", "fake"):
+        assert num_near(frames[12][frames[12].shape[0] // 8 :], COLORS[word]) < 20
+    assert num_near(frames[12], COLORS["undecided"]) > 200
+    assert num_near(frames[12][:6], (233, 196, 106)) > 100  # the caveat's line
+
+
+def test_windows_are_averaged_over_the_frames_that_they_cover():
+    found = over_frames([0, 2], np.array([1.0, 0.0]), 6, 3)
+    np.testing.assert_allclose(found, [1, 1, 0.5, 0, 0, 0])
+    assert np.isnan(over_frames([], np.zeros(0), 2, 3)).all()
