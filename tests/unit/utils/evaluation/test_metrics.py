@@ -98,13 +98,17 @@ def test_a_loss_term_of_validation_that_is_not_finite_names_its_clips(term, colu
     batches = [make_batch(num_clips=2, num_frames=5, size=16, seed=i) for i in range(2)]
     batches[1] = dataclasses.replace(batches[1], clip_ids=("c", "d"))
 
-    def criterion(output, batch):
-        is_last = batch.clip_ids == ("c", "d")
-        terms = {"total": torch.ones(()), "contrastive": torch.ones(())}
-        return terms | ({term: torch.tensor(value)} if is_last else {})
+    class Criterion(torch.nn.Module):
+        def forward(self, output, batch):
+            assert not self.training  # as the model
+            is_last = batch.clip_ids == ("c", "d")
+            terms = {"total": torch.ones(()), "contrastive": torch.ones(())}
+            return terms | ({term: torch.tensor(value)} if is_last else {})
 
+    criterion = Criterion()
     score = functools.partial(evaluate, Scripted(), device=torch.device("cpu"), criterion=criterion)
     assert score(batches[:1]).mean_terms == {"total": 1.0, "contrastive": 1.0}
+    assert criterion.training
     with pytest.raises(NotFiniteError, match=f"^{column} is {value} on the batch of clips c, d; look"):
         score(batches)
 
