@@ -94,7 +94,7 @@ class M2SDConfig:
     teacher: Path | None = opt(
         None, "checkpoint of stage teacher, or VideoMAE's weights. A resumed run reads the file again"
     )
-    teacher_vit: str = opt("base", "size of the teacher", choices=tuple(STUDENTS))
+    teacher_vit: str = opt("same", "size of the teacher; same: as --vit", choices=("same", *STUDENTS))
     expert: Path | None = opt(None, "checkpoint of stage expert. A resumed run reads the file again")
     stp: str = opt(
         "none",
@@ -161,6 +161,11 @@ class M2SDConfig:
             if self.vac == "none":
                 unused["expert"] = "vac asks for no slots"
         return unused
+
+    @property
+    def teacher_size(self) -> ViTSize:
+        """Of the teacher that the student learns from."""
+        return STUDENTS[self.vit if self.teacher_vit == "same" else self.teacher_vit]
 
     @property
     def is_student(self) -> bool:

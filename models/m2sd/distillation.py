@@ -24,7 +24,7 @@ class Distiller(nn.Module):
         self.config = config
         width = STUDENTS[config.vit].width
         if config.stp != "none":
-            widths = {"tokens": STUDENTS[config.teacher_vit].width, "pixels": PIXELS}
+            widths = {"tokens": config.teacher_size.width, "pixels": PIXELS}
             self.kinds = tuple(name for name in widths if config.stp in (name, "both"))
             outputs = [widths[name] for name in self.kinds]
             grid = config.clip_frames // 2, config.image_size // 16, config.image_size // 16

@@ -129,8 +129,7 @@ def read_stage(path: Path, stage: str, config: M2SDConfig) -> tuple[str, dict[st
 
 def read_teacher(path: Path, config: M2SDConfig) -> TubeletViT:
     """The encoder of a teacher's checkpoint, or of a published VideoMAE."""
-    size = STUDENTS[config.teacher_vit]
-    encoder = TubeletViT(size, config.clip_frames, config.image_size)
+    encoder = TubeletViT(config.teacher_size, config.clip_frames, config.image_size)
     try:
         is_run = "model" in load_checkpoint(path)
     except CodeError:
@@ -139,7 +138,7 @@ def read_teacher(path: Path, config: M2SDConfig) -> TubeletViT:
         take_encoder(encoder, read_foreign_weights(path), path)
         return encoder
     vit, weights = read_stage(path, "teacher", config)
-    if vit != config.teacher_vit:
+    if STUDENTS[vit] != config.teacher_size:
         raise CheckpointError(f"{path}: its --vit was {vit}: give --teacher_vit {vit}")
     own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     encoder.load_state_dict(own)

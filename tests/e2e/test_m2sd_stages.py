@@ -1,5 +1,6 @@
 """M2SD's four stages, each from the checkpoint of the one before, stopped and resumed."""
 
+import shutil
 import signal
 import time
 
@@ -7,7 +8,7 @@ import pytest
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import ok, run_command, start_command
+from tests.commands import ok, run_command, run_launcher, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint
@@ -21,8 +22,8 @@ STAGES = ("teacher", "expert", "pretrain", "finetune")
 OF_STAGE = {
     "teacher": SIZES,
     "expert": "--vit tiny --image_size 32",
-    "pretrain": f"{SIZES} --teacher_vit tiny --stp both",
-    "finetune": f"{SIZES} --teacher_vit tiny --stp both",
+    "pretrain": f"{SIZES} --stp both",
+    "finetune": f"{SIZES} --stp both",
 }
 
 
@@ -58,6 +59,25 @@ def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(prepared_root, runs, t
     assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["epoch"] < 2
     ok(run_command(*words, "--resume"))
     assert not differences(tmp_path / "run", runs / stage)
+
+
+def test_the_launcher_goes_on_with_the_next_stage(prepared_root, runs, tmp_path):
+    chain = tmp_path / "chain"
+    shutil.copytree(runs / "teacher", chain / "teacher")
+    config = chain / "teacher/config.json"
+    config.write_text(config.read_text().replace(str(runs), str(chain)))
+    before = (chain / "teacher/best.pt").read_bytes()
+    flags = [flag for flag in (*FLAGS, *OF_STAGE["expert"].split()) if flag not in ("--model", "m2sd")]
+    del flags[flags.index("--device") : flags.index("--device") + 2]
+    shared = {"MODEL": "m2sd", "DEVICE": "cpu", "DATA_ROOT": prepared_root, "RUN_DIR": chain}
+    result = run_launcher("run_fakeavceleb.sh", *flags, STAGES="expert", **shared)
+    assert result.returncode == 0, result.stderr
+    assert (chain / "expert/best.pt").exists()
+    flags += ["--mask_ratio", "0.5"]
+    result = run_launcher("run_fakeavceleb.sh", *flags, STAGES="teacher", **shared)  # which is finished
+    assert result.returncode == 0, result.stderr
+    assert (chain / "teacher/best.pt").read_bytes() == before
+    assert not (chain / "teacher/test_metrics.json").exists()
 
 
 def test_stages_log_their_terms_and_keep_no_teacher(runs):

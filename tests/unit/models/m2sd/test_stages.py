@@ -17,7 +17,7 @@ from utils.checkpoint.files import save_checkpoint
 from utils.config import to_plain
 from utils.errors import CheckpointError, UsageError
 
-TINY = {"vit": "tiny", "image_size": 32, "clip_frames": 4, "teacher_vit": "tiny", "jitter_px": 0.0}
+TINY = {"vit": "tiny", "image_size": 32, "clip_frames": 4, "jitter_px": 0.0}
 SECONDS = 0.16  # of four frames
 
 
