@@ -10,6 +10,7 @@ from models.backbones.videomae import DECODER
 from models.blocks.vit import SIZES, TUBELET, ViTSize
 from utils.config import opt, require_at_least, require_between
 
+MAX_TUBELETS = 16_384  # of a clip; 384 pixels have 4,608. An untrusted checkpoint may name any size
 STUDENTS = {"tiny": ViTSize(48, 2, 3), **SIZES}
 CLIP = {"window_s": 0.64, "landmark_normalization": "crop"}  # 16 frames at 25 per second
 FINE_TUNING = {  # as VideoMAE's models are; the rate is 5e-4 for 256 clips
@@ -132,6 +133,10 @@ class M2SDConfig:
         for name, side in (("clip_frames", TUBELET[0]), ("image_size", TUBELET[1])):
             if getattr(self, name) < side or getattr(self, name) % side:
                 raise ValueError(f"{name} must be a multiple of {side}, got {getattr(self, name)}")
+        frames, rows, _ = TUBELET
+        if (self.clip_frames // frames) * (self.image_size // rows) ** 2 > MAX_TUBELETS:
+            sizes = f"{self.clip_frames} frames of {self.image_size} pixels"
+            raise ValueError(f"{sizes} are more than {MAX_TUBELETS} tubelets")
         require_between(self, 0, 1, "fake_index", "head_init_scale")
         require_at_least(self, 0, "jitter_px")
         if not 0 <= self.drop_path < 1:

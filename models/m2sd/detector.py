@@ -123,14 +123,16 @@ class M2SDDetector(nn.Module, Method):
             return M2SDOutput(**self.teacher_stage(video, self.clips.levels(video)))
         if self.config.stage == "expert":
             return M2SDOutput(**self.expert_stage(video, batch))
-        tokens = self.vit(video)
         parts: dict[str, Tensor] = {}
+        needs_whole = self.config.stage == "finetune" or self.config.vac != "none"
+        tokens = self.vit(video) if needs_whole else None
         if hasattr(self, "distiller"):
             levels = self.clips.levels(video)
             parts = self.distiller(self.vit, self.frozen, tokens, video, levels, batch)
-        feature = tokens[:, 0]
         if self.config.stage == "pretrain":  # no score: nothing here knows fakes
-            return M2SDOutput(logits=feature.new_zeros(len(feature)), **parts)
+            return M2SDOutput(logits=video.new_zeros(len(video)), **parts)
+        assert tokens is not None
+        feature = tokens[:, 0]
         if self.config.real_direction:
             parts["real_cosines"] = F.cosine_similarity(feature, self.real_direction[None], dim=1)
         scores, fake = self.head(feature), self.config.fake_index

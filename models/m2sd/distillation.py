@@ -38,13 +38,22 @@ class Distiller(nn.Module):
             )
 
     def forward(
-        self, vit: TubeletViT, frozen: Frozen, tokens: Tensor, video: Tensor, levels: Tensor, batch: ClipBatch
+        self,
+        vit: TubeletViT,
+        frozen: Frozen,
+        tokens: Tensor | None,
+        video: Tensor,
+        levels: Tensor,
+        batch: ClipBatch,
     ) -> Parts:
-        """tokens: (B, 1 + N, E) of the whole clip; video: (B, 3, T, S, S), normalised; levels: in 0..1."""
+        """tokens: (B, 1 + N, E) of the whole clip, for slots; video: (B, 3, T, S, S), normalised; levels: the
+        same in 0..1.
+        """
         parts: Parts = {}
         if self.config.stp != "none" and (self.training or hasattr(frozen, "teacher")):
             parts |= self._patterns(vit, frozen, video, levels)
         if self.config.vac != "none" and (self.training or hasattr(frozen, "expert")):
+            assert tokens is not None
             parts |= self._slots(vit, frozen, tokens, video, batch)
         return parts
 

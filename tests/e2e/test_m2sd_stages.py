@@ -8,7 +8,7 @@ import pytest
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import ok, run_command, run_launcher, start_command
+from tests.commands import ok, run_command, run_launcher, run_processes, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint
@@ -59,6 +59,12 @@ def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(prepared_root, runs, t
     assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["epoch"] < 2
     ok(run_command(*words, "--resume"))
     assert not differences(tmp_path / "run", runs / stage)
+
+
+@pytest.mark.parametrize("stage", ["expert", "pretrain"])  # batch norm, and frozen networks
+def test_two_processes_train_a_stage(prepared_root, runs, tmp_path, stage):
+    ok(run_processes(2, *command(prepared_root, runs, stage, tmp_path / "run", "--epochs", "1")))
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
 
 
 def test_the_launcher_goes_on_with_the_next_stage(prepared_root, runs, tmp_path):

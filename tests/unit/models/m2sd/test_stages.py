@@ -191,6 +191,28 @@ def test_fine_tuning_goes_on_from_pre_training(files, tmp_path):
         student(files, stage="finetune", init_from=files["teacher"])
 
 
+def blended_batch():
+    """Eight real clips, and eight whose faces have a patch of another one blended in."""
+    torch.manual_seed(0)
+    real, donor = (
+        F.interpolate(torch.rand(8, 3, 5, 5), size=(40, 40), mode="bicubic").clamp(0, 1) for _ in range(2)
+    )
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 40)] * 2, indexing="ij")
+    mask = torch.sigmoid(12 * (0.5 - (x.square() + y.square()).sqrt()))
+    pictures = torch.cat([real, real + mask * (donor - real)])
+    labels = torch.arange(16) // 8
+    video = (255 * pictures).to(torch.uint8)[:, :, None].expand(-1, -1, 4, -1, -1)
+    batch = make_batch(16, 4, size=40, seconds=SECONDS)
+    return dataclasses.replace(batch, video=video, labels=labels.float(), video_labels=labels.float())
+
+
+def test_sixteen_clips_are_learnt_by_heart():
+    model = model_of("finetune", align=False, drop_path=0.0).train()
+    model.clips.eval()
+    told = steps(model, blended_batch(), 80)
+    assert told[-1]["ce"] < 0.05
+
+
 def test_a_published_videomae_can_teach(tmp_path):
     torch.save({"model": pretrained_file()}, tmp_path / "videomae.pth")
     model = student({}, teacher=tmp_path / "videomae.pth", stp="tokens", vac="none")
