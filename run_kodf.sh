@@ -10,6 +10,7 @@ source utils/shell/launch.sh "$@"
 DATA_ROOT="${DATA_ROOT:-}" # the prepared KoDF folder
 RUN_DIR="${RUN_DIR:-saved_models/kodf_$(date +%Y%m%d_%H%M%S)}"
 FOLDS="${FOLDS:-}" # 1-5: one run per fold of persons, and their mean; finished folds in RUN_DIR are kept
+STAGES="${STAGES:-}" # of MODEL=m2sd: all, or some of "teacher expert pretrain finetune"
 GPUS="${GPUS:-1}"  # processes on this machine, one per GPU (DEVICE=cpu: one per CPU)
 # Flags of train.py. Empty = not passed: the preset's value, else train.py's default; "corrected" has those below.
 MODEL="${MODEL:-}"                         # --model: beyond_masking

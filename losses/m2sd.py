@@ -6,6 +6,8 @@
     vac  visual-auditory consistency: the expert's slots, of reals only
     rs   real similarity: reals are drawn together; no fake gets a gradient from it
 
+and, where the expert itself is trained, `sync`: picture and sound of the same slot agree (InfoNCE).
+
 The published code holds no training; Yu et al. (TCSVT 2024) give the ideas, and the forms are the
 specification's. Terms that push fakes away are left out on purpose: the paper excludes them.
 """
@@ -27,6 +29,7 @@ from utils.types import ClipBatch
 
 CENTRE_MOMENTUM = 0.99
 MARGIN, MARGIN_SCALE = 0.9, 20.0
+TEMPERATURE, MAX_SHIFT = 0.07, 4  # of the expert's slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,36 @@ def slot_loss(slots: Tensor, clips: Tensor, targets: Tensor) -> Tensor:
     """(B,) mean 1 - cosine of slots (B, S, D) and the expert's, and that of clips (B, D) and their mean."""
     of_slots = 1 - F.cosine_similarity(slots, targets, dim=2).mean(dim=1)
     return of_slots + 1 - F.cosine_similarity(clips, targets.mean(dim=1), dim=1)
+
+
+def synchrony(seen: Tensor, heard: Tensor, known: Tensor) -> Tensor:
+    """InfoNCE in both directions of unit slots (B, S, D), over the slots of `known` (B,) bool clips.
+
+    Negatives are the slots of other clips, and of the same clip from 2 slots away: so the same person at
+    another time is one, and what is learnt is synchrony.
+    """
+    count, slots = seen.shape[:2]
+    clip = torch.arange(count, device=seen.device).repeat_interleave(slots)
+    place = torch.arange(slots, device=seen.device).repeat(count)
+    is_near = (clip[:, None] == clip) & ((place[:, None] - place).abs() == 1)
+    is_known = known.repeat_interleave(slots)
+    similarity = seen.flatten(0, 1) @ heard.flatten(0, 1).T / TEMPERATURE
+    similarity = similarity.masked_fill(is_near | ~is_known, -1e4)
+    losses = [
+        F.cross_entropy(rows, torch.arange(len(rows), device=rows.device), reduction="none")
+        for rows in (similarity, similarity.T.masked_fill(~is_known, -1e4))
+    ]
+    return mean_of_known(torch.stack(losses).mean(0), is_known)
+
+
+@torch.no_grad()
+def synchrony_accuracy(seen: Tensor, heard: Tensor, known: Tensor) -> Tensor:
+    """Share of `known` clips whose slots (B, S, D) agree most without a shift, of shifts up to 4 slots."""
+    slots = seen.shape[1]
+    most = min(MAX_SHIFT, slots - 1)
+    cosines = seen @ heard.mT  # (B, S, S)
+    means = [cosines.diagonal(shift, 1, 2).mean(1) for shift in range(-most, most + 1)]
+    return mean_of_known((torch.stack(means, dim=1).argmax(1) == most).double(), known)
 
 
 def pair_cosine(units: Tensor, chosen: Tensor) -> Tensor:
@@ -130,24 +163,37 @@ class M2SDLoss(nn.Module):
         self.shift = math.log(config.fake_prior / (1 - config.fake_prior))
 
     def forward(self, output: M2SDOutput, batch: ClipBatch) -> dict[str, Tensor]:
-        c = self.config
         with torch.autocast(output.logits.device.type, enabled=False):  # cosines need float32
             # whether the picture is fake, which is all that is seen
             labels = torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
-            is_real, is_fake = labels == 0, labels == 1
-            assert output.embedding is not None
-            units = F.normalize(_exact(output.embedding), dim=1)
-            terms = {"ce": self._cross_entropy(_exact(output.logits), labels)}
-            weights = {"ce": 1.0, "rs": c.rs_weight}
-            if c.rs_weight:
-                terms["rs"] = self._real_similarity(units, output.real_cosines, is_real)
-            distilled = self._distilled(output, is_real)
-            terms |= distilled
-            weights |= {name: c.vac_weight if name == "vac" else c.stp_weight for name in distilled}
-            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-            cosines = {"cosine_real": is_real, "cosine_fake": is_fake}
-            told = {name: pair_cosine(units.detach(), chosen) for name, chosen in cosines.items()}
+            terms, told = self._distilled(output, labels == 0), dict[str, Tensor]()
+            if output.embedding is not None:  # else nothing is classified yet
+                more, told = self._classified(output, output.embedding, labels)
+                terms |= more
+            if output.seen_slots is not None:
+                slots = _exact(output.seen_slots), _exact(output.heard_slots)
+                is_real = (labels == 0) & (batch.audio_labels != 1)
+                terms["sync"] = synchrony(*slots, is_real)
+                told["sync_accuracy"] = synchrony_accuracy(*slots, is_real)
+            total = torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()
             return {"total": total, **terms, **told}
+
+    def _weight(self, name: str) -> float:
+        c = self.config
+        weights = {"stp_tokens": c.stp_weight, "stp_pixels": c.stp_weight, "vac": c.vac_weight}
+        return (weights | {"rs": c.rs_weight}).get(name, 1.0)
+
+    def _classified(
+        self, output: M2SDOutput, embedding: Tensor, labels: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(terms of the labels, mean cosines of both classes)."""
+        is_real, is_fake = labels == 0, labels == 1
+        units = F.normalize(_exact(embedding), dim=1)
+        terms = {"ce": self._cross_entropy(_exact(output.logits), labels)}
+        if self.config.rs_weight:
+            terms["rs"] = self._real_similarity(units, output.real_cosines, is_real)
+        cosines = {"cosine_real": is_real, "cosine_fake": is_fake}
+        return terms, {name: pair_cosine(units.detach(), chosen) for name, chosen in cosines.items()}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of two classes with smoothed labels, which is that of one logit."""

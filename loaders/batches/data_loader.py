@@ -168,13 +168,18 @@ def training_loader(
 ) -> tuple[ClipLoader, TrainingSampler]:
     """Batches of randomly placed windows, and the sampler whose `epoch` decides order and windows.
 
-    `balance`: "none", or equal numbers of draws per "label" (real, fake) or "category". `repeat_reals`: how
-    often a real clip comes in an epoch of "none", without `dataset_weights`. `dataset_weights`:
-    shares of the data sets in the draws, each balanced within itself; None: by their numbers of clips. The
-    loader's `batch_sampler` (TrainingBatches) decides which clips this process gets. `bad_clips`: where
-    unreadable clips are set aside; None: the first one is an error. `needs`: the method's, see needs_of().
+    `balance`: "none", or equal numbers of draws per "label" (real, fake) or "category"; "real": no fakes.
+    `repeat_reals`: how often a real clip comes in an epoch of "none", without `dataset_weights`.
+    `dataset_weights`: shares of the data sets in the draws, each balanced within itself; None: by their
+    numbers of clips. The loader's `batch_sampler` (TrainingBatches) decides which clips this process gets.
+    `bad_clips`: where unreadable clips are set aside; None: the first one is an error. `needs`: the method's,
+    see needs_of().
     """
     bad_clips = bad_clips or BadClips()
+    if balance == "real":
+        clips, balance = [clip for clip in clips if clip_labels(clip, data.label_rule)[0] == 0], "none"
+        if not clips:
+            raise UsageError("--balance real: there is no real training clip")
     class_of: Callable[[Clip], object] = {
         "none": lambda clip: "all",
         "label": lambda clip: clip_labels(clip, data.label_rule)[0],

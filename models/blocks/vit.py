@@ -137,13 +137,15 @@ class MaskedDecoder(nn.Module):
         return tuple(head(tokens) for head in self.heads)
 
 
-def tube_masks(count: int, grid: Sequence[int], ratio: float) -> Tensor:
+def tube_masks(
+    count: int, grid: Sequence[int], ratio: float, generator: torch.Generator | None = None
+) -> Tensor:
     """(count, N) bool, True = masked: int(ratio places) of each clip's places, the same in all time slots.
 
-    grid: (slots, rows, columns). Drawn from the CPU's generator.
+    grid: (slots, rows, columns). Drawn on the CPU.
     """
     slots, places = grid[0], grid[1] * grid[2]
-    order = torch.rand(count, places).argsort(dim=1)
+    order = torch.rand(count, places, generator=generator).argsort(dim=1)
     masks = torch.zeros(count, places, dtype=torch.bool)
     masks.scatter_(1, order[:, : int(ratio * places)], True)
     return masks.repeat(1, slots)

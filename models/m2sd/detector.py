@@ -9,6 +9,8 @@ The presets:
 - `corrected`, the default: the head starts at a thousandth of its weights, not at 0.
 - `released`: the published network, whose head starts at 0. How it was trained was not published.
 - `demo`: a network for the demo set and two CPU cores.
+- `m2sd_teacher`, `m2sd_expert`, `m2sd_pretrain`, `m2sd_finetune`: the stages of the paper's training, in our
+  reading; each takes the checkpoints of those before (--teacher, --expert, --init_from).
 
 Deviations of all presets: five points are means of Face Mesh's, in a crop that follows the face, where the
 published code joins boxes of a detector in the frame's coordinates; a clip too short is mirrored once, at its
@@ -27,17 +29,18 @@ from torch import Tensor, nn
 
 from models.blocks.vit import TubeletViT, initialise
 from models.m2sd.config import PRESETS, STUDENTS, M2SDConfig
+from models.m2sd.distillation import Distiller
 from models.m2sd.front_end import AlignedClips
-from models.m2sd.published import RELEASED_KEYS, size_of_released, take_released, take_weights
+from models.m2sd.published import RELEASED_KEYS, size_of_released, start_student, take_released
+from models.m2sd.teachers import ExpertStage, Frozen, TeacherStage
 from models.method import Method
-from utils.checkpoint.foreign import read_foreign_weights
 from utils.errors import UsageError
-from utils.types import ClipBatch, DetectorOutput
+from utils.types import MODALITIES, ClipBatch, DetectorOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class M2SDOutput(DetectorOutput):
-    """What losses/m2sd.py reads; `embedding` is the class token's feature. None: nothing teaches it.
+    """What losses/m2sd.py reads, None where the stage lacks it; `embedding` is the class token's feature.
 
     B clips, M masked tubelets, S slots of two frames.
     """
@@ -50,37 +53,53 @@ class M2SDOutput(DetectorOutput):
     slot_predictions: Tensor | None = None  # (B, S, 256) of the expert's slots
     clip_predictions: Tensor | None = None  # (B, 256) of their mean, from the class token
     slot_targets: Tensor | None = None  # (B, S, 256)
+    seen_slots: Tensor | None = None  # (B, S, 256) of the expert in training, unit vectors
+    heard_slots: Tensor | None = None  # (B, S, 256)
 
 
 class M2SDDetector(nn.Module, Method):
-    """model(ClipBatch) -> M2SDOutput."""
+    """model(ClipBatch) -> M2SDOutput, of the stage that `config` names."""
 
     config_type = M2SDConfig
     presets = PRESETS
-    inputs = frozenset({"video", "landmarks"})
-    modalities = frozenset({"video"})
-    weight_sources = ("init_from",)
+    weight_sources = ("init_from", "teacher", "expert")
     released_keys = RELEASED_KEYS
 
     def __init__(self, config: M2SDConfig) -> None:
         super().__init__()
         c = self.config = config
-        size = STUDENTS[c.vit]
+        self.modalities = MODALITIES if c.stage == "expert" else frozenset({"video"})
         self.clips = AlignedClips(c)
+        if c.stage == "teacher":
+            self.teacher_stage = TeacherStage(c)
+        elif c.stage == "expert":
+            self.expert_stage = ExpertStage(c)
+        else:
+            self._make_student()
+
+    def _make_student(self) -> None:
+        c, size = self.config, STUDENTS[self.config.vit]
         self.vit = TubeletViT(size, c.clip_frames, c.image_size, class_token=True, drop_path=c.drop_path)
-        self.head = nn.Linear(size.width, 2)
+        if c.stp != "none" or c.vac != "none":
+            self.distiller = Distiller(c)
+        if c.stage == "finetune":
+            self.head = nn.Linear(size.width, 2)
         self.apply(initialise)
+        if c.stage == "finetune":
+            with torch.no_grad():
+                self.head.weight *= c.head_init_scale
         if c.real_direction:
             self.real_direction = nn.Parameter(nn.init.normal_(torch.empty(size.width)))
-        with torch.no_grad():
-            self.head.weight *= c.head_init_scale
         if c.init_from:
-            take_weights(self, read_foreign_weights(c.init_from), c.init_from)
+            start_student(self, c.init_from)
+        self.frozen = Frozen(c)
 
     @classmethod
     def inputs_of(cls, config: M2SDConfig) -> frozenset[str]:
-        """Pictures, and landmarks where they are aligned."""
-        return cls.inputs if config.align else frozenset({"video"})
+        """Pictures, landmarks where they are aligned, and sound where its slots are learnt."""
+        hears = config.stage == "expert" or config.vac == "mixed"
+        wanted = {"video": True, "landmarks": config.align, "sound": hears}
+        return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
     @staticmethod
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
@@ -99,19 +118,34 @@ class M2SDDetector(nn.Module, Method):
 
     def forward(self, batch: ClipBatch) -> M2SDOutput:
         batch.require_plain()
-        feature = self.vit(self.clips(batch))[:, 0]
-        scores, fake = self.head(feature), self.config.fake_index
-        logits = scores[:, fake] - scores[:, 1 - fake]
+        video = self.clips(batch)
+        if self.config.stage == "teacher":
+            return M2SDOutput(**self.teacher_stage(video, self.clips.levels(video)))
+        if self.config.stage == "expert":
+            return M2SDOutput(**self.expert_stage(video, batch))
         parts: dict[str, Tensor] = {}
+        needs_whole = self.config.stage == "finetune" or self.config.vac != "none"
+        tokens = self.vit(video) if needs_whole else None
+        if hasattr(self, "distiller"):
+            levels = self.clips.levels(video)
+            parts = self.distiller(self.vit, self.frozen, tokens, video, levels, batch)
+        if self.config.stage == "pretrain":  # no score: nothing here knows fakes
+            return M2SDOutput(logits=video.new_zeros(len(video)), **parts)
+        assert tokens is not None
+        feature = tokens[:, 0]
         if self.config.real_direction:
             parts["real_cosines"] = F.cosine_similarity(feature, self.real_direction[None], dim=1)
+        scores, fake = self.head(feature), self.config.fake_index
+        logits = scores[:, fake] - scores[:, 1 - fake]
         return M2SDOutput(logits=logits, video_logits=logits, embedding=feature, **parts)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups by layer, the head first; norms, biases and the class token have no weight decay."""
-        depth = len(self.vit.blocks)
+        depth = STUDENTS[self.config.vit].depth
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
             layer = _layer_of(name, depth)
             decays = parameter.ndim > 1 and not name.endswith("_token")
             scale = self.config.layer_decay ** (depth + 1 - layer)

@@ -59,6 +59,10 @@ class AlignedClips(nn.Module):
                 video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
             return (video / 255 - self.mean) / self.std
 
+    def levels(self, video: Tensor) -> Tensor:
+        """Normalised pictures -> their levels in 0..1."""
+        return video * self.std + self.mean
+
     def _aligned(self, video: Tensor, points: Tensor, known: Tensor) -> Tensor:
         """points: (B, T, 5, 2) in units of the crop; known: (B, T) bool, where there are any."""
         height, width = video.shape[-2:]

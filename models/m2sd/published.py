@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from models.backbones.published import NOTHING, renamed_keys
 from models.backbones.videomae import VIT_RENAMES, vit_weights
 from models.m2sd.config import STUDENTS
+from utils.checkpoint.files import CodeError, load_checkpoint
+from utils.checkpoint.foreign import read_foreign_weights
 from utils.errors import CheckpointError
 from utils.names import brief
 
@@ -55,22 +57,44 @@ def take_released(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         log.info("not used, of the released checkpoint: %s", brief(", ".join(others)))
 
 
-def take_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Start from a published M2SD, or from a VideoMAE, whose classes are left out.
+def start_student(model: nn.Module, path: Path) -> None:
+    """Start from the checkpoint of a student's pre-training, a published M2SD, or a VideoMAE.
 
     VideoMAE's tubelets have the positions that M2SD's have one row further: its class token takes the first.
-    Raises CheckpointError if it is neither, or of another size.
+    Raises CheckpointError if it is something else, or of another size.
     """
-    if "cls_token" in state:
-        take_released(model, state)
-        return
-    taken = {f"vit.{name}": value for name, value in vit_weights(state).items()}
     own = model.state_dict()
-    missing = [name for name in own if name.startswith("vit.") and name not in taken]
-    if missing != ["vit.class_token"]:
+    taken = _run_weights(path)
+    if taken is None:
+        state = read_foreign_weights(path)
+        if "cls_token" in state:
+            take_released(model, state)
+            return
+        taken = {f"vit.{name}": value for name, value in vit_weights(state).items()}
+    wanted = [name for name in own if name.startswith("vit.") and name != "vit.class_token"]
+    if missing := [name for name in wanted if name not in taken]:
         raise CheckpointError(f"{path}: neither M2SD nor a VideoMAE: it lacks {brief(', '.join(missing))}")
+    taken = {name: value for name, value in taken.items() if name in own}
     try:
         model.load_state_dict(own | taken)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: not a VideoMAE of this --vit: {error}") from error
-    log.info("%s: took %d tensors; class token and head are new", path, len(taken))
+        raise CheckpointError(f"{path}: not of this --vit: {error}") from error
+    new = brief(", ".join(name for name in own if name not in taken))
+    log.info("%s: took %d tensors; new: %s", path, len(taken), new)
+
+
+def _run_weights(path: Path) -> dict[str, Tensor] | None:
+    """The weights of a run's checkpoint of stage pretrain; None for other programs' files.
+
+    Raises CheckpointError if it is of another stage.
+    """
+    try:
+        content = load_checkpoint(path)
+    except CodeError:
+        return None
+    if "model" not in content:
+        return None
+    if content["config"].get("model", {}).get("stage") != "pretrain":
+        raise CheckpointError(f"{path}: not a checkpoint of m2sd's stage pretrain")
+    weights: dict[str, Tensor] = content["model"]
+    return weights

@@ -68,6 +68,24 @@ def test_a_launcher_has_no_defaults_of_its_own(asked, launcher, model, preset):
     assert asked(launcher, MODEL=model, PRESET=preset) == train.parse_args(flags).as_plain()
 
 
+def test_the_stages_of_m2sd_are_trained_one_after_the_other(asked, tmp_path):
+    variables = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "MODEL": "m2sd", "RUN_DIR": "/run"}
+    words = ("run_ffpp.sh", "--vit", "small", "--print_config")
+    result = run_launcher(*words, STAGES="all", **variables)
+    assert result.returncode == 0, result.stderr
+    calls = [call.splitlines() for call in result.stdout.split("train.py\n")[1:]]
+    models = [train.parse_args(call).as_plain()["model"] for call in calls]
+    assert [model["stage"] for model in models] == ["teacher", "expert", "pretrain", "finetune"]
+    assert {model["vit"] for model in models} == {"small"}
+    files = [tuple(model[name] for name in ("teacher", "expert", "init_from")) for model in models]
+    both = ("/run/teacher/best.pt", "/run/expert/best.pt")
+    assert files == [(None,) * 3] * 2 + [(*both, None), (*both, "/run/pretrain/best.pt")]
+    for wrong in ({"MODEL": "mrdf"}, {"PRESET": "demo"}, {"FOLDS": "1"}):
+        result = run_launcher(*words, STAGES="all", **variables | wrong)
+        assert result.returncode == 2
+        assert "STAGES is for MODEL=m2sd" in result.stderr
+
+
 def test_a_launcher_leaves_a_methods_own_values_to_its_presets(asked):
     launcher = "run_fakeavceleb.sh"
     config = asked(launcher, MODEL="mrdf", PRESET="released", EPOCHS="7", FOLDS="3")

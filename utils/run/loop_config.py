@@ -34,8 +34,9 @@ class LoopConfig:
     precision: str = precision_flag()
     balance: str = opt(
         "label",
-        "draw equally many training clips of each class: real and fake, or the data set's categories",
-        choices=("none", "label", "category"),
+        "draw equally many training clips of each class: real and fake, or the data set's categories; real = "
+        "no fakes, for what is learnt without labels",
+        choices=("none", "label", "category", "real"),
     )
     repeat_reals: int = opt(
         1, "times that every real clip comes in an epoch, with --balance none; published code: 4 for FF++"

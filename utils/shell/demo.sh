@@ -23,6 +23,10 @@ RUN_DIR="${RUN_DIR:-saved_models/demo_${DATASET}_$(date +%Y%m%d_%H%M%S)}"
 if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
     [[ ! "$MODEL" =~ ^(td3mf|probe)$ ]] || FEATURES="${FEATURES:-marlin_small audio_resnet18}"
     SIZE_FLAGS=(--preset demo) # of the method; PRESET wins
+    if [[ -n "${STAGES:-}" ]]; then # whose presets are the stages'
+        SIZE_FLAGS=(--vit tiny --image_size 64 --batch_size 8 --epochs 30 --learning_rate 1e-3 --warmup_epochs 1)
+        SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
+    fi
     return
 fi
 # The demo's forgeries leave small traces in 112 pixels: the view of five narrow blocks is wide enough. Chosen on the set

@@ -81,8 +81,34 @@ _extract_features() {
     done
 }
 
+_train_stages() { # of m2sd, each in a folder of its own, from the checkpoints of those before
+    local stage dir how
+    [[ "$STAGES" != all ]] || STAGES="teacher expert pretrain finetune"
+    if [[ "$MODEL" != m2sd || -n "$PRESET$FOLDS" ]]; then
+        echo "error: STAGES is for MODEL=m2sd, without PRESET and FOLDS" >&2
+        return 2
+    fi
+    for stage in $STAGES; do
+        dir="$RUN_DIR/$stage" how=(--preset "m2sd_$stage")
+        [[ ! "$stage" =~ ^(pretrain|finetune)$ ]] ||
+            how+=(--teacher "$RUN_DIR/teacher/best.pt" --expert "$RUN_DIR/expert/best.pt")
+        [[ "$stage" != finetune ]] || how+=(--init_from "$RUN_DIR/pretrain/best.pt")
+        [[ ! -f "$dir/last.pt" ]] || how+=(--resume)
+        [[ "$ONLY_PRINTS" == true ]] || echo "== stage $stage -> $dir; to continue after a stop: RUN_DIR=$RUN_DIR" >&2
+        if [[ "$stage" == finetune ]]; then
+            _train_and_test_once "$dir" "${how[@]}"
+        else
+            _train_once "$dir" "${how[@]}"
+        fi
+    done
+}
+
 train_and_test() { # reads the launcher's variables
     [[ -z "$DATA_ROOT" || "$ONLY_PRINTS" == true ]] || _extract_features
+    if [[ -n "${STAGES:-}" ]]; then
+        _train_stages
+        return
+    fi
     if [[ -z "${FOLDS:-}" ]]; then
         _train_and_test_once "$RUN_DIR"
         return
@@ -105,13 +131,28 @@ train_and_test() { # reads the launcher's variables
     [[ "$ONLY_PRINTS" == true ]] || python test.py --matrix "${dirs[@]}" --output_dir "$RUN_DIR/folds"
 }
 
-_train_and_test_once() { # RUN_DIR [flags]
-    local run_dir=$1 data_flags=() flags=() sizes=("${SIZE_FLAGS[@]}") launch=(python) pair name
-    shift
-    ! _resumes "$@" "${FLAGS[@]}" || sizes=()
+_set_launch() { # how train.py and test.py are started, in the caller's `launch`
+    launch=(python)
     if [[ "$GPUS" != 1 && "$ONLY_PRINTS" == false ]]; then
         launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")
     fi
+}
+
+_train_and_test_once() { # RUN_DIR [flags]
+    local launch
+    _train_once "$@"
+    _set_launch
+    if [[ "$ONLY_PRINTS" == false ]]; then
+        "${launch[@]}" test.py --checkpoint "$1/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" \
+            --device "${DEVICE:-auto}"
+    fi
+}
+
+_train_once() { # RUN_DIR [flags]
+    local run_dir=$1 data_flags=() flags=() sizes=("${SIZE_FLAGS[@]}") launch pair name
+    shift
+    ! _resumes "$@" "${FLAGS[@]}" || sizes=()
+    _set_launch
     [[ -n "$DATA_ROOT" || "$ONLY_PRINTS" == true ]] || _explain_data
     [[ -z "$DATA_ROOT" ]] || data_flags=(--data_root "$DATA_ROOT")
     for pair in "${FLAG_VARIABLES[@]}"; do
@@ -120,8 +161,4 @@ _train_and_test_once() { # RUN_DIR [flags]
     done
     "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$run_dir" \
         "${sizes[@]}" "${flags[@]}" "$@" "${FLAGS[@]}"
-    if [[ "$ONLY_PRINTS" == false ]]; then
-        "${launch[@]}" test.py --checkpoint "$run_dir/best.pt" --dataset "$DATASET" --data_root "$DATA_ROOT" \
-            --device "${DEVICE:-auto}"
-    fi
 }

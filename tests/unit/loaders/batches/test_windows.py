@@ -108,13 +108,15 @@ def test_frames_without_a_face_are_masked_not_nan(tmp_path):
     landmarks = np.load(folder / LANDMARKS_NAME)
     landmarks[5:8] = np.nan
     np.save(folder / LANDMARKS_NAME, landmarks)
-    for window, normalization in (("seconds", "face_box"), ("released", "clip_zscore")):
+    cases = (("seconds", "face_box"), ("released", "clip_zscore"), ("seconds", "crop"))
+    for window, normalization in cases:
         config = DataConfig(
             window=window, window_s=0.8, windows_per_clip=1, landmark_normalization=normalization
         )
         item = ClipDataset([make_clip(folder)], config, training=False)[0, 0]
         assert not item.landmarks.isnan().any()
         assert (~item.has_landmarks).nonzero().flatten().tolist() == [5, 6, 7]
+    np.testing.assert_array_equal(item.landmarks[8:], landmarks[8:])  # in the crop, as they are
 
 
 def test_face_box_units_keep_shape_and_drop_place_and_size():
@@ -222,7 +224,7 @@ def test_real_clips_may_come_several_times_in_an_epoch():
     assert Counter(index for index, _ in draws) == {i: 1 if labels[i] else 4 for i in range(10)}
     assert sorted(repetition for index, (_, repetition) in draws if index == 0) == [0, 1, 2, 3]
     clips = [make_clip(Path(str(i)), label=i % 2) for i in range(4)]
-    for balance, length in (("none", 6), ("label", 4)):
+    for balance, length in (("none", 6), ("label", 4), ("real", 4)):
         loader, _ = training_loader(
             clips, DataConfig(), WorkerConfig(batch_size=1, num_workers=0), balance=balance, repeat_reals=2,
             seed=1,
@@ -233,6 +235,16 @@ def test_real_clips_may_come_several_times_in_an_epoch():
             clips, DataConfig(), WorkerConfig(), balance="none", repeat_reals=2, seed=1,
             dataset_weights={"test": 1.0},
         )  # fmt: skip
+
+
+def test_without_fakes_only_real_clips_are_drawn():
+    clips = [make_clip(Path(str(i)), label=i % 2) for i in range(6)]
+    workers = WorkerConfig(batch_size=1, num_workers=0)
+    loader, sampler = training_loader(clips, DataConfig(), workers, balance="real", seed=1)
+    drawn = sorted(loader.dataset.clips[index].folder.name for index, _ in sampler)
+    assert drawn == ["0", "2", "4"]
+    with pytest.raises(UsageError, match="there is no real training clip"):
+        training_loader(clips[1::2], DataConfig(), workers, balance="real", seed=1)
 
 
 def test_balanced_sampling_draws_classes_alike_and_clips_evenly():

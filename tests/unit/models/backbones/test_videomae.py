@@ -151,7 +151,7 @@ def test_m2sd_starts_from_it(kind, tmp_path, caplog):
     fields = {"vit": "tiny", "image_size": 32, "clip_frames": 4, "init_from": tmp_path / "videomae.pth"}
     with caplog.at_level(logging.INFO):
         model = M2SDDetector(M2SDConfig(**fields))
-    assert "class token and head are new" in caplog.text
+    assert "new: 'vit.class_token, head.weight, head.bias'" in caplog.text
     expected = vit_weights(encoder_file())
     own = model.vit.state_dict()
     assert own.keys() - expected.keys() == {"class_token"}

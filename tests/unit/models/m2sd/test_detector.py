@@ -32,19 +32,21 @@ def tiny(**fields):
     return M2SDDetector(M2SDConfig(**TINY | fields))
 
 
-def released_file(size=STUDENTS["tiny"], seed=0):
-    """A published checkpoint's state_dict with random weights."""
+def released_shapes(size):
+    """Shapes of a published checkpoint's tensors."""
     width, hidden = size.width, 4 * size.width
     shapes = {"cls_token": (1, 1, width), "patch_embed.proj.weight": (width, 3, 2, 16, 16)}
     shapes |= {"head.weight": (2, width), "head.bias": (2,)}
     of_blocks = {"attn.qkv.weight": (3 * width, width), "attn.proj.weight": (width, width)}
     of_blocks |= {"mlp.fc1.weight": (hidden, width), "mlp.fc1.bias": (hidden,)}
     of_blocks |= {"mlp.fc2.weight": (width, hidden)}
-    state = {}
-    for key in published_names(size.depth):
-        part = ".".join(key.split(".")[2:])
-        state[key] = fill(key, shapes.get(key) or of_blocks.get(part) or (width,), seed)
-    return state
+    parts = {key: ".".join(key.split(".")[2:]) for key in published_names(size.depth)}
+    return {key: shapes.get(key) or of_blocks.get(part) or (width,) for key, part in parts.items()}
+
+
+def released_file(size=STUDENTS["tiny"], seed=0):
+    """A published checkpoint's state_dict with random weights."""
+    return {key: fill(key, shape, seed) for key, shape in released_shapes(size).items()}
 
 
 def plain_batch(frames):
@@ -65,10 +67,18 @@ def test_number_of_parameters(vit, count, tensors):
     assert len(model.state_dict()) == tensors  # no positions, no statistics of colours
 
 
-def test_the_deterministic_network_gives_the_specifications_numbers():
+F5 = {  # logits, first values of the feature, its norm, tolerance
+    "tiny": ((-0.0325, 0.0481), (-0.9881, 1.1374, -0.7317, 1.1444), math.sqrt(48), 1e-3),
+    "base": ((-0.1220, 0.1413), (-2.0153, -0.7494, 0.1952, 0.8611), 27.7128, 2e-3),
+}
+
+
+@pytest.mark.parametrize("vit", ["tiny", pytest.param("base", marks=pytest.mark.slow)])
+def test_the_deterministic_network_gives_the_specifications_numbers(vit):
     """F5: weights of sines by the rank of their names."""
-    model = tiny().double().eval()
-    shapes = {key: value.shape for key, value in released_file().items()}
+    sizes = TINY if vit == "tiny" else {"vit": "base"}
+    model = M2SDDetector(M2SDConfig(**sizes)).eval()
+    shapes = released_shapes(STUDENTS[vit])
     state = {}
     for rank, key in enumerate(sorted(shapes)):
         numbers = torch.arange(math.prod(shapes[key]), dtype=torch.float64)
@@ -77,13 +87,15 @@ def test_the_deterministic_network_gives_the_specifications_numbers():
             values = torch.full_like(numbers, float(key.endswith("weight")))
         state[key] = values.float().view(shapes[key])
     model.load_released(state)
-    video = torch.sin(0.01 * torch.arange(3 * 4 * 32 * 32, dtype=torch.float64)).view(1, 3, 4, 32, 32)
+    frames, side = model.config.clip_frames, model.config.image_size
+    video = torch.sin(0.01 * torch.arange(3 * frames * side**2, dtype=torch.float64)).float()
     with torch.no_grad():
-        feature = model.vit(video)[:, 0]
+        feature = model.vit(video.view(1, 3, frames, side, side))[:, 0]
         scores = model.head(feature)
-    torch.testing.assert_close(scores[0], torch.tensor([-0.0325, 0.0481]).double(), atol=1e-3, rtol=0)
-    expected = torch.tensor([-0.9881, 1.1374, -0.7317, 1.1444]).double()
-    torch.testing.assert_close(feature[0, :4], expected, atol=1e-3, rtol=0)
+    logits, start, norm, tolerance = F5[vit]
+    torch.testing.assert_close(scores[0], torch.tensor(logits), atol=tolerance, rtol=0)
+    torch.testing.assert_close(feature[0, :4], torch.tensor(start), atol=tolerance, rtol=0)
+    assert feature.norm().item() == pytest.approx(norm, abs=tolerance)
 
 
 @pytest.mark.parametrize("fake_index", [0, 1])
@@ -260,6 +272,7 @@ def test_learning_rates_fall_from_the_head_to_the_first_layer():
         (("--landmark_normalization", "face_box"), "--align needs landmarks in the crop"),
         (("--real_similarity", "margin"), "need each other"),
         (("--real_direction", "true"), "need each other"),
+        (("--image_size", "1600"), "are more than 16384 tubelets"),
         (("--align", "false", "--jitter_px", "2"), "jitter_px has no effect here"),
         (("--rs_weight", "0", "--real_similarity", "centre"), "real_similarity has no effect here"),
     ],

@@ -100,12 +100,15 @@ def test_a_loss_term_of_validation_that_is_not_finite_names_its_clips(term, colu
 
     class Criterion(torch.nn.Module):
         def forward(self, output, batch):
+            assert not self.training  # as the model
             is_last = batch.clip_ids == ("c", "d")
             terms = {"total": torch.ones(()), "contrastive": torch.ones(())}
             return terms | ({term: torch.tensor(value)} if is_last else {})
 
-    score = functools.partial(evaluate, Scripted(), device=torch.device("cpu"), criterion=Criterion())
+    criterion = Criterion()
+    score = functools.partial(evaluate, Scripted(), device=torch.device("cpu"), criterion=criterion)
     assert score(batches[:1]).mean_terms == {"total": 1.0, "contrastive": 1.0}
+    assert criterion.training
     with pytest.raises(NotFiniteError, match=f"^{column} is {value} on the batch of clips c, d; look"):
         score(batches)
 

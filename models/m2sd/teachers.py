@@ -1,0 +1,161 @@
+"""The first two stages of M2SD's training, and what they leave for the others: teacher and expert, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones.av_expert import AudioVisualExpert
+from models.backbones.videomae import VideoMae, vit_weights
+from models.blocks.vit import TubeletViT, standardised_pixels, tube_masks, tubelet_pixels
+from models.m2sd.config import STUDENTS, M2SDConfig, decoder_of
+from utils.checkpoint.files import CodeError, load_checkpoint
+from utils.checkpoint.foreign import read_foreign_weights
+from utils.errors import CheckpointError
+from utils.types import ClipBatch
+
+Parts = dict[str, Tensor]  # fields of M2SDOutput
+
+
+class TeacherStage(nn.Module):
+    """The pixel-wise teacher: stage(video, levels) -> its predictions of masked pixels.
+
+    video: (B, 3, T, S, S), normalised; levels: the same in 0..1. The logit is how much worse they are than
+    the mean of each tubelet would be.
+    """
+
+    def __init__(self, config: M2SDConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        sizes = STUDENTS[c.vit], decoder_of(c.vit), c.clip_frames, c.image_size
+        self.network = VideoMae(*sizes, drop_path=c.drop_path)
+        if c.init_from:
+            self.network.load_published(read_foreign_weights(c.init_from), str(c.init_from))
+
+    def forward(self, video: Tensor, levels: Tensor) -> Parts:
+        masked = masks_of(video, self.network.encoder.grid, self.config.mask_ratio, training=self.training)
+        predictions, targets = self.network(video, masked), masked_pixels(levels, masked)
+        errors = (predictions.float() - targets).square().mean(dim=(1, 2))
+        return {"logits": errors - 1, "pixel_predictions": predictions, "pixel_targets": targets}
+
+
+class ExpertStage(nn.Module):
+    """The audio-visual expert: stage(video, batch) -> its slots; the logit is minus their mean cosine."""
+
+    def __init__(self, config: M2SDConfig) -> None:
+        super().__init__()
+        self.network = AudioVisualExpert(STUDENTS[config.vit], config.clip_frames, config.image_size)
+        if config.init_from:
+            take_encoder(self.network.video_trunk, read_foreign_weights(config.init_from), config.init_from)
+
+    def forward(self, video: Tensor, batch: ClipBatch) -> Parts:
+        seen = self.network.video_slots(video)
+        heard = self.network.audio_slots(sound_of(batch), batch.sample_rate_hz)
+        cosines = (seen * heard).sum(2).mean(1)
+        return {"logits": -cosines, "seen_slots": seen, "heard_slots": heard}
+
+
+class Frozen(nn.Module):
+    """Teacher and expert of earlier stages: never trained, and no part of a checkpoint.
+
+    They move with the model. Its runs read their files again when they are resumed.
+    """
+
+    def __init__(self, config: M2SDConfig) -> None:
+        super().__init__()
+        if config.teacher:
+            self.teacher = read_teacher(config.teacher, config)
+        if config.expert:
+            self.expert = read_expert(config.expert, config)
+        self.requires_grad_(False)
+        self.register_load_state_dict_post_hook(_forget_missing)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Always in evaluation mode."""
+        super().train(False)
+        return self
+
+    def state_dict(self, *args: Any, destination: Any = None, **options: Any) -> Any:
+        """Nothing of it is saved."""
+        return {} if destination is None else destination
+
+
+def _forget_missing(module: nn.Module, incompatible: Any) -> None:
+    """What a checkpoint does not hold of frozen networks is not missing."""
+    own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if key.removeprefix("frozen.") not in own]
+
+
+def masks_of(video: Tensor, grid: tuple[int, ...], ratio: float, *, training: bool) -> Tensor:
+    """(B, N) tube masks of a batch: drawn in training, else one for all clips and always the same."""
+    count = len(video) if training else 1
+    generator = None if training else torch.Generator().manual_seed(0)
+    return tube_masks(count, grid, ratio, generator).expand(len(video), -1).to(video.device)
+
+
+def masked_pixels(levels: Tensor, masked: Tensor) -> Tensor:
+    """(B, M, 1536) standardised pixels of the masked tubelets of (B, 3, T, S, S) levels in 0..1."""
+    with torch.no_grad(), torch.autocast(levels.device.type, enabled=False):
+        pixels = tubelet_pixels(levels)
+        return standardised_pixels(pixels[masked].view(len(levels), -1, pixels.shape[2]))
+
+
+def sound_of(batch: ClipBatch) -> Tensor:
+    """(B, N) samples, silent where there are none."""
+    return batch.waveform.masked_fill(batch.audio_padding_mask, 0.0)
+
+
+def read_stage(path: Path, stage: str, config: M2SDConfig) -> tuple[str, dict[str, Tensor]]:
+    """(size, weights without what they lie in) of a run's checkpoint of an earlier stage.
+
+    Raises CheckpointError if it is of another stage, or of clips of another size.
+    """
+    content = load_checkpoint(path)
+    saved: Mapping[str, Any] = content.get("config", {}).get("model", {})
+    if saved.get("stage") != stage:
+        raise CheckpointError(f"{path}: not a checkpoint of m2sd's stage {stage}")
+    for name in ("clip_frames", "image_size"):
+        if saved[name] != getattr(config, name):
+            raise CheckpointError(f"{path}: --{name} was {saved[name]}, and is {getattr(config, name)} here")
+    beginning = f"{stage}_stage.network."
+    found = {k.removeprefix(beginning): v for k, v in content["model"].items() if k.startswith(beginning)}
+    return saved["vit"], found
+
+
+def read_teacher(path: Path, config: M2SDConfig) -> TubeletViT:
+    """The encoder of a teacher's checkpoint, or of a published VideoMAE."""
+    encoder = TubeletViT(config.teacher_size, config.clip_frames, config.image_size)
+    try:
+        is_run = "model" in load_checkpoint(path)
+    except CodeError:
+        is_run = False
+    if not is_run:
+        take_encoder(encoder, read_foreign_weights(path), path)
+        return encoder
+    vit, weights = read_stage(path, "teacher", config)
+    if STUDENTS[vit] != config.teacher_size:
+        raise CheckpointError(f"{path}: its --vit was {vit}: give --teacher_vit {vit}")
+    own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+    encoder.load_state_dict(own)
+    return encoder
+
+
+def read_expert(path: Path, config: M2SDConfig) -> AudioVisualExpert:
+    """The network of an expert's checkpoint."""
+    vit, weights = read_stage(path, "expert", config)
+    expert = AudioVisualExpert(STUDENTS[vit], config.clip_frames, config.image_size)
+    expert.load_state_dict(weights)
+    return expert
+
+
+def take_encoder(encoder: TubeletViT, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load the encoder of a published VideoMAE. Raises CheckpointError if it does not fit."""
+    try:
+        encoder.load_state_dict(vit_weights(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: not a VideoMAE of this size: {error}") from error
