@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import platform
+import shutil
 import socket
 import time
 import uuid
@@ -38,6 +39,7 @@ from utils.run.memory import huge_page_variables
 
 log = logging.getLogger(__name__)
 
+CPUS_PER_ACTOR = 4  # on nodes that have as many
 MAX_ATTEMPTS = 3  # per job: one death may be a neighbour's fault, three hardly
 CAPACITY_EVERY_S = 10.0  # how often to ask how many CPUs the cluster has
 CODE = Path(__file__).resolve().parents[2]
@@ -90,7 +92,7 @@ class Crew(Protocol):
         """Hand jobs to a process; Ray's reference to their outcomes, (status, reason) each."""
 
     def end(self, reference: Any, *, kill: bool) -> None:
-        """These jobs are finished; or kill the process that has them, if it is still alive."""
+        """These jobs are finished; or kill the process that had or has them, if it is still alive."""
 
     def rest(self) -> None:
         """Nothing waits for the processes that have no jobs."""
@@ -121,6 +123,65 @@ class _Tasks:
         pass
 
 
+class Actors:
+    """Processes that keep what they make: one per GPU, or per CPUS_PER_ACTOR cores.
+
+    work(jobs, scratch folder) gives the outcomes of a group; it is sent to each process once.
+    """
+
+    def __init__(
+        self, ray: Any, work: Callable[[Sequence[Any], Path], Any], partial: Path, *, on_gpus: bool
+    ) -> None:
+        self._ray, self._kind, self._partial = ray, "GPU" if on_gpus else "CPU", partial
+        most = max((int(node.get("CPU", 0)) for node in self._nodes()), default=0)
+        self._share = 1 if on_gpus else max(1, min(CPUS_PER_ACTOR, most))
+        self._actor = ray.remote(num_cpus=self._share, num_gpus=int(on_gpus))(_Actor)
+        self._work = ray.put(work)
+        self._idle: list[Any] = []
+        self._busy: dict[Any, Any] = {}  # reference -> actor
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def places(self) -> int:
+        return max(1, sum(int(node.get(self._kind, 0)) // self._share for node in self._nodes()))
+
+    def begin(self, jobs: tuple[Any, ...]) -> Any:
+        actor = self._idle.pop() if self._idle else self._actor.remote(self._work, self._partial)
+        reference = actor.do.remote(jobs)
+        self._busy[reference] = actor
+        return reference
+
+    def end(self, reference: Any, *, kill: bool) -> None:
+        actor = self._busy.pop(reference)
+        if kill:
+            self._ray.kill(actor)
+        else:
+            self._idle.append(actor)
+
+    def rest(self) -> None:
+        self._idle.clear()  # Ray ends actors that nobody holds; one that waits for a place may need theirs
+
+
+class _Actor:
+    """A process of Ray for many groups of jobs."""
+
+    def __init__(self, work: Callable[[Sequence[Any], Path], Any], partial: Path) -> None:
+        self._work, self._partial = work, partial
+
+    def do(self, jobs: tuple[Any, ...]) -> list[tuple[str, str]]:
+        """(status, reason) of each job."""
+        try:
+            with _scratch(jobs[0], self._partial) as scratch:
+                scratch.mkdir(parents=True)
+                try:
+                    return list(self._work(jobs, scratch))
+                finally:
+                    shutil.rmtree(scratch, ignore_errors=True)
+        except UsageError as error:
+            return [("usage", f"node {platform.node()}: {error}")]
+
+
 def hand_out(ray: Any, groups: Iterable[tuple[AnyJob, ...]], crew: Crew) -> Outcomes[AnyJob]:
     """Yield (job, status, reason) as the groups of jobs are finished by a crew; disconnect at the end.
 
@@ -143,7 +204,7 @@ def hand_out(ray: Any, groups: Iterable[tuple[AnyJob, ...]], crew: Crew) -> Outc
             for reference in ray.wait(list(running), timeout=CAPACITY_EVERY_S)[0]:
                 jobs, attempt = running.pop(reference)
                 outcomes, why, is_death = _outcomes(ray, reference)
-                crew.end(reference, kill=is_death)
+                crew.end(reference, kill=outcomes is None)
                 if outcomes is None and (len(jobs) > 1 or (is_death and attempt < MAX_ATTEMPTS)):
                     more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
                     log.info("%s%s: %s; trying again", jobs[0].name, more, why)
@@ -151,9 +212,9 @@ def hand_out(ray: Any, groups: Iterable[tuple[AnyJob, ...]], crew: Crew) -> Outc
                     continue
                 if outcomes is None:
                     outcomes = [("failed", f"{why}, in {MAX_ATTEMPTS} attempts" if is_death else why)]
+                if outcomes[0][0] == "usage":
+                    raise UsageError(outcomes[0][1])
                 for job, (status, reason) in zip(jobs, outcomes, strict=True):
-                    if status == "usage":
-                        raise UsageError(reason)
                     # by an attempt that died before it could report
                     late = attempt > 1 and status == "already there"
                     yield job, "done" if late else status, reason
@@ -239,7 +300,7 @@ def _outcomes(ray: Any, reference: Any) -> tuple[list[tuple[str, str]] | None, s
         return None, "its node ran out of memory", True
     except errors.NodeDiedError:
         return None, "its node died", True
-    except errors.WorkerCrashedError:
+    except (errors.WorkerCrashedError, errors.ActorDiedError):
         return None, "the worker process died (a crash in native code, or a limit)", True
     except errors.RayError as error:
         return None, f"{type(error).__name__}: {str(error).splitlines()[0]}", True
