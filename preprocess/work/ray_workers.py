@@ -147,7 +147,7 @@ class Actors:
         return max(1, sum(int(node.get(self._kind, 0)) // self._share for node in self._nodes()))
 
     def begin(self, jobs: tuple[Any, ...]) -> Any:
-        actor = self._idle.pop() if self._idle else self._actor.remote(self._work, self._partial)
+        actor = self._idle.pop() if self._idle else self._actor.remote([self._work], self._partial)
         reference = actor.do.remote(jobs)
         self._busy[reference] = actor
         return reference
@@ -166,12 +166,15 @@ class Actors:
 class _Actor:
     """A process of Ray for many groups of jobs."""
 
-    def __init__(self, work: Callable[[Sequence[Any], Path], Any], partial: Path) -> None:
-        self._work, self._partial = work, partial
+    def __init__(self, sent: list[Any], partial: Path) -> None:
+        """sent: Ray's reference to the work, in a list: by itself it would be followed too early."""
+        self._sent, self._partial = sent, partial
+        self._work: Callable[[Sequence[Any], Path], Any] | None = None
 
     def do(self, jobs: tuple[Any, ...]) -> list[tuple[str, str]]:
         """(status, reason) of each job."""
         try:
+            self._work = self._work or self._unpack()
             with _scratch(jobs[0], self._partial) as scratch:
                 scratch.mkdir(parents=True)
                 try:
@@ -180,6 +183,15 @@ class _Actor:
                     shutil.rmtree(scratch, ignore_errors=True)
         except UsageError as error:
             return [("usage", f"node {platform.node()}: {error}")]
+
+    def _unpack(self) -> Any:
+        import ray
+
+        try:
+            return ray.get(self._sent[0])
+        except ray.exceptions.RayError as error:  # such as a package that is missing
+            reason = str(error).splitlines()[0].removeprefix("System error: ")
+            raise UsageError(f"cannot do this work ({reason}); install requirements.txt there") from error
 
 
 def hand_out(ray: Any, groups: Iterable[tuple[AnyJob, ...]], crew: Crew) -> Outcomes[AnyJob]:

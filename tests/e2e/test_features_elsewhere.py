@@ -14,15 +14,17 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import ray
 
 from preprocess.work.jobs import Job
 from preprocess.work.ray_workers import MAX_ATTEMPTS, Actors, connect, hand_out
 from preprocess.work.stores import open_store
 from preprocess.work.workers import lock_partial
 from tests.clip_factory import clip_info, write_clip_folder
-from tests.clusters import SECRET
+from tests.clusters import NODE, SECRET
 from tests.commands import StartedCommand, start_command
 from utils.clip.files import DATA_FILES
+from utils.errors import UsageError
 from utils.files import file_sha256
 
 NUM_CLIPS = 24
@@ -199,14 +201,14 @@ class Work:
         return [("done", f"{os.getpid()} {self.num_groups}") for _ in jobs]
 
 
+@pytest.mark.slow
 def test_what_kills_its_actor_costs_its_clip_and_not_its_group(cluster, tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
     groups = [("a", "killed", "b"), ("c", "bug"), ("d", "unlucky", "e"), *((f"f{n}",) for n in range(20))]
     jobs = [tuple(Job(name=name, source=Path(name), folder=Path(name)) for name in names) for names in groups]
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
-        ray = connect(cluster.address)
-        crew = Actors(ray, Work(notes), partial, on_gpus=False)
+        crew = Actors(connect(cluster.address), Work(notes), partial, on_gpus=False)
         found = {job.name: rest for job, *rest in hand_out(ray, jobs, crew)}
         # those of the actors that died, which go with the lock
         assert len(list(partial.iterdir())) == MAX_ATTEMPTS + 1
@@ -227,6 +229,42 @@ def test_what_kills_its_actor_costs_its_clip_and_not_its_group(cluster, tmp_path
     groups_of = Counter(reason.split()[0] for status, reason in found.values() if status == "done")
     assert max(int(reason.split()[1]) for status, reason in found.values() if status == "done") > 3
     assert len(groups_of) <= 3 + 2 + 2 + 1
+
+
+def which_device(jobs: Sequence[Job], scratch: Path) -> list[tuple[str, str]]:
+    """Runs in an actor."""
+    time.sleep(0.2)  # so that none of them does it all
+    about = (ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"], str(os.getpid()))
+    return [("done", " ".join(about)) for _ in jobs]
+
+
+def test_each_gpu_has_one_actor_that_sees_no_other(cluster, tmp_path):
+    """GPUs that are there in name only: nothing is computed."""
+    node = cluster.add_node(**NODE | {"num_cpus": 4, "num_gpus": 2})
+    cluster.wait_for_nodes()
+    jobs = [(Job(name=str(n), source=Path(str(n)), folder=Path(str(n))),) for n in range(12)]
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        crew = Actors(connect(cluster.address), which_device, partial, on_gpus=True)
+        assert crew.places() == 2
+        found = [reason.split() for _, _, reason in hand_out(ray, jobs, crew)]
+    assert {(place, device) for place, device, _ in found} == {(node.node_id, "0"), (node.node_id, "1")}
+    assert len({process for *_, process in found}) == 2
+    cluster.remove_node(node)
+
+
+class Lacking:
+    """Work whose code cannot be imported on a node."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return __import__, ("of_no_node",)
+
+
+def test_a_package_that_a_node_lacks_is_a_usage_error(cluster, tmp_path):
+    job = Job(name="a", source=Path("a"), folder=Path("a"))
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        crew = Actors(connect(cluster.address), Lacking(), partial, on_gpus=False)
+        with pytest.raises(UsageError, match=r"node .*No module named 'of_no_node'.*requirements.txt"):
+            list(hand_out(ray, [(job,)], crew))
 
 
 def test_a_gpu_that_no_node_has_and_torchrun_are_usage_errors(cluster, prepared):
