@@ -91,8 +91,11 @@ class Crew(Protocol):
     def begin(self, jobs: tuple[Any, ...]) -> Any:
         """Hand jobs to a process; Ray's reference to their outcomes, (status, reason) each."""
 
-    def end(self, reference: Any, *, kill: bool) -> None:
-        """These jobs are finished; or kill the process that had or has them, if it is still alive."""
+    def end(self, reference: Any, *, well: bool) -> None:
+        """These jobs have ended: well, or with an error or a death of their process."""
+
+    def stop(self, reference: Any) -> None:
+        """Kill the process that still has these jobs."""
 
     def rest(self) -> None:
         """Nothing waits for the processes that have no jobs."""
@@ -114,10 +117,12 @@ class _Tasks:
     def begin(self, jobs: tuple[Any, ...]) -> Any:
         return self._task.remote(jobs, *self._arguments)
 
-    def end(self, reference: Any, *, kill: bool) -> None:
-        if kill:
-            with contextlib.suppress(self._ray.exceptions.RayError):
-                self._ray.cancel(reference, force=True)
+    def end(self, reference: Any, *, well: bool) -> None:
+        pass  # cancelling a task that has ended may abort this process (Ray 2.60)
+
+    def stop(self, reference: Any) -> None:
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            self._ray.cancel(reference, force=True)
 
     def rest(self) -> None:
         pass
@@ -152,12 +157,14 @@ class Actors:
         self._busy[reference] = actor
         return reference
 
-    def end(self, reference: Any, *, kill: bool) -> None:
-        actor = self._busy.pop(reference)
-        if kill:
-            self._ray.kill(actor)
+    def end(self, reference: Any, *, well: bool) -> None:
+        if well:
+            self._idle.append(self._busy.pop(reference))
         else:
-            self._idle.append(actor)
+            self.stop(reference)
+
+    def stop(self, reference: Any) -> None:
+        self._ray.kill(self._busy.pop(reference))
 
     def rest(self) -> None:
         self._idle.clear()  # Ray ends actors that nobody holds; one that waits for a place may need theirs
@@ -216,7 +223,7 @@ def hand_out(ray: Any, groups: Iterable[tuple[AnyJob, ...]], crew: Crew) -> Outc
             for reference in ray.wait(list(running), timeout=CAPACITY_EVERY_S)[0]:
                 jobs, attempt = running.pop(reference)
                 outcomes, why, is_death = _outcomes(ray, reference)
-                crew.end(reference, kill=outcomes is None)
+                crew.end(reference, well=outcomes is not None)
                 if outcomes is None and (len(jobs) > 1 or (is_death and attempt < MAX_ATTEMPTS)):
                     more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
                     log.info("%s%s: %s; trying again", jobs[0].name, more, why)
@@ -232,7 +239,7 @@ def hand_out(ray: Any, groups: Iterable[tuple[AnyJob, ...]], crew: Crew) -> Outc
                     yield job, "done" if late else status, reason
     finally:
         for reference in running:
-            crew.end(reference, kill=True)
+            crew.stop(reference)
         ray.shutdown()  # ends running jobs, too
 
 
