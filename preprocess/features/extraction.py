@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from torch.utils.data import DataLoader
 from models.backbones.backbone import Encoder
 from models.backbones.menu import BACKBONES
 from preprocess.features.pieces import Chunk, ClipPieces, Skipped
+from preprocess.features.places import folder_jobs, install_features
 from preprocess.work.batch import WorkConfig
+from preprocess.work.jobs import Job
+from preprocess.work.stores import StoreError
+from preprocess.work.workers import Outcomes
 from utils.checkpoint.foreign import read_foreign_weights
-from utils.clip.features import FeatureInfo, read_info, write_features
+from utils.clip.features import FeatureInfo, read_info
 from utils.clip.packed import FEATURES
 from utils.config import opt, require_at_least, require_between
 from utils.errors import CheckpointError, ClipError, UsageError
@@ -84,39 +88,40 @@ class ExtractConfig:
 class Results:
     """Rows of the clips that are not complete yet, (P, R, E) of P pieces, and how many pieces they lack."""
 
-    folders: list[Path]
+    jobs: Sequence[Job]
     name: str
-    failures: list[tuple[str, str]]  # path, reason
     rows: dict[int, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     missing: dict[int, int] = dataclasses.field(default_factory=dict)
     unreadable: set[int] = dataclasses.field(default_factory=set)
-    num_written: int = 0
 
-    def skip(self, clip: Skipped) -> None:
-        """Leave a clip out, of which some pieces may have been read, and others may still come."""
+    def skip(self, clip: Skipped) -> tuple[Job, str, str]:
+        """Outcome of a clip that is left out, of which some pieces may have been read, or may still come."""
+        job = self.jobs[clip.index]
+        if clip.failure is None:
+            return job, "already there", ""
         self.rows.pop(clip.index, None)
-        if clip.failure:
-            self.failures.append(clip.failure)
-            self.unreadable.add(clip.index)
+        self.unreadable.add(clip.index)
+        return job, "failed", clip.failure
 
-    def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> bool:
-        """Take the rows (R, E) of a chunk's piece. True if it is the clip's last one: they are written."""
+    def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> tuple[Job, str, str] | None:
+        """Take the rows (R, E) of a chunk's piece; of a clip's last one, all are written: its outcome."""
         index, total = chunk.index, len(chunk.plan.pieces)
         if index in self.unreadable:
-            return False
+            return None
         rows = self.rows.setdefault(index, np.zeros((total, *row.shape), np.float32))
         rows[chunk.first + place] = row
         self.missing[index] = self.missing.get(index, total) - 1
         if self.missing[index]:
-            return False
-        clip_rows = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
-        if np.isfinite(clip_rows).all():
-            write_features(self.folders[index], self.name, clip_rows, chunk.info)
-            self.num_written += 1
-        else:
-            self.failures.append((str(self.folders[index]), "not finite features; try --precision fp32"))
+            return None
         del self.rows[index], self.missing[index]
-        return True
+        clip_rows = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
+        if not np.isfinite(clip_rows).all():
+            return self.jobs[index], "failed", "not finite features; try --precision fp32"
+        try:
+            install_features(self.jobs[index], self.name, clip_rows, chunk.info)
+        except StoreError as error:
+            return self.jobs[index], "failed", str(error)
+        return self.jobs[index], "done", ""
 
 
 def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | list[tuple[Chunk, int]]]:
@@ -134,13 +139,18 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
         yield waiting
 
 
-def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
-    """(encoder, names and sha256 of its weights). Raises UsageError if a file is not there."""
-    backbone = BACKBONES[config.backbone]
+def new_encoder(config: ExtractConfig) -> Encoder:
+    """The encoder with random weights, always the same."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_SEED)
-        encoder = backbone.make().eval()
+        encoder = BACKBONES[config.backbone].make().eval()
     encoder.layer = config.layer
+    return encoder
+
+
+def make_encoder(config: ExtractConfig) -> tuple[Encoder, str, str]:
+    """(encoder, names and sha256 of its weights). Raises UsageError if a file is not there."""
+    backbone, encoder = BACKBONES[config.backbone], new_encoder(config)
     if backbone.weights is None:
         return encoder, NO_WEIGHTS, NO_WEIGHTS
     if config.weights_dir is None:
@@ -188,17 +198,12 @@ def encode(
 
 
 def extract(
-    config: ExtractConfig,
-    folders: list[Path],
-    failures: list[tuple[str, str]],
-    made: tuple[Encoder, str, str] | None = None,
-) -> tuple[int, int]:
-    """Write the features of all clips that lack them; (how many were done, how many were there already).
+    config: ExtractConfig, jobs: Sequence[Job], made: tuple[Encoder, str, str] | None = None
+) -> Outcomes[Job]:
+    """Write the features of all clips that lack them; (job, status, reason) of each, as it is finished.
 
     `made`: what make_encoder gave for this configuration before.
     """
-    from tqdm import tqdm
-
     backbone, device = BACKBONES[config.backbone], resolve_device(config.device)
     encoder, weights, digest = made or make_encoder(config)
     encoder.to(device)
@@ -212,21 +217,16 @@ def extract(
     )  # fmt: skip
     name = FEATURES + config.feature_name
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
-    pieces = ClipPieces(folders, backbone, like, name)
+    pieces = ClipPieces(jobs, backbone, like, name)
     loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
-    results, there = Results(folders, name, failures), 0
-    with tqdm(total=len(folders), unit="clip", smoothing=0.05, disable=len(folders) < 2) as bar:
-        for batch in batches(loader, size):
-            finished = 1
-            if isinstance(batch, Skipped):
-                results.skip(batch)
-                there += batch.failure is None
-            else:
-                rows = encode(encoder, batch, size, device, config.precision)
-                finished = sum(results.add(*piece, row) for piece, row in zip(batch, rows, strict=True))
-            bar.set_postfix(failed=len(failures), refresh=False)
-            bar.update(finished)
-    return results.num_written, there
+    results = Results(jobs, name)
+    for batch in batches(loader, size):
+        if isinstance(batch, Skipped):
+            yield results.skip(batch)
+            continue
+        rows = encode(encoder, batch, size, device, config.precision)
+        outcomes = (results.add(*piece, row) for piece, row in zip(batch, rows, strict=True))
+        yield from filter(None, outcomes)
 
 
 def extract_alike(
@@ -259,9 +259,8 @@ def extract_alike(
             raise CheckpointError(f"nothing gives {brief(name)} ({error})") from error
         if FEATURES + config.feature_name != name:
             raise CheckpointError(f"{brief(name)} would be {config.feature_name}")
-        failures: list[tuple[str, str]] = []
-        extract(config, folders, failures, _kept_encoder(config))
-        if failures:
-            raise ClipError(*failures[0])
+        for job, status, reason in extract(config, folder_jobs(folders), _kept_encoder(config)):
+            if status == "failed":
+                raise ClipError(job.folder, reason)
         if (made := read_info(folders[0], name).recipe()) != recipe:
             raise UsageError(f"{name} would be made with {made}, but the checkpoint learnt with {recipe}")

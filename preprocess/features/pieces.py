@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from models.backbones.backbone import Backbone, Plan
 from preprocess.faces.mouth import Mouths
+from preprocess.features.places import opened
+from preprocess.work.jobs import CLIP_FILES, Job
+from preprocess.work.stores import StoreError
 from utils.clip.features import FeatureInfo, open_rows, read_info
 from utils.clip.files import (
     CROP_SIZE,
@@ -51,27 +54,34 @@ class Skipped:
     """A clip that is finished already, or cannot be read."""
 
     index: int
-    failure: tuple[str, str] | None  # path, reason
+    failure: str | None  # why it cannot be read
 
 
 class ClipPieces(IterableDataset[Any]):
     """The pieces of all clips in chunks, or why a clip is passed over."""
 
-    def __init__(self, folders: list[Path], backbone: Backbone, like: FeatureInfo, name: str) -> None:
-        self.folders, self.backbone, self.like, self.name = folders, backbone, like, name
+    def __init__(self, jobs: Sequence[Job], backbone: Backbone, like: FeatureInfo, name: str) -> None:
+        self.jobs, self.backbone, self.like, self.name = jobs, backbone, like, name
 
     def __iter__(self) -> Iterator[Chunk | Skipped]:
         worker = get_worker_info()
         start, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for index in range(start, len(self.folders), step):
+        for index in range(start, len(self.jobs), step):
+            job = self.jobs[index]
+            folder: Path | None = job.folder
             try:
-                yield from self._chunks(index)
-            except (ClipError, OSError) as error:
-                path = error.path if isinstance(error, ClipError) else self.folders[index]
-                yield Skipped(index, (str(path), getattr(error, "reason", str(error))))
+                with opened(job, self.backbone, self.name, self.like) as folder:
+                    yield from self._chunks(index, folder) if folder else [Skipped(index, None)]
+                    continue
+            except ClipError as error:
+                # the job's name says which clip it is, but not which of its files
+                inside = error.path.name in CLIP_FILES
+                reason = f"{error.path.name}: {error.reason}" if inside else error.reason
+            except (StoreError, OSError) as error:
+                reason = str(error)
+            yield Skipped(index, reason.replace(f"{folder}/", ""))  # which may be temporary
 
-    def _chunks(self, index: int) -> Iterator[Chunk | Skipped]:
-        folder = self.folders[index]
+    def _chunks(self, index: int, folder: Path) -> Iterator[Chunk | Skipped]:
         hears, mouth = self.backbone.sample_rate_hz > 0, self.backbone.mouth
         open_pieces = _open_mouths if mouth else _open_sound if hears else _open_faces
         with open_pieces(folder, self.backbone) as (sources, plan, read):

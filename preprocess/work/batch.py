@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -304,11 +304,9 @@ def run_batch(
     jobs = [job for job in taken if not job.problem]
     k, n = work.shard_numbers()
     shard = f"{k}_of_{n}"
-    counts = {"done": 0, "already there": 0}
-    failures: list[tuple[str, str]] = [(job.name, job.problem) for job in taken if job.problem]
-    for failure in failures:
-        log.warning("%s: %s", *failure)
-    failures_name = "failures.csv" if n == 1 else f"failures_{shard}.csv"
+    problems = [(job.name, job.problem) for job in taken if job.problem]
+    for problem in problems:
+        log.warning("%s: %s", *problem)
     with lock_partial(batch.output.workspace(), shard) as partial:
         for name in batch.metadata:
             if batch.raw and batch.raw.place(name) != batch.output.place(name):
@@ -316,17 +314,37 @@ def run_batch(
         if batch.is_generated and batch.output.size(MARK_NAME) is None:
             batch.output.write(MARK_NAME, mark(), partial)
         outcomes = run(jobs, do, limits, partial, work.num_workers)
-        with with_progress(outcomes, len(jobs)) as shown:
-            for job, status, reason in shown:
-                if status == "failed":
-                    failures.append((job.name, reason))
-                    log.warning("%s: %s", job.name, reason)
-                else:
-                    counts[status] += 1
-        batch.output.remove(failures_name)
-        if failures:
-            batch.output.write(failures_name, failures_csv(failures), partial)
-    where = f" (see {batch.output}/{failures_name})" if failures else ""
+        table = "failures.csv" if n == 1 else f"failures_{shard}.csv"
+        return conclude(outcomes, len(jobs), batch.output, partial, table, done=done, failures=problems)
+
+
+def conclude(
+    outcomes: Outcomes[AnyJob],
+    total: int,
+    output: Store,
+    partial: Path,
+    table: str,
+    *,
+    done: str,
+    failures: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Await the outcomes of `total` jobs under a progress bar, and log their counts; the exit status.
+
+    All failures, also those from before, go to the file `table` of `output`, by way of the folder `partial`;
+    without failures, it is removed.
+    """
+    counts, failures = {"done": 0, "already there": 0}, list(failures)
+    with with_progress(outcomes, total) as shown:
+        for job, status, reason in shown:
+            if status == "failed":
+                failures.append((job.name, reason))
+                log.warning("%s: %s", job.name, reason)
+            else:
+                counts[status] += 1
+    output.remove(table)
+    if failures:
+        output.write(table, failures_csv(failures), partial)
+    where = f" (see {output}/{table})" if failures else ""
     counted = f"{counts['done']} {done}, {counts['already there']} already there, {len(failures)} failed"
     log.info("%s%s", counted, where)
     return 1 if failures else 0

@@ -25,6 +25,7 @@ from models.method import needs_of
 from models.td3mf import TD3MFDetector
 from models.td3mf.config import TD3MFConfig
 from preprocess.features.extraction import ExtractConfig, extract, make_encoder
+from preprocess.features.places import folder_jobs
 from tests.benchmarks.loader import FPS, write_clip
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.benchmarks.train import finish
@@ -61,7 +62,8 @@ def _clips(clip: Path, place: Path, count: int) -> list[Path]:
 def _training(folders: list[Path], device: torch.device) -> dict[str, Any]:
     """Seconds of an epoch of 2D3MF on cached features, and with MARLIN in the graph; the better of two."""
     for name in ("marlin_small", "audio_resnet18"):
-        extract(ExtractConfig(backbone=name, random_weights=True, device=str(device)), folders, [])
+        config = ExtractConfig(backbone=name, random_weights=True, device=str(device))
+        list(extract(config, folder_jobs(folders)))
     clips = [make_clip(folder, clip_id=str(folder), label=n % 2) for n, folder in enumerate(folders)]
     data, workers = DataConfig(window_s=CLIP_S), WorkerConfig(batch_size=2, num_workers=0)
     epoch_s = {}
@@ -92,7 +94,7 @@ def _training(folders: list[Path], device: torch.device) -> dict[str, Any]:
 def _peak_mb(clip: Path, place: Path, count: int) -> float:
     """Peak memory of a process that extracts from `count` clips."""
     config = ExtractConfig(backbone="audio_resnet18", random_weights=True, device="cpu")
-    extract(config, _clips(clip, place, count), [])
+    list(extract(config, folder_jobs(_clips(clip, place, count))))
     return peak_mb()
 
 
@@ -128,7 +130,7 @@ def _of_backbone(name: str, folders: list[Path], device: torch.device, rounds: i
         for folder in folders:
             shutil.rmtree(folder / FEATURES, ignore_errors=True)
         started = time.perf_counter()
-        extract(config, folders, [])
+        list(extract(config, folder_jobs(folders)))
         ours_s.append(time.perf_counter() - started)
     return {
         "backbone": name,

@@ -22,3 +22,21 @@ def forked_trials():
         for name, value in forking_environment().items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of three nodes with a core each."""
+    from tests.clusters import ray_cluster  # imports what most tests do without
+
+    with ray_cluster() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server with a bucket "bucket", in the environment."""
+    from tests.clusters import s3_server
+
+    with s3_server() as found:
+        yield found

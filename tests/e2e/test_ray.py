@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from preprocess.verify import check_clip
 from preprocess.work.jobs import Job
@@ -22,23 +21,10 @@ from preprocess.work.limits import LimitConfig
 from preprocess.work.ray_workers import MAX_ATTEMPTS, run_on_ray
 from preprocess.work.stores import open_store
 from preprocess.work.workers import lock_partial
+from tests.clusters import NODE
 from tests.commands import StartedCommand, start_command
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError, UsageError
-
-NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        for _ in range(2):
-            found.add_node(**NODE)
-        found.wait_for_nodes()
-        yield found
-        found.shutdown()
 
 
 @pytest.fixture(scope="module")

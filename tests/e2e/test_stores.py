@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import tempfile
-import threading
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import fsspec
 import pytest
 import soundfile
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from preprocess.clip.make import ClipConfig
 from preprocess.prepare import prepare_job
@@ -23,48 +18,13 @@ from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.stores import UrlStore, open_store
 from preprocess.work.workers import run_job
+from tests.clusters import SECRET
 from tests.commands import run_command
 from tests.moving_face import clicks, moving_face, write_video
 from utils.errors import ClipError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"cropped_video.mp4", "cropped_video.wav", "landmarks.npy", "clip.json"}
-
-
-class CountingServer:
-    """An S3 server on a free port; `requests` holds (kind, bytes of the answer) of each request."""
-
-    def __init__(self) -> None:
-        self.app = DomainDispatcherApplication(create_backend_app)
-        self.requests: list[tuple[str, int]] = []
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self.server = make_server("127.0.0.1", 0, self, threaded=True)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
-
-    def __call__(self, environ, start_response):
-        body = b"".join(self.app(environ, start_response))
-        kind = environ["REQUEST_METHOD"]
-        if kind == "GET" and "list-type" in parse_qs(environ["QUERY_STRING"]):
-            kind = "LIST"
-        self.requests.append((kind, len(body)))
-        return [body]
-
-
-@pytest.fixture(scope="module")
-def server():
-    found = CountingServer()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "well-kept-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", found.url)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield found
-    found.server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +46,7 @@ def raw(tmp_path_factory) -> Path:
 def run(*flags: object) -> tuple[int, str]:
     """(exit status, last line of stderr) of preprocess.prepare."""
     result = run_command("-m", "preprocess.prepare", *flags, "--num_workers", "1")
-    assert "well-kept-secret" not in result.stdout + result.stderr
+    assert SECRET not in result.stdout + result.stderr
     return result.returncode, result.stderr.strip().splitlines()[-1]
 
 

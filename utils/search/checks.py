@@ -6,14 +6,14 @@ import contextlib
 import io
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UsageError
 from utils.files import write_text
-from utils.names import parse_json
+from utils.names import brief, parse_json
 from utils.run.config_file import RESUMABLE
 from utils.run.resume import require_no_run
 from utils.search.definition import Definition, Flags, Trial, words_of
@@ -30,6 +30,8 @@ class Checked:
 
     definition: Definition
     parse: Callable[[list[str]], Any]
+    # data sets that no trial is trained on -> the prepared roots: trials are tested on them, too
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def flags(self, trial: Trial) -> list[str]:
         """The words of a trial's training, but for its --run_dir."""
@@ -37,17 +39,21 @@ class Checked:
 
     def config(self, trial: Trial, more: Flags | None = None) -> Plain:
         """The configuration of a trial. Raises UsageError, naming the trial, if its flags are not valid."""
-        flags, said = {**self.definition.flags_of(trial), **(more or {})}, io.StringIO()
+        try:
+            return self._parsed({**self.definition.flags_of(trial), **(more or {})})
+        except UsageError as error:
+            shown = shown_changes(trial)
+            where = f"{self.definition.path}, {trial.point}{f' ({shown})' if shown else ''}"
+            raise UsageError(f"{where}: {error}") from None
+
+    def _parsed(self, flags: Mapping[str, Sequence[str]]) -> Plain:
+        said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said):
                 plain: Plain = self.parse(words_of(flags)).as_plain()
                 return plain
-        except UsageError as error:
-            reason = str(error)
-        except SystemExit:  # of argparse
-            reason = said.getvalue().strip().removeprefix("error: ")
-        shown = shown_changes(trial)
-        raise UsageError(f"{self.definition.path}, {trial.point}{f' ({shown})' if shown else ''}: {reason}")
+        except SystemExit as error:  # of argparse
+            raise UsageError(said.getvalue().strip().removeprefix("error: ")) from error
 
     def check(self) -> list[Plain]:
         """Check all trials of a grid or of rows, of other samplers the edges. Returns their configurations.
@@ -62,6 +68,7 @@ class Checked:
                 raise UsageError("missing --data_root, the output of preprocess.prepare; see --search --help")
             if not Path(root).exists():
                 raise UsageError(f"--data_root {root}: no such folder")
+        self._check_elsewhere({name for plain in found for name in plain["train"]["dataset"]})
         if tested := self.definition.test:
             if unknown := tested.keys() - found[0]["data"].keys():
                 name = sorted(unknown)[0]
@@ -69,6 +76,32 @@ class Checked:
             for trial in trials:
                 self.config(trial, tested)
         return found
+
+    def _check_elsewhere(self, trained: Collection[str]) -> None:
+        if self.elsewhere and self.definition.test is None:
+            raise UsageError(f'--search_test needs "test" in {self.definition.path}')
+        for name, root in self.elsewhere.items():
+            if name in trained:
+                raise UsageError(f"--search_test {name}: trials are trained on it, and tested on it anyway")
+            if not Path(root).exists():
+                raise UsageError(f"--search_test {name}={root}: no such folder")
+            try:
+                self._parsed({"dataset": [name]})
+            except UsageError as error:
+                raise UsageError(f"--search_test {name}: {error}") from None
+
+
+def elsewhere_of(words: Sequence[str]) -> dict[str, str]:
+    """{NAME: ROOT} of the words NAME=ROOT after --search_test. Raises UsageError for others."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, root = word.partition("=")
+        if not name or not root:
+            raise UsageError(f"--search_test takes NAME=ROOT, such as dfdc=prepared/dfdc; got {brief(word)}")
+        if name in found:
+            raise UsageError(f"--search_test names {name} twice")
+        found[name] = root
+    return found
 
 
 def shown_changes(trial: Trial) -> str:

@@ -5,8 +5,9 @@
 FILE.json names flags of train.py: "base" for all trials, and either "rows", which are run as they are, or a
 "space" with a "sampler" (grid, random or tpe); "seeds" repeat them. Flags next to --search win over "base".
 Every combination is checked before the first trial starts. Each trial is a run in RUN_DIR/trials; the best is
-chosen by validation AUC alone. Writes search.csv, points.csv, search.png and search.html to RUN_DIR. The same
-command goes on after a stop, and several of them share the work.
+chosen by validation AUC alone. --search_test dfdc=PREPARED_2 kodf=PREPARED_3 tests on these data sets, too.
+Writes search.csv, points.csv, search.png and search.html to RUN_DIR. The same command goes on after a stop,
+and several of them share the work.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from utils.files import require_writable
 from utils.run.distributed import launched
 from utils.run.progress import configure_logging, logging_redirect_tqdm
 from utils.run.resume import stop_request
-from utils.search.checks import Checked, require_same_search
+from utils.search.checks import Checked, elsewhere_of, require_same_search
 from utils.search.definition import Definition, folder_name, given_flags
 from utils.search.loop import Search
 from utils.search.page import write_results
@@ -40,6 +41,7 @@ class SearchConfig:
 
     search: Path = opt(MISSING, "FILE.json that describes the trials")
     search_jobs: int = opt(1, "trials that run at the same time, on as many GPUs or shares of the cores")
+    search_test: tuple[str, ...] = opt((), "NAME=ROOT ...: also test on these prepared data sets")
     search_base: bool = opt(True, 'take the values of "base" in the file; false = train.py\'s own')
     run_dir: Path | None = opt(None, "where the search is written; none = saved_models/ and its name")
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str], parse: Callable[[list[str]], Any]) -> int:
     if launched():
         raise UsageError("--search starts processes of its own: call it without torchrun, with --search_jobs")
     definition = Definition.read(config.search, given_flags(rest), use_base=config.search_base)
-    checked = Checked(definition, parse)
+    checked = Checked(definition, parse, elsewhere_of(config.search_test))
     configs = checked.check()
     run_dir = config.run_dir or Path("saved_models") / folder_name(definition.name)
     require_writable(run_dir)

@@ -26,7 +26,7 @@ DRAWN = ("random", "tpe")  # samplers that draw trials one by one
 SAMPLERS = ("grid", *DRAWN)
 # each trial has its own, or they belong to the search
 NOT_SEARCHED = {"run_dir", "resume", "config", "print_config", "help", "debug"}
-NOT_SEARCHED |= {"search", "search_jobs", "search_base", "row"}
+NOT_SEARCHED |= {"search", "search_jobs", "search_test", "search_base", "row"}
 MAX_CORNERS = 2000  # combinations of a random or tpe search that are checked before it starts
 MAX_PLANNED = 100_000
 

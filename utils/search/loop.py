@@ -28,7 +28,8 @@ PAUSE_S = 0.2  # between two looks at the children
 WAIT_S = 2.0  # the same while only other processes work
 BAR = {"mininterval": 10.0, "smoothing": 0.0}  # seconds, as logs are files, too; the ETA is of the mean rate
 WRITE_S = 60.0  # between two versions of the page
-TEST = "test"  # folder of a trial's evaluation
+TEST = "test"  # folder of a trial's evaluation on what it was trained on
+ELSEWHERE = "test_elsewhere"  # folder of those on other data sets, each in a folder of its own
 METRICS = "test_metrics.json"
 
 
@@ -143,7 +144,7 @@ class Search:
         log.info(text, trial.name, what, result["epochs"], result["val_auc"])
 
     def test(self, trials: list[Trial]) -> None:
-        """Evaluate the best epoch of each of these trials on the test split, but for those that are there."""
+        """Evaluate the best epoch of each of these trials, on the test splits that are not done yet."""
         todo = {trial.name: trial for trial in trials if not self.tested(trial)}
         running: dict[str, tuple[Child, contextlib.ExitStack]] = {}
         num_all = len(todo)
@@ -183,8 +184,20 @@ class Search:
         return [trial for trial in trials if self.checked.definition.rows or trial.point == best]
 
     def tested(self, trial: Trial) -> bool:
-        """Whether a trial has been evaluated on the test split."""
+        """Whether a trial has been evaluated on all test splits."""
+        return self._is_tested(trial) and not self._missing(trial)
+
+    def _is_tested(self, trial: Trial) -> bool:
         return (self.study.folder(trial) / TEST / METRICS).is_file()
+
+    def _missing(self, trial: Trial) -> dict[str, str]:
+        """The data sets elsewhere on which a trial has not been evaluated, with their roots."""
+        folder = self.study.folder(trial) / ELSEWHERE
+        return {
+            name: root
+            for name, root in self.checked.elsewhere.items()
+            if not (folder / name / METRICS).is_file()
+        }
 
     def _claim_test(self, trial: Trial) -> contextlib.ExitStack | None:
         claim = contextlib.ExitStack()
@@ -195,12 +208,18 @@ class Search:
         return claim
 
     def _start_test(self, trial: Trial) -> Child:
+        """Evaluate a trial on the data sets that it was trained on, or, after that, on those elsewhere."""
         folder, train = self.study.folder(trial), self.checked.config(trial)["train"]
+        datasets, output_dir = dict(zip(train["dataset"], train["data_root"], strict=True)), folder / TEST
+        if self._is_tested(trial):
+            datasets, output_dir = self._missing(trial), folder / ELSEWHERE
+            if len(datasets) == 1:  # test.py gives a data set a folder of its own if there are several
+                output_dir /= next(iter(datasets))
         flags = {
             "checkpoint": [str(folder / "best.pt")],
-            "dataset": train["dataset"],
-            "data_root": train["data_root"],
-            "output_dir": [str(folder / TEST)],
+            "dataset": list(datasets),
+            "data_root": list(datasets.values()),
+            "output_dir": [str(output_dir)],
             "device": [train["device"]],
             "precision": [train["precision"]],
             "report": ["false"],

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.clip.generated import caveat_of
-from utils.evaluation.units import UNKNOWN, caveat, counted
+from utils.evaluation.units import UNKNOWN, caveat, counted, join_kinds
 from utils.report.pages import stamped, write_page
 from utils.search.checks import Checked, Plain
 from utils.search.plots import plot_rows, plot_space
@@ -17,7 +16,7 @@ from utils.search.results import (
     Point,
     add_differences,
     best_of,
-    generated_sets,
+    caveat_of_search,
     group,
     read_outcomes,
     write_tables,
@@ -39,11 +38,11 @@ def write_results(
         add_differences(study, points)
     write_tables(study, outcomes, points, checked)
     datasets = list(dict.fromkeys(name for outcome in outcomes for name in outcome.tests))
-    mark = caveat_of(generated_sets(study, outcomes))
+    mark = caveat_of_search(study, outcomes)
     path = study.run_dir / "search.png"
     with stamped(mark):
         if definition.rows:
-            plot = plot_rows(path, points, datasets[0] if datasets else None)
+            plot = plot_rows(path, points, datasets)
         else:
             plot = plot_space(path, outcomes, best, definition)
     write_page(
@@ -74,9 +73,17 @@ def _rank(point: Point) -> float:
 
 def _units(points: Sequence[Point]) -> str:
     """What the intervals are over."""
-    found: list[dict[str, Any]] = [row for point in points for row in point.differences.values()]
-    counts = [row for row in found if "num_persons" in row]
+    counts: dict[str, dict[str, Any]] = {}  # by data set
+    for point in points:
+        for name, row in point.differences.items():
+            if "num_persons" in row:
+                counts.setdefault(name, row)
     if not counts:
         return ""
-    kinds = counts[0]["clustered_by"] or UNKNOWN
-    return f"the {counted(counts[0]['num_persons'], kinds)} of the test split. {caveat(kinds)}".strip()
+    kinds = {name: row["clustered_by"] or UNKNOWN for name, row in counts.items()}
+    persons = {name: counted(row["num_persons"], kinds[name]) for name, row in counts.items()}
+    over = f"the {', '.join(persons.values())} of the test split"
+    if len(counts) > 1:
+        each = ", ".join(f"{found} of {name}" for name, found in persons.items())
+        over = f"each data set's test split ({each})"
+    return f"{over}. {caveat(join_kinds(kinds.values()))}".strip()

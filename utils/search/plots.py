@@ -20,10 +20,11 @@ MAX_PANELS = 12
 
 
 @rc_context(STYLE)
-def plot_rows(path: Path, points: Sequence[Point], dataset: str | None) -> Markup:
-    """A line for each point with a dot per seed and a bar at their mean: validation, below it the test."""
+def plot_rows(path: Path, points: Sequence[Point], datasets: Sequence[str]) -> Markup:
+    """A line for each point with a dot per seed and a bar at their mean: validation, and the first test."""
     kinds: list[tuple[str | None, str, str]] = [(None, "validation", REAL_COLOR)]
-    kinds += [(dataset, "test", FAKE_COLOR)] if dataset else []
+    test = f"test of {datasets[0]}" if len(datasets) > 1 else "test"
+    kinds += [(datasets[0], test, FAKE_COLOR)] if datasets else []
     figure, (axes,) = new_figure(WIDTH, 0.9 + 0.52 * len(points))
     values = [value for point in points for kind, *_ in kinds for value in point.values(kind)]
     left = min([0.97, *values]) - 0.02

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
+from utils.clip.generated import caveat_of
 from utils.errors import DatasetError
 from utils.evaluation.results import write_csv
 from utils.names import parse_json
-from utils.report.compare import find_predictions, paired_difference
+from utils.report.compare import find_predictions, paired_difference, read_caveat
 from utils.search.checks import Checked, shown_changes
 from utils.search.definition import Trial
-from utils.search.loop import METRICS, TEST
+from utils.search.loop import ELSEWHERE, METRICS, TEST
 from utils.search.study import Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
@@ -32,7 +33,7 @@ class Outcome:
     state: str  # complete, pruned, failed, unfinished
     seed: str  # "" if the search has no seeds
     result: Mapping[str, float]  # epochs, kept_epoch, val_auc; {} while it is not known
-    tests: Mapping[str, float]  # data set -> AUC on its test split
+    tests: Mapping[str, float | None]  # data set -> AUC on its test split; None if that lacks a class
     command: str  # that repeats it
 
 
@@ -55,7 +56,8 @@ class Point:
         complete = [outcome for outcome in self.outcomes if outcome.state == "complete"]
         if dataset is None:
             return [outcome.result["val_auc"] for outcome in complete]
-        return [outcome.tests[dataset] for outcome in complete if dataset in outcome.tests]
+        found = (outcome.tests.get(dataset) for outcome in complete)
+        return [value for value in found if value is not None]
 
 
 def read_outcomes(study: Study, checked: Checked, failed: Mapping[str, str]) -> list[Outcome]:
@@ -72,27 +74,30 @@ def read_outcomes(study: Study, checked: Checked, failed: Mapping[str, str]) -> 
                 state=state,
                 seed=" ".join(trial.changes.get("seed") or ()) if checked.definition.seeds else "",
                 result=record.user_attrs.get("result", {}),
-                tests=read_tests(folder / TEST / METRICS),
+                tests=read_tests(folder),
                 command=shlex.join(["python", "train.py", *words]),
             )
         )
     return outcomes
 
 
-def read_tests(path: Path) -> dict[str, float]:
-    """{data set: AUC} of a test_metrics.json, of a model of emotions their mean; {} if there is none.
+def read_tests(folder: Path) -> dict[str, float | None]:
+    """{data set: AUC or None} of a trial's evaluations; of a model of emotions the mean of their AUCs.
 
-    Raises DatasetError for another file.
+    Raises DatasetError for a file that is not one.
     """
-    if not path.is_file():
-        return {}
-    try:
-        content = parse_json(path.read_bytes())
-        results = content.get("datasets", {content.get("dataset"): content})
-        aucs = {name: row["overall"].get("macro_auc", row["overall"]["auc"]) for name, row in results.items()}
-        return {name: float(auc) for name, auc in aucs.items() if auc is not None}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path}: is not a {METRICS} ({error!r})") from error
+    tests: dict[str, float | None] = {}
+    for path in (folder / TEST / METRICS, *sorted(folder.glob(f"{ELSEWHERE}/*/{METRICS}"))):
+        if not path.is_file():
+            continue
+        try:
+            content = parse_json(path.read_bytes())
+            for name, row in content.get("datasets", {content.get("dataset"): content}).items():
+                auc = row["overall"].get("macro_auc", row["overall"]["auc"])
+                tests[name] = None if auc is None else float(auc)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{path}: is not a {METRICS} ({error!r})") from error
+    return tests
 
 
 def group(outcomes: Sequence[Outcome], checked: Checked) -> list[Point]:
@@ -115,27 +120,34 @@ def best_of(points: Sequence[Point], num_seeds: int) -> Point | None:
 def add_differences(study: Study, points: Sequence[Point]) -> None:
     """Compare each point with the first one on every data set, over the seeds that both were tested with."""
     for point in points[1:]:
-        shared = [
-            (first, second)
-            for first in points[0].outcomes
-            for second in point.outcomes
-            if first.seed == second.seed and first.tests and second.tests
-        ]
-        for dataset in shared[0][0].tests if shared else ():
-            point.differences[dataset] = compare(study, shared, dataset)
+        pairs: dict[str, list[tuple[Outcome, Outcome]]] = {}
+        for first in points[0].outcomes:
+            for second in point.outcomes:
+                for dataset in first.tests if first.seed == second.seed else ():
+                    if dataset in second.tests:
+                        pairs.setdefault(dataset, []).append((first, second))
+        point.differences = {dataset: compare(study, both, dataset) for dataset, both in pairs.items()}
 
 
 def compare(study: Study, pairs: Sequence[tuple[Outcome, Outcome]], dataset: str) -> dict[str, Any]:
     """The mean difference of some pairs of trials, second minus first, or {"reason": why there is none}."""
-
-    def predictions(outcome: Outcome) -> Path:
-        files = find_predictions(study.folder(outcome.trial) / TEST)
-        return files[dataset if dataset in files else ""]  # "": the only data set
-
+    files = [
+        (predictions_of(study, first, dataset), predictions_of(study, second, dataset))
+        for first, second in pairs
+    ]
     try:
-        return paired_difference([(predictions(first), predictions(second)) for first, second in pairs])
+        return paired_difference(files)
     except DatasetError as error:
         return {"reason": str(error)}
+
+
+def predictions_of(study: Study, outcome: Outcome, dataset: str) -> Path:
+    """The predictions.csv of a trial on a data set that it was tested on."""
+    folder = study.folder(outcome.trial)
+    if (elsewhere := folder / ELSEWHERE / dataset).is_dir():
+        return find_predictions(elsewhere)[""]
+    files = find_predictions(folder / TEST)
+    return files[dataset if dataset in files else ""]  # "": the only data set
 
 
 def write_tables(
@@ -183,7 +195,18 @@ def summary(name: str, values: Sequence[float]) -> dict[str, Any]:
     return dict(zip((f"{name}_mean", f"{name}_lowest", f"{name}_highest"), numbers, strict=True))
 
 
-def generated_sets(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+def caveat_of_search(study: Study, outcomes: Sequence[Outcome]) -> str:
+    """What to say of trials that were trained, or else tested, on generated clips; "" if none were."""
+    if trained := caveat_of(_generated_sets(study, outcomes)):
+        return trained
+    tests: dict[str, str] = {}
+    for outcome in outcomes:
+        for name in outcome.tests.keys() - tests.keys():
+            tests[name] = read_caveat(predictions_of(study, outcome, name))
+    return "; ".join(f"{name}: {caveat}" for name, caveat in sorted(tests.items()) if caveat)
+
+
+def _generated_sets(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     """The generated data sets that trials were trained on, by their config.json."""
     found: dict[str, None] = {}
     for outcome in outcomes:

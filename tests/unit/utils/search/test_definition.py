@@ -8,7 +8,7 @@ import pytest
 
 import train
 from utils.errors import UsageError
-from utils.search.checks import Checked, differences, require_same_search
+from utils.search.checks import Checked, differences, elsewhere_of, require_same_search
 from utils.search.children import environment_of
 from utils.search.definition import Definition, given_flags
 
@@ -130,6 +130,28 @@ def test_without_data_a_search_says_so():
     definition = Definition(Path("file.json"), SPACE, {}, use_base=True)
     with pytest.raises(UsageError, match="missing --data_root"):
         Checked(definition, train.parse_args).check()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dfdc"], "takes NAME=ROOT, such as dfdc=prepared/dfdc; got 'dfdc'"),
+        (["dfdc=/", "dfdc=/tmp"], "names dfdc twice"),
+        (["fakeavceleb=/"], "fakeavceleb: trials are trained on it"),
+        (["dfdc=nowhere"], "dfdc=nowhere: no such folder"),
+        (["dfcd=/"], "--search_test dfcd: .*invalid choice: 'dfcd'"),
+    ],
+)
+def test_data_sets_elsewhere_are_checked_before_anything_starts(words, message):
+    with pytest.raises(UsageError, match=message):
+        Checked(define(SPACE | {"test": True}), train.parse_args, elsewhere_of(words)).check()
+
+
+def test_data_sets_elsewhere_need_a_search_that_tests():
+    elsewhere = elsewhere_of(["dfdc=/", "kodf=/"])
+    Checked(define(SPACE | {"test": {"label_rule": "any"}}), train.parse_args, elsewhere).check()
+    with pytest.raises(UsageError, match='--search_test needs "test" in file.json'):
+        Checked(define(SPACE), train.parse_args, elsewhere).check()
 
 
 def test_a_folder_belongs_to_one_search(tmp_path):
