@@ -36,11 +36,12 @@ class MarlinEncoder(TubeletViT):
         super().__init__(size, num_frames, image_size, norm_eps=NORM_EPS)
 
     def forward(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
-        return self.tokens(video, visible).mean(dim=1)
+        features: Tensor = self.norm(self.encoded(video, visible).mean(dim=1))
+        return features
 
-    def tokens(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+    def tokens(self, video: Tensor) -> Tensor:
         """(B, N, E) of N tubelets, in order of time, rows and columns."""
-        return super().forward(video, visible)
+        return super().forward(video)
 
     def load_published(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a published file, `.encoder.pt` or `.full.pt`. Raises CheckpointError if it does not fit."""

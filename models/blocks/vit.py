@@ -91,6 +91,11 @@ class TubeletViT(nn.Module):
         self.norm = nn.LayerNorm(size.width, norm_eps)
 
     def forward(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+        normed: Tensor = self.norm(self.encoded(video, visible))
+        return normed
+
+    def encoded(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The tokens before the last norm."""
         tokens: Tensor = self.patch_embedding(video).flatten(2).transpose(1, 2)
         tokens = tokens + self.positions[:, -tokens.shape[1] :]
         if visible is not None:
@@ -100,8 +105,7 @@ class TubeletViT(nn.Module):
             tokens = torch.cat([first, tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        normed: Tensor = self.norm(tokens)
-        return normed
+        return tokens
 
 
 class MaskedDecoder(nn.Module):
