@@ -1,8 +1,8 @@
 """M2SD: a video transformer that learns real faces from a pixel-wise teacher and an audio-visual expert.
 
 Yu et al., "Distilling Multi-level Semantic Cues across Multi-modalities for Face Forgery Detection", IEEE
-TCSVT, 2024, doi 10.1109/TCSVT.2024.3524602; published code: TianXie834/M2SD, 2025-02, inference only. This is
-its network: a ViT over 16 frames, whose class token is classified. It sees pictures only.
+TCSVT, 2024, doi 10.1109/TCSVT.2024.3524602; published code: TianXie834/M2SD, 2025-02, inference only. The
+student is its network: a ViT over 16 frames, whose class token is classified, and which sees pictures only.
 
 The presets:
 
@@ -12,9 +12,9 @@ The presets:
 - `m2sd_teacher`, `m2sd_expert`, `m2sd_pretrain`, `m2sd_finetune`: the stages of the paper's training, in our
   reading; each takes the checkpoints of those before (--teacher, --expert, --init_from).
 
-Deviations of all presets: five points are means of Face Mesh's, in a crop that follows the face, where the
-published code joins boxes of a detector in the frame's coordinates; a clip too short is mirrored once, at its
-end; a score is P(fake) of windows pooled as logits, not a mean of probabilities.
+Deviations of all presets: five points are means of Face Mesh's. Clips are crops that follow the face slowly,
+so less of its motion is left than in the published code, which joins a clip's boxes in the frame. A clip too
+short is mirrored at its end only. Scores of windows are pooled as logits, not as probabilities.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class M2SDDetector(nn.Module, Method):
 
     config_type = M2SDConfig
     presets = PRESETS
+    inputs = frozenset({"video", "landmarks"})
     weight_sources = ("init_from", "teacher", "expert")
     released_keys = RELEASED_KEYS
 
