@@ -78,6 +78,8 @@ def test_rows_and_seeds_become_a_table(searched):
         assert float(row["test_auc_fakeavceleb"]) == metrics["overall"]["auc"]
         assert f"--run_dir saved_models/{row['trial']}" in row["command"]
     assert "best by validation: " in log
+    begun = (folder / "search.log").read_text()  # a search that is stopped has figures of what was complete
+    assert begun.index("with_all_seed_1: is tested") < begun.index("no_positions_seed_2: starts")
     assert "4/4" in log
 
 

@@ -55,6 +55,7 @@ class Search:
         self.children = Children(num_jobs)
         self.failed: dict[str, str] = {}  # name of a trial -> why
         self._trainings: list[Training] = []
+        self._tests: dict[str, tuple[Child, contextlib.ExitStack]] = {}  # name of a trial -> its test
         self._failed_numbers: set[int] = set()
 
     @contextlib.contextmanager
@@ -67,7 +68,10 @@ class Search:
                 child.kill()
 
     def train(self, on_end: Callable[[], object]) -> None:
-        """Run trials until all have ended, or a stop is asked for. Calls `on_end` after some of them."""
+        """Run trials until all have ended, or a stop is asked for. Calls `on_end` after some of them.
+
+        Rows are tested as soon as they are complete: a search that is stopped has figures to show.
+        """
         due = time.monotonic() + WRITE_S
         num_done = sum(record.state.is_finished() for record in self.study.records())
         with tqdm(total=self.study.num_planned, initial=num_done, desc="trials", unit="trial", **BAR) as bar:
@@ -79,6 +83,8 @@ class Search:
                         if time.monotonic() > due:
                             on_end()
                             due = time.monotonic() + WRITE_S
+                if self.checked.definition.rows and self.checked.definition.test is not None:
+                    self._tend_tests(self.to_test(None))
                 while self.children.has_room and (taken := self.study.take(self._known())):
                     self._begin(taken)
                 records = self.study.records()
@@ -145,30 +151,34 @@ class Search:
 
     def test(self, trials: list[Trial]) -> None:
         """Evaluate the best epoch of each of these trials, on the test splits that are not done yet."""
-        todo = {trial.name: trial for trial in trials if not self.tested(trial)}
-        running: dict[str, tuple[Child, contextlib.ExitStack]] = {}
-        num_all = len(todo)
-        with tqdm(total=num_all, desc="tests", unit="test", disable=not todo, **BAR) as bar:
-            while todo and not self.request.heard():
-                for name, (child, claim) in list(running.items()):
-                    if child.process.poll() is None:
-                        continue
-                    self.children.running.remove(child)
-                    claim.close()
-                    del running[name]
-                    if child.process.returncode:
-                        self.failed[name] = child.last_words()
-                        log.warning("the test of %s failed: %s", name, self.failed[name])
-                        del todo[name]
-                done = [name for name in todo.keys() - running.keys() if self.tested(todo[name])]
-                for name in done:
-                    del todo[name]
-                for name, trial in todo.items():
-                    if name not in running and self.children.has_room and (held := self._claim_test(trial)):
-                        running[name] = self._start_test(trial), held
-                bar.update(num_all - len(todo) - bar.n)
+        num_all = len(self._untested(trials))
+        with tqdm(total=num_all, desc="tests", unit="test", disable=not num_all, **BAR) as bar:
+            while (num_left := self._tend_tests(trials)) and not self.request.heard():
+                bar.update(num_all - num_left - bar.n)
                 time.sleep(PAUSE_S)
+            bar.update(num_all - num_left - bar.n)
         self._stop()
+
+    def _untested(self, trials: list[Trial]) -> list[Trial]:
+        return [trial for trial in trials if trial.name not in self.failed and not self.tested(trial)]
+
+    def _tend_tests(self, trials: list[Trial]) -> int:
+        """See which tests have ended, and begin those of `trials` that there is room for; the number left."""
+        for name, (child, claim) in list(self._tests.items()):
+            if child.process.poll() is None:
+                continue
+            self.children.running.remove(child)
+            claim.close()
+            del self._tests[name]
+            if child.process.returncode:
+                self.failed[name] = child.last_words()
+                log.warning("the test of %s failed: %s", name, self.failed[name])
+        left = self._untested(trials)
+        for trial in left:
+            if trial.name not in self._tests and self.children.has_room and (held := self._claim_test(trial)):
+                log.info("%s: is tested", trial.name)
+                self._tests[trial.name] = self._start_test(trial), held
+        return len(left)
 
     def _fail(self, taken: Taken, reason: str) -> None:
         """Leave a trial to the next search: it stays unfinished in the journal."""
