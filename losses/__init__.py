@@ -2,7 +2,8 @@
 
 Each class has `config_type`, the dataclass of its flags, and is built from one: Loss(config). A loss with
 parameters may have `parameter_groups()`, as methods have (models/method.py); one that sends no gradient to
-some fields of the output names them in `untaught_outputs`.
+some fields of the output names them in `untaught_outputs`. If some terms are means of fewer clips than a
+batch has, `clips_of(output, batch)` says of how many: {term: number}; validation weights them by that.
 """
 
 from typing import Any

@@ -66,6 +66,16 @@ class M2SDLossConfig:
         return unused if self.stp_weight else unused | {"stp_reals_only": "stp_weight is 0"}
 
 
+def picture_labels(batch: ClipBatch) -> Tensor:
+    """(B,) whether the picture is fake, which is all that the student sees; the clip's label if unknown."""
+    return torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
+
+
+def in_sync(labels: Tensor, batch: ClipBatch) -> Tensor:
+    """(B,) bool: real pictures, whose sound is not known to be fake either."""
+    return (labels == 0) & (batch.audio_labels != 1)
+
+
 def token_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """(B,) smooth L1 (beta 1) of (B, M, E) predictions from the teacher's features, each standardised."""
     targets = F.layer_norm(targets, targets.shape[-1:])
@@ -162,19 +172,30 @@ class M2SDLoss(nn.Module):
             self.real_centre = RealCentre()
         self.shift = math.log(config.fake_prior / (1 - config.fake_prior))
 
+    def clips_of(self, output: M2SDOutput, batch: ClipBatch) -> dict[str, int]:
+        """Of how many clips of a batch those terms are means that leave some out."""
+        labels = picture_labels(batch)
+        num_real, num_fake = int((labels == 0).sum()), int((labels == 1).sum())
+        found = dict.fromkeys(("vac", "rs", "cosine_real"), num_real) | {"cosine_fake": num_fake}
+        if self.config.stp_reals_only:
+            found |= dict.fromkeys(("stp_tokens", "stp_pixels"), num_real)
+        if output.seen_slots is not None:
+            num_known = int(in_sync(labels, batch).sum())
+            found |= dict.fromkeys(("sync", "sync_accuracy", "total"), num_known)
+        return found
+
     def forward(self, output: M2SDOutput, batch: ClipBatch) -> dict[str, Tensor]:
         with torch.autocast(output.logits.device.type, enabled=False):  # cosines need float32
-            # whether the picture is fake, which is all that is seen
-            labels = torch.where(batch.video_labels.isnan(), batch.labels, batch.video_labels)
+            labels = picture_labels(batch)
             terms, told = self._distilled(output, labels == 0), dict[str, Tensor]()
             if output.embedding is not None:  # else nothing is classified yet
                 more, told = self._classified(output, output.embedding, labels)
                 terms |= more
             if output.seen_slots is not None:
                 slots = _exact(output.seen_slots), _exact(output.heard_slots)
-                is_real = (labels == 0) & (batch.audio_labels != 1)
-                terms["sync"] = synchrony(*slots, is_real)
-                told["sync_accuracy"] = synchrony_accuracy(*slots, is_real)
+                known = in_sync(labels, batch)
+                terms["sync"] = synchrony(*slots, known)
+                told["sync_accuracy"] = synchrony_accuracy(*slots, known)
             total = torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()
             return {"total": total, **terms, **told}
 

@@ -32,7 +32,8 @@ POOLS: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
 class _ScoredBatch(NamedTuple):
     windows: list[Window]  # or frames; NaN for a head that the method does not have
     clip_ids: tuple[str, ...]  # one per window, but not per frame
-    term_sums: dict[str, float]  # loss terms, summed over windows
+    term_sums: dict[str, float]  # loss terms, summed over the windows that they are means of
+    term_counts: dict[str, int]  # how many these are
     has_heads: tuple[bool, bool]  # video, audio
     is_by_frame: bool
     facts: list[list[float]]  # per clip id; empty unless they were asked for
@@ -49,7 +50,7 @@ class ClipScores:
     audio_logits: Floats | None
     num_windows: npt.NDArray[np.int64]  # (n,)
     window_logits: list[Floats]  # n arrays (num_windows,): the pooled logits, in order of time
-    mean_terms: dict[str, float]  # loss terms, mean over windows; empty without a criterion
+    mean_terms: dict[str, float]  # loss terms, mean over their windows; empty without a criterion
     facts: Floats | None = None  # (n, F), means over windows, if they were asked for
     frame_labels: list[Floats] | None = None  # n arrays (num_windows,), 1 = fake picture; None: windows
     class_logits: Floats | None = None  # (n, C) of a model that tells EMOTIONS apart, whose labels are places
@@ -91,12 +92,12 @@ def evaluate(
     if bad_clips is not None:
         bad_clips.share()
     sums: Counter[str] = Counter()
-    num_scored = 0
+    counts: Counter[str] = Counter()
     rows: dict[str, list[tuple[float, ...]]] = {}
     facts: dict[str, list[list[float]]] = {}
     for batch in scored:
         sums.update(batch.term_sums)
-        num_scored += len(batch.clip_ids)
+        counts.update(batch.term_counts)
         for clip_id, *values in batch.windows:
             if bad_clips is None or clip_id not in bad_clips.found:
                 rows.setdefault(clip_id, []).append(tuple(values))
@@ -116,7 +117,7 @@ def evaluate(
         num_windows=np.array([len(values) for values in rows.values()]),
         window_logits=[table[:, 1] for table in tables],
         frame_labels=[table[:, 4] for table in tables] if is_by_frame else None,
-        mean_terms={name: value / num_scored for name, value in sums.items()},
+        mean_terms={name: value / max(1, counts[name]) for name, value in sums.items()},
         facts=np.array([np.mean(facts[clip_id], axis=0) for clip_id in rows]) if describe else None,
         class_logits=pooled[:, NUM_FIXED:] if pooled.shape[1] > NUM_FIXED else None,
     )
@@ -152,10 +153,10 @@ def _score(
     if batch.spread_frames:
         assert output.frame_logits is not None  # see models/method.py
         shown = ~batch.video_padding_mask
-        counts = shown.sum(dim=1)
-        labels, frame_labels = labels.repeat_interleave(counts), batch.frame_labels[shown]
+        lengths = shown.sum(dim=1)
+        labels, frame_labels = labels.repeat_interleave(lengths), batch.frame_labels[shown]
         clip_ids = tuple(
-            name for name, count in zip(clip_ids, counts.tolist(), strict=True) for _ in range(count)
+            name for name, length in zip(clip_ids, lengths.tolist(), strict=True) for _ in range(length)
         )
         logits = output.frame_logits[shown.to(device)]
         heads = (logits if heads[0] is not None else None, None)
@@ -173,10 +174,16 @@ def _score(
     require_finite(dict(zip(map(_column, terms), term_values.tolist(), strict=True)), batch.clip_ids)
     of_heads, of_classes = scores[:3].tolist(), scores[3:].tolist()
     rows = zip(clip_ids, labels.tolist(), *of_heads, frame_labels.tolist(), *of_classes, strict=True)
+    clips_of: Callable[..., dict[str, int]] | None = getattr(criterion, "clips_of", None)
+    fewer = clips_of(output, batch) if clips_of else {}
+    counts = {name: fewer.get(name, size) for name in terms}
     return _ScoredBatch(
         windows=list(rows),
         clip_ids=batch.clip_ids,
-        term_sums={name: value * size for name, value in zip(terms, term_values.tolist(), strict=True)},
+        term_sums={
+            name: value * counts[name] for name, value in zip(terms, term_values.tolist(), strict=True)
+        },
+        term_counts=counts,
         has_heads=(heads[0] is not None, heads[1] is not None),
         is_by_frame=batch.spread_frames,
         facts=describe(on_device).double().cpu().tolist() if describe else [],

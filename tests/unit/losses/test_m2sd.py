@@ -186,6 +186,20 @@ def test_the_label_is_that_of_the_picture_where_it_is_known():
     assert loss_of(rs_weight=0.0)(output, batch)["ce"].item() < 1e-3
 
 
+def test_terms_say_of_how_many_clips_they_are():
+    batch = dataclasses.replace(batch_of([0, 0, 0, 1]), audio_labels=torch.tensor([0.0, 1.0, math.nan, 0.0]))
+    output = output_of(torch.eye(4))
+    counts = loss_of().clips_of(output, batch)
+    assert counts == {"vac": 3, "rs": 3, "cosine_real": 3, "cosine_fake": 1}
+    slots = F.normalize(torch.ones(4, 8, 3), dim=2)
+    of_expert = M2SDOutput(logits=torch.zeros(4), seen_slots=slots, heard_slots=slots)
+    criterion = loss_of(stp_reals_only=True)
+    assert criterion.clips_of(of_expert, batch)["sync"] == 2
+    assert criterion.clips_of(of_expert, batch)["total"] == 2
+    assert criterion.clips_of(output, batch)["stp_tokens"] == 3
+    assert criterion(of_expert, batch).keys() == {"total", "sync", "sync_accuracy"}
+
+
 def test_cosines_of_both_classes_are_told():
     features = torch.tensor([(1.0, 0), (0, 1), (3, 3), (2, 2)])
     terms = loss_of()(output_of(features), batch_of([0, 0, 1, 1]))

@@ -113,6 +113,23 @@ def test_a_loss_term_of_validation_that_is_not_finite_names_its_clips(term, colu
         score(batches)
 
 
+def test_a_term_of_some_clips_is_weighted_by_their_number():
+    batches = [make_batch(num_clips=n, num_frames=5, size=16, seed=n) for n in (1, 2, 5)]
+
+    class OfFakes(torch.nn.Module):
+        def clips_of(self, output, batch):
+            return {"fakes": int(batch.labels.sum())}
+
+        def forward(self, output, batch):
+            count = batch.labels.sum()
+            value = torch.full((), float(len(batch.clip_ids)))
+            return {"total": value, "fakes": value if count else torch.zeros(())}
+
+    terms = evaluate(Scripted(), batches, torch.device("cpu"), criterion=OfFakes()).mean_terms
+    assert terms["total"] == pytest.approx((1 + 4 + 25) / 8)
+    assert terms["fakes"] == pytest.approx((1 * 2 + 2 * 5) / 3)  # 0, 1 and 2 fakes
+
+
 def test_a_head_that_is_not_finite_is_no_score():
     class Broken(Scripted):
         def forward(self, batch):
