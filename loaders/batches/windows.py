@@ -48,6 +48,7 @@ class WindowStart:
     sound_delay_s: float = 0.0
 
 
+KEPT_WINDOWS = 6
 Header = tuple[Fraction, int]  # frames per second, number of frames
 # number of an evaluation window, start of a window, or (epoch, repetition) in training
 Draw = int | WindowStart | tuple[int, int]
@@ -86,7 +87,8 @@ class ClipDataset(Dataset[Any]):
     `min_window_s` is a ClipError, and so are cached features that `recipes` (name -> FeatureInfo.recipe) says
     to have been made otherwise; where it says nothing, the first ones that are read do. `headers` remembers
     what the evaluation windows were counted by: a clip that is found to be another one when it is read is a
-    ClipError.
+    ClipError. With `keeps_frames`, for windows of one clip that overlap, the frames of about KEPT_WINDOWS
+    windows stay in memory, and what follows is decoded along with what is missing.
     """
 
     clips: Sequence[Clip]
@@ -98,9 +100,11 @@ class ClipDataset(Dataset[Any]):
     min_window_s: float = 0.0
     recipes: dict[str, Any] = field(default_factory=dict)
     headers: dict[int, Header] = field(default_factory=dict)
+    keeps_frames: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError if there are folders of frames, but another signal or a rate is needed."""
+        self._kept_of, self._kept = -1, dict[int, npt.NDArray[np.uint8]]()  # clip index; frames by number
         clip = next((clip for clip in self.clips if clip.frames is not None), None)
         if clip and self.inputs != {"video"}:
             what = "is a folder of frames, without sound and landmarks: choose a --model that only sees"
@@ -132,7 +136,7 @@ class ClipDataset(Dataset[Any]):
                 waveform = _read_sound(sound, start_s - delay_s, window_s)
             video = np.zeros((len(frames), 0, 0, 3), np.uint8)
             if "video" in self.inputs:
-                video = crop.read(frames)
+                video = self._read_frames(index, crop, frames, num_frames)
             is_equalized = crop.is_equalized
         if self.training and self.config.augment and "video" in self.inputs:
             if is_equalized:
@@ -166,6 +170,26 @@ class ClipDataset(Dataset[Any]):
                 if name.startswith(FEATURES)
             },
         )
+
+    def _read_frames(
+        self, index: int, crop: Crop, frames: npt.NDArray[np.int64], num_frames: int
+    ) -> npt.NDArray[np.uint8]:
+        """Frames (T, H, W, 3) of a clip."""
+        if not self.keeps_frames:
+            return crop.read(frames)
+        if self._kept_of != index:
+            self._kept_of = index
+            self._kept.clear()
+        missing = [number for number in frames.tolist() if number not in self._kept]
+        length = int(frames[-1] - frames[0]) + 1
+        if missing:
+            ahead = np.arange(missing[0], min(max(missing[-1] + 1, missing[0] + length), num_frames))
+            self._kept.update(zip(ahead.tolist(), crop.read(ahead), strict=True))
+        for number in frames.tolist():  # the last used ones stay
+            self._kept[number] = self._kept.pop(number)
+        while len(self._kept) > KEPT_WINDOWS * length:
+            del self._kept[next(iter(self._kept))]
+        return np.stack([self._kept[number] for number in frames.tolist()])
 
     def _open_landmarks(self, clip: Clip) -> npt.NDArray[Any] | None:
         return open_landmarks(clip.folder) if "landmarks" in self.inputs else None

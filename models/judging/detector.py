@@ -230,7 +230,7 @@ class LoadedDetector:
     def _windows_of(self, track: TrackClip) -> ClipDataset:
         needs = needs_of(self.model, self.model.config)
         needs["inputs"] |= signals_of(self.domain)
-        return ClipDataset([_as_clip(track)], self.data, training=False, **needs)
+        return ClipDataset([_as_clip(track)], self.data, training=False, keeps_frames=True, **needs)
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
         fps, notes = float(tracked.fps), [self.caveat] if self.caveat else []

@@ -72,6 +72,36 @@ def test_a_window_begins_where_it_is_told_and_its_sound_may_come_late(tmp_path):
     assert torch.equal(first.waveform[shift:], dataset[0, WindowStart(0)].waveform[:-shift])
 
 
+@pytest.mark.parametrize("video_fps", [25.0, 12.5])
+def test_frames_of_overlapping_windows_are_decoded_once(tmp_path, monkeypatch, video_fps):
+    """A window per frame, twice over, as shifts of the sound ask for it; and memory has a bound."""
+    clips = [make_clip(write_clip_folder(tmp_path / f"{n}", num_frames=60 + n, seed=n)) for n in range(2)]
+    config, converted = DataConfig(window_s=0.4, video_fps=video_fps), []
+    plain, keeping = (
+        ClipDataset(clips, config, training=False, keeps_frames=keeps) for keeps in (False, True)
+    )
+    places = [(index, WindowStart(start)) for index in (0, 1) for start in range(50)]
+    expected = [plain[place] for place in places]
+    monkeypatch.setattr(crop_video._AvCrop, "_rgb", counted(crop_video._AvCrop._rgb, converted))
+    for place, window in zip(places, expected, strict=True):
+        for _ in range(2):
+            assert torch.equal(keeping[place].video, window.video)
+        assert len(keeping._kept) <= 6 * 10
+    assert len(converted) <= 60 + 61
+    for start in (30, 5, 40, 6):  # in any order
+        assert torch.equal(keeping[1, WindowStart(start)].video, plain[1, WindowStart(start)].video)
+
+
+def counted(function, calls):
+    """`function`, whose calls are added to a list."""
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return counting
+
+
 def test_training_windows_come_from_seed_epoch_and_clip_alone(tmp_path):
     clips = [make_clip(write_clip_folder(tmp_path / str(i), num_frames=60)) for i in range(2)]
     config = DataConfig(window_s=0.4)
