@@ -177,7 +177,8 @@ def training_loader(
     """
     bad_clips = bad_clips or BadClips()
     if balance == "real":
-        clips, balance = [clip for clip in clips if clip_labels(clip, data.label_rule)[0] == 0], "none"
+        rule = "any" if data.label_rule == "emotion" else data.label_rule
+        clips, balance = [clip for clip in clips if clip_labels(clip, rule)[0] == 0], "none"
         if not clips:
             raise UsageError("--balance real: there is no real training clip")
     class_of: Callable[[Clip], object] = {

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from loaders.batches.windows import ClipDataset, WindowStart
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip import frames as crop_video
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, SAMPLE_RATE_HZ, VIDEO_NAME
+from utils.clip_type import EMOTIONS
 from utils.errors import ClipError, UsageError
 
 
@@ -273,6 +275,11 @@ def test_without_fakes_only_real_clips_are_drawn():
     loader, sampler = training_loader(clips, DataConfig(), workers, balance="real", seed=1)
     drawn = sorted(loader.dataset.clips[index].folder.name for index, _ in sampler)
     assert drawn == ["0", "2", "4"]
+    clips = [dataclasses.replace(clip, emotion=EMOTIONS[n]) for n, clip in enumerate(clips)]
+    loader, sampler = training_loader(
+        clips, DataConfig(label_rule="emotion"), workers, balance="real", seed=1
+    )  # whatever they play
+    assert sorted(loader.dataset.clips[index].folder.name for index, _ in sampler) == drawn
     with pytest.raises(UsageError, match="there is no real training clip"):
         training_loader(clips[1::2], DataConfig(), workers, balance="real", seed=1)
 
