@@ -36,8 +36,8 @@ class TD3MFLoss(nn.Module):
         self.config = config
 
     def forward(self, output: DetectorOutput, batch: ClipBatch) -> dict[str, Tensor]:
-        if output.class_logits is not None:
-            return {"total": F.cross_entropy(output.class_logits.float(), batch.labels.long())}
+        if output.emotion_logits is not None:
+            return {"total": F.cross_entropy(output.emotion_logits.float(), batch.labels.long())}
         logits = output.logits.float()
         losses = F.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
         if gamma := self.config.focal_gamma:

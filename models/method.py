@@ -34,8 +34,8 @@ class Method(Protocol):
     inputs: ClassVar[frozenset[str]] = INPUTS
     # what is judged: "video", "audio" or both. A method that judges audio is undecided on a silent clip
     modalities: frozenset[str] = MODALITIES
-    # A method whose config has a field `task`, "deepfake" or "emotion", gives DetectorOutput.class_logits for
-    # the latter, and reads ClipBatch.labels as places in EMOTIONS.
+    # A method whose config has a field `task`, "deepfake" or "emotion", gives DetectorOutput.emotion_logits
+    # for the latter, and reads ClipBatch.labels as places in EMOTIONS.
     # whether every frame is judged by itself, by DetectorOutput.frame_logits: --frames_per_clip needs it
     judges_frames: ClassVar[bool] = False
     # shortest window in seconds that forward() takes; 0 = a single frame
@@ -134,7 +134,7 @@ def check_config(method: type[Method], config: Mapping[str, Values]) -> None:
         raise UsageError(f"window_s must be >= {method.min_window_s}, got {window_s}")
     if config["data"]["trim_silence"] and "sound" not in method.inputs:
         raise UsageError("--trim_silence has no effect here: the method loads no sound")
-    task, rule = config["model"].get("task", "deepfake"), config["data"]["label_rule"]
+    task, rule = config["model"].get("task", "deepfake"), config["data"].get("label_rule", "any")
     if (task == "emotion") != (rule == "emotion"):
         raise UsageError(
             f"--label_rule {rule} does not go with --task {task}"

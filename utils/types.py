@@ -139,4 +139,4 @@ class DetectorOutput:
     audio_logits: Tensor | None = None  # (B,), > 0: the sound is fake
     embedding: Tensor | None = None  # (B, E), what the clip's logit is computed from
     frame_logits: Tensor | None = None  # (B, T), > 0: the frame is fake
-    class_logits: Tensor | None = None  # (B, C), before the softmax: of a model that tells EMOTIONS apart
+    emotion_logits: Tensor | None = None  # (B, C), before the softmax: of a model that tells EMOTIONS apart

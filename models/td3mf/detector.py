@@ -109,7 +109,7 @@ class TD3MFDetector(nn.Module, Method):
         logits, fused = self.network(video, audio if c.only == "video" else self._tokens(audio))
         if c.task == "emotion":
             nothing = torch.zeros_like(logits[:, 0])
-            return DetectorOutput(logits=nothing, embedding=fused, class_logits=logits)
+            return DetectorOutput(logits=nothing, embedding=fused, emotion_logits=logits)
         return DetectorOutput(logits=logits[:, 0], embedding=fused)
 
     def _rows_of_frames(self, batch: ClipBatch) -> list[Tensor]:

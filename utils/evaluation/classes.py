@@ -94,10 +94,10 @@ def class_intervals(places: Labels, logits: Floats, persons: Sequence[str]) -> d
 
 def class_results(clips: Sequence[Clip], scores: ClipScores, what: str) -> dict[str, Any]:
     """The numbers of test_metrics.json of a model of classes. Raises DatasetError as class_metrics."""
-    assert scores.class_logits is not None
+    assert scores.emotion_logits is not None
     ordered = scores.in_order(clips)
-    metrics = class_metrics(scores.labels, scores.class_logits, what)
-    intervals = class_intervals(scores.labels, scores.class_logits, [clip.identity for clip in ordered])
+    metrics = class_metrics(scores.labels, scores.emotion_logits, what)
+    intervals = class_intervals(scores.labels, scores.emotion_logits, [clip.identity for clip in ordered])
     num_fake = sum(clip.label for clip in ordered)
     known = {"num_real": len(ordered) - num_fake, "num_fake": num_fake, "accuracy": metrics["accuracy"]}
     return {
@@ -110,8 +110,8 @@ def class_results(clips: Sequence[Clip], scores: ClipScores, what: str) -> dict[
 
 def class_rows(clips: Sequence[Clip], scores: ClipScores) -> list[dict[str, Any]]:
     """The rows of predictions.csv of a model of classes: what a clip shows, and the share of each class."""
-    assert scores.class_logits is not None
-    probs = softmax(scores.class_logits, axis=1)
+    assert scores.emotion_logits is not None
+    probs = softmax(scores.emotion_logits, axis=1)
     return [
         {
             "clip_id": clip.clip_id,

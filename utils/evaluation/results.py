@@ -47,7 +47,7 @@ def all_metrics(
     with no donor in training; if some of the fakes are, they too are compared with all reals. Of clips of one
     class: what can be said without the other, and the "reason" for the rest. Of emotions: `class_results`.
     """
-    if scores.class_logits is not None:
+    if scores.emotion_logits is not None:
         return class_results(clips, scores, what)
     labels, logits = scores.labels, scores.logits
     ordered = scores.in_order(clips)
@@ -139,7 +139,7 @@ def write_predictions(
     domain: Domain | None = None,
 ) -> None:
     """Write predictions.csv, one row per clip. `donor_disjoint`: ids of clips with no donor in training."""
-    if scores.class_logits is not None:
+    if scores.emotion_logits is not None:
         write_csv(path, class_rows(list(clips), scores))
         return
     rows = []

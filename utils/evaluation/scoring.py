@@ -53,7 +53,9 @@ class ClipScores:
     mean_terms: dict[str, float]  # loss terms, mean over their windows; empty without a criterion
     facts: Floats | None = None  # (n, F), means over windows, if they were asked for
     frame_labels: list[Floats] | None = None  # n arrays (num_windows,), 1 = fake picture; None: windows
-    class_logits: Floats | None = None  # (n, C) of a model that tells EMOTIONS apart, whose labels are places
+    emotion_logits: Floats | None = (
+        None  # (n, C) of a model that tells EMOTIONS apart, whose labels are places
+    )
 
     def in_order(self, clips: Iterable[Clip]) -> list[Clip]:
         """The scored ones of `clips`, one per row."""
@@ -119,7 +121,7 @@ def evaluate(
         frame_labels=[table[:, 4] for table in tables] if is_by_frame else None,
         mean_terms={name: value / max(1, counts[name]) for name, value in sums.items()},
         facts=np.array([np.mean(facts[clip_id], axis=0) for clip_id in rows]) if describe else None,
-        class_logits=pooled[:, NUM_FIXED:] if pooled.shape[1] > NUM_FIXED else None,
+        emotion_logits=pooled[:, NUM_FIXED:] if pooled.shape[1] > NUM_FIXED else None,
     )
 
 
@@ -161,7 +163,7 @@ def _score(
         logits = output.frame_logits[shown.to(device)]
         heads = (logits if heads[0] is not None else None, None)
     unknown = torch.full_like(logits, torch.nan)
-    classes = () if output.class_logits is None else output.class_logits.unbind(dim=1)
+    classes = () if output.emotion_logits is None else output.emotion_logits.unbind(dim=1)
     columns = (logits, *(unknown if head is None else head for head in heads), *classes)
     # one transfer for all values
     on_cpu = torch.cat([value.float().flatten() for value in (*columns, *terms.values())]).cpu()

@@ -127,8 +127,8 @@ class Validation:
 
         A model of classes has no decision.
         """
-        if scores.class_logits is not None:
-            found = class_metrics(scores.labels, scores.class_logits, PART)
+        if scores.emotion_logits is not None:
+            found = class_metrics(scores.labels, scores.emotion_logits, PART)
             kept = {"auc": found["macro_auc"], "accuracy": found["accuracy"]}
             return validation_row(scores, kept), {"epoch": epoch, "val": found}
         metrics = dataclasses.asdict(detection_metrics(scores.labels, scores.logits, PART))

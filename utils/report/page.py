@@ -64,7 +64,7 @@ class Evaluated:
 
 def write_report(output_dir: Path, evaluated: Evaluated) -> None:
     """Write report.html and its plots as PNG. Raises ClipError if a clip shown in it cannot be read."""
-    if evaluated.scores.class_logits is not None:
+    if evaluated.scores.emotion_logits is not None:
         _write_class_report(output_dir, evaluated)
         return
     result, run_dir, root = evaluated.result, evaluated.run_dir, evaluated.data_root

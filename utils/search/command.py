@@ -12,7 +12,6 @@ and several of them share the work.
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +29,8 @@ from utils.search.checks import Checked, elsewhere_of, require_same_search
 from utils.search.definition import Definition, folder_name, given_flags
 from utils.search.loop import Search
 from utils.search.page import write_results
-from utils.search.study import Study
+from utils.search.results import Point
+from utils.search.study import ProcessLock, Study, held
 
 log = logging.getLogger("search")
 
@@ -62,12 +62,18 @@ def main(argv: Sequence[str], parse: Callable[[list[str]], Any]) -> int:
     configs = checked.check()
     run_dir = config.run_dir or Path("saved_models") / folder_name(definition.name)
     require_writable(run_dir)
-    require_same_search(run_dir, definition, sys.argv)
+    writing = ProcessLock(run_dir / "write.lock")  # several processes may share the folder
+    with held(writing):
+        require_same_search(run_dir, definition, sys.argv)
     configure_logging(run_dir / "search.log")
     study = Study(run_dir, definition)
     with logging_redirect_tqdm(), stop_request() as request:
         search = Search(study, checked, Path(sys.argv[0]).parent, config.search_jobs, request)
-        write = functools.partial(write_results, study, checked, configs, search.failed)
+
+        def write() -> Point | None:
+            with held(writing):
+                return write_results(study, checked, configs, search.failed)
+
         with search.guarded():
             search.train(write)
             best = write()

@@ -213,7 +213,7 @@ def test_a_published_checkpoint_gives_the_published_output(shared, audio, backbo
     batch = batch_of(*[video.shape[1]] * len(video), names=("marlin_small", backbone))
     batch = dataclasses.replace(batch, features={"marlin_small": video, backbone: sound})
     output = model.eval()(batch)
-    logits = output.logits[:, None] if task == "deepfake" else output.class_logits
+    logits = output.logits[:, None] if task == "deepfake" else output.emotion_logits
     for name, value in (("logits", logits), ("fused", output.embedding)):
         expected = comparison.tensors[f"expected.{case['name']}.{name}"]
         assert (value - expected).abs().max() <= 1e-5 * expected.abs().max()

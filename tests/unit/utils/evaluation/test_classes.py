@@ -80,7 +80,7 @@ def test_results_and_rows_name_the_emotions(tmp_path):
         num_windows=np.ones(16, np.int64),
         window_logits=[],
         mean_terms={},
-        class_logits=logits[::-1],
+        emotion_logits=logits[::-1],
     )
     result = class_results(clips, scores, "a set")
     assert result["overall"] == {
