@@ -29,7 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tqdm import tqdm
 
 from tests.clip_factory import write_fakeavceleb_tree
-from tests.commands import StartedCommand, start_command
+from tests.commands import StartedCommand, ok, run_command, start_command
 from tests.e2e.test_training import TINY
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import content_checksum, load_checkpoint
@@ -51,6 +51,21 @@ def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def stop_and_resume(words: list[object], run_dir: Path) -> None:
+    """Run a training to its first save, stop it with SIGTERM before its second epoch ends, and resume it.
+
+    words: `train.py` and its flags for `run_dir`, of at least two epochs, with --save_every_steps.
+    """
+    process = start_command(*words)
+    while not (run_dir / "last.pt").exists():
+        assert process.running()
+        time.sleep(0.002)
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert load_checkpoint(run_dir / "last.pt")["progress"]["epoch"] < 2
+    ok(run_command(*words, "--resume"))
 
 
 def differences(one: Path, two: Path) -> list[str]:

@@ -1,8 +1,5 @@
 """M2SD from prepared clips to a verdict: aligned clips of 16 frames, trained as a plain detector."""
 
-import signal
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -10,8 +7,8 @@ import torch
 from models import load_detector
 from models.judging.detector import JudgeConfig
 from models.m2sd.published import released_names
-from tests.commands import ok, run_command, run_processes, scores, start_command
-from tests.kill import differences
+from tests.commands import ok, run_command, run_processes, scores
+from tests.kill import differences, stop_and_resume
 from tests.moving_face import clicks, moving_face, write_video
 from tests.parity.m2sd import published_names
 from utils.checkpoint.files import load_checkpoint
@@ -36,14 +33,7 @@ def run_dir(prepared_root, tmp_path_factory):
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(prepared_root, run_dir, tmp_path):
-    process = start_command(*train(prepared_root, tmp_path / "run"))
-    while not (tmp_path / "run/last.pt").exists():
-        assert process.running()
-        time.sleep(0.002)
-    process.signal(signal.SIGTERM)
-    process.wait()
-    assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["epoch"] < 2
-    ok(run_command(*train(prepared_root, tmp_path / "run", "--resume")))
+    stop_and_resume(train(prepared_root, tmp_path / "run"), tmp_path / "run")
     assert not differences(tmp_path / "run", run_dir)
 
 

@@ -2,16 +2,14 @@
 
 import csv
 import json
-import signal
-import time
 
 import pytest
 import torch
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import ok, run_command, run_launcher, scores, start_command
-from tests.kill import differences
+from tests.commands import ok, run_command, run_launcher, scores
+from tests.kill import differences, stop_and_resume
 from tests.moving_face import clicks, moving_face, write_video
 from tests.unit.models.mrdf.test_detector import published_state
 
@@ -41,14 +39,7 @@ def run_dir(prepared_root, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(prepared_root, run_dir, tmp_path):
-    process = start_command(*train(prepared_root, tmp_path / "run"))
-    while not (tmp_path / "run/last.pt").exists():
-        assert process.running()
-        time.sleep(0.002)
-    process.signal(signal.SIGTERM)
-    process.wait()
-    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["progress"]["epoch"] < 2
-    ok(run_command(*train(prepared_root, tmp_path / "run", "--resume")))
+    stop_and_resume(train(prepared_root, tmp_path / "run"), tmp_path / "run")
     assert not differences(tmp_path / "run", run_dir)
 
 

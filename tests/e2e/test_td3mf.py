@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -13,9 +11,9 @@ import pytest
 from loaders.batches.facts import PICTURE_FACTS, SOUND_FACTS
 from models import load_detector
 from models.judging.detector import JudgeConfig
-from tests.commands import ok, run_command, scores, start_command
+from tests.commands import ok, run_command, scores
 from tests.feature_factory import random_recipe, write_noise_features
-from tests.kill import differences
+from tests.kill import differences, stop_and_resume
 from tests.moving_face import clicks, moving_face, write_video
 from utils.checkpoint.files import load_checkpoint
 from utils.clip_type import EMOTIONS
@@ -60,14 +58,7 @@ def test_a_run_says_what_it_learnt_from_and_describes_the_signals(run_dir):
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(root, run_dir, tmp_path):
-    process = start_command(*train(root, tmp_path / "run"))
-    while not (tmp_path / "run/last.pt").exists():
-        assert process.running()
-        time.sleep(0.002)
-    process.signal(signal.SIGTERM)
-    process.wait()
-    assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["epoch"] < 2
-    ok(run_command(*train(root, tmp_path / "run", "--resume")))
+    stop_and_resume(train(root, tmp_path / "run"), tmp_path / "run")
     assert not differences(tmp_path / "run", run_dir)
 
 
