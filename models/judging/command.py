@@ -63,6 +63,10 @@ class VideoConfig(JudgeConfig):
     precision: str = precision_flag("auto = fp32: the probes need smaller steps than those of bf16")
     device: str = device_flag()
 
+    def unused(self) -> dict[str, str]:
+        """Fields without effect in this configuration and why: giving such a flag is an error."""
+        return {} if self.annotate else dict.fromkeys(("format", "render"), "annotate is false")
+
 
 def find_videos(path: Path, output_dir: Path) -> list[Path]:
     """The video, or all videos below the folder, sorted; skips what this command has written.

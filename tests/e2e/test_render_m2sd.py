@@ -12,6 +12,8 @@ from models.judging.render_m2sd import COLORS, THRESHOLD, frame_scores
 from models.judging.verdict import over_frames
 from tests.e2e.test_video import write_checkpoint
 from tests.moving_face import clicks, moving_face, write_video
+from utils.config import parse_command
+from utils.errors import UsageError
 
 NUM_FRAMES = 30
 
@@ -84,6 +86,23 @@ def test_a_face_that_cannot_be_judged_is_not_called_fake(video, tmp_path):
         assert num_near(frames[12][frames[12].shape[0] // 8 :], COLORS[word]) < 20
     assert num_near(frames[12], COLORS["undecided"]) > 200
     assert num_near(frames[12][:6], (233, 196, 106)) > 100  # the caveat's line
+
+
+def test_how_a_video_is_drawn_has_no_effect_without_one():
+    words = [
+        "--video",
+        "a",
+        "--checkpoint",
+        "b",
+        "--output_dir",
+        "c",
+        "--annotate",
+        "false",
+        "--render",
+        "m2sd",
+    ]
+    with pytest.raises(UsageError, match="--render has no effect here: annotate is false"):
+        parse_command(VideoConfig, "", words)
 
 
 def test_windows_are_averaged_over_the_frames_that_they_cover():
