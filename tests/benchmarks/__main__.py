@@ -83,7 +83,7 @@ def _features(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import features
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    small = {"backbones": ("audio_resnet18",), "num_clips": 2, "rounds": 1} if quick else {}
+    small = {"backbones": ("audio_resnet18",), "num_clips": 2, "rounds": 1, "min_batches": 1} if quick else {}
     return features.measure(scratch, device, **small)
 
 

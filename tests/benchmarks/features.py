@@ -1,8 +1,9 @@
 """Extracting features against the bare backbone, memory as the number of clips grows, and what caching saves.
 
 Backbone and command in turn on the same pieces, from prepared clips with the command and already on the
-device without it; of several rounds the fastest of each counts. A share is the bare backbone's time over the
-command's.
+device without it, for at least a dozen batches; of several rounds the fastest of each counts. A share is the
+bare backbone's time over the command's. On a CPU, reading takes cores from the backbone, and other programs
+disturb both: the share of processor time says what the command itself costs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -35,16 +37,23 @@ from utils.clip.packed import FEATURES
 from utils.run.device import exact_float32
 
 CLIP_S = 10
+MIN_BATCHES = 12  # so that starting and the last, partly filled batch weigh little
 MEASURED = ("marlin_small", "marlin_base", "marlin_large", "efficientface", "audio_resnet18")
 
 
 def measure(
-    scratch: Path, device: str, *, backbones: tuple[str, ...] = MEASURED, num_clips: int = 4, rounds: int = 3
+    scratch: Path,
+    device: str,
+    *,
+    backbones: tuple[str, ...] = MEASURED,
+    num_clips: int = 4,
+    rounds: int = 3,
+    min_batches: int = MIN_BATCHES,
 ) -> dict[str, Any]:
     """{figure: value}; memory with a cheap backbone."""
-    folders = _clips(write_clip(scratch / "clip", CLIP_S), scratch / "set", num_clips)
-    rows = [_of_backbone(name, folders, torch.device(device), rounds) for name in backbones]
-    saved = _training(folders, torch.device(device))
+    clip = write_clip(scratch / "clip", CLIP_S)
+    rows = [of_backbone(name, clip, torch.device(device), rounds, min_batches) for name in backbones]
+    saved = _training(_clips(clip, scratch / "set", num_clips), torch.device(device))
     few, many = (in_new_process(_peak_mb, scratch / "clip", scratch / str(n), n) for n in (4, 40))
     return {
         "backbones": rows,
@@ -111,30 +120,43 @@ def _inputs(backbone: Backbone, num_frames: int) -> list[torch.Tensor]:
     return inputs
 
 
-def _of_backbone(name: str, folders: list[Path], device: torch.device, rounds: int) -> dict[str, Any]:
+def of_backbone(name: str, clip: Path, device: torch.device, rounds: int, min_batches: int) -> dict[str, Any]:
+    """Rates of `name` on copies of `clip`, and its shares of the bare backbone's wall and processor time."""
     backbone = BACKBONES[name]
     config = ExtractConfig(backbone=name, random_weights=True, device=str(device))
     rate = FPS if backbone.mouth else backbone.sample_rate_hz or FPS
-    plan = backbone.plan(Fraction(rate), CLIP_S * rate)
-    num_pieces, size = len(plan.pieces) * len(folders), backbone.batch_size
+    plan, size = backbone.plan(Fraction(rate), CLIP_S * rate), backbone.batch_size
+    num_clips = math.ceil(min_batches * size / len(plan.pieces))
+    num_batches = math.ceil(num_clips * len(plan.pieces) / size)
+    folders = _clips(clip, clip.with_name(name), num_clips)
     inputs = [values.to(device) for values in _inputs(backbone, plan.pieces.shape[1])]
-    bare_s, ours_s = [], []
-    for _ in range(rounds):
-        started = time.perf_counter()
+
+    def bare() -> None:
         encoder = make_encoder(config)[0].to(device)
         with torch.inference_mode(), exact_float32():
-            for _ in range(math.ceil(num_pieces / size)):
+            for _ in range(num_batches):
                 encoder(*inputs)
         finish(device)
-        bare_s.append(time.perf_counter() - started)
+
+    def command() -> None:
         for folder in folders:
             shutil.rmtree(folder / FEATURES, ignore_errors=True)
-        started = time.perf_counter()
         list(extract(config, folder_jobs(folders)))
-        ours_s.append(time.perf_counter() - started)
+
+    spent = [(*_spent(bare), *_spent(command)) for _ in range(rounds)]
+    shutil.rmtree(clip.with_name(name))
+    bare_s, bare_cpu_s, ours_s, ours_cpu_s = map(min, zip(*spent, strict=True))
     return {
         "backbone": name,
-        "share_of_bare": min(bare_s) / min(ours_s),
-        "pieces_per_s": num_pieces / min(ours_s),
-        "clip_s_per_s": len(folders) * CLIP_S / min(ours_s),
+        "share_of_bare": bare_s / ours_s,
+        "share_of_bare_cpu": bare_cpu_s / ours_cpu_s,
+        "pieces_per_s": num_clips * len(plan.pieces) / ours_s,
+        "clip_s_per_s": num_clips * CLIP_S / ours_s,
     }
+
+
+def _spent(run: Callable[[], None]) -> tuple[float, float]:
+    """Seconds, and seconds of processors, that `run` takes."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - started, time.process_time() - cpu_started
