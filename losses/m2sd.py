@@ -29,7 +29,7 @@ from utils.types import ClipBatch
 
 CENTRE_MOMENTUM = 0.99
 MARGIN, MARGIN_SCALE = 0.9, 20.0
-TEMPERATURE, MAX_SHIFT = 0.07, 4  # of the expert's slots
+TEMPERATURE = 0.07  # of the expert's slots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,34 +88,43 @@ def slot_loss(slots: Tensor, clips: Tensor, targets: Tensor) -> Tensor:
     return of_slots + 1 - F.cosine_similarity(clips, targets.mean(dim=1), dim=1)
 
 
-def synchrony(seen: Tensor, heard: Tensor, known: Tensor) -> Tensor:
-    """InfoNCE in both directions of unit slots (B, S, D), over the slots of `known` (B,) bool clips.
+def synchrony(seen: Tensor, heard: Tensor, shifts: Tensor, known: Tensor) -> Tensor:
+    """InfoNCE in both directions between slots of picture (B, S, D) and of moved sound (B, K, S, D).
 
-    Negatives are the slots of other clips, and of the same clip from 2 slots away: so the same person at
-    another time is one, and what is learnt is synchrony.
+    All are unit vectors; the sound is moved by `shifts` (B, K) slots, the last of which is 0. Of `known` (B,)
+    bool clips, each slot of the picture is to find that of its own sound, and each slot of any sound that of
+    the picture at its time, if it is there. Rivals are the slots of other clips, and of the same clip from
+    2 slots away: so the same person at another time is one. As sound at another time has the same place in
+    its piece, a place alone finds nothing: what is learnt is synchrony.
     """
-    count, slots = seen.shape[:2]
-    clip = torch.arange(count, device=seen.device).repeat_interleave(slots)
-    place = torch.arange(slots, device=seen.device).repeat(count)
-    is_near = (clip[:, None] == clip) & ((place[:, None] - place).abs() == 1)
-    is_known = known.repeat_interleave(slots)
-    similarity = seen.flatten(0, 1) @ heard.flatten(0, 1).T / TEMPERATURE
-    similarity = similarity.masked_fill(is_near | ~is_known, -1e4)
-    losses = [
-        F.cross_entropy(rows, torch.arange(len(rows), device=rows.device), reduction="none")
-        for rows in (similarity, similarity.T.masked_fill(~is_known, -1e4))
-    ]
-    return mean_of_known(torch.stack(losses).mean(0), is_known)
+    (count, slots), pieces = seen.shape[:2], heard.shape[1]
+    places, clips = torch.arange(slots, device=seen.device), torch.arange(count, device=seen.device)
+    clip_of_seen, clip_of_heard = clips.repeat_interleave(slots), clips.repeat_interleave(pieces * slots)
+    time_of_seen, time_of_heard = places.repeat(count), (places + shifts[..., None]).flatten()
+    lag = (time_of_seen[:, None] - time_of_heard).abs()
+    is_near = (clip_of_seen[:, None] == clip_of_heard) & (lag <= 1)
+    similarity = seen.flatten(0, 1) @ heard.flatten(0, 2).T / TEMPERATURE
+    losses = []
+    own_sound = (clip_of_seen * pieces + pieces - 1) * slots + time_of_seen
+    in_picture = (time_of_heard >= 0) & (time_of_heard < slots)
+    own_picture = torch.where(in_picture, clip_of_heard * slots + time_of_heard, 0)
+    for rows, near, own, counted, rivals in (
+        (similarity, is_near, own_sound, known[clip_of_seen], known[clip_of_heard]),
+        (similarity.T, is_near.T, own_picture, known[clip_of_heard] & in_picture, known[clip_of_seen]),
+    ):
+        left_out = (near | ~rivals).scatter(1, own[:, None], False)
+        found = F.cross_entropy(rows.masked_fill(left_out, -1e4), own, reduction="none")
+        losses.append(mean_of_known(found, counted))
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
 def synchrony_accuracy(seen: Tensor, heard: Tensor, known: Tensor) -> Tensor:
-    """Share of `known` clips whose slots (B, S, D) agree most without a shift, of shifts up to 4 slots."""
-    slots = seen.shape[1]
-    most = min(MAX_SHIFT, slots - 1)
-    cosines = seen @ heard.mT  # (B, S, S)
-    means = [cosines.diagonal(shift, 1, 2).mean(1) for shift in range(-most, most + 1)]
-    return mean_of_known((torch.stack(means, dim=1).argmax(1) == most).double(), known)
+    """Share of `known` (B,) clips whose slots (B, S, D) agree more with the last of the K pieces of sound
+    (B, K, S, D), which is not moved, than with each other one.
+    """
+    cosines = (seen[:, None] * heard).sum(3).mean(2)  # (B, K)
+    return mean_of_known((cosines[:, -1] > cosines[:, :-1].amax(1)).double(), known)
 
 
 def pair_cosine(units: Tensor, chosen: Tensor) -> Tensor:
@@ -192,10 +201,12 @@ class M2SDLoss(nn.Module):
                 more, told = self._classified(output, output.embedding, labels)
                 terms |= more
             if output.seen_slots is not None:
-                slots = _exact(output.seen_slots), _exact(output.heard_slots)
+                seen, heard = _exact(output.seen_slots), _exact(output.heard_slots)
                 known = in_sync(labels, batch)
-                terms["sync"] = synchrony(*slots, known)
-                told["sync_accuracy"] = synchrony_accuracy(*slots, known)
+                assert output.shifts is not None
+                terms["sync"] = synchrony(seen, heard, output.shifts, known)
+                if not self.training:  # in which there is but one rival
+                    told["sync_accuracy"] = synchrony_accuracy(seen, heard, known)
             total = torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()
             return {"total": total, **terms, **told}
 

@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 from models.blocks.vit import SIZES, TUBELET, TubeletViT, ViTSize, initialise
 
 SOUND_RATE_HZ = 16_000
-ROWS_PER_FRAME = 4  # of 10 ms at 25 frames per second
+FRAMES_PER_S, ROWS_PER_FRAME = 25, 4  # rows of 10 ms
 NUM_MELS = 80
 RANGE_DB, MIDDLE_DB, SCALE_DB = 80.0, 40.0, 40.0
 AUDIO_WIDTH = 512

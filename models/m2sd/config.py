@@ -10,6 +10,7 @@ from models.backbones.videomae import DECODER
 from models.blocks.vit import SIZES, TUBELET, ViTSize
 from utils.config import opt, require_at_least, require_between
 
+MAX_SHIFT = 4  # slots, of two frames each, by which the expert's sound is moved
 MAX_TUBELETS = 16_384  # of a clip; 384 pixels have 4,608. An untrusted checkpoint may name any size
 STUDENTS = {"tiny": ViTSize(48, 2, 3), **SIZES}
 CLIP = {"window_s": 0.64, "landmark_normalization": "crop"}  # 16 frames at 25 per second
@@ -47,7 +48,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "m2sd_expert": {
         "model": {"stage": "expert", "vit": "small"},
-        "data": ONE_WINDOW,
+        "data": {**ONE_WINDOW, "window_s": 1.28},  # the clip's sound, and what is before and after it
         "train": {**SELF_SUPERVISED, "learning_rate": 1e-4, "epochs": 100, "warmup_epochs": 10.0},
     },
     "m2sd_pretrain": {
@@ -67,6 +68,11 @@ STAGES = ("teacher", "expert", "pretrain", "finetune")
 def decoder_of(vit: str) -> ViTSize:
     """The decoder of a masked autoencoder whose encoder is `vit`."""
     return ViTSize(24, 1, 3) if vit == "tiny" else DECODER
+
+
+def frames_of(stage: str, clip_frames: int) -> int:
+    """Of what is cut from a video: the clip, and for the expert the sound before and after it."""
+    return clip_frames + (2 * MAX_SHIFT * TUBELET[0] if stage == "expert" else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +177,10 @@ class M2SDConfig:
     def teacher_size(self) -> ViTSize:
         """Of the teacher that the student learns from."""
         return STUDENTS[self.vit if self.teacher_vit == "same" else self.teacher_vit]
+
+    @property
+    def window_frames(self) -> int:
+        return frames_of(self.stage, self.clip_frames)
 
     @property
     def is_student(self) -> bool:

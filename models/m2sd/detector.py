@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks.vit import TubeletViT, initialise
-from models.m2sd.config import PRESETS, STUDENTS, M2SDConfig
+from models.m2sd.config import PRESETS, STUDENTS, M2SDConfig, frames_of
 from models.m2sd.distillation import Distiller
 from models.m2sd.front_end import AlignedClips
 from models.m2sd.published import RELEASED_KEYS, size_of_released, start_student, take_released
@@ -54,7 +54,8 @@ class M2SDOutput(DetectorOutput):
     clip_predictions: Tensor | None = None  # (B, 256) of their mean, from the class token
     slot_targets: Tensor | None = None  # (B, S, 256)
     seen_slots: Tensor | None = None  # (B, S, 256) of the expert in training, unit vectors
-    heard_slots: Tensor | None = None  # (B, S, 256)
+    heard_slots: Tensor | None = None  # (B, K, S, 256) of the sound moved by K shifts, the last one 0
+    shifts: Tensor | None = None  # (B, K) of the sound, in slots
 
 
 class M2SDDetector(nn.Module, Method):
@@ -108,9 +109,13 @@ class M2SDDetector(nn.Module, Method):
         if data["window"] != "seconds":
             raise UsageError(f"--window {data['window']} is of another method")
         frames = round(data["window_s"] * data["video_fps"])
-        if frames != model["clip_frames"]:
+        wanted = frames_of(model["stage"], model["clip_frames"])
+        if frames != wanted:
             given = f"--window_s {data['window_s']:g} with --video_fps {data['video_fps']:g}"
-            raise UsageError(f"{given} gives {frames} frames, but --clip_frames is {model['clip_frames']}")
+            raise UsageError(
+                f"{given} gives {frames} frames, but stage {model['stage']} with --clip_frames "
+                f"{model['clip_frames']} takes {wanted}"
+            )
         if model["align"] and data["landmark_normalization"] != "crop":
             raise UsageError("--align needs landmarks in the crop: --landmark_normalization crop")
         kind = config.get("loss", {}).get("real_similarity", "pairs")

@@ -21,7 +21,7 @@ def mirrored_places(lengths: Tensor, count: int) -> Tensor:
 
 
 class AlignedClips(nn.Module):
-    """ClipBatch -> (B, 3, clip_frames, S, S) float32, normalised.
+    """ClipBatch -> (B, 3, window_frames, S, S) float32, normalised.
 
     The batch's landmarks are in units of the crop (--landmark_normalization crop). A clip without any is
     shown as prepared. Too short clips are mirrored at their end, as the published code mirrors them at both.
@@ -46,7 +46,7 @@ class AlignedClips(nn.Module):
     @torch.no_grad()
     def forward(self, batch: ClipBatch) -> Tensor:
         with torch.autocast(batch.video.device.type, enabled=False):  # places of pixels need float32
-            places = mirrored_places((~batch.video_padding_mask).sum(1), self.config.clip_frames)
+            places = mirrored_places((~batch.video_padding_mask).sum(1), self.config.window_frames)
             video = _of_frames(batch.video.transpose(1, 2), places).transpose(1, 2)
             if self.config.align:
                 points = _of_frames(five_points(batch.landmarks), places)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.av_expert import AudioVisualExpert
+from models.backbones.av_expert import FRAMES_PER_S, AudioVisualExpert
 from models.backbones.videomae import VideoMae, vit_weights
-from models.blocks.vit import TubeletViT, standardised_pixels, tube_masks, tubelet_pixels
-from models.m2sd.config import STUDENTS, M2SDConfig, decoder_of
+from models.blocks.vit import TUBELET, TubeletViT, standardised_pixels, tube_masks, tubelet_pixels
+from models.m2sd.config import MAX_SHIFT, STUDENTS, M2SDConfig, decoder_of
 from utils.checkpoint.files import CodeError, load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.errors import CheckpointError
@@ -44,7 +45,11 @@ class TeacherStage(nn.Module):
 
 
 class ExpertStage(nn.Module):
-    """The audio-visual expert: stage(video, batch) -> its slots; the logit is minus their mean cosine."""
+    """The audio-visual expert: stage(video, batch) -> its slots; the logit is minus their mean cosine.
+
+    The picture is the window's middle. Its sound is cut there and, as a rival, somewhat earlier or later: so
+    the place of a slot in the clip, which both networks know, does not tell what belongs together.
+    """
 
     def __init__(self, config: M2SDConfig) -> None:
         super().__init__()
@@ -53,10 +58,30 @@ class ExpertStage(nn.Module):
             take_encoder(self.network.video_trunk, read_foreign_weights(config.init_from), config.init_from)
 
     def forward(self, video: Tensor, batch: ClipBatch) -> Parts:
-        seen = self.network.video_slots(video)
-        heard = self.network.audio_slots(sound_of(batch), batch.sample_rate_hz)
-        cosines = (seen * heard).sum(2).mean(1)
-        return {"logits": -cosines, "seen_slots": seen, "heard_slots": heard}
+        count, frames = len(video), self.network.num_frames
+        first = (video.shape[2] - frames) // 2
+        seen = self.network.video_slots(video[:, :, first : first + frames])
+        if self.training:
+            shifts = torch.randint(2, MAX_SHIFT + 1, (count, 1)) * (2 * torch.randint(2, (count, 1)) - 1)
+        else:
+            shifts = torch.tensor([n for n in range(-MAX_SHIFT, MAX_SHIFT + 1) if n]).expand(count, -1)
+        shifts = F.pad(shifts, (0, 1)).to(video.device)
+        pieces = moved_sound(sound_of(batch), batch.sample_rate_hz, shifts, frames)
+        heard = self.network.audio_slots(pieces.flatten(0, 1), batch.sample_rate_hz).unflatten(0, (count, -1))
+        cosines = (seen * heard[:, -1]).sum(2).mean(1)
+        return {"logits": -cosines, "seen_slots": seen, "heard_slots": heard, "shifts": shifts}
+
+
+def moved_sound(waveform: Tensor, sample_rate_hz: int, shifts: Tensor, num_frames: int) -> Tensor:
+    """(B, K, n) sound of `num_frames` frames of 25 per second: of the middle of a window, moved by `shifts`
+    (B, K) slots. waveform: (B, N) of the window, MAX_SHIFT slots longer at either end; silence where it ends.
+    """
+    per_slot = TUBELET[0] * sample_rate_hz / FRAMES_PER_S
+    length = round(num_frames * sample_rate_hz / FRAMES_PER_S)
+    starts = ((shifts + MAX_SHIFT) * per_slot).round().long()
+    places = (starts[..., None] + torch.arange(length, device=starts.device)).flatten(1)
+    whole = F.pad(waveform, (0, max(0, int(places.max()) + 1 - waveform.shape[1])))
+    return whole.gather(1, places).view(*shifts.shape, length)
 
 
 class Frozen(nn.Module):

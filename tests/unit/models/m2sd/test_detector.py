@@ -267,7 +267,7 @@ def test_learning_rates_fall_from_the_head_to_the_first_layer():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--window_s", "1"), "gives 25 frames, but --clip_frames is 16"),
+        (("--window_s", "1"), "gives 25 frames, but stage finetune with --clip_frames 16 takes 16"),
         (("--window", "released", "--windows_per_clip", "1"), "--window released is of another method"),
         (("--landmark_normalization", "face_box"), "--align needs landmarks in the crop"),
         (("--real_similarity", "margin"), "need each other"),
@@ -288,4 +288,5 @@ def test_what_is_loaded_follows_the_flags():
     for preset in PRESETS:
         config = train.parse_args(["--model", "m2sd", "--preset", preset])
         check_config(M2SDDetector, {"data": to_plain(config.data), "model": to_plain(config.model)})
-        assert config.data.window_frames == config.model.clip_frames == 16
+        assert config.model.clip_frames == 16
+        assert config.data.window_frames == (32 if preset == "m2sd_expert" else 16)

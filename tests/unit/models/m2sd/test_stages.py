@@ -10,6 +10,7 @@ import train
 from losses.m2sd import M2SDLoss, M2SDLossConfig, synchrony, synchrony_accuracy
 from models.m2sd import M2SDDetector
 from models.m2sd.config import PRESETS, M2SDConfig
+from models.m2sd.teachers import moved_sound
 from models.method import needs_of
 from tests.clip_factory import make_batch
 from tests.unit.models.backbones.test_videomae import encoder_file, pretrained_file
@@ -84,43 +85,87 @@ def test_the_teacher_starts_from_videomae(tmp_path):
     assert torch.equal(weights, encoder_file()["encoder.patch_embed.proj.weight"])
 
 
-def test_the_expert_learns_which_slots_belong_together():
-    model, batch = model_of("expert").train(), batch_of(4)
-    batch = dataclasses.replace(
-        batch, labels=torch.zeros(4), video_labels=torch.zeros(4), audio_labels=torch.zeros(4)
+def reals(batch):
+    nothing_fake = torch.zeros(len(batch.labels))
+    return dataclasses.replace(
+        batch, labels=nothing_fake, video_labels=nothing_fake, audio_labels=nothing_fake
     )
-    told = steps(model, batch, 30, rate=1e-3)
+
+
+def test_the_expert_learns_which_slots_belong_together():
+    model, batch = model_of("expert").train(), reals(make_batch(4, 20, size=40, seconds=0.8))
+    told = steps(model, batch, 40, rate=1e-3)
+    assert told[-1].keys() == {"total", "sync"}
     assert told[-1]["sync"] < 0.5 * told[0]["sync"]
-    assert told[-1]["sync_accuracy"] > 0.7
+    with torch.no_grad():
+        output = model.eval()(batch)
+        found = M2SDLoss(M2SDLossConfig()).eval()(output, batch)
+    assert output.shifts.tolist() == [[-4, -3, -2, -1, 1, 2, 3, 4, 0]] * 4
+    assert found["sync_accuracy"] > 0.7  # of nine
     assert model.modalities == {"video", "audio"}
     assert needs_of(model, model.config)["inputs"] == {"video", "sound", "landmarks"}
 
 
+def test_the_experts_sound_is_that_of_the_windows_middle_moved_by_slots():
+    rate, shifts = 100, torch.tensor([[-4, 1, 0], [4, -2, 0]])
+    samples = torch.arange(80.0).repeat(2, 1)  # 0.8 s: 4 frames, and 8 before and after them
+    pieces = moved_sound(samples, rate, shifts, 4)
+    starts = 32 + 8 * shifts
+    torch.testing.assert_close(pieces, (starts[..., None] + torch.arange(16)).float())
+    ended = moved_sound(samples[:, :50], rate, shifts, 4)
+    assert torch.equal(ended, torch.where(pieces < 50, pieces, 0.0))
+
+
 def test_synchrony_knows_no_neighbours_and_no_fakes():
     torch.manual_seed(0)
-    seen, heard = (F.normalize(torch.randn(3, 4, 6), dim=2).requires_grad_() for _ in range(2))
-    known = torch.tensor([True, False, True])
-    loss = synchrony(seen, heard, known)
-    by_hand = []
-    flat = [(row, slot) for row in (0, 2) for slot in range(4)]
-    for one, other in ((seen, heard), (heard, seen)):
-        for row, slot in flat:
-            rivals = [(r, s) for r, s in flat if r != row or abs(s - slot) != 1]
-            scores = torch.stack([one[row, slot] @ other[r, s] for r, s in rivals]) / 0.07
-            by_hand.append(torch.logsumexp(scores, 0) - scores[rivals.index((row, slot))])
-    torch.testing.assert_close(loss, torch.stack(by_hand).mean(), atol=1e-5, rtol=0)
+    seen = F.normalize(torch.randn(3, 4, 6), dim=2).requires_grad_()
+    heard = F.normalize(torch.randn(3, 2, 4, 6), dim=3).requires_grad_()
+    known, shifts = torch.tensor([True, False, True]), torch.tensor([[2, 0], [3, 0], [-3, 0]])
+    loss = synchrony(seen, heard, shifts, known)
+    seen_slots = [(row, slot, seen[row, slot]) for row in (0, 2) for slot in range(4)]
+    heard_slots = [
+        (row, slot + int(shifts[row, piece]), piece, heard[row, piece, slot])
+        for row in (0, 2) for piece in range(2) for slot in range(4)
+    ]  # fmt: skip
+    found = [], []
+    for row, slot, one in seen_slots:
+        rivals = [other for r, s, _, other in heard_slots if r != row or abs(s - slot) > 1]
+        scores = torch.stack([one @ heard[row, 1, slot], *(one @ other for other in rivals)]) / 0.07
+        found[0].append(torch.logsumexp(scores, 0) - scores[0])
+    for row, time, _, one in heard_slots:
+        if 0 <= time < 4:
+            rivals = [other for r, s, other in seen_slots if r != row or abs(s - time) > 1]
+            scores = torch.stack([one @ seen[row, time], *(one @ other for other in rivals)]) / 0.07
+            found[1].append(torch.logsumexp(scores, 0) - scores[0])
+    assert [len(losses) for losses in found] == [8, 8 + 2 + 1]
+    by_hand = sum(torch.stack(losses).mean() for losses in found) / 2
+    torch.testing.assert_close(loss, by_hand, atol=1e-5, rtol=0)
     loss.backward()
     assert (seen.grad[1] == 0).all()
     assert (heard.grad[1] == 0).all()
-    assert synchrony(seen, heard, torch.zeros(3, dtype=torch.bool)).item() == 0
+    assert synchrony(seen, heard, shifts, torch.zeros(3, dtype=torch.bool)).item() == 0
+
+
+def test_a_place_in_the_clip_is_not_synchrony():
+    places = torch.eye(8).expand(2, 8, 8)
+    known, shifts = torch.tensor([True, True]), torch.tensor([[3, 0], [-2, 0]])
+    of_places = synchrony(places, places[:, None].expand(2, 2, 8, 8), shifts, known)
+    times = torch.eye(16)
+    seen = torch.stack([times[4:12]] * 2)
+    heard = torch.stack([torch.stack([times[4 + k : 12 + k] for k in row]) for row in shifts.tolist()])
+    signs = torch.tensor([1.0, -1.0])[:, None, None]  # of the two clips
+    of_times = synchrony(seen * signs, heard * signs[..., None], shifts, known)
+    assert of_times < 0.1 < 1 < of_places
+    assert synchrony_accuracy(places, places[:, None].expand(2, 9, 8, 8), known).item() == 0
 
 
 def test_the_accuracy_of_synchrony_is_over_shifts():
     slots = F.normalize(torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0)), dim=2)
     known = torch.tensor([True, True])
-    assert synchrony_accuracy(slots, slots, known).item() == 1
-    assert synchrony_accuracy(slots, slots.roll(2, dims=1), known).item() == 0
-    half = torch.stack([slots[0], slots[1].roll(-1, dims=0)])
+    moved = torch.stack([slots.roll(2, dims=1), slots.roll(1, dims=1), slots], dim=1)
+    assert synchrony_accuracy(slots, moved, known).item() == 1
+    assert synchrony_accuracy(slots, moved.flip(1), known).item() == 0
+    half = torch.stack([moved[0], moved[1].flip(0)])
     assert synchrony_accuracy(slots, half, known).item() == 0.5
 
 
