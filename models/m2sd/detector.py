@@ -97,9 +97,9 @@ class M2SDDetector(nn.Module, Method):
 
     @classmethod
     def inputs_of(cls, config: M2SDConfig) -> frozenset[str]:
-        """Pictures, landmarks where they are aligned, and sound where its slots are learnt."""
+        """Pictures, landmarks where they are aligned or masked by parts, sound where its slots are learnt."""
         hears = config.stage == "expert" or config.vac == "mixed"
-        wanted = {"video": True, "landmarks": config.align, "sound": hears}
+        wanted = {"video": True, "landmarks": config.align or config.mask_parts, "sound": hears}
         return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
     @staticmethod
@@ -111,17 +111,19 @@ class M2SDDetector(nn.Module, Method):
         if frames != model["clip_frames"]:
             given = f"--window_s {data['window_s']:g} with --video_fps {data['video_fps']:g}"
             raise UsageError(f"{given} gives {frames} frames, but --clip_frames is {model['clip_frames']}")
-        if model["align"] and data["landmark_normalization"] != "crop":
-            raise UsageError("--align needs landmarks in the crop: --landmark_normalization crop")
+        for name in ("align", "mask_parts"):
+            if model[name] and data["landmark_normalization"] != "crop":
+                raise UsageError(f"--{name} needs landmarks in the crop: --landmark_normalization crop")
         kind = config.get("loss", {}).get("real_similarity", "pairs")
         if model["real_direction"] != (kind == "margin"):
             raise UsageError("--real_similarity margin and --real_direction true need each other")
 
     def forward(self, batch: ClipBatch) -> M2SDOutput:
         batch.require_plain()
-        video = self.clips(batch)
+        shown = self.clips(batch)
+        video = shown.video
         if self.config.stage == "teacher":
-            return M2SDOutput(**self.teacher_stage(video, self.clips.levels(video)))
+            return M2SDOutput(**self.teacher_stage(shown, self.clips.levels(video)))
         if self.config.stage == "expert":
             return M2SDOutput(**self.expert_stage(video, batch))
         parts: dict[str, Tensor] = {}
@@ -129,7 +131,7 @@ class M2SDDetector(nn.Module, Method):
         tokens = self.vit(video) if needs_whole else None
         if hasattr(self, "distiller"):
             levels = self.clips.levels(video)
-            parts = self.distiller(self.vit, self.frozen, tokens, video, levels, batch)
+            parts = self.distiller(self.vit, self.frozen, tokens, shown, levels, batch)
         if self.config.stage == "pretrain":  # no score: nothing here knows fakes
             return M2SDOutput(logits=video.new_zeros(len(video)), **parts)
         assert tokens is not None
