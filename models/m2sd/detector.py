@@ -102,6 +102,11 @@ class M2SDDetector(nn.Module, Method):
         wanted = {"video": True, "landmarks": config.align or config.mask_parts, "sound": hears}
         return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
+    @classmethod
+    def reads_labels(cls, config: M2SDConfig) -> bool:
+        """In its last stage only: the others learn from any real videos."""
+        return config.stage == "finetune"
+
     @staticmethod
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
         data, model = config["data"], config["model"]
