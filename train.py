@@ -106,6 +106,11 @@ class RunConfig:
     model: Any
     loss: Any
 
+    @property
+    def needs_classes(self) -> bool:
+        """Whether all classes must be there: something is learnt, or an epoch chosen, by labels."""
+        return self.loop.select_by != "val_loss" or MODELS[self.train.model].reads_labels(self.model)
+
     def as_plain(self) -> dict[str, dict[str, Any]]:
         """Sections of JSON-ready values for config.json; "train" also holds the loop's flags."""
         sections = {field.name: to_plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -166,7 +171,8 @@ def start(config: RunConfig, device: torch.device) -> int:
     if not train.data_root:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
     roots, rule = dict(zip(train.dataset, train.data_root, strict=True)), config.data.label_rule
-    parts = load_parts(roots, config.listing, config.split, rule, allow_leaks=train.allow_leaks)
+    how = {"allow_leaks": train.allow_leaks, "needs_classes": config.needs_classes}
+    parts = load_parts(roots, config.listing, config.split, rule, **how)
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
@@ -234,20 +240,10 @@ def make_loaders(
     train, loop, data, workers = config.train, config.loop, config.data, config.workers
     bad_clips = BadClips(train.max_bad_clips, saved["bad_clips"] if saved else {})
     weights = dict(zip(train.dataset, train.dataset_weights, strict=True)) if train.dataset_weights else None
-    needs = needs_of(MODELS[train.model], config.model)
-    loader, _ = training_loader(
-        clips["train"],
-        data,
-        workers,
-        balance=loop.balance,
-        repeat_reals=loop.repeat_reals,
-        seed=loop.seed,
-        dataset_weights=weights,
-        accumulate_steps=loop.accumulate_steps,
-        bad_clips=bad_clips,
-        **needs,
-    )
-    return loader, evaluation_loader(clips["val"], data, workers, bad_clips=bad_clips, **needs)
+    order = {name: getattr(loop, name) for name in ("balance", "repeat_reals", "seed", "accumulate_steps")}
+    common: dict[str, Any] = {"bad_clips": bad_clips, **needs_of(MODELS[train.model], config.model)}
+    loader, _ = training_loader(clips["train"], data, workers, dataset_weights=weights, **order, **common)
+    return loader, evaluation_loader(clips["val"], data, workers, **common)
 
 
 def fit(
@@ -280,7 +276,8 @@ def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision:
     """The training loop: returns when all epochs are done, none gets better, or a signal was heard."""
     state, device, loop, pooling = run.state, run.state.device, config.loop, config.data.pooling
     first = run.progress.epoch
-    validation = Validation(run.run_dir, first, rate=loop.decision_fpr, select_by=loop.select_by)
+    how: dict[str, Any] = {"select_by": loop.select_by, "needs_classes": config.needs_classes}
+    validation = Validation(run.run_dir, first, rate=loop.decision_fpr, **how)
     score = functools.partial(evaluate, precision=precision, pooling=pooling, description="validate")
     for epoch in run.epochs():
         for batch in run.batches():

@@ -39,11 +39,13 @@ def load_parts(
     label_rule: str,
     *,
     allow_leaks: bool,
+    needs_classes: bool,
 ) -> Parts:
     """List the data sets (name -> prepared root) and split each. Writes nothing.
 
-    Raises DatasetError if data or splits are wrong or (without `allow_leaks`) a person, a family or a file is
-    in two parts; UsageError if train or val of the union has one class only.
+    needs_classes: whether something is learnt or chosen by labels. Raises DatasetError if data or splits are
+    wrong or (without `allow_leaks`) a person, a family or a file is in two parts; UsageError if train or val
+    of the union needs several classes but has one only.
     """
     parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
     for name, root in data_roots.items():
@@ -56,11 +58,12 @@ def load_parts(
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")
-    for part in ("train", "val"):
+    for part in ("train", "val") if needs_classes else ():
         classes = Counter(clip_labels(clip, label_rule)[0] for clip in parts.clips[part])
         if len(classes) < 2:
             meant = "places in EMOTIONS" if label_rule == "emotion" else "1 = fake"
             raise UsageError(
                 f"the {part} split of {' + '.join(data_roots)} has one class only: {dict(classes)} ({meant})"
+                "; what learns from labels, or is chosen by more than --select_by val_loss, needs both"
             )
     return parts

@@ -64,6 +64,11 @@ class Method(Protocol):
         """What is loaded with a configuration (of `config_type`); `inputs` by default."""
         return cls.inputs
 
+    @classmethod
+    def reads_labels(cls, config: Any) -> bool:
+        """Whether it learns from labels with a configuration: if not, clips of one class will do."""
+        return True
+
     @staticmethod
     def check(config: Mapping[str, Values]) -> None:
         """Raise UsageError if flags of different groups contradict each other: {group: {flag: value}}.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from utils.clip.files import CROP_SIZE, NUM_LANDMARKS, SAMPLE_RATE_HZ
-from utils.config import opt, require_at_least
+from utils.config import opt, require_at_least, require_between
 
 RELEASED_FRAMES = 60  # the published code's clip length
 
@@ -54,6 +54,12 @@ class DataConfig:
     augment: bool = opt(
         False, "change brightness and colour of each training window at random: cameras are not evidence"
     )
+    gray_chance: float = opt(0.0, "how often a training window loses its colours, all frames alike")
+    erase_chance: float = opt(
+        0.0,
+        "how often a rectangle of a training window, 2 to 33 % of the crop and the same in all frames, gets "
+        "the mean colour",
+    )
     trim_silence: bool = opt(False, "start windows after a clip's leading silence, in training and testing")
     max_length_gap_s: float = opt(
         0.1, "largest allowed difference in length between a clip's picture and sound, in seconds"
@@ -64,6 +70,7 @@ class DataConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         require_at_least(self, 0, "min_fake_s", "frames_per_clip")
+        require_between(self, 0, 1, "gray_chance", "erase_chance")
         if self.window == "released" and self.frames_per_clip:
             raise ValueError("frames_per_clip needs window seconds")
         if self.window == "released" and self.windows_per_clip != 1:
@@ -82,6 +89,12 @@ class DataConfig:
         if self.frames_per_clip:
             return self.frames_per_clip
         return RELEASED_FRAMES if self.window == "released" else max(1, round(self.window_s * self.video_fps))
+
+    @property
+    def frame_changes(self) -> tuple[str, ...]:
+        """The flags that change frames in training, of those that do here."""
+        names = ("augment", "gray_chance", "erase_chance")
+        return tuple(f"--{name}" for name in names if getattr(self, name))
 
     def describe(self, num_windows: int) -> str:
         """What is scored, for the log; `num_windows` of all clips."""

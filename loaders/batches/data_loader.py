@@ -209,6 +209,8 @@ def training_loader(
 
     sampler = TrainingSampler(classes, seed=seed, weights=weights, repeats=repeats, left_out=left_out)
     dataset = ItemDataset(clips, data, training=True, seed=seed, **needs)
+    if data.frame_changes and "video" not in dataset.inputs:
+        raise UsageError(f"{data.frame_changes[0]} has no effect here: the method loads no picture")
     batches = TrainingBatches(sampler, batch_size=workers.batch_size, accumulate_steps=accumulate_steps)
     return ClipLoader(dataset, workers, batches, bad_clips), sampler
 

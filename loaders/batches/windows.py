@@ -24,7 +24,7 @@ from loaders.batches.places import (
     window_frames,
 )
 from loaders.batches.silence import clip_leading_silence_s
-from loaders.batches.transforms import jitter_color, normalize_landmarks
+from loaders.batches.transforms import change_frames, normalize_landmarks
 from utils.clip.features import read_features
 from utils.clip.files import (
     SAMPLE_RATE_HZ,
@@ -138,15 +138,12 @@ class ClipDataset(Dataset[Any]):
             if "video" in self.inputs:
                 video = self._read_frames(index, crop, frames, num_frames)
             is_equalized = crop.is_equalized
-        if self.training and self.config.augment and "video" in self.inputs:
+        if self.training and self.config.frame_changes and "video" in self.inputs:
             if is_equalized:
-                raise UsageError(
-                    f"--augment cannot change the frames of {clip.clip_id}, which are packed equalised; pack "
-                    "with --frames rgb or video"
-                )
+                what = f"{self.config.frame_changes[0]} cannot change the frames of {clip.clip_id}"
+                raise UsageError(f"{what}, which are packed equalised; pack with --frames rgb or video")
             assert isinstance(draw, tuple)
-            # a stream of its own, so that the flag does not move the windows
-            video = jitter_color(video, np.random.default_rng((self.seed, *draw, index, 1)))
+            video = change_frames(video, self.config, (self.seed, *draw, index))
         points, has_landmarks = self._landmarks(landmarks, frames)
         label, video_label, audio_label = self._labels(clip, start_s, window_s)
         return ClipWindow(

@@ -142,15 +142,24 @@ class MaskedDecoder(nn.Module):
 
 
 def tube_masks(
-    count: int, grid: Sequence[int], ratio: float, generator: torch.Generator | None = None
+    count: int,
+    grid: Sequence[int],
+    ratio: float,
+    generator: torch.Generator | None = None,
+    *,
+    first: Tensor | None = None,
 ) -> Tensor:
     """(count, N) bool, True = masked: int(ratio places) of each clip's places, the same in all time slots.
 
-    grid: (slots, rows, columns). Drawn on the CPU.
+    grid: (slots, rows, columns). Drawn on the CPU. first: (B, places) bool, those to mask before the others,
+    at random where there are too many; with a count of 1 or B, the result is (B, N), on its device.
     """
     slots, places = grid[0], grid[1] * grid[2]
-    order = torch.rand(count, places, generator=generator).argsort(dim=1)
-    masks = torch.zeros(count, places, dtype=torch.bool)
+    draws = torch.rand(count, places, generator=generator)
+    if first is not None:
+        draws = draws.to(first.device) - first.float()
+    order = draws.argsort(dim=1)
+    masks = torch.zeros_like(draws, dtype=torch.bool)
     masks.scatter_(1, order[:, : int(ratio * places)], True)
     return masks.repeat(1, slots)
 

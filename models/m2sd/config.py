@@ -116,6 +116,9 @@ class M2SDConfig:
         choices=("none", "video", "mixed"),
     )
     mask_ratio: float = opt(0.9, "share of a clip's places that are masked, in all slots alike")
+    mask_parts: bool = opt(
+        False, "mask eyes, nose, mouth and hair first, where a clip's mean landmarks have them, as in MARLIN"
+    )
     head_init_scale: float = opt(
         0.001,
         "factor of the head's first weights; the published default 0 sends no gradient into the network in "
@@ -163,10 +166,10 @@ class M2SDConfig:
         if not self.is_student:
             unused |= dict.fromkeys(("teacher", "teacher_vit", "expert", "stp", "vac", "layer_decay"), reason)
         if self.stage == "expert":
-            unused |= dict.fromkeys(("mask_ratio", "drop_path"), reason)
+            unused |= dict.fromkeys(("mask_ratio", "mask_parts", "drop_path"), reason)
         elif self.is_student:
             if self.stp == "none":
-                unused["mask_ratio"] = "nothing is masked without stp"
+                unused |= dict.fromkeys(("mask_ratio", "mask_parts"), "nothing is masked without stp")
             if self.stp in ("none", "pixels"):
                 unused |= dict.fromkeys(("teacher", "teacher_vit"), "stp asks for no tokens")
             if self.vac == "none":

@@ -98,10 +98,15 @@ class M2SDDetector(nn.Module, Method):
 
     @classmethod
     def inputs_of(cls, config: M2SDConfig) -> frozenset[str]:
-        """Pictures, landmarks where they are aligned, and sound where its slots are learnt."""
+        """Pictures, landmarks where they are aligned or masked by parts, sound where its slots are learnt."""
         hears = config.stage == "expert" or config.vac == "mixed"
-        wanted = {"video": True, "landmarks": config.align, "sound": hears}
+        wanted = {"video": True, "landmarks": config.align or config.mask_parts, "sound": hears}
         return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+
+    @classmethod
+    def reads_labels(cls, config: M2SDConfig) -> bool:
+        """In its last stage only: the others learn from any real videos."""
+        return config.stage == "finetune"
 
     @staticmethod
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
@@ -116,17 +121,19 @@ class M2SDDetector(nn.Module, Method):
                 f"{given} gives {frames} frames, but stage {model['stage']} with --clip_frames "
                 f"{model['clip_frames']} takes {wanted}"
             )
-        if model["align"] and data["landmark_normalization"] != "crop":
-            raise UsageError("--align needs landmarks in the crop: --landmark_normalization crop")
+        for name in ("align", "mask_parts"):
+            if model[name] and data["landmark_normalization"] != "crop":
+                raise UsageError(f"--{name} needs landmarks in the crop: --landmark_normalization crop")
         kind = config.get("loss", {}).get("real_similarity", "pairs")
         if model["real_direction"] != (kind == "margin"):
             raise UsageError("--real_similarity margin and --real_direction true need each other")
 
     def forward(self, batch: ClipBatch) -> M2SDOutput:
         batch.require_plain()
-        video = self.clips(batch)
+        shown = self.clips(batch)
+        video = shown.video
         if self.config.stage == "teacher":
-            return M2SDOutput(**self.teacher_stage(video, self.clips.levels(video)))
+            return M2SDOutput(**self.teacher_stage(shown, self.clips.levels(video)))
         if self.config.stage == "expert":
             return M2SDOutput(**self.expert_stage(video, batch))
         parts: dict[str, Tensor] = {}
@@ -134,7 +141,7 @@ class M2SDDetector(nn.Module, Method):
         tokens = self.vit(video) if needs_whole else None
         if hasattr(self, "distiller"):
             levels = self.clips.levels(video)
-            parts = self.distiller(self.vit, self.frozen, tokens, video, levels, batch)
+            parts = self.distiller(self.vit, self.frozen, tokens, shown, levels, batch)
         if self.config.stage == "pretrain":  # no score: nothing here knows fakes
             return M2SDOutput(logits=video.new_zeros(len(video)), **parts)
         assert tokens is not None

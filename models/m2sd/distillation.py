@@ -11,6 +11,7 @@ from models.backbones.av_expert import PROJECTED, slot_means
 from models.backbones.videomae import PIXELS
 from models.blocks.vit import MaskedDecoder, TubeletViT
 from models.m2sd.config import STUDENTS, M2SDConfig, decoder_of
+from models.m2sd.front_end import Shown
 from models.m2sd.teachers import Frozen, Parts, masked_pixels, masks_of, sound_of
 from utils.errors import UsageError
 from utils.types import ClipBatch
@@ -42,23 +43,22 @@ class Distiller(nn.Module):
         vit: TubeletViT,
         frozen: Frozen,
         tokens: Tensor | None,
-        video: Tensor,
+        shown: Shown,
         levels: Tensor,
         batch: ClipBatch,
     ) -> Parts:
-        """tokens: (B, 1 + N, E) of the whole clip, for slots; video: (B, 3, T, S, S), normalised; levels: the
-        same in 0..1.
-        """
+        """tokens: (B, 1 + N, E) of the whole clip, for slots; levels: (B, 3, T, S, S), the video in 0..1."""
         parts: Parts = {}
         if self.config.stp != "none" and (self.training or hasattr(frozen, "teacher")):
-            parts |= self._patterns(vit, frozen, video, levels)
+            parts |= self._patterns(vit, frozen, shown, levels)
         if self.config.vac != "none" and (self.training or hasattr(frozen, "expert")):
             assert tokens is not None
-            parts |= self._slots(vit, frozen, tokens, video, batch)
+            parts |= self._slots(vit, frozen, tokens, shown.video, batch)
         return parts
 
-    def _patterns(self, vit: TubeletViT, frozen: Frozen, video: Tensor, levels: Tensor) -> Parts:
-        masked = masks_of(video, vit.grid, self.config.mask_ratio, training=self.training)
+    def _patterns(self, vit: TubeletViT, frozen: Frozen, shown: Shown, levels: Tensor) -> Parts:
+        video = shown.video
+        masked = masks_of(shown, vit.grid, self.config.mask_ratio, training=self.training)
         predictions = self.decoder(vit(video, ~masked), masked)
         parts: Parts = {}
         for name, predicted in zip(self.kinds, predictions, strict=True):

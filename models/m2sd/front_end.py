@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +22,16 @@ def mirrored_places(lengths: Tensor, count: int) -> Tensor:
     return torch.minimum(places, period - places)
 
 
+class Shown(NamedTuple):
+    """Clips as the network sees them, and where the face is in their pictures."""
+
+    video: Tensor  # (B, 3, window_frames, S, S) float32, normalised
+    # (B, 478, 2) means of a clip's landmarks in units of its sides, NaN without any; None without mask_parts
+    points: Tensor | None
+
+
 class AlignedClips(nn.Module):
-    """ClipBatch -> (B, 3, window_frames, S, S) float32, normalised.
+    """ClipBatch -> Shown.
 
     The batch's landmarks are in units of the crop (--landmark_normalization crop). A clip without any is
     shown as prepared. Too short clips are mirrored at their end, as the published code mirrors them at both.
@@ -44,29 +54,38 @@ class AlignedClips(nn.Module):
         self.register_buffer("template", template(self.side).float(), persistent=False)
 
     @torch.no_grad()
-    def forward(self, batch: ClipBatch) -> Tensor:
+    def forward(self, batch: ClipBatch) -> Shown:
         with torch.autocast(batch.video.device.type, enabled=False):  # places of pixels need float32
             places = mirrored_places((~batch.video_padding_mask).sum(1), self.config.window_frames)
             video = _of_frames(batch.video.transpose(1, 2), places).transpose(1, 2)
+            face = _mean_face(batch) if self.config.mask_parts else None
             if self.config.align:
                 points = _of_frames(five_points(batch.landmarks), places)
                 known = _of_frames(~batch.landmark_padding_mask, places)
-                video = self._aligned(video, points, known)
+                matrices = self._matrices(video, points, known)
+                if face is not None:
+                    face = self._moved(face, matrices, video)
+                video = warp(video, matrices, self.side)
             if video.shape[-1] != self.config.image_size or video.shape[-2] != video.shape[-1]:
                 video = resize_frames(video, self.config.image_size)
             if self.training:
                 mirrored = (torch.rand(len(video)) < 0.5).to(video.device)
                 video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
-            return (video / 255 - self.mean) / self.std
+                if face is not None:
+                    turned = torch.stack([1 - face[..., 0], face[..., 1]], dim=-1)
+                    face = torch.where(mirrored[:, None, None], turned, face)
+            return Shown((video / 255 - self.mean) / self.std, face)
 
     def levels(self, video: Tensor) -> Tensor:
         """Normalised pictures -> their levels in 0..1."""
         return video * self.std + self.mean
 
-    def _aligned(self, video: Tensor, points: Tensor, known: Tensor) -> Tensor:
-        """points: (B, T, 5, 2) in units of the crop; known: (B, T) bool, where there are any."""
-        height, width = video.shape[-2:]
-        unit = torch.tensor([width, height], device=video.device)
+    def _matrices(self, video: Tensor, points: Tensor, known: Tensor) -> Tensor:
+        """(B, 2, 3) from pixels of the crops to those of the result, see `warp`.
+
+        points: (B, T, 5, 2) in units of the crop; known: (B, T) bool, where there are any.
+        """
+        unit = _sides(video)
         counts = known.sum(1).clamp_min(1)[:, None, None]
         points = torch.where(known[..., None, None], points, 0.0).sum(1) / counts * unit
         targets = self.template.expand(len(video), -1, -1)
@@ -77,7 +96,23 @@ class AlignedClips(nn.Module):
         scale = (self.side / unit).diag()
         whole = torch.cat([scale, (scale.sum(1, keepdim=True) - 1) / 2], dim=1)  # the crop as it is
         fits = known.any(1) & matrices.isfinite().all(dim=(1, 2))
-        return warp(video, torch.where(fits[:, None, None], matrices, whole), self.side)
+        return torch.where(fits[:, None, None], matrices, whole)
+
+    def _moved(self, face: Tensor, matrices: Tensor, video: Tensor) -> Tensor:
+        """The places (B, L, 2) of the crops of `video` in the result, both in units of the sides."""
+        pixels = face * _sides(video) @ matrices[:, :, :2].mT + matrices[:, None, :, 2]
+        return (pixels + 0.5) / self.side  # centres of pixels are whole numbers
+
+
+def _sides(video: Tensor) -> Tensor:
+    """(2,) width and height."""
+    return torch.tensor([video.shape[-1], video.shape[-2]], device=video.device)
+
+
+def _mean_face(batch: ClipBatch) -> Tensor:
+    """(B, 478, 2) means of the landmarks of frames that have them; NaN where none has."""
+    known = ~batch.landmark_padding_mask
+    return torch.where(known[..., None, None], batch.landmarks, 0.0).sum(1) / known.sum(1)[:, None, None]
 
 
 def _of_frames(values: Tensor, places: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from models.backbones.av_expert import FRAMES_PER_S, AudioVisualExpert
 from models.backbones.videomae import VideoMae, vit_weights
+from models.blocks.face_parts import places_of_parts
 from models.blocks.vit import TUBELET, TubeletViT, standardised_pixels, tube_masks, tubelet_pixels
 from models.m2sd.config import MAX_SHIFT, STUDENTS, M2SDConfig, decoder_of
+from models.m2sd.front_end import Shown
 from utils.checkpoint.files import CodeError, load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.errors import CheckpointError
@@ -23,10 +25,10 @@ Parts = dict[str, Tensor]  # fields of M2SDOutput
 
 
 class TeacherStage(nn.Module):
-    """The pixel-wise teacher: stage(video, levels) -> its predictions of masked pixels.
+    """The pixel-wise teacher: stage(shown, levels) -> its predictions of masked pixels.
 
-    video: (B, 3, T, S, S), normalised; levels: the same in 0..1. The logit is how much worse they are than
-    the mean of each tubelet would be.
+    levels: (B, 3, T, S, S), the video that is shown, in 0..1. The logit is how much worse they are than the
+    mean of each tubelet would be.
     """
 
     def __init__(self, config: M2SDConfig) -> None:
@@ -37,9 +39,9 @@ class TeacherStage(nn.Module):
         if c.init_from:
             self.network.load_published(read_foreign_weights(c.init_from), str(c.init_from))
 
-    def forward(self, video: Tensor, levels: Tensor) -> Parts:
-        masked = masks_of(video, self.network.encoder.grid, self.config.mask_ratio, training=self.training)
-        predictions, targets = self.network(video, masked), masked_pixels(levels, masked)
+    def forward(self, shown: Shown, levels: Tensor) -> Parts:
+        masked = masks_of(shown, self.network.encoder.grid, self.config.mask_ratio, training=self.training)
+        predictions, targets = self.network(shown.video, masked), masked_pixels(levels, masked)
         errors = (predictions.float() - targets).square().mean(dim=(1, 2))
         return {"logits": errors - 1, "pixel_predictions": predictions, "pixel_targets": targets}
 
@@ -116,11 +118,16 @@ def _forget_missing(module: nn.Module, incompatible: Any) -> None:
     missing[:] = [key for key in missing if key.removeprefix("frozen.") not in own]
 
 
-def masks_of(video: Tensor, grid: tuple[int, ...], ratio: float, *, training: bool) -> Tensor:
-    """(B, N) tube masks of a batch: drawn in training, else one for all clips and always the same."""
-    count = len(video) if training else 1
+def masks_of(shown: Shown, grid: tuple[int, ...], ratio: float, *, training: bool) -> Tensor:
+    """(B, N) tube masks of a batch: drawn in training, else from one draw for all clips, always the same.
+
+    Where the face is known, its parts are masked first.
+    """
+    count = len(shown.video) if training else 1
     generator = None if training else torch.Generator().manual_seed(0)
-    return tube_masks(count, grid, ratio, generator).expand(len(video), -1).to(video.device)
+    first = None if shown.points is None else places_of_parts(shown.points, grid)
+    masks = tube_masks(count, grid, ratio, generator, first=first)
+    return masks.expand(len(shown.video), -1).to(shown.video.device)
 
 
 def masked_pixels(levels: Tensor, masked: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from models import load_detector
 from models.judging.detector import JudgeConfig
+from models.judging.render_m2sd import THRESHOLD
 from models.m2sd.published import released_names
 from tests.commands import ok, run_command, run_processes, scores
 from tests.kill import differences, stop_and_resume
@@ -61,6 +62,28 @@ def test_a_run_and_a_published_file_of_its_weights_give_the_same_scores(prepared
     published = ("--model", "m2sd", "--checkpoint", tmp_path / "M2SD.pt")
     ok(run_command("test.py", *published, *flags, *where, "--output_dir", tmp_path / "published"))
     assert scores(tmp_path / "published") == scores(tmp_path / "own")
+
+
+def test_the_threshold_is_fitted_on_the_validation_clips(run_dir):
+    """Trap T3: the published script's is another detector's. Here it only draws: --render m2sd."""
+    detector = load_detector(run_dir / "best.pt", device="cpu")
+    with np.load(run_dir / "val_scores.npz") as file:
+        labels, epochs = file["labels"], file["logits"]
+    logits = epochs[load_checkpoint(run_dir / "best.pt")["epoch"]].astype(float)
+    head, reals, fakes = detector.decision.clip, logits[labels == 0], logits[labels == 1]
+    assert (head.num_reals, head.num_fakes) == (len(reals), len(fakes))
+    # 1 % of so few clips is not one: the highest real, and the lowest fake
+    assert head.threshold == pytest.approx(reals.max(), rel=1e-6)
+    assert head.acquittal_threshold == pytest.approx(fakes.min(), rel=1e-6)
+    assert detector.threshold != pytest.approx(THRESHOLD, rel=0.1)
+
+
+def test_a_video_without_its_flag_is_refused(tmp_path):
+    """Trap T4: the published README gives the script's input and output so, which only takes flags."""
+    result = run_command("test.py", "clip.mp4", tmp_path / "out")
+    assert result.returncode == 2
+    assert "clip.mp4" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("num_frames", [5, 40])  # fewer than a clip's, and more

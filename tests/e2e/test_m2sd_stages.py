@@ -22,7 +22,7 @@ STAGES = ("teacher", "expert", "pretrain", "finetune")
 OF_STAGE = {
     "teacher": SIZES,
     "expert": "--vit tiny --image_size 32",
-    "pretrain": f"{SIZES} --stp both",
+    "pretrain": f"{SIZES} --stp both --mask_parts",
     "finetune": f"{SIZES} --stp both",
 }
 

@@ -18,7 +18,7 @@ from utils.evaluation.bootstrap import NoStatisticError
 from utils.evaluation.classes import class_metrics
 from utils.evaluation.cross_fit import CrossFit, cross_fit
 from utils.evaluation.decision import NOT_CROSS_FITTED, Decision, decision_of_scores
-from utils.evaluation.metrics import detection_metrics
+from utils.evaluation.metrics import detection_metrics, lacks_a_class
 from utils.evaluation.scoring import ClipScores, validation_row
 from utils.files import write_atomically
 from utils.run.distributed import is_main
@@ -116,17 +116,23 @@ class EpochScores:
 class Validation:
     """What is made of the scores of each epoch of a run, and of all of them at its end."""
 
-    def __init__(self, run_dir: Path, first_epoch: int, *, rate: float, select_by: str) -> None:
+    def __init__(
+        self, run_dir: Path, first_epoch: int, *, rate: float, select_by: str, needs_classes: bool = True
+    ) -> None:
         self.kept = EpochScores(run_dir, first_epoch)
-        self.rate, self.select_by = rate, select_by
+        self.rate, self.select_by, self.needs_classes = rate, select_by, needs_classes
 
     def end_epoch(
         self, epoch: int, clips: Sequence[Clip], scores: ClipScores, best: Best
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """(row of metrics.csv, what the checkpoints hold of it: {"epoch", "val", "decision"}).
 
-        A model of classes has no decision.
+        A model of classes has no decision, and nor has one that needs no labels where all clips are of one
+        class: its loss is all there is.
         """
+        if not self.needs_classes and lacks_a_class(scores.labels, PART):
+            self.kept.add(epoch, clips, scores)
+            return validation_row(scores, {}), {"epoch": epoch, "val": {}}
         if scores.emotion_logits is not None:
             found = class_metrics(scores.labels, scores.emotion_logits, PART)
             kept = {"auc": found["macro_auc"], "accuracy": found["accuracy"]}

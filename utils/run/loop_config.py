@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.config import opt, require_above, require_at_least
+from utils.config import opt, require_above, require_at_least, require_between
 from utils.run.device import device_flag, precision_flag
 
 
@@ -28,6 +28,9 @@ class LoopConfig:
         "new optimiser in every epoch (published code of exposing_deception); plateau: halved when the "
         "training loss has not fallen for eight epochs; 1e-6 ends the training (published code of td3mf)",
         choices=("cosine", "constant", "waves", "plateau"),
+    )
+    min_learning_rate: float = opt(
+        0.0, "where the cosine ends; layers that learn more slowly end at the same share of their peak"
     )
     warmup_epochs: float = opt(1.0, "epochs over which the learning rate rises from 0")
     max_grad_norm: float = opt(1.0, "gradients are clipped to this norm; 0 = not clipped")
@@ -67,6 +70,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr", "repeat_reals")
         require_at_least(self, 0, "seed", "warmup_epochs", "max_grad_norm", "patience", "weight_decay")
+        require_between(self, 0, self.learning_rate, "min_learning_rate")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(f"adam_betas needs two numbers in [0, 1), got {self.adam_betas}")
         if self.decision_fpr >= 0.5:
@@ -79,4 +83,6 @@ class LoopConfig:
             unused["repeat_reals"] = f"balance is {self.balance}"
         if self.schedule in {"waves", "plateau"}:
             unused["warmup_epochs"] = f"schedule is {self.schedule}"
+        if self.schedule != "cosine":
+            unused["min_learning_rate"] = f"schedule is {self.schedule}"
         return unused

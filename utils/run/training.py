@@ -125,8 +125,8 @@ def make_optimizer(
     config: LoopConfig, groups: list[dict[str, Any]], steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR | Plateau]:
     """The optimiser of these parameter groups, and the schedule of its learning rate, one step at a time:
-    linear warm-up, then "constant" or a "cosine" down to 0; or "waves" of a cosine, the same in every epoch;
-    or "plateau". A group's "lr_scale" multiplies its rate.
+    linear warm-up, then "constant" or a "cosine" down to `min_learning_rate`; or "waves" of a cosine, the
+    same in every epoch; or "plateau". A group's "lr_scale" multiplies its rate.
     """
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     trained = [dict(group) for group in groups if group["params"]]
@@ -137,6 +137,7 @@ def make_optimizer(
     if config.schedule == "plateau":
         return optimizer, Plateau(optimizer)
     warmup_steps, total_steps = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+    floor = config.min_learning_rate / config.learning_rate
 
     def factor(step: int) -> float:
         if config.schedule == "waves":
@@ -146,7 +147,7 @@ def make_optimizer(
         if config.schedule == "constant":
             return 1.0
         progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return optimizer, LambdaLR(optimizer, factor)
 

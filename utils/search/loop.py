@@ -14,7 +14,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from utils.errors import UsageError
+from utils.errors import DatasetError, UsageError
+from utils.evaluation.metrics import Floats
 from utils.files import locked_folder
 from utils.report.page import read_training_curves
 from utils.run.resume import StopRequest
@@ -120,11 +121,11 @@ class Search:
 
     def _report(self, training: Training) -> None:
         """Tell the study of new epochs, and stop a trial that it calls hopeless."""
-        path = self.study.folder(training.taken.trial) / "metrics.csv"
-        if training.is_hopeless or not path.is_file():
+        folder = self.study.folder(training.taken.trial)
+        if training.is_hopeless or not (folder / "metrics.csv").is_file():
             return
         record = training.taken.record
-        for step, value in enumerate(read_training_curves(path)["val_auc"]):
+        for step, value in enumerate(curves_of(folder)["val_auc"]):
             if step < training.num_reported:
                 continue
             record.report(float(value), step)
@@ -249,9 +250,18 @@ class Search:
         self.children.running.clear()
 
 
+def curves_of(folder: Path) -> dict[str, Floats]:
+    """The columns of a trial's metrics.csv. Raises DatasetError if there is no validation AUC among them."""
+    columns = read_training_curves(folder / "metrics.csv")
+    if "val_auc" not in columns:
+        what = "has no validation AUC, by which a search compares trials: it needs clips of both classes"
+        raise DatasetError(f"{folder / 'metrics.csv'}: {what}")
+    return columns
+
+
 def result_of(folder: Path, select_by: str, num_epochs: int) -> dict[str, float]:
     """What a trial's first epochs came to: their number, the epoch that was kept, and its validation AUC."""
-    columns = read_training_curves(folder / "metrics.csv")
+    columns = curves_of(folder)
     find = np.argmin if select_by == "val_loss" else np.argmax  # the first of equals, as training has it
     kept = int(find(columns[select_by][:num_epochs]))
     return {"epochs": num_epochs, "kept_epoch": kept, "val_auc": float(columns["val_auc"][kept])}

@@ -91,6 +91,16 @@ def test_methods_without_published_weights_say_so():
         Constant().load_released({})
 
 
+def test_only_stages_without_labels_can_do_without_a_class():
+    for model in MODELS:
+        for preset in MODELS[model].presets:
+            flags = ["--model", model, "--preset", preset]
+            config = train.parse_args(flags)
+            assert config.needs_classes == (preset not in {"m2sd_teacher", "m2sd_expert", "m2sd_pretrain"})
+            if not config.needs_classes:
+                assert train.parse_args([*flags, "--select_by", "val_auc"]).needs_classes
+
+
 @pytest.mark.parametrize("make", [build, small, lambda: small(mrdf_variant="avdf_ensemble")])
 def test_both_methods_give_an_embedding_of_each_clip(make):
     output = make().eval()(make_batch(3, 10, seconds=0.4))

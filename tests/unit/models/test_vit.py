@@ -40,7 +40,7 @@ def test_tables_of_positions_are_the_specifications():
 
 
 def test_a_class_token_moves_the_tubelets_positions_by_one():
-    """As in the published M2SD, and not as in VideoMAE, whose weights it starts from."""
+    """As in the published M2SD, and not as in VideoMAE, whose weights it starts from: trap T6."""
     plain, student = TubeletViT(TINY, 4, 32), TubeletViT(TINY, 4, 32, class_token=True)
     assert torch.equal(student.positions[:, :-1], plain.positions)
     assert student.positions.shape[1] == plain.positions.shape[1] + 1 == 9

@@ -14,7 +14,7 @@ from loaders.batches.data_loader import WorkerConfig, evaluation_loader, trainin
 from loaders.batches.labels import window_labels
 from loaders.batches.places import evaluation_starts, last_start_frame
 from loaders.batches.samplers import TrainingSampler
-from loaders.batches.transforms import normalize_face_box
+from loaders.batches.transforms import change_frames, normalize_face_box, without_color
 from loaders.batches.windows import ClipDataset, WindowStart
 from tests.clip_factory import NUM_BITS, make_clip, write_clip_folder
 from utils.clip import frames as crop_video
@@ -347,6 +347,51 @@ def test_colour_jitter_changes_training_windows_alone_and_by_seed_epoch_and_clip
     assert not torch.equal(changed.video, jittered(seed=2).video[: len(changed.video)])
     evaluated = ClipDataset([clip], DataConfig(window_s=0.4, windows_per_clip=1), training=False)[0, 0]
     assert torch.equal(jittered(training=False).video, evaluated.video)
+
+
+def test_colours_and_rectangles_go_from_whole_windows_at_random():
+    noise = np.random.default_rng(0)
+    both = DataConfig(gray_chance=0.5, erase_chance=0.5)
+    gray, erased = [], []
+    for epoch in range(200):
+        frames = noise.integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+        found = change_frames(frames, both, (7, epoch, 0, 1))
+        alone = change_frames(frames, DataConfig(gray_chance=0.5), (7, epoch, 0, 1))
+        gray.append((alone[..., :1] == alone).all())
+        changed = (found != alone).any(axis=(0, 3))
+        erased.append(changed.any())
+        if erased[-1]:
+            rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+            inside = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            assert (found[inside] == found[inside][:1, :1, :1]).all()  # one colour in all frames
+            np.testing.assert_allclose(found[inside][0, 0, 0], alone.mean(axis=(0, 1, 2)), atol=0.5)
+            assert 0.01 < changed.mean() < 0.36
+            assert changed[inside[1:]].mean() > 0.9
+        if not gray[-1]:
+            assert alone is frames
+    assert np.mean(gray) == pytest.approx(0.5, abs=0.1)
+    assert np.mean(erased) == pytest.approx(0.5, abs=0.1)
+    assert abs(np.corrcoef(gray, erased)[0, 1]) < 0.2
+    luma = 0.299 * frames[..., 0] + 0.587 * frames[..., 1] + 0.114 * frames[..., 2]
+    np.testing.assert_allclose(without_color(frames), np.repeat(luma[..., None], 3, axis=3), atol=1)
+
+
+def test_changes_of_frames_move_no_window_and_stay_out_of_evaluation(tmp_path):
+    clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=20))
+    changed = DataConfig(window_s=0.4, gray_chance=1.0, erase_chance=1.0, windows_per_clip=1)
+    plain = DataConfig(window_s=0.4, windows_per_clip=1)
+    for draw in ((0, 0), (1, 0), (1, 1)):
+        one, two = (ClipDataset([clip], c, training=True, seed=1)[0, draw] for c in (changed, plain))
+        assert torch.equal(one.landmarks, two.landmarks)
+        assert torch.equal(one.waveform, two.waveform)
+        assert (one.video == one.video[..., :1]).all()
+        assert not torch.equal(one.video, two.video)
+    one, two = (ClipDataset([clip], config, training=False)[0, 0] for config in (changed, plain))
+    assert torch.equal(one.video, two.video)
+    with pytest.raises(UsageError, match="--gray_chance has no effect here: the method loads no picture"):
+        training_loader(
+            [clip], changed, WorkerConfig(num_workers=0), balance="label", seed=1, inputs=frozenset({"sound"})
+        )
 
 
 def test_a_training_window_is_labelled_by_what_it_shows(tmp_path):

@@ -139,7 +139,7 @@ def test_pixels_are_learnt():
 
 @pytest.mark.parametrize("kind", ["pretrained", "fine_tuned", "hugging_face"])
 def test_m2sd_starts_from_it(kind, tmp_path, caplog):
-    """Its positions are one further there, so only the tubelets' tokens before positions are the same."""
+    """Its positions are one further there, so only tokens before positions are the same: trap T6."""
     state = encoder_file()
     if kind == "fine_tuned":
         state = {key.removeprefix("encoder."): value for key, value in state.items()}

@@ -19,6 +19,7 @@ def test_the_crop_is_twice_the_box_and_stays_in_the_frame(box, expected):
 
 @pytest.mark.parametrize(("num_frames", "num_clips"), [(20, 5), (16, 1), (15, 30), (5, 20), (2, 17), (1, 16)])
 def test_short_faces_are_mirrored(num_frames, num_clips):
+    """Trap T8, with fewer than five frames."""
     assert clip_indices(num_frames).shape == (num_clips, 16)
     assert (clip_indices(1) == 0).all()
     assert clip_indices(5)[0].tolist() == [1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0]

@@ -118,7 +118,7 @@ def test_a_released_file_scores_as_published_by_the_stated_polarity(shared, fake
 
 
 def test_a_released_file_is_loaded_whole_or_not_at_all(caplog):
-    """Trap T5: random weights would give plausible scores. T1: nothing of the model stays where it was."""
+    """Trap T5: random weights would give plausible scores."""
     model, state = tiny(), released_file()
     with caplog.at_level(logging.INFO):
         model.load_released(state | {"decoder.norm.weight": torch.ones(3)})
@@ -129,11 +129,17 @@ def test_a_released_file_is_loaded_whole_or_not_at_all(caplog):
             tiny().load_released(lacking)
     with pytest.raises(CheckpointError, match="not a released checkpoint of m2sd"):
         released_fields(M2SDDetector, {"released": released_file(ViTSize(48, 3, 3))}, "M2SD.pt")
-    moved = model.to("meta")
-    assert all(value.is_meta for value in (*moved.buffers(), *moved.parameters()))
+
+
+def test_the_whole_model_moves_to_another_device():
+    """Trap T1: mean and deviation of the colours stay on the CPU, where no clip on a GPU can be."""
+    model = tiny().to("meta")
+    assert all(value.is_meta for value in (*model.buffers(), *model.parameters()))
     assert {"clips.mean", "clips.std", "clips.template", "vit.positions"} == dict(
         model.named_buffers()
     ).keys()
+    left = [value for module in model.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    assert not left
 
 
 def test_the_head_starts_small_and_the_released_one_at_nothing():
@@ -148,6 +154,7 @@ def test_the_head_starts_small_and_the_released_one_at_nothing():
 
 
 def test_short_clips_are_mirrored_and_padding_changes_nothing():
+    """Trap T8: up to four frames end the published program."""
     places = mirrored_places(torch.tensor([1, 2, 3, 5, 16]), 16).tolist()
     assert places[0] == [0] * 16
     assert places[1] == [0, 1] * 8
@@ -174,8 +181,8 @@ def test_without_landmarks_the_crop_is_shown_as_prepared():
     batch = plain_batch(frames)
     clips = AlignedClips(M2SDConfig(**TINY | {"image_size": 224})).eval()
     side = AlignedClips(M2SDConfig(**TINY | {"align": False})).eval()
-    torch.testing.assert_close(side(batch), normalised(frames).float(), atol=1e-5, rtol=0)
-    large = clips(batch)
+    torch.testing.assert_close(side(batch).video, normalised(frames).float(), atol=1e-5, rtol=0)
+    large = clips(batch).video
     assert large.shape == (2, 3, 4, 224, 224)
     # the middle of a pixel of the crop is that of seven here
     torch.testing.assert_close(large[..., 3::7, 3::7], normalised(frames).float(), atol=0.02, rtol=0)
@@ -202,13 +209,14 @@ def face_batch(turn=0.0, shift=(0.0, 0.0), side=160):
 
 def test_a_turned_and_shifted_face_looks_the_same():
     clips = AlignedClips(M2SDConfig(**TINY | {"image_size": 64})).eval()
-    upright = clips(face_batch())
-    turned = clips(face_batch(turn=0.3, shift=(6.0, -4.0)))
+    upright = clips(face_batch()).video
+    turned = clips(face_batch(turn=0.3, shift=(6.0, -4.0))).video
     inner = (..., slice(16, 48), slice(16, 48))
     assert (upright[inner] - turned[inner]).abs().max() < 0.1
     assert upright[inner].std() > 0.4
     crop = AlignedClips(M2SDConfig(**TINY | {"image_size": 64, "align": False})).eval()
-    assert (crop(face_batch())[inner] - crop(face_batch(turn=0.3))[inner]).abs().max() > 1
+    cropped, tilted = (crop(face_batch(turn=turn)).video for turn in (0.0, 0.3))
+    assert (cropped[inner] - tilted[inner]).abs().max() > 1
 
 
 def test_frames_without_a_face_do_not_move_the_others():
@@ -219,16 +227,16 @@ def test_frames_without_a_face_do_not_move_the_others():
     mask[:, 2] = True
     clips = AlignedClips(M2SDConfig(**TINY)).eval()
     missing = dataclasses.replace(batch, landmarks=spoilt, landmark_padding_mask=mask)
-    torch.testing.assert_close(clips(missing), clips(batch), atol=0.02, rtol=0)
+    torch.testing.assert_close(clips(missing).video, clips(batch).video, atol=0.02, rtol=0)
 
 
 def test_training_moves_and_mirrors_whole_clips():
     clips, batch = AlignedClips(M2SDConfig(**TINY)).train(), face_batch()
     torch.manual_seed(0)
-    shown = torch.cat([clips(batch) for _ in range(12)])
+    shown = torch.cat([clips(batch).video for _ in range(12)])
     torch.testing.assert_close(shown, shown[:, :, :1].expand_as(shown))  # all frames of a clip alike
     plain = AlignedClips(M2SDConfig(**TINY | {"jitter_px": 0.0})).train()
-    variants = torch.cat([plain(batch) for _ in range(12)])
+    variants = torch.cat([plain(batch).video for _ in range(12)])
     assert len(variants.unique(dim=0)) == 2
     torch.testing.assert_close(*variants.unique(dim=0).flip(-1)[[0, 1]].flip(0)[[0, 0]])
     assert len(shown.unique(dim=0)) == 12
@@ -237,7 +245,7 @@ def test_training_moves_and_mirrors_whole_clips():
 def test_pictures_are_normalised_by_imagenets_colours():
     levels = torch.tensor([0, 255, 128], dtype=torch.uint8)
     frames = levels.expand(1, 4, 32, 32, 3)
-    found = AlignedClips(M2SDConfig(**TINY | {"align": False})).eval()(plain_batch(frames))
+    found = AlignedClips(M2SDConfig(**TINY | {"align": False})).eval()(plain_batch(frames)).video
     expected = (levels.numpy() / 255 - np.array(MEAN)) / np.array(STD)
     np.testing.assert_allclose(found[0, :, 0, 0, 0], expected, atol=1e-5)
 
@@ -285,6 +293,8 @@ def test_contradictions_are_errors(flags, message):
 def test_what_is_loaded_follows_the_flags():
     assert M2SDDetector.inputs_of(M2SDConfig()) == {"video", "landmarks"}
     assert M2SDDetector.inputs_of(M2SDConfig(align=False)) == {"video"}
+    masked = M2SDConfig(align=False, stp="pixels", mask_parts=True)
+    assert M2SDDetector.inputs_of(masked) == {"video", "landmarks"}
     for preset in PRESETS:
         config = train.parse_args(["--model", "m2sd", "--preset", preset])
         check_config(M2SDDetector, {"data": to_plain(config.data), "model": to_plain(config.model)})

@@ -8,12 +8,15 @@ import torch.nn.functional as F
 
 import train
 from losses.m2sd import M2SDLoss, M2SDLossConfig, synchrony, synchrony_accuracy
+from models.blocks.face_parts import places_of_parts
 from models.m2sd import M2SDDetector
 from models.m2sd.config import PRESETS, M2SDConfig
-from models.m2sd.teachers import moved_sound
+from models.m2sd.front_end import AlignedClips
+from models.m2sd.teachers import masks_of, moved_sound
 from models.method import needs_of
 from tests.clip_factory import make_batch
 from tests.unit.models.backbones.test_videomae import encoder_file, pretrained_file
+from tests.unit.models.test_face_parts import drawn, face, shares
 from utils.checkpoint.files import save_checkpoint
 from utils.config import to_plain
 from utils.errors import CheckpointError, UsageError
@@ -76,6 +79,40 @@ def test_the_teacher_learns_pixels_and_its_score_is_its_error():
     errors = (once.pixel_predictions - once.pixel_targets).square().mean((1, 2))
     torch.testing.assert_close(once.logits, errors - 1)
     assert alone.logits.shape == (1,)
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_parts_of_the_face_are_masked_where_the_network_is_shown_them(align):
+    """Pictures are white where the landmarks have a part, turned, moved and mirrored with them."""
+    points = torch.stack([face(scale=0.25, turn=turn, middle=(0.55, 0.5)) for turn in (0.3, -0.2)])
+    pictures = torch.stack([torch.from_numpy(drawn(row, 280)) for row in points])
+    batch = make_batch(3, 4, size=280, seconds=SECONDS)
+    video, landmarks = batch.video.clone(), batch.landmarks.clone()
+    video[:2] = pictures[:, None, None]
+    landmarks[:2] = points[:, None]
+    unknown = batch.landmark_padding_mask.clone()
+    landmarks[0, 1], unknown[0, 1], unknown[2] = 0.0, True, True  # one frame, and a clip without a face
+    batch = dataclasses.replace(batch, video=video, landmarks=landmarks, landmark_padding_mask=unknown)
+    fields = {"image_size": 224, "mask_parts": True, "align": align, "jitter_px": 4.0 if align else 0.0}
+    clips = AlignedClips(M2SDConfig(**TINY | fields)).train()
+    torch.manual_seed(0)
+    mirrored = set()
+    for _ in range(6):
+        shown = clips(batch)
+        levels = clips.levels(shown.video)
+        found = places_of_parts(shown.points, (2, 14, 14))
+        masks = masks_of(shown, (2, 14, 14), 0.9, training=True)[:, :196]
+        assert masks.sum(1).tolist() == [176] * 3
+        assert masks[found].all()
+        for row in range(2):
+            picture = (255 * levels[row, 0, 0]).round().byte().numpy()
+            assert found[row][shares(picture, 14, 14) > 0.1].all()
+            assert not found[row][shares(picture, 14, 14, margin=2) == 0].any()
+        mirrored.add(bool(shown.points[0, 33, 0] > shown.points[0, 263, 0]))
+        assert shown.points[2].isnan().all()
+        assert not found[2].any()
+    assert mirrored == {True, False}
+    assert AlignedClips(M2SDConfig(**TINY))(batch).points is None
 
 
 def test_the_teacher_starts_from_videomae(tmp_path):
@@ -198,7 +235,7 @@ def test_a_student_learns_of_both_and_keeps_neither(files):
 def test_targets_are_the_teachers_features_of_the_whole_clip_and_the_experts_slots(files):
     model, batch = student(files, vac="video").eval(), batch_of()
     with torch.no_grad():
-        output, video = model(batch), model.clips(batch)
+        output, video = model(batch), model.clips(batch).video
         features = model.frozen.teacher(video)
         slots = model.frozen.expert.video_slots(video)
     assert output.token_targets.shape == (4, 4, 48)
@@ -218,7 +255,7 @@ def test_half_of_the_clips_with_real_sound_learn_the_sounds_slots(files):
     model.clips.eval()
     with torch.no_grad():
         targets = model(batch).slot_targets
-        seen = model.frozen.expert.video_slots(model.clips(batch))
+        seen = model.frozen.expert.video_slots(model.clips(batch).video)
     changed = (targets - seen).abs().amax((1, 2)) > 1e-4
     assert not changed[:100].any()
     assert changed[100:].double().mean() == pytest.approx(0.5, abs=0.15)
@@ -289,6 +326,15 @@ def test_a_student_without_what_it_learns_from_says_so(files):
         (
             ("--preset", "m2sd_expert", "--mask_ratio", "0.5"),
             "mask_ratio has no effect here: stage is expert",
+        ),
+        (
+            ("--preset", "m2sd_expert", "--mask_parts"),
+            "mask_parts has no effect here: stage is expert",
+        ),
+        (("--mask_parts",), "mask_parts has no effect here: nothing is masked without stp"),
+        (
+            ("--stp", "pixels", "--mask_parts", "--align", "false", "--landmark_normalization", "face_box"),
+            "--mask_parts needs landmarks in the crop",
         ),
         (("--expert", "x.pt"), "expert has no effect here: vac asks for no slots"),
         (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.clip_factory import make_clip
+from utils.errors import DatasetError
 from utils.evaluation import validation
 from utils.evaluation.cross_fit import CrossFit
 from utils.evaluation.decision import Decision
@@ -127,6 +128,23 @@ def test_the_chosen_epoch_is_cross_fitted_and_again_when_all_are_done(tmp_path, 
     assert changed["decision"] | {"cross_fit": None} == content["decision"] | {"cross_fit": None}
     assert Decision.from_plain(changed["decision"]).as_plain() == changed["decision"]
     assert of_run.complete({"epoch": 1}) == {}  # a best.pt from before decisions
+
+
+def test_where_no_labels_are_needed_reals_alone_have_a_loss_and_no_decision(tmp_path, clips):
+    reals = [dataclasses.replace(clip, label=0) for clip in clips]
+    best = Best(higher_is_better=False)
+    of_run = Validation(tmp_path, 0, rate=0.01, select_by="val_loss", needs_classes=False)
+    row, result = of_run.end_epoch(0, reals, scores_of(reals, 3), best)
+    assert row == {"val_loss": 3.0}
+    assert result == {"epoch": 0, "val": {}}
+    assert of_run.complete(result) == {}
+    assert EpochScores(tmp_path, 1).logits[0].shape == (24,)
+    row, result = of_run.end_epoch(1, clips, scores_of(clips, 1), best)  # with fakes it has all of it
+    assert {"val_auc", "val_loss"} < row.keys()
+    assert result["decision"]["clip"]["num_fakes"] == 12
+    of_run = Validation(tmp_path, 0, rate=0.01, select_by="val_loss")
+    with pytest.raises(DatasetError, match="AUC, AP and EER need both"):
+        of_run.end_epoch(0, reals, scores_of(reals, 3), best)
 
 
 def test_the_larger_bound_is_promised_and_said_in_one_sentence(tmp_path, clips):

@@ -1,12 +1,15 @@
 """Learning rates and parameter groups of a run."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import train
 from losses.exposing_deception import ExposingLoss, ExposingLossConfig
+from utils.errors import UsageError
 from utils.run.loop_config import LoopConfig
 from utils.run.session import Run
 from utils.run.training import loss_groups, make_optimizer
@@ -31,6 +34,39 @@ def test_waves_are_those_of_the_published_code():
     found = rates(451, 1000)
     for step, rate in WAVES.items():
         assert found[step] == pytest.approx(rate, rel=1e-6, abs=1e-15)
+
+
+def cosine(step, low):
+    """The rate of 1e-3 after `step` of 40 steps, of which 10 are a warm-up."""
+    if step < 10:
+        return 1e-3 * (step + 1) / 11
+    return low + (1e-3 - low) * 0.5 * (1 + math.cos(math.pi * (step - 10) / 30))
+
+
+@pytest.mark.parametrize("low", [0.0, 1e-5])
+def test_a_cosine_ends_at_its_floor_in_each_layer(low):
+    config = LoopConfig(learning_rate=1e-3, epochs=4, min_learning_rate=low)
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr_scale": scale} for scale in (1.0, 0.5)]
+    optimizer, scheduler = make_optimizer(config, groups, 10)
+    for step in range(41):
+        first, second = scheduler.get_last_lr()
+        assert first == pytest.approx(cosine(step, low), rel=1e-12, abs=1e-20)
+        assert second == pytest.approx(first / 2, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
+    assert first == pytest.approx(low, abs=1e-20)
+
+
+def test_a_floor_that_is_never_reached_is_an_error():
+    for flags, message in (
+        (("--min_learning_rate", "1"), "min_learning_rate must be between 0 and 0.0001"),
+        (
+            ("--schedule", "constant", "--min_learning_rate", "1e-6"),
+            "no effect here: schedule is constant",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train.parse_args(list(flags))
 
 
 def plateau(losses):

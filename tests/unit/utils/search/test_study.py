@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 import train
+from utils.errors import DatasetError
 from utils.run.resume import StopRequest
 from utils.search.checks import Checked
 from utils.search.definition import Definition
-from utils.search.loop import Search
+from utils.search.loop import Search, curves_of
 from utils.search.results import best_of, group, read_outcomes
 from utils.search.study import JOURNAL, Study
 
@@ -138,3 +139,9 @@ def test_a_trial_below_the_median_of_the_others_is_hopeless(tmp_path, pruning):
     assert hopeless == [False, False, pruning]
     study.tell(taken, {"epochs": 3, "kept_epoch": 0, "val_auc": 0.4}, is_pruned=pruning)
     assert study.records()[4].state.name == ("PRUNED" if pruning else "COMPLETE")
+
+
+def test_trials_without_fakes_cannot_be_compared(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,val_loss\n0,0.5\n")
+    with pytest.raises(DatasetError, match="has no validation AUC, by which a search compares trials"):
+        curves_of(tmp_path)
