@@ -172,6 +172,7 @@ def start(config: RunConfig, device: torch.device) -> int:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
     roots, rule = dict(zip(train.dataset, train.data_root, strict=True)), config.data.label_rule
     how = {"allow_leaks": train.allow_leaks, "needs_classes": config.needs_classes}
+    how["reals_only"] = config.loop.balance == "real" and not config.needs_classes
     parts = load_parts(roots, config.listing, config.split, rule, **how)
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loaders import DATASETS
 from loaders.audit.leaks import require_no_leak
-from loaders.batches.labels import clip_labels
+from loaders.batches.labels import clip_labels, real_clips
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split
@@ -40,10 +40,12 @@ def load_parts(
     *,
     allow_leaks: bool,
     needs_classes: bool,
+    reals_only: bool,
 ) -> Parts:
     """List the data sets (name -> prepared root) and split each. Writes nothing.
 
-    needs_classes: whether something is learnt or chosen by labels. Raises DatasetError if data or splits are
+    needs_classes: whether something is learnt or chosen by labels; reals_only: validate without fakes, which
+    are not what is learnt. Raises DatasetError if data or splits are
     wrong or (without `allow_leaks`) a person, a family or a file is in two parts; UsageError if train or val
     of the union needs several classes but has one only.
     """
@@ -58,6 +60,8 @@ def load_parts(
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")
+    if reals_only:
+        parts.clips["val"] = real_clips(parts.clips["val"], label_rule)
     for part in ("train", "val") if needs_classes else ():
         classes = Counter(clip_labels(clip, label_rule)[0] for clip in parts.clips[part])
         if len(classes) < 2:

@@ -93,28 +93,26 @@ def synchrony(seen: Tensor, heard: Tensor, shifts: Tensor, known: Tensor) -> Ten
 
     All are unit vectors; the sound is moved by `shifts` (B, K) slots, the last of which is 0. Of `known` (B,)
     bool clips, each slot of the picture is to find that of its own sound, and each slot of any sound that of
-    the picture at its time, if it is there. Rivals are the slots of other clips, and of the same clip from
-    2 slots away: so the same person at another time is one. As sound at another time has the same place in
-    its piece, a place alone finds nothing: what is learnt is synchrony.
+    the picture at its time, if it is there. Rivals are slots of the same clip, from 2 slots away. Sound at
+    another time has the same place in its piece and the same voice: neither finds anything, synchrony does.
     """
-    (count, slots), pieces = seen.shape[:2], heard.shape[1]
-    places, clips = torch.arange(slots, device=seen.device), torch.arange(count, device=seen.device)
-    clip_of_seen, clip_of_heard = clips.repeat_interleave(slots), clips.repeat_interleave(pieces * slots)
-    time_of_seen, time_of_heard = places.repeat(count), (places + shifts[..., None]).flatten()
-    lag = (time_of_seen[:, None] - time_of_heard).abs()
-    is_near = (clip_of_seen[:, None] == clip_of_heard) & (lag <= 1)
-    similarity = seen.flatten(0, 1) @ heard.flatten(0, 2).T / TEMPERATURE
+    slots, pieces = seen.shape[1], heard.shape[1]
+    times = torch.arange(slots, device=seen.device)
+    heard_at = (shifts[..., None] + times).flatten(1)  # (B, K * S)
+    is_near = (times[:, None] - heard_at[:, None]).abs() <= 1
+    similarity = seen @ heard.flatten(1, 2).mT / TEMPERATURE  # (B, S, K * S)
+    is_there = (heard_at >= 0) & (heard_at < slots)
+    own_sound = (times + (pieces - 1) * slots).expand(len(seen), -1)
+    own_picture = torch.where(is_there, heard_at, 0)
+    everywhere = torch.ones_like(own_sound, dtype=torch.bool)
     losses = []
-    own_sound = (clip_of_seen * pieces + pieces - 1) * slots + time_of_seen
-    in_picture = (time_of_heard >= 0) & (time_of_heard < slots)
-    own_picture = torch.where(in_picture, clip_of_heard * slots + time_of_heard, 0)
-    for rows, near, own, counted, rivals in (
-        (similarity, is_near, own_sound, known[clip_of_seen], known[clip_of_heard]),
-        (similarity.T, is_near.T, own_picture, known[clip_of_heard] & in_picture, known[clip_of_seen]),
+    for rows, near, own, counted in (
+        (similarity, is_near, own_sound, everywhere),
+        (similarity.mT, is_near.mT, own_picture, is_there),
     ):
-        left_out = (near | ~rivals).scatter(1, own[:, None], False)
-        found = F.cross_entropy(rows.masked_fill(left_out, -1e4), own, reduction="none")
-        losses.append(mean_of_known(found, counted))
+        left_out = near.scatter(2, own[..., None], False)
+        found = F.cross_entropy(rows.masked_fill(left_out, -1e4).mT, own, reduction="none")
+        losses.append(mean_of_known(found, counted & known[:, None]))
     return torch.stack(losses).mean()
 
 
@@ -205,7 +203,7 @@ class M2SDLoss(nn.Module):
                 known = in_sync(labels, batch)
                 assert output.shifts is not None
                 terms["sync"] = synchrony(seen, heard, output.shifts, known)
-                if not self.training:  # in which there is but one rival
+                if not self.training:  # in which there are fewer rivals
                     told["sync_accuracy"] = synchrony_accuracy(seen, heard, known)
             total = torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()
             return {"total": total, **terms, **told}

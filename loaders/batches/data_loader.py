@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from loaders.batches.collate import Collate
 from loaders.batches.data_config import DataConfig
-from loaders.batches.labels import clip_labels
+from loaders.batches.labels import clip_labels, real_clips
 from loaders.batches.samplers import EvaluationBatches, TrainingBatches, TrainingSampler
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
@@ -177,8 +177,7 @@ def training_loader(
     """
     bad_clips = bad_clips or BadClips()
     if balance == "real":
-        rule = "any" if data.label_rule == "emotion" else data.label_rule
-        clips, balance = [clip for clip in clips if clip_labels(clip, rule)[0] == 0], "none"
+        clips, balance = real_clips(clips, data.label_rule), "none"
         if not clips:
             raise UsageError("--balance real: there is no real training clip")
     class_of: Callable[[Clip], object] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,3 +75,9 @@ def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt
     if rule == "emotion":
         label = float(clip.label)
     return np.full(len(times_s), label if math.isnan(video) else video, np.float32)
+
+
+def real_clips(clips: Sequence[Clip], label_rule: str) -> list[Clip]:
+    """Those without a forgery, as far as the rule looks."""
+    rule = "any" if label_rule == "emotion" else label_rule
+    return [clip for clip in clips if clip_labels(clip, rule)[0] == 0]

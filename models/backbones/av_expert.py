@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from models.blocks.vit import SIZES, TUBELET, TubeletViT, ViTSize, initialise
 
@@ -55,11 +55,14 @@ class MelRows(nn.Module):
 
 
 class AudioSlots(nn.Module):
-    """(B, 1, 4 T, 80) rows of mel bands -> (B, T / 2, 512): a ResNet-18 that keeps a step per frame."""
+    """(B, 1, 4 T, 80) rows of mel bands -> (B, T / 2, 512): a ResNet-18 that keeps a step per frame.
 
-    def __init__(self) -> None:
+    num_blocks: in each of its four stages; a ResNet-18 has 2.
+    """
+
+    def __init__(self, num_blocks: int = 2) -> None:
         super().__init__()
-        network = resnet18(weights=None)
+        network = ResNet(BasicBlock, [num_blocks] * 4)
         network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
         for stage in (network.layer2, network.layer3, network.layer4):
             stage[0].conv1.stride = stage[0].downsample[0].stride = (1, 2)  # in frequency only
@@ -78,12 +81,19 @@ class AudioSlots(nn.Module):
 class AudioVisualExpert(nn.Module):
     """Slots of picture and of sound as unit vectors that agree where both belong together."""
 
-    def __init__(self, size: ViTSize = SIZES["small"], num_frames: int = 16, image_size: int = 224) -> None:
+    def __init__(
+        self,
+        size: ViTSize = SIZES["small"],
+        num_frames: int = 16,
+        image_size: int = 224,
+        *,
+        audio_blocks: int = 2,
+    ) -> None:
         super().__init__()
         self.num_frames = num_frames
         self.video_trunk = TubeletViT(size, num_frames, image_size)
         self.mel = MelRows()
-        self.audio_trunk = AudioSlots()
+        self.audio_trunk = AudioSlots(audio_blocks)
         self.video_projection = nn.Linear(size.width, PROJECTED)
         self.audio_projection = nn.Linear(AUDIO_WIDTH, PROJECTED)
         for part in (self.video_trunk, self.video_projection, self.audio_projection):

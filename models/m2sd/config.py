@@ -10,7 +10,8 @@ from models.backbones.videomae import DECODER
 from models.blocks.vit import SIZES, TUBELET, ViTSize
 from utils.config import opt, require_at_least, require_between
 
-MAX_SHIFT = 4  # slots, of two frames each, by which the expert's sound is moved
+# slots, of two frames each, by which the expert's sound is moved; and other moments of it in training
+MAX_SHIFT, NUM_RIVALS = 4, 3
 MAX_TUBELETS = 16_384  # of a clip; 384 pixels have 4,608. An untrusted checkpoint may name any size
 STUDENTS = {"tiny": ViTSize(48, 2, 3), **SIZES}
 CLIP = {"window_s": 0.64, "landmark_normalization": "crop"}  # 16 frames at 25 per second

@@ -14,7 +14,7 @@ from models.backbones.av_expert import FRAMES_PER_S, AudioVisualExpert
 from models.backbones.videomae import VideoMae, vit_weights
 from models.blocks.face_parts import places_of_parts
 from models.blocks.vit import TUBELET, TubeletViT, standardised_pixels, tube_masks, tubelet_pixels
-from models.m2sd.config import MAX_SHIFT, STUDENTS, M2SDConfig, decoder_of
+from models.m2sd.config import MAX_SHIFT, NUM_RIVALS, STUDENTS, M2SDConfig, decoder_of
 from models.m2sd.front_end import Shown
 from utils.checkpoint.files import CodeError, load_checkpoint
 from utils.checkpoint.foreign import read_foreign_weights
@@ -49,13 +49,13 @@ class TeacherStage(nn.Module):
 class ExpertStage(nn.Module):
     """The audio-visual expert: stage(video, batch) -> its slots; the logit is minus their mean cosine.
 
-    The picture is the window's middle. Its sound is cut there and, as a rival, somewhat earlier or later: so
+    The picture is the window's middle. Its sound is cut there and, as rivals, somewhat earlier and later: so
     the place of a slot in the clip, which both networks know, does not tell what belongs together.
     """
 
     def __init__(self, config: M2SDConfig) -> None:
         super().__init__()
-        self.network = AudioVisualExpert(STUDENTS[config.vit], config.clip_frames, config.image_size)
+        self.network = new_expert(config.vit, config)
         if config.init_from:
             take_encoder(self.network.video_trunk, read_foreign_weights(config.init_from), config.init_from)
 
@@ -63,10 +63,9 @@ class ExpertStage(nn.Module):
         count, frames = len(video), self.network.num_frames
         first = (video.shape[2] - frames) // 2
         seen = self.network.video_slots(video[:, :, first : first + frames])
+        shifts = torch.tensor([n for n in range(-MAX_SHIFT, MAX_SHIFT + 1) if n]).expand(count, -1)
         if self.training:
-            shifts = torch.randint(2, MAX_SHIFT + 1, (count, 1)) * (2 * torch.randint(2, (count, 1)) - 1)
-        else:
-            shifts = torch.tensor([n for n in range(-MAX_SHIFT, MAX_SHIFT + 1) if n]).expand(count, -1)
+            shifts = shifts.gather(1, torch.rand(shifts.shape).argsort(1)[:, :NUM_RIVALS])
         shifts = F.pad(shifts, (0, 1)).to(video.device)
         pieces = moved_sound(sound_of(batch), batch.sample_rate_hz, shifts, frames)
         heard = self.network.audio_slots(pieces.flatten(0, 1), batch.sample_rate_hz).unflatten(0, (count, -1))
@@ -177,10 +176,16 @@ def read_teacher(path: Path, config: M2SDConfig) -> TubeletViT:
     return encoder
 
 
+def new_expert(vit: str, config: M2SDConfig) -> AudioVisualExpert:
+    """An expert whose picture is seen by `vit`; that of "tiny" hears with a smaller network, too."""
+    blocks = 1 if vit == "tiny" else 2
+    return AudioVisualExpert(STUDENTS[vit], config.clip_frames, config.image_size, audio_blocks=blocks)
+
+
 def read_expert(path: Path, config: M2SDConfig) -> AudioVisualExpert:
     """The network of an expert's checkpoint."""
     vit, weights = read_stage(path, "expert", config)
-    expert = AudioVisualExpert(STUDENTS[vit], config.clip_frames, config.image_size)
+    expert = new_expert(vit, config)
     expert.load_state_dict(weights)
     return expert
 
