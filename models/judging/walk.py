@@ -47,7 +47,7 @@ def walk_faces(
             if 0 <= place < track.num_frames:
                 box, points = track.face_boxes[place], landmarks[number][place]
                 faces.append(FaceInFrame(number, place, box, points))
-        yield np.ascontiguousarray(picture.rgb()), faces
+        yield picture.rgb().copy(), faces  # a picture that stays for several frames comes again
 
 
 def open_copy(target: Path, fps: Fraction, width: int, height: int) -> VideoWriter:
