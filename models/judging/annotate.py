@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from models.judging.walk import Floats, Pixels, ShowProgress, open_copy, to_even, walk_faces
 from preprocess.clip.all_faces import TrackedVideo
-from preprocess.clip.schedule import iterate_schedule
-from utils.clip.files import SAMPLE_RATE_HZ, open_landmarks
+from utils.clip.files import SAMPLE_RATE_HZ
 from utils.clip.sound import read_waveform
-from utils.media.picture import Picture
-from utils.media.times import read_video_times
-from utils.media.writer import VideoWriter
 
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
-Floats = npt.NDArray[np.floating[Any]]
 # RGB; verdicts are also written in words
 COLORS = {"real": (42, 157, 143), "fake": (214, 69, 65), "undecided": (233, 196, 106)}
 CURVES = ((240, 240, 240), (120, 190, 255), (255, 190, 120), (190, 255, 150))
@@ -45,7 +38,7 @@ def annotate_video(
     threshold: float,
     caveat: str = "",
     *,
-    show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
+    show_progress: ShowProgress = lambda pictures, count: pictures,
 ) -> None:
     """Write `target` (.mp4 or .avi): all frames of `source` at its frame rate, with its sound, and a strip
     chart below.
@@ -53,30 +46,18 @@ def annotate_video(
     The chart shows P(fake) of each face up to the current frame, and `threshold`. A `caveat` is written above
     it in every frame. Memory is constant.
     """
-    times = read_video_times(source)
-    landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
     strip = _Strip(tracked, labels, threshold)
     line = caveat_line(caveat, tracked.width, tracked.height)
-    kind, width = target.suffix.removeprefix("."), tracked.width
     height = tracked.height + len(line) + strip.height
-    to_even = ((0, height % 2), (0, width % 2), (0, 0))  # rows, columns, colours
-    with VideoWriter(
-        target, fps=tracked.fps, width=width + width % 2, height=height + height % 2, crf=20, container=kind
-    ) as writer:
+    with open_copy(target, tracked.fps, tracked.width, height) as writer:
         if not tracked.silent:
             writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=96_000)
-        pictures = show_progress(iterate_schedule(source, times), tracked.num_frames)
-        for index, picture in enumerate(pictures):
-            frame = np.ascontiguousarray(picture.rgb())
-            for number, track in enumerate(tracked.tracks):
-                place = index - track.first_frame
-                if 0 <= place < track.num_frames:
-                    verdict, prob = labels[number].verdict, labels[number].frame_probs[place]
-                    text = f"{number + 1}: {verdict}{_score(prob, labels[number].frame_logits[place])}"
-                    box, points = track.face_boxes[place], landmarks[number][place]
-                    _draw_face(frame, box, points, COLORS[verdict], text)
-            whole = np.concatenate([frame, line, strip.draw(index)])
-            writer.write(np.pad(whole, to_even, mode="edge"))
+        for index, (frame, faces) in enumerate(walk_faces(source, tracked, show_progress)):
+            for number, place, box, points in faces:
+                verdict, prob = labels[number].verdict, labels[number].frame_probs[place]
+                text = f"{number + 1}: {verdict}{_score(prob, labels[number].frame_logits[place])}"
+                _draw_face(frame, box, points, COLORS[verdict], text)
+            writer.write(to_even(np.concatenate([frame, line, strip.draw(index)])))
             if not tracked.silent:
                 start, end = (round(n / tracked.fps * SAMPLE_RATE_HZ) for n in (index, index + 1))
                 writer.write_audio(_samples(tracked.sound, start, end - start))

@@ -44,7 +44,7 @@ from models.judging.verdict import (
 )
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_model
-from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
+from preprocess.clip.all_faces import PASSES, TrackClip, TrackedVideo, track_video
 from preprocess.features.extraction import extract_alike
 from preprocess.work.limits import LimitConfig
 from preprocess.work.workers import call_limited
@@ -72,6 +72,13 @@ NO_DECISION = HeadDecision(**_ZEROS | {"temperature": 1.0})
 class JudgeConfig(LimitConfig):
     """models/judging/detector.py: how a raw video is judged, and the limits of decoding it."""
 
+    tracker: str = opt(
+        "ours",
+        "how faces are followed; ours: whenever they come, until a cut, over gaps of 1.5 s; m2sd: by the "
+        "rules of M2SD's released script, to compare with its numbers: faces that are in all frames, whose "
+        "boxes overlap by half from each to the next; if none is, one face per stretch between misses",
+        choices=tuple(PASSES),
+    )
     stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
     lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
     explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
@@ -87,6 +94,8 @@ class JudgeConfig(LimitConfig):
     def __post_init__(self) -> None:
         LimitConfig.__post_init__(self)
         require_at_least(self, 0, "stride_s", "lag_frames", "min_face_px")
+        if self.tracker not in PASSES:
+            raise ValueError(f"tracker must be one of {', '.join(PASSES)}, got {self.tracker!r}")
 
 
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
@@ -221,8 +230,9 @@ class LoadedDetector:
 
         Their files stay in `work_dir`.
         """
-        what = f"{video.name}: faces"
-        tracked = call_limited(track_video, video, work_dir, source=video, limits=config, progress=what)
+        options: dict[str, Any] = {"source": video, "limits": config, "progress": f"{video.name}: faces"}
+        options |= {"rules": config.tracker, "effort": PASSES[config.tracker]}
+        tracked: TrackedVideo = call_limited(track_video, video, work_dir, **options)
         folders = [track.folder for track in tracked.tracks]
         extract_alike(folders, self.model.recipes, config.weights_dir, self.device)
         return tracked
@@ -234,6 +244,7 @@ class LoadedDetector:
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
         fps, notes = float(tracked.fps), [self.caveat] if self.caveat else []
+        notes += tracked.notes
         missing = np.ones(tracked.num_frames, bool)
         for track in tracked.tracks:
             missing[track.first_frame : track.first_frame + track.num_frames] &= ~track.has_face

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.judging import command
+from models.judging.detector import JudgeConfig
 from utils.errors import UsageError
 from utils.report import compare, matrix
 
@@ -17,16 +18,21 @@ MODES: dict[str, tuple[type[Any], Callable[[], int]]] = {
     "matrix": (matrix.MatrixConfig, matrix.main),
     "video": (command.VideoConfig, command.main),
 }
+# flags of judging that evaluations have, too
+SHARED = {"checkpoint", "device", "no_thumbnails", "output_dir", "precision", "weights_dir"}
+OF_VIDEOS = {*JudgeConfig.__annotations__, *command.VideoConfig.__annotations__} - SHARED
 
 
 def choose_mode(argv: Sequence[str]) -> Callable[[], int] | None:
     """The mode that the flags select; None = evaluate a data set.
 
-    Raises UsageError if flags of different modes are mixed.
+    Raises UsageError if flags of different modes are mixed, or one of judging is given without a video.
     """
     given = list(dict.fromkeys(word.split("=")[0][2:] for word in argv if word.startswith("--")))
     modes = [name for name in given if name in MODES]
     if not modes:
+        if lost := [f"--{name}" for name in given if name in OF_VIDEOS]:
+            raise UsageError(f"{', '.join(lost)}: for raw videos, which --video names; see --video --help")
         return None
     config_type, mode = MODES[modes[0]]
     if not {"-h", "--help"}.isdisjoint(argv):

@@ -9,9 +9,7 @@ called undecided, which the script does not know, and a caveat stands across the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,12 +18,8 @@ from scipy.special import expit
 
 from models.judging.annotate import caveat_line
 from models.judging.verdict import FaceVerdict, over_frames
+from models.judging.walk import Floats, Pixels, ShowProgress, open_copy, to_even, walk_faces
 from preprocess.clip.all_faces import TrackedVideo
-from preprocess.clip.schedule import iterate_schedule
-from utils.clip.files import open_landmarks
-from utils.media.picture import Picture
-from utils.media.times import read_video_times
-from utils.media.writer import VideoWriter
 
 THRESHOLD = 0.002584857167676091  # of another detector (FTCN), and never fitted to M2SD's scores
 COLORS = {"real": (0, 255, 255), "fake": (255, 255, 0), "undecided": (200, 200, 200)}  # RGB: cyan, yellow
@@ -46,34 +40,26 @@ def render_m2sd(
     doubted: list[bool],
     caveat: str = "",
     *,
-    show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
+    show_progress: ShowProgress = lambda pictures, count: pictures,
 ) -> None:
     """Write `target` (.avi): all frames of `source` with its rate and size.
 
     scores: `frame_scores` per face. doubted: faces that cannot be judged. caveat: in every frame.
     """
-    times = read_video_times(source)
     line = caveat_line(caveat, tracked.width, tracked.height)
-    landmarks = [open_landmarks(track.folder) for track in tracked.tracks]
-    width, height = tracked.width + tracked.width % 2, tracked.height + tracked.height % 2
-    to_even = ((0, height - tracked.height), (0, width - tracked.width), (0, 0))
-    with VideoWriter(target, fps=tracked.fps, width=width, height=height, crf=20, container="avi") as writer:
-        pictures = show_progress(iterate_schedule(source, times), tracked.num_frames)
-        for index, picture in enumerate(pictures):
-            frame = np.ascontiguousarray(picture.rgb())
-            for track, points, probs, doubt in zip(tracked.tracks, landmarks, scores, doubted, strict=True):
-                place = index - track.first_frame
-                if 0 <= place < track.num_frames and not np.isnan(probs[place]):
-                    word = "undecided" if doubt else "fake" if probs[place] > THRESHOLD else "real"
-                    _draw(frame, track.face_boxes[place], points[place], word)
+    with open_copy(target, tracked.fps, tracked.width, tracked.height) as writer:
+        for frame, faces in walk_faces(source, tracked, show_progress):
+            for number, place, box, points in faces:
+                prob = scores[number][place]
+                if not np.isnan(prob):
+                    word = "undecided" if doubted[number] else "fake" if prob > THRESHOLD else "real"
+                    _draw(frame, box, points, word)
             rows = min(len(line), len(frame))
             frame[:rows] = line[:rows]
-            writer.write(np.pad(frame, to_even, mode="edge"))
+            writer.write(to_even(frame))
 
 
-def _draw(
-    frame: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], points: npt.NDArray[Any], word: str
-) -> None:
+def _draw(frame: Pixels, box: Floats, points: Floats, word: str) -> None:
     """A face's rectangle and its word; `box` (x, y, side) is the crop, `points` (L, 2) are in units of it.
 
     The rectangle is around the landmarks, as the script's detector sees a face; without any it is the crop.

@@ -28,6 +28,11 @@ class Face(NamedTuple):
     score: float
 
 
+def is_same(one: Face, other: Face) -> bool:
+    """Whether two detections are at one place, as those of one face are."""
+    return max(abs(one.x - other.x), abs(one.y - other.y)) <= 0.5 * max(one.size, other.size)
+
+
 class FaceDetector:
     """MediaPipe Face Detection, full-range model, which keeps no state between images.
 
@@ -49,13 +54,13 @@ class FaceDetector:
     def in_frame(self, picture: Picture) -> list[Face]:
         """Faces in the whole frame, largest first; if there is none, one that is larger than the frame."""
         image, width, height = picture.thumbnail(DETECTOR_SIDE), picture.width, picture.height
-        faces = _distinct(self._detect(image, 0, 0, width, height))
+        faces = distinct(self._detect(image, 0, 0, width, height))
         if faces:
             return faces
         up, left = image.shape[0] // 2, image.shape[1] // 2
         wide = cv2.copyMakeBorder(image, up, up, left, left, cv2.BORDER_CONSTANT)
         faces = self._detect(np.asarray(wide, np.uint8), -width // 2, -height // 2, 2 * width, 2 * height)
-        return _distinct([face for face in faces if face.size > 0.5 * min(width, height)])
+        return distinct([face for face in faces if face.size > 0.5 * min(width, height)])
 
     def in_tiles(self, picture: Picture, parts: int) -> list[Face]:
         """Faces in squares of 1 / `parts` of the longer side that overlap by half, largest first.
@@ -68,12 +73,12 @@ class FaceDetector:
         for top in _tile_starts(picture.height, side):
             for left in _tile_starts(picture.width, side):
                 found += self._in_square(picture, left, top, side)
-        return _distinct(found)
+        return distinct(found)
 
     def around(self, picture: Picture, x: float, y: float, side: float) -> list[Face]:
         """Faces in a square of `side` around (x, y), largest first."""
         left, top = round(x - side / 2), round(y - side / 2)
-        return _distinct(self._in_square(picture, left, top, max(16, round(side))))
+        return distinct(self._in_square(picture, left, top, max(16, round(side))))
 
     def _in_square(self, picture: Picture, left: int, top: int, side: int) -> list[Face]:
         right, bottom = min(left + side, picture.width), min(top + side, picture.height)
@@ -96,10 +101,10 @@ def _tile_starts(length: int, side: int) -> list[int]:
     return [*range(0, length - side, max(1, side // 2)), length - side]
 
 
-def _distinct(faces: list[Face]) -> list[Face]:
+def distinct(faces: list[Face]) -> list[Face]:
     """Each face once (the best score of those at one place), largest first."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
-        if all(max(abs(face.x - k.x), abs(face.y - k.y)) > 0.5 * max(face.size, k.size) for k in kept):
+        if not any(is_same(face, other) for other in kept):
             kept.append(face)
     return sorted(kept, key=lambda face: -face.size)

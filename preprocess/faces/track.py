@@ -91,6 +91,11 @@ def pose_of_detection(face: Face) -> Pose:
     return Pose(face.x, face.y, face.size * 1.07)
 
 
+def distance(one: Pose, other: Pose) -> float:
+    """How far apart two faces are, in pixels, along the axis on which they are further apart."""
+    return max(abs(one.x - other.x), abs(one.y - other.y))
+
+
 class _Kept(NamedTuple):
     """A frame that waits for its box: the surroundings of the face and where they were cut."""
 
@@ -206,8 +211,8 @@ class FaceTrack:
             landmarks *= np.float32(side * self._shrink)
             landmarks += np.array([x0 * self._shrink + left, y0 * self._shrink + top], np.float32)
             found = pose_of(landmarks)
-            moved = max(abs(found.x - self.pose.x), abs(found.y - self.pose.y))
-            if moved > 0.6 * self.pose.height or not 0.5 < found.height / self.pose.height < 2:
+            grown = found.height / self.pose.height
+            if distance(found, self.pose) > 0.6 * self.pose.height or not 0.5 < grown < 2:
                 landmarks = None  # another face, or none: the next look starts afresh
                 self._mesh.forget()
             else:
@@ -222,7 +227,7 @@ class FaceTrack:
         (measured) when the image itself moves.
         """
         pose, window = self.pose, self._window
-        away = max(abs(pose.x - window.x), abs(pose.y - window.y)) / pose.height
+        away = distance(pose, window) / pose.height
         gain = min(1.0, 2 * max(0.0, away - 0.1))
         height = window.height if 0.87 < pose.height / window.height < 1.15 else pose.height
         self._window = Pose(
@@ -309,10 +314,9 @@ class FaceTrack:
     def continues(self, earlier: FaceTrack) -> bool:
         """Whether an ended track showed the same person, as large and where this one begins."""
         place, last = self._first_pose, earlier.pose
-        away = max(abs(place.x - last.x), abs(place.y - last.y))
         return (
             earlier.end_frame <= self.first_frame
-            and away < SAME_PLACE * max(last.height, place.height)
+            and distance(place, last) < SAME_PLACE * max(last.height, place.height)
             and 1 / SAME_SIZE < place.height / last.height < SAME_SIZE
             and self._person.is_like(earlier._person)
         )

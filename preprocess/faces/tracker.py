@@ -12,7 +12,7 @@ from pathlib import Path
 
 from preprocess.faces.cuts import FLASH_S, WHOLE, Place, find_cuts
 from preprocess.faces.finder import Face, FaceDetector
-from preprocess.faces.track import KEPT_SIDE, CropConfig, FaceTrack, Pose, pose_of_detection
+from preprocess.faces.track import KEPT_SIDE, CropConfig, FaceTrack, Pose, distance, pose_of_detection
 from utils.media.picture import Picture
 
 # parts of a tile -> how often the frame is searched in such tiles while no face is in sight: at 25 frames per
@@ -137,12 +137,12 @@ class FaceTracker:
         poses = [
             pose
             for pose in map(pose_of_detection, faces)
-            if _distance(pose, lost_at) < 1.2 * lost_at.height
+            if distance(pose, lost_at) < 1.2 * lost_at.height
             and 0.5 < pose.height / lost_at.height < 2
-            and all(_distance(pose, other) > 0.5 * other.height for other in others)
+            and all(distance(pose, other) > 0.5 * other.height for other in others)
         ]
         if poses:
-            track.look(picture, near=min(poses, key=lambda pose: _distance(pose, lost_at)))
+            track.look(picture, near=min(poses, key=lambda pose: distance(pose, lost_at)))
 
     def _detect_around(self, track: FaceTrack, picture: Picture) -> list[Face]:
         return self._detector.around(picture, track.pose.x, track.pose.y, 4 * track.pose.height)
@@ -161,7 +161,7 @@ class FaceTracker:
         for face in faces:
             pose = pose_of_detection(face)
             if face.score >= self._config.min_detection_score and all(
-                _distance(pose, track.pose) > 0.7 * pose.height for track in self._live
+                distance(pose, track.pose) > 0.7 * pose.height for track in self._live
             ):
                 self._start(pose, picture)
 
@@ -221,9 +221,5 @@ class FaceTracker:
                 track.discard()
 
 
-def _distance(one: Pose, other: Pose) -> float:
-    return max(abs(one.x - other.x), abs(one.y - other.y))
-
-
 def _same_place(track: FaceTrack, other: FaceTrack) -> bool:
-    return _distance(track.pose, other.pose) < 0.4 * max(track.pose.height, other.pose.height)
+    return distance(track.pose, other.pose) < 0.4 * max(track.pose.height, other.pose.height)

@@ -1,13 +1,18 @@
 """test.py --video --render m2sd: the words, colours and rule of M2SD's script, one box per face."""
 
+import dataclasses
 import json
+import typing
 
 import av
 import numpy as np
 import pytest
 
-from models import load_detector
+import test
+from models import MODELS, load_detector
 from models.judging.command import VideoConfig, judge_video
+from models.judging.detector import JudgeConfig
+from models.judging.modes import OF_VIDEOS, SHARED, choose_mode
 from models.judging.render_m2sd import COLORS, THRESHOLD, frame_scores
 from models.judging.verdict import over_frames
 from tests.e2e.test_video import write_checkpoint
@@ -28,7 +33,7 @@ def video(tmp_path_factory):
     )
 
 
-def render(video, folder, **known):
+def render(video, folder, tracker="ours", **known):
     folder.mkdir()
     detector = load_detector(write_checkpoint(folder / "best.pt", **known), device="cpu")
     config = VideoConfig(
@@ -38,6 +43,7 @@ def render(video, folder, **known):
         lag_frames=0,
         explain=False,
         render="m2sd",
+        tracker=tracker,
         stride_s=0.04,
     )
     return judge_video(detector, video, folder, config), detector
@@ -57,9 +63,13 @@ def num_near(frame, color):
     return (np.abs(frame - np.array(color)).max(axis=2) < 60).sum()
 
 
-def test_a_word_and_a_box_for_each_of_two_faces(video, tmp_path):
-    verdict, detector = render(video, tmp_path / "out")
-    assert len(verdict.faces) == 2
+@pytest.mark.parametrize("tracker", ["ours", "m2sd"])
+def test_a_word_and_a_box_for_each_of_two_faces(video, tmp_path, tracker):
+    verdict, detector = render(video, tmp_path / "out", tracker)
+    first, second = verdict.faces
+    assert (first.num_frames, second.num_frames) == (NUM_FRAMES, NUM_FRAMES)
+    assert (np.abs(first.frame_logits - second.frame_logits) > 1e-3).all()  # each has scores of its own
+    assert any("M2SD's rules" in note for note in verdict.notes) == (tracker == "m2sd")
     rate, frames = frames_of(tmp_path / "out/annotated.avi")
     assert (len(frames), float(rate)) == (NUM_FRAMES, verdict.fps)
     assert frames[0].shape[:2] == (verdict.height, verdict.width)
@@ -103,6 +113,22 @@ def test_how_a_video_is_drawn_has_no_effect_without_one():
     ]
     with pytest.raises(UsageError, match="--render has no effect here: annotate is false"):
         parse_command(VideoConfig, "", words)
+
+
+def test_how_faces_are_followed_is_a_flag_of_raw_videos():
+    with pytest.raises(UsageError, match=r"--tracker: for raw videos, which --video names"):
+        choose_mode(["--checkpoint", "a", "--data_root", "b", "--tracker", "m2sd"])
+    with pytest.raises(UsageError, match="--matrix does not go with --tracker"):
+        choose_mode(["--matrix", "a", "--tracker=m2sd"])
+    with pytest.raises(ValueError, match="tracker must be one of ours, m2sd, got 'sort'"):
+        JudgeConfig(tracker="sort")
+
+
+def test_no_flag_of_an_evaluation_is_taken_for_one_of_raw_videos():
+    groups = [*typing.get_type_hints(test.FlagGroups).values(), *(m.config_type for m in MODELS.values())]
+    of_evaluations = {field.name for group in groups for field in dataclasses.fields(group)}
+    assert not OF_VIDEOS & of_evaluations
+    assert SHARED <= of_evaluations
 
 
 def test_windows_are_averaged_over_the_frames_that_they_cover():

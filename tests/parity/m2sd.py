@@ -29,6 +29,7 @@ from models.blocks.vit import TUBELET, TubeletViT, ViTSize
 from models.m2sd import clips
 from models.m2sd.front_end import MEAN, STD
 from models.m2sd.published import released_names, take_released
+from preprocess.faces.m2sd_rules import Detection, find_segments
 from preprocess.perturb import frame_changes
 from tests.parity.mrdf import WithoutInitialisation
 
@@ -252,8 +253,8 @@ class Comparison:
             for faces in self.given(f"{start}.detections").numpy():
                 numbers.append(np.flatnonzero(~np.isnan(faces).any(axis=1)))
                 rows = faces[numbers[-1]].tolist()
-                frames.append([clips.Detection(tuple(row[:4]), row[4]) for row in rows])
-            segments = clips.find_segments(frames)
+                frames.append([Detection(tuple(row[:4]), row[4]) for row in rows])
+            segments = find_segments(frames)
             faces = np.full((len(segments), len(frames)), -1)
             for row, segment in zip(faces, segments, strict=True):
                 shown = range(segment.start, segment.end)
@@ -263,7 +264,7 @@ class Comparison:
             ends = np.array([(segment.start, segment.end) for segment in segments]).reshape(-1, 2)
             self.check(f"{start}.segments", ends, "exact")
             self.check(f"{start}.face", faces, "exact")
-            full = sum(clips.follow(frames, face) is not None for face in range(len(frames[0])))
+            full = sum((segment.start, segment.end) == (0, len(frames)) for segment in segments)
             self.check(f"{start}.num_full", full, "exact")
 
     def perturb(self) -> None:

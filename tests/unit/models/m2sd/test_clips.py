@@ -1,9 +1,9 @@
-"""Fixtures F2 and F4 of the description of M2SD's inference."""
+"""Fixture F2 of the description of M2SD's inference."""
 
 import numpy as np
 import pytest
 
-from models.m2sd.clips import Detection, clip_indices, crop_box, find_segments, follow, frame_scores
+from models.m2sd.clips import clip_indices, crop_box, frame_scores
 
 
 @pytest.mark.parametrize(
@@ -32,40 +32,3 @@ def test_a_frames_score_is_the_mean_over_every_time_it_is_shown():
     expected = [0, 0.125, 0.25, 0.375, 0.5, *[0.5] * 11, 0.625, 0.75, 0.875, 1]
     assert scores == pytest.approx(expected)
     assert np.bincount(clip_indices(5).ravel()).tolist() == [40, 80, 80, 80, 40]
-
-
-def frames_of(pattern, score=0.9):
-    """One face that stands still; "-" is a frame without it."""
-    face = Detection((10.0, 10.0, 50.0, 60.0), score)
-    return [[] if mark == "-" else [face] for mark in pattern]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("xxxxxxxxxxxx", [(0, 12)]),
-        ("xxxxx-xxxxxx", [(0, 5), (7, 12)]),
-        ("-xxxxxxxxxxx", [(2, 12)]),
-        ("x-xxxxxxxxxx", [(2, 12)]),
-        ("xxxxxxxxxxx-", [(0, 11)]),
-        ("xxxxxxx-xx", [(0, 7)]),
-        ("----", []),
-        ("", []),
-    ],
-)
-def test_the_stretches_that_are_judged(pattern, expected):
-    assert [(s.start, s.end) for s in find_segments(frames_of(pattern))] == expected
-
-
-def test_a_first_frame_with_a_low_score_is_skipped_with_the_next():
-    frames = frames_of("x" * 8)
-    frames[0] = frames_of("x", score=0.7)[0]
-    assert [(s.start, s.end) for s in find_segments(frames)] == [(2, 8)]
-
-
-def test_two_faces_are_two_tracks_and_a_copy_of_a_face_is_none():
-    left, right = Detection((0, 0, 40, 40), 0.9), Detection((100, 0, 140, 40), 0.9)
-    both = find_segments([[left, right], [right, left], [left, right]])
-    assert [segment.faces for segment in both] == [(0, 1, 0), (1, 0, 1)]
-    copy = Detection((2, 0, 42, 40), 0.9)
-    assert follow([[left, copy], [left, copy]], 1) is None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from preprocess.faces.fast_graphs import FastDetection, FastMesh
-from preprocess.faces.finder import Face, FaceDetector, _distinct, _tile_starts
+from preprocess.faces.finder import Face, FaceDetector, _tile_starts, distinct
 from preprocess.faces.mesh import new_face_mesh
 from preprocess.faces.solutions import SolutionDetection, SolutionMesh, import_mediapipe
 from preprocess.faces.track import CropConfig, pose_of
@@ -165,7 +165,7 @@ def test_tiles_cover_everything_and_overlap_by_half(length, side):
 
 def test_one_face_seen_in_two_tiles_is_one_face():
     faces = [Face(100, 100, 40, 0.6), Face(104, 98, 44, 0.9), Face(180, 100, 30, 0.7)]
-    assert _distinct(faces) == [faces[1], faces[2]]
+    assert distinct(faces) == [faces[1], faces[2]]
 
 
 @pytest.mark.parametrize("face_height", [96, 70, 60, 50])
