@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
-from torchvision.models import resnet18
 
 from models.blocks.vit import SIZES, TUBELET, TubeletViT, ViTSize, initialise
 
@@ -58,6 +57,8 @@ class AudioSlots(nn.Module):
     """(B, 1, 4 T, 80) rows of mel bands -> (B, T / 2, 512): a ResNet-18 that keeps a step per frame."""
 
     def __init__(self) -> None:
+        from torchvision.models import resnet18  # as slow to import as torch itself
+
         super().__init__()
         network = resnet18(weights=None)
         network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
