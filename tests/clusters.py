@@ -1,4 +1,7 @@
-"""What runs elsewhere, on this machine: a Ray cluster of three nodes, and an S3 server that counts."""
+"""What runs elsewhere, on this machine: a Ray cluster of three nodes, and an S3 server that counts.
+
+Their packages are imported where they start: all processes of pytest import this file.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs
 
 import pytest
-import s3fs
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 SECRET = "well-kept-secret"
@@ -36,6 +36,9 @@ class CountingServer:
     """An S3 server on a free port; `requests` holds (kind, bytes of the answer) of each request."""
 
     def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
         self.app = DomainDispatcherApplication(create_backend_app)
         self.requests: list[tuple[str, int]] = []
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -61,6 +64,8 @@ def s3_server() -> Iterator[CountingServer]:
 
     All servers of a process hold the same files.
     """
+    import s3fs
+
     found = CountingServer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "nobody")

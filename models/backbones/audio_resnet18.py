@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from models.backbones.backbone import Backbone, Weights, second_plan
 from models.backbones.mfcc import SAMPLE_RATE_HZ, MfccPieces
@@ -32,6 +31,8 @@ class AudioResNet18(nn.Module):
     """encoder(mfcc) -> (B, 512) features: (B, 10, 87) of windows, 10 coefficients in 87 steps."""
 
     def __init__(self) -> None:
+        from torchvision.models import resnet18  # as slow to import as torch itself
+
         super().__init__()
         self.network = resnet18(weights=None)
         self.network.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from models.blocks.vit import SIZES, TUBELET, TubeletViT, ViTSize, initialise
 
@@ -61,6 +60,8 @@ class AudioSlots(nn.Module):
     """
 
     def __init__(self, num_blocks: int = 2) -> None:
+        from torchvision.models.resnet import BasicBlock, ResNet  # as slow to import as torch itself
+
         super().__init__()
         network = ResNet(BasicBlock, [num_blocks] * 4)
         network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)

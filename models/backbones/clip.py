@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from models.backbones.backbone import PICTURE_SIZE, Backbone, Encoder, Plan, Weights
 from models.backbones.published import load_published
@@ -25,17 +24,17 @@ ROWS_PER_S = 5
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 CLASS_TOKEN, POSITIONS = "visual.class_embedding", "visual.positional_embedding"  # without a batch axis
-_BLOCK, _OURS = r"visual\.transformer\.resblocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."
+_BLOCK, _OURS = r"visual\.transformer\.resblocks\.(\d+)\.", r"network.encoder.layers.encoder_layer_\1."
 RENAMES = [
-    (CLASS_TOKEN, "class_token"),
-    (POSITIONS, "encoder.pos_embedding"),
-    (r"visual\.conv1\.", "conv_proj."),
-    (r"visual\.ln_pre\.", "encoder.dropout."),
+    (CLASS_TOKEN, "network.class_token"),
+    (POSITIONS, "network.encoder.pos_embedding"),
+    (r"visual\.conv1\.", "network.conv_proj."),
+    (r"visual\.ln_pre\.", "network.encoder.dropout."),
     (_BLOCK + r"attn\.", _OURS + "self_attention."),
     (_BLOCK + r"mlp\.c_fc\.", _OURS + "mlp.0."),
     (_BLOCK + r"mlp\.c_proj\.", _OURS + "mlp.3."),
     (_BLOCK, _OURS),
-    (r"visual\.ln_post\.", "encoder.ln."),
+    (r"visual\.ln_post\.", "network.encoder.ln."),
 ]
 IGNORED = r"(?!visual\.)|visual\.proj$"  # the text's tower, and the projection into the shared space
 
@@ -59,14 +58,17 @@ class QuickGelu(nn.Module):
         return values * (1.702 * values).sigmoid()
 
 
-class ClipTower(VisionTransformer):
+class ClipTower(nn.Module):
     """encoder(pictures) -> (B, E) features: (B, 3, 224, 224) RGB, less MEAN, over STD.
 
     torchvision's vision transformer with CLIP's three differences.
     """
 
     def __init__(self, size: ClipSize) -> None:
-        super().__init__(
+        from torchvision.models import VisionTransformer  # as slow to import as torch itself
+
+        super().__init__()
+        self.network = VisionTransformer(
             image_size=PICTURE_SIZE,
             patch_size=size.patch,
             num_layers=size.depth,
@@ -75,11 +77,15 @@ class ClipTower(VisionTransformer):
             mlp_dim=4 * size.width,
             norm_layer=nn.LayerNorm,
         )
-        self.conv_proj = nn.Conv2d(3, size.width, size.patch, stride=size.patch, bias=False)
-        self.encoder.dropout = nn.LayerNorm(size.width)  # between the positions and the first block
-        for block in self.encoder.layers:
+        self.network.conv_proj = nn.Conv2d(3, size.width, size.patch, stride=size.patch, bias=False)
+        self.network.encoder.dropout = nn.LayerNorm(size.width)  # between the positions and the first block
+        for block in self.network.encoder.layers:
             block.mlp[1] = QuickGelu()
-        self.heads = nn.Identity()
+        self.network.heads = nn.Identity()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        features: Tensor = self.network(pictures)
+        return features
 
     def load_published(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Load a published file. Raises CheckpointError if it does not fit."""

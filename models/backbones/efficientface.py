@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.shufflenetv2 import InvertedResidual
 
 from models.backbones.backbone import Backbone, Encoder, Weights, frame_plan
 from models.backbones.published import load_published
@@ -42,6 +41,8 @@ class EfficientFace(nn.Module):
     """encoder(faces) -> (B, 1024) features: (B, 3, 224, 224); 2D3MF gives it BGR of 0 to 255."""
 
     def __init__(self) -> None:
+        from torchvision.models.shufflenetv2 import InvertedResidual  # as slow to import as torch itself
+
         super().__init__()
         self.conv1 = nn.Sequential(*_convolution(3, STEM, stride=2), nn.ReLU(inplace=True))
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from models.blocks.position import sinusoid_table
 
@@ -39,6 +38,8 @@ class ViTBlock(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, norm_eps: float = NORM_EPS, drop_path: float = 0.0) -> None:
+        from torchvision.ops import StochasticDepth  # as slow to import as torch itself
+
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width, norm_eps), nn.LayerNorm(width, norm_eps)

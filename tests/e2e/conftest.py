@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser import launched_browser
+from tests.clusters import ray_cluster, s3_server
 from tests.commands import forking_environment
 
 
@@ -27,8 +28,6 @@ def forked_trials():
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray cluster of three nodes with a core each."""
-    from tests.clusters import ray_cluster  # imports what most tests do without
-
     with ray_cluster() as found:
         yield found
 
@@ -36,7 +35,5 @@ def cluster():
 @pytest.fixture(scope="module")
 def server():
     """An S3 server with a bucket "bucket", in the environment."""
-    from tests.clusters import s3_server
-
     with s3_server() as found:
         yield found

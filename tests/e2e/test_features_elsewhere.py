@@ -1,30 +1,23 @@
-"""preprocess.extract_features from and to an object store, and on a Ray cluster: the files of a local run."""
+"""preprocess.extract_features from and to an object store: the files of a local run. On Ray: test_ray.py."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
 import pytest
-import ray
 
-from preprocess.work.jobs import Job
-from preprocess.work.ray_workers import MAX_ATTEMPTS, Actors, connect, hand_out
 from preprocess.work.stores import open_store
-from preprocess.work.workers import lock_partial
 from tests.clip_factory import clip_info, write_clip_folder
-from tests.clusters import NODE, SECRET
+from tests.clusters import SECRET
 from tests.commands import StartedCommand, start_command
 from utils.clip.files import DATA_FILES
-from utils.errors import UsageError
 from utils.files import file_sha256
 
 NUM_CLIPS = 24
@@ -32,10 +25,8 @@ BAD = "part_1/clip_05"
 RESNET = ("--backbone", "audio_resnet18", "--random_weights")
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Path:
+def write_clips(root: Path) -> Path:
     """Clips of 26 to 50 frames in two folders, of which one has a sound that cannot be read."""
-    root = tmp_path_factory.mktemp("prepared") / "set"
     for number in range(NUM_CLIPS):
         folder = root / f"part_{number % 2}/clip_{number:02}"
         write_clip_folder(folder, num_frames=26 + number, seed=number)
@@ -45,6 +36,11 @@ def prepared(tmp_path_factory) -> Path:
         (folder / "clip.json").write_text(json.dumps(info))
     (root / "meta_data.csv").write_text("a table\n")
     return root
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("prepared") / "set")
 
 
 def extract(data_root: object, *flags: object) -> StartedCommand:
@@ -70,12 +66,16 @@ def count_rows(root: str | Path) -> int:
     return sum(path.suffix == ".npy" and "features" in path.parts for path in open_store(root).all_files())
 
 
-@pytest.fixture(scope="module")
-def local(prepared, tmp_path_factory) -> Path:
-    """What a process of this machine makes in the clip folders."""
-    root = shutil.copytree(prepared, tmp_path_factory.mktemp("local") / "set")
+def extracted_copy(clips: Path, root: Path) -> Path:
+    """What a process of this machine makes in a copy of the clip folders."""
+    shutil.copytree(clips, root)
     assert last_line(extract(root)).startswith("23 extracted, 0 already there, 1 failed")
     return root
+
+
+@pytest.fixture(scope="module")
+def local(prepared, tmp_path_factory) -> Path:
+    return extracted_copy(prepared, tmp_path_factory.mktemp("local") / "set")
 
 
 def put(folder: Path, url: str) -> str:
@@ -150,127 +150,3 @@ def test_a_url_without_clips_is_an_error_of_one_line(server):
     assert result.returncode == 1
     message = "error: s3://bucket/nowhere: no clip folder in it; make some with preprocess.prepare"
     assert result.stderr.strip().splitlines()[-1] == message
-
-
-def on_ray(cluster: object) -> tuple[str, ...]:
-    return ("--executor", "ray", "--ray_address", cluster.address)
-
-
-def test_actors_work_at_a_url(server, cluster, prepared, local):
-    url = put(prepared, "s3://bucket/on_ray")
-    line = last_line(extract(url, *RESNET, *on_ray(cluster)))
-    assert line == f"23 extracted, 0 already there, 1 failed (see {url}/features_failures.csv)"
-    assert tree(url) == tree(local)
-    assert not open_store(url).workspace().exists()
-
-
-@pytest.mark.slow
-def test_a_node_dies_half_way_and_the_files_are_those_of_a_local_run(cluster, prepared, local, tmp_path):
-    root = shutil.copytree(prepared, tmp_path / "set")
-    process = extract(root, *RESNET, *on_ray(cluster))
-    while count_rows(root) < 4:
-        assert process.running(), process.wait().stderr
-        time.sleep(0.02)
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    assert process.running()
-    assert last_line(process).startswith("23 extracted, 0 already there, 1 failed")
-    assert tree(root) == tree(local)
-    shutil.rmtree(root / "part_0/clip_00/features")
-    again = extract(root, *RESNET, *on_ray(cluster))
-    assert last_line(again).startswith("1 extracted, 22 already there, 1 failed")
-    assert tree(root) == tree(local)
-
-
-class Work:
-    """What an actor keeps: how many groups it has had. The size of a job's file counts its attempts."""
-
-    def __init__(self, notes: Path) -> None:
-        self.notes, self.num_groups = notes, 0
-
-    def __call__(self, jobs: Sequence[Job], scratch: Path) -> list[tuple[str, str]]:
-        self.num_groups += 1
-        assert list(scratch.iterdir()) == []
-        (scratch / "half").write_text("left over")
-        for job in jobs:
-            with (self.notes / job.name).open("a") as file:
-                file.write(".")
-            is_first = (self.notes / job.name).stat().st_size == 1
-            if job.name == "killed" or (job.name == "unlucky" and is_first):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if job.name == "bug":
-                raise ZeroDivisionError
-        return [("done", f"{os.getpid()} {self.num_groups}") for _ in jobs]
-
-
-@pytest.mark.slow
-def test_what_kills_its_actor_costs_its_clip_and_not_its_group(cluster, tmp_path):
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    groups = [("a", "killed", "b"), ("c", "bug"), ("d", "unlucky", "e"), *((f"f{n}",) for n in range(20))]
-    jobs = [tuple(Job(name=name, source=Path(name), folder=Path(name)) for name in names) for names in groups]
-    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
-        crew = Actors(connect(cluster.address), Work(notes), partial, on_gpus=False)
-        found = {job.name: rest for job, *rest in hand_out(ray, jobs, crew)}
-        # those of the actors that died, which go with the lock
-        assert len(list(partial.iterdir())) == MAX_ATTEMPTS + 1
-    assert {name for name, (status, _) in found.items() if status == "failed"} == {"killed", "bug"}
-    assert "died" in found["killed"][1]
-    assert f"in {MAX_ATTEMPTS} attempts" in found["killed"][1]
-    assert found["bug"][1] == "ZeroDivisionError in the worker process; see above"
-    attempts = {name: (notes / name).stat().st_size for names in groups for name in names}
-    assert attempts == dict.fromkeys(attempts, 1) | {
-        "a": 2,
-        "killed": 3,
-        "c": 2,
-        "bug": 2,
-        "d": 2,
-        "unlucky": 2,
-    }
-    # what an actor keeps stays for its next group
-    groups_of = Counter(reason.split()[0] for status, reason in found.values() if status == "done")
-    assert max(int(reason.split()[1]) for status, reason in found.values() if status == "done") > 3
-    assert len(groups_of) <= 3 + 2 + 2 + 1
-
-
-def which_device(jobs: Sequence[Job], scratch: Path) -> list[tuple[str, str]]:
-    """Runs in an actor."""
-    time.sleep(0.2)  # so that none of them does it all
-    about = (ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"], str(os.getpid()))
-    return [("done", " ".join(about)) for _ in jobs]
-
-
-def test_each_gpu_has_one_actor_that_sees_no_other(cluster, tmp_path):
-    """GPUs that are there in name only: nothing is computed."""
-    node = cluster.add_node(**NODE | {"num_cpus": 4, "num_gpus": 2})
-    cluster.wait_for_nodes()
-    jobs = [(Job(name=str(n), source=Path(str(n)), folder=Path(str(n))),) for n in range(12)]
-    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
-        crew = Actors(connect(cluster.address), which_device, partial, on_gpus=True)
-        assert crew.places() == 2
-        found = [reason.split() for _, _, reason in hand_out(ray, jobs, crew)]
-    assert {(place, device) for place, device, _ in found} == {(node.node_id, "0"), (node.node_id, "1")}
-    assert len({process for *_, process in found}) == 2
-    cluster.remove_node(node)
-
-
-class Lacking:
-    """Work whose code cannot be imported on a node."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return __import__, ("of_no_node",)
-
-
-def test_a_package_that_a_node_lacks_is_a_usage_error(cluster, tmp_path):
-    job = Job(name="a", source=Path("a"), folder=Path("a"))
-    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
-        crew = Actors(connect(cluster.address), Lacking(), partial, on_gpus=False)
-        with pytest.raises(UsageError, match=r"node .*No module named 'of_no_node'.*requirements.txt"):
-            list(hand_out(ray, [(job,)], crew))
-
-
-def test_a_gpu_that_no_node_has_and_torchrun_are_usage_errors(cluster, prepared):
-    for flags, words in ((["--device", "cuda"], "no node of the Ray cluster has a GPU"),
-                         (["--device", "cuda:1"], "say --device cuda")):  # fmt: skip
-        result = extract(prepared, *RESNET, *on_ray(cluster), *flags).wait()
-        assert result.returncode == 2
-        assert words in result.stderr.strip().splitlines()[-1]

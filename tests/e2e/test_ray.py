@@ -1,30 +1,41 @@
-"""preprocess.prepare on a Ray cluster of three nodes, one of which is killed half way."""
+"""preprocess.prepare and extract_features on a Ray cluster of three nodes, of which each kills one half way.
+
+One file, since a cluster takes fifteen CPU seconds to start.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import os
 import shutil
-import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-import ray
 
 from preprocess.verify import check_clip
-from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
-from preprocess.work.ray_workers import MAX_ATTEMPTS, run_on_ray
+from preprocess.work.ray_workers import MAX_ATTEMPTS, Actors, connect, hand_out, run_on_ray
 from preprocess.work.stores import open_store
 from preprocess.work.workers import lock_partial
 from tests.clusters import NODE
 from tests.commands import StartedCommand, start_command
+from tests.e2e import test_features_elsewhere as features
 from tests.moving_face import clicks, moving_face, write_video
-from utils.errors import ClipError, UsageError
+from tests.worker_jobs import (
+    CountingWork,
+    Lacking,
+    Tight,
+    counted_work,
+    hang_on_one_node,
+    jobs,
+    misbehave,
+    which_device,
+)
+from utils.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("server")  # started before the cluster, whose nodes are told where it is
 
 
 @pytest.fixture(scope="module")
@@ -99,39 +110,10 @@ def test_nodes_prepare_from_and_to_urls(cluster, raw, local, tmp_path):
     assert not workspace.exists()
 
 
-def some_work(job: Job, attempts: Path) -> str:
-    """Runs in a process of Ray; the size of a file in `attempts` counts the calls."""
-    with (attempts / job.name).open("a") as file:
-        file.write(".")
-    is_first = (attempts / job.name).stat().st_size == 1
-    if job.name == "killed" or (job.name in ("unlucky", "untold") and is_first):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if job.name == "untold":  # the first call did it, and was killed before anybody knew
-        return "already there"
-    if job.name == "bug":
-        raise ZeroDivisionError
-    if job.name == "bad":
-        raise ClipError(job.source, "is no good")
-    (job.scratch / "half").write_text("left over")
-    return "done"
-
-
-def hang_on_one_node(job: Job, folder: Path) -> str:
-    """Notes the node that it runs on; on the one that `folder` names, it never ends."""
-    node = ray.get_runtime_context().get_node_id()
-    (folder / f"{job.name}_on_{node}").touch()
-    time.sleep(600 if (folder / f"victim_{node}").exists() else 0.5)
-    return "done"
-
-
-def jobs(*names: str) -> list[Job]:
-    return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
-
-
 def test_what_kills_its_process_costs_its_clip_after_some_attempts(cluster, tmp_path):
     names = ["a", "killed", "b", "bug", "c", "bad", "unlucky", "untold", "d"]
     (tmp_path / "attempts").mkdir()
-    work = functools.partial(some_work, attempts=tmp_path / "attempts")
+    work = functools.partial(counted_work, attempts=tmp_path / "attempts")
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
         outcomes = {
             job.name: rest
@@ -155,32 +137,10 @@ def test_what_kills_its_process_costs_its_clip_after_some_attempts(cluster, tmp_
     }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tight(LimitConfig):
-    """So little that a test need not wait long."""
-
-    def cpu_s(self, *video: float) -> float:
-        return 1.0
-
-    def wall_s(self, cpu_s: float) -> float:
-        return 3.0
-
-
-def misbehave(job: Job) -> str:
-    """Runs in a process of Ray."""
-    if job.name == "hangs":
-        time.sleep(600)
-    if job.name == "grows":
-        np.ones(1 << 40, np.uint8)
-    if job.name == "writes":
-        (job.scratch / "bomb").write_bytes(bytes(20_000_000))
-    return "done"
-
-
 def test_rays_processes_are_held_to_the_limits(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("preprocess.work.ray_workers.MAX_ATTEMPTS", 1)
     names, tight = (
-        ["a", "hangs", "b", "grows", "c", "writes", "d"],
+        ["a", "hang", "b", "grow at once", "c", "write", "d"],
         Tight(max_memory_gb=0.5, max_output_gb=0.01),
     )
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
@@ -188,9 +148,9 @@ def test_rays_processes_are_held_to_the_limits(cluster, tmp_path, monkeypatch):
         found = {job.name: (status, reason) for job, status, reason in outcomes}
     assert all(found[name] == ("done", "") for name in "abcd")
     for name, words in (
-        ("hangs", "or a limit"),
-        ("grows", "--max_memory_gb 0.5"),
-        ("writes", "--max_output_gb"),
+        ("hang", "or a limit"),
+        ("grow at once", "--max_memory_gb 0.5"),
+        ("write", "--max_output_gb"),
     ):
         assert found[name][0] == "failed"
         assert words in found[name][1]
@@ -235,3 +195,107 @@ def test_no_cluster_is_one_line(tmp_path, raw):
     assert finished.returncode == 2
     assert errors[-1].startswith("error: no Ray cluster at 127.0.0.1:1")
     assert errors[-1].endswith("ray start --head")
+
+
+# --- extract_features -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    return features.write_clips(tmp_path_factory.mktemp("clips") / "set")
+
+
+@pytest.fixture(scope="module")
+def extracted(clips, tmp_path_factory) -> Path:
+    return features.extracted_copy(clips, tmp_path_factory.mktemp("extracted") / "set")
+
+
+def on_ray(cluster: object) -> tuple[str, ...]:
+    return ("--executor", "ray", "--ray_address", cluster.address)
+
+
+def test_actors_work_at_a_url(server, cluster, clips, extracted):
+    url = features.put(clips, "s3://bucket/on_ray")
+    line = features.last_line(features.extract(url, *features.RESNET, *on_ray(cluster)))
+    assert line == f"23 extracted, 0 already there, 1 failed (see {url}/features_failures.csv)"
+    assert features.tree(url) == tree(extracted)
+    assert not open_store(url).workspace().exists()
+
+
+@pytest.mark.slow
+def test_a_node_dies_half_way_and_the_files_are_those_of_a_local_run(cluster, clips, extracted, tmp_path):
+    root = shutil.copytree(clips, tmp_path / "set")
+    process = features.extract(root, *features.RESNET, *on_ray(cluster))
+    while features.count_rows(root) < 4:
+        assert process.running(), process.wait().stderr
+        time.sleep(0.02)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    assert process.running()
+    assert features.last_line(process).startswith("23 extracted, 0 already there, 1 failed")
+    assert tree(root) == tree(extracted)
+    shutil.rmtree(root / "part_0/clip_00/features")
+    again = features.extract(root, *features.RESNET, *on_ray(cluster))
+    assert features.last_line(again).startswith("1 extracted, 22 already there, 1 failed")
+    assert tree(root) == tree(extracted)
+
+
+@pytest.mark.slow
+def test_what_kills_its_actor_costs_its_clip_and_not_its_group(cluster, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    groups = [("a", "killed", "b"), ("c", "bug"), ("d", "unlucky", "e"), *((f"f{n}",) for n in range(20))]
+    given = [tuple(jobs(*names)) for names in groups]
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        ray = connect(cluster.address)
+        crew = Actors(ray, CountingWork(notes), partial, on_gpus=False)
+        found = {job.name: rest for job, *rest in hand_out(ray, given, crew)}
+        # those of the actors that died, which go with the lock
+        assert len(list(partial.iterdir())) == MAX_ATTEMPTS + 1
+    assert {name for name, (status, _) in found.items() if status == "failed"} == {"killed", "bug"}
+    assert "died" in found["killed"][1]
+    assert f"in {MAX_ATTEMPTS} attempts" in found["killed"][1]
+    assert found["bug"][1] == "ZeroDivisionError in the worker process; see above"
+    attempts = {name: (notes / name).stat().st_size for names in groups for name in names}
+    assert attempts == dict.fromkeys(attempts, 1) | {
+        "a": 2,
+        "killed": 3,
+        "c": 2,
+        "bug": 2,
+        "d": 2,
+        "unlucky": 2,
+    }
+    # what an actor keeps stays for its next group
+    groups_of = Counter(reason.split()[0] for status, reason in found.values() if status == "done")
+    assert max(int(reason.split()[1]) for status, reason in found.values() if status == "done") > 3
+    assert len(groups_of) <= 3 + 2 + 2 + 1
+
+
+def test_each_gpu_has_one_actor_that_sees_no_other(cluster, tmp_path):
+    """GPUs that are there in name only: nothing is computed."""
+    node = cluster.add_node(**NODE | {"num_cpus": 4, "num_gpus": 2})
+    cluster.wait_for_nodes()
+    given = [tuple(jobs(str(n))) for n in range(12)]
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        ray = connect(cluster.address)
+        crew = Actors(ray, which_device, partial, on_gpus=True)
+        assert crew.places() == 2
+        found = [reason.split() for _, _, reason in hand_out(ray, given, crew)]
+    assert {(place, device) for place, device, _ in found} == {(node.node_id, "0"), (node.node_id, "1")}
+    assert len({process for *_, process in found}) == 2
+    cluster.remove_node(node)
+
+
+def test_a_package_that_a_node_lacks_is_a_usage_error(cluster, tmp_path):
+    with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
+        ray = connect(cluster.address)
+        crew = Actors(ray, Lacking(), partial, on_gpus=False)
+        with pytest.raises(UsageError, match=r"node .*No module named 'of_no_node'.*requirements.txt"):
+            list(hand_out(ray, [tuple(jobs("a"))], crew))
+
+
+def test_a_gpu_that_no_node_has_and_torchrun_are_usage_errors(cluster, clips):
+    for flags, words in ((["--device", "cuda"], "no node of the Ray cluster has a GPU"),
+                         (["--device", "cuda:1"], "say --device cuda")):  # fmt: skip
+        result = features.extract(clips, *features.RESNET, *on_ray(cluster), *flags).wait()
+        assert result.returncode == 2
+        assert words in result.stderr.strip().splitlines()[-1]

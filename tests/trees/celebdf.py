@@ -31,8 +31,8 @@ def write_celebdf(root: Path, media: Media, *, num_celebrities: int = 6) -> RawT
             tested = index < 2 and recording == 1
             add("Celeb-real", f"id{index}_{recording:04d}", index, tested)
             add("Celeb-synthesis", f"id{index}_id{donor}_{recording:04d}", index, tested)
-    add("YouTube-real", "00000", 30, False)
-    add("YouTube-real", "00170", 31, True)
+    add("YouTube-real", "00000", num_celebrities, False)
+    add("YouTube-real", "00170", num_celebrities + 1, True)
     (base / "List_of_testing_videos.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return RawTree(
         dataset="celebdf",

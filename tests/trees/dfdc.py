@@ -47,9 +47,8 @@ def write_dfdc(root: Path, media: Media, *, num_parts: int = 4) -> RawTree:
         for index in range(4):
             video = f"{_word(number)}.mp4"
             number += 1
-            media.video(
-                base / name / video, 20 + index // 2 + 5 * (split == "test"), fake_video=index % 2 == 1
-            )
+            person = 2 * num_parts + index // 2 + 2 * (split == "test")
+            media.video(base / name / video, person, fake_video=index % 2 == 1)
             lines.append(f"{video},{index % 2}")
             category, method = ("fake", "unknown") if index % 2 else ("real", "real")
             counts[split, category, method] += 1
@@ -115,6 +114,6 @@ def write_dfdc_preview(root: Path, media: Media, *, num_train: int = 6, num_test
                 "swapped_id": donor if fake else None,
             }
             counts[part, "fake" if fake else "real", method] += 1
-    media.video(base / "original_videos/99/99_A_001.mp4", 99)  # in no list: never used
+    media.video(base / "original_videos/99/99_A_001.mp4", len(actors))  # in no list: never used
     (base / "dataset.json").write_text(json.dumps(entries), encoding="utf-8")
     return RawTree(dataset="dfdc_preview", source=root, counts=counts, has_own_split=True)

@@ -35,25 +35,27 @@ def write_ffpp(
     """The originals and fakes of `pairs` (split -> pairs) in one compression, and one clip of another."""
     top = root / "FaceForensics++"
     pairs = pairs or PAIRS
+    names = [name for members in pairs.values() for pair in members for name in pair]
+    faces = {name: number for number, name in enumerate(names)}
     counts: Counter[tuple[str, str, str]] = Counter()
     (top / "splits").mkdir(parents=True)
     for split, members in pairs.items():
         (top / "splits" / f"{split}.json").write_text(json.dumps(members))
         for target, source in (order for pair in members for order in (pair, pair[::-1])):
             original = top / f"original_sequences/youtube/{compression}/videos/{target}.mp4"
-            media.video(original, int(target), sound=top / "sound" / f"{target}.wav")
+            media.video(original, faces[target], sound=top / "sound" / f"{target}.wav")
             counts[split, "real", "real"] += 1
             for method in methods:
                 fake = top / f"manipulated_sequences/{method}/{compression}/videos/{target}_{source}.mp4"
-                media.video(fake, int(target), fake_video=True, silent=True)
+                media.video(fake, faces[target], fake_video=True, silent=True)
                 counts[split, method, method] += 1
     for index, name in enumerate(ACTORS):
         path = top / f"original_sequences/actors/{compression}/videos/{name}.mp4"
-        media.video(path, 2000 + index, silent=True)
+        media.video(path, len(faces) + index, silent=True)
         counts["test", "real", "real"] += 1
     for index, name in enumerate(ACTOR_FAKES):
         path = top / f"manipulated_sequences/DeepFakeDetection/{compression}/videos/{name}.mp4"
-        media.video(path, 2000 + index, fake_video=True, silent=True)
+        media.video(path, len(faces) + index, fake_video=True, silent=True)
         counts["test", "DeepFakeDetection", "DeepFakeDetection"] += 1
     # not for this run: another compression, and the masks of a forgery
     other = "c40" if compression != "c40" else "c23"

@@ -1,6 +1,7 @@
 """The architecture as a test: which room may import which, and menus that fit each other."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -106,15 +107,20 @@ def _imports(path):
 
 FILES = [ROOT / "train.py", ROOT / "test.py"]
 FILES += [path for place in PLACES[:5] for path in (ROOT / place).rglob("*.py")]
-IMPORTS = [
-    (path.relative_to(ROOT).as_posix(), line, target) for path in FILES for line, target in _imports(path)
-]
+
+
+@functools.cache
+def all_imports():
+    """(file, line, imported file) of the whole project."""
+    return [
+        (path.relative_to(ROOT).as_posix(), line, target) for path in FILES for line, target in _imports(path)
+    ]
 
 
 def test_rooms_import_what_their_row_allows():
     assert len(FILES) > 150
     wrong = []
-    for path, line, target in IMPORTS:
+    for path, line, target in all_imports():
         room = _room(path)
         own = room if not room.endswith(".py") and room.count("/") else path
         allowed = (own, *MAY_IMPORT[room])
@@ -126,22 +132,22 @@ def test_rooms_import_what_their_row_allows():
 def test_a_command_imports_no_other_command():
     commands = {path.relative_to(ROOT).as_posix() for path in (ROOT / "preprocess").glob("[!_]*.py")}
     assert "preprocess/prepare.py" in commands
-    wrong = [f"{path}:{line} imports {target}" for path, line, target in IMPORTS
+    wrong = [f"{path}:{line} imports {target}" for path, line, target in all_imports()
              if target in commands and path != target]  # fmt: skip
     assert wrong == []
 
 
 def test_a_data_set_imports_no_other_data_set():
-    menu = {target for path, _, target in IMPORTS if path == "loaders/__init__.py"}
+    menu = {target for path, _, target in all_imports() if path == "loaders/__init__.py"}
     assert len(menu) == len(DATASETS)
-    wrong = [f"{p}:{line} imports {target}" for p, line, target in IMPORTS if {p, target} <= menu]
+    wrong = [f"{p}:{line} imports {target}" for p, line, target in all_imports() if {p, target} <= menu]
     assert wrong == []
 
 
 def test_a_method_imports_no_other_method():
     methods = MODELS.keys()
     wrong = []
-    for path, line, target in IMPORTS:
+    for path, line, target in all_imports():
         owner, other = Path(path).parts, Path(target).parts
         if owner[0] in ("models", "losses") and other[0] in ("models", "losses"):
             own, their = (Path(parts[1]).stem for parts in (owner, other))
@@ -152,7 +158,7 @@ def test_a_method_imports_no_other_method():
 
 def test_no_imports_go_in_a_circle():
     below = {}
-    for path, _, target in IMPORTS:
+    for path, _, target in all_imports():
         below.setdefault(path, set()).add(target)
     finished, circles = set(), []
 
@@ -181,13 +187,13 @@ def test_tests_have_no_part_in_the_program():
     assert wrong == []
 
 
-# "perturb.variants" is what each process of `test.py --robustness` imports
+# each process of `test.py --robustness` imports "perturb.variants", and that of `test.py --video` "annotate"
 WITHOUT_TORCH = ("loaders", "loaders.splits.files", "loaders.audit.audit", "preprocess.perturb.variants")
 WITHOUT_TORCH += ("preprocess.demo.__main__", "preprocess.ffpp_audio", "preprocess.pack", "preprocess.verify")
-WITHOUT_TORCH += ("preprocess.prepare", "preprocess.work.batch")
+WITHOUT_TORCH += ("preprocess.prepare", "preprocess.work.batch", "models.judging.annotate")
 
 
-def test_what_prepares_and_audits_loads_no_pytorch():
+def test_what_prepares_audits_and_draws_loads_no_pytorch():
     """It takes four seconds and hundreds of megabytes in every process."""
     source = f"import {', '.join(WITHOUT_TORCH)}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], check=False, cwd=ROOT).returncode == 0

@@ -203,13 +203,14 @@ def test_padding_a_batch_leaves_its_clips_as_they_were():
 @pytest.mark.parametrize(("command", "wish"), [("train", None), ("test", None), ("utils", "0")])
 def test_large_tensors_take_huge_pages_where_they_may(command, wish):
     """256 MB after all imports of a command, or of what sets it up. The system may give huge pages to all
-    programs, or to none.
+    programs, or to none. Torchvision, as slow to import as torch itself, waits until a network needs it.
     """
     offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not offered.is_file():
         pytest.skip("this kernel knows no huge pages")
     source = (
-        f"import {command}, torch; from pathlib import Path; tensor = torch.ones(1 << 26); "
+        f"import {command}, sys, torch; from pathlib import Path; tensor = torch.ones(1 << 26); "
+        "assert 'torchvision' not in sys.modules; "
         "print(Path('/proc/self/smaps_rollup').read_text().partition('AnonHugePages:')[2].split()[0])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}

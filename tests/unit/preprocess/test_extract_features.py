@@ -54,12 +54,19 @@ def extract(monkeypatch, data_root, backbone="marlin_small", *flags):
     return run(monkeypatch, data_root, backbone, "--random_weights", *flags)
 
 
-@pytest.fixture
-def clips(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
     """Three clips of 20, 70 and 100 frames, 25 a second; the last one's pictures are smaller."""
+    root = tmp_path_factory.mktemp("drawn")
     for number, size in ((20, 224), (70, 224), (100, 64)):
-        write_clip_folder(tmp_path / "set" / f"clip_{number}", num_frames=number, size=size)
-    return tmp_path / "set"
+        write_clip_folder(root / f"clip_{number}", num_frames=number, size=size)
+    return root
+
+
+@pytest.fixture
+def clips(drawn, tmp_path):
+    """A copy of them."""
+    return shutil.copytree(drawn, tmp_path / "set")
 
 
 @pytest.mark.parametrize(

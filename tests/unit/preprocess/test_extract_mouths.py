@@ -43,11 +43,17 @@ def tiny(monkeypatch):
         monkeypatch.setitem(BACKBONES, name, dataclasses.replace(BACKBONES[name], **changes))
 
 
-@pytest.fixture
-def clips(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("drawn")
     for number, frames in enumerate((130, 20)):
-        write_clip_folder(tmp_path / f"set/clip_{number}", num_frames=frames, seed=number, size=224)
-    return tmp_path / "set"
+        write_clip_folder(root / f"clip_{number}", num_frames=frames, seed=number, size=224)
+    return root
+
+
+@pytest.fixture
+def clips(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "set")
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -41,12 +41,11 @@ def saved(model, path):
     return path
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Checkpoints of teacher and expert."""
-    return {
-        stage: saved(model_of(stage, seed=3), tmp_path / f"{stage}.pt") for stage in ("teacher", "expert")
-    }
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Checkpoints of teacher and expert, 45 MB of it; do not write into them."""
+    root = tmp_path_factory.mktemp("files")
+    return {stage: saved(model_of(stage, seed=3), root / f"{stage}.pt") for stage in ("teacher", "expert")}
 
 
 def student(files, stage="pretrain", **fields):

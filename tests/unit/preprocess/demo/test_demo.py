@@ -32,7 +32,7 @@ DURATION_S = 1.6
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return DemoConfig(
-        output=tmp_path_factory.mktemp("demo") / "set", num_identities=2, duration_s=DURATION_S, num_workers=2
+        output=tmp_path_factory.mktemp("demo") / "set", num_identities=2, duration_s=DURATION_S, num_workers=1
     )
 
 

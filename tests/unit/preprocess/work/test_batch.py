@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from preprocess.work.stores import LocalStore
 from preprocess.work.workers import lock_partial, run_job, run_workers
 from tests.clip_factory import clip_info
 from tests.moving_face import moving_face, write_video
+from tests.worker_jobs import jobs, leave_half_a_removal, process_id, remove_the_clip, some_work
 from utils.errors import ClipError, DatasetError, UsageError, run_command
 
 LIMITS = LimitConfig()
@@ -260,31 +260,6 @@ def test_every_source_names_its_videos():
         assert all(layout.videos for layout in layouts), name
 
 
-def some_work(job: Job) -> str:
-    """Runs in a worker process."""
-    if job.name == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job.name == "bug":
-        raise ZeroDivisionError
-    if job.name == "bad":
-        raise ClipError(job.source, "is no good")
-    (job.scratch / "half").write_text("left over")
-    return "done"
-
-
-def leave_half_a_removal(job: Job) -> str:
-    touch(job.scratch.with_name(f"{job.scratch.name}_old"), "clip.json")
-    os._exit(1)
-
-
-def process_id(job: Job) -> str:
-    return str(os.getpid())
-
-
-def jobs(*names: str) -> list[Job]:
-    return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
-
-
 def test_a_worker_that_dies_costs_one_clip_and_is_recorded(tmp_path):
     names = ["a", "killed", "b", "bug", "c", "bad", "d"]
     with lock_partial(tmp_path / ".partial", "1_of_1") as partial:
@@ -305,11 +280,6 @@ def test_what_a_killed_worker_left_does_not_hinder_the_next(tmp_path):
         for work, status in ((leave_half_a_removal, "failed"), (remove_the_clip, "done")):
             assert [found for _, found, _ in run_workers([job], work, LIMITS, partial, 1)] == [status]
     assert not job.folder.exists()
-
-
-def remove_the_clip(job: Job) -> str:
-    job.remove_folder()
-    return "done"
 
 
 def test_a_fresh_process_takes_over_after_some_clips(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
 import os
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,56 +23,14 @@ from preprocess.work.limits import LimitConfig, limited
 from preprocess.work.workers import call_limited, lock_partial, run_job, run_workers
 from tests.hostile_media import write_small
 from tests.moving_face import clicks, moving_face, write_video
+from tests.worker_jobs import Tight, act, jobs, misbehave, say_how_long, take_64_mb
 from utils.errors import ClipError
 from utils.media.allowed import report_length
-from utils.media.times import read_video_times
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tight(LimitConfig):
-    """So little that a test need not wait long: two seconds of CPU time, four of wall time."""
-
-    def cpu_s(self, *video: float) -> float:
-        return 1.0
-
-    def wall_s(self, cpu_s: float) -> float:
-        return 4.0
-
-
 TIGHT = Tight(max_memory_gb=0.3, max_output_gb=0.01)
-
-
-def misbehave(job: Job) -> str:
-    """Runs in a worker process; the job's name says how."""
-    if job.name == "crash":
-        ctypes.string_at(0)  # a real SIGSEGV
-    if job.name == "abort":
-        os.abort()
-    if job.name == "hang":
-        time.sleep(600)
-    if job.name == "hang in native code":
-        ctypes.pythonapi.sleep(600)  # with the interpreter's lock held: no thread of Python runs
-    if job.name == "spin":
-        signal.setitimer(signal.ITIMER_REAL, 60)  # on a busy machine, the wall time might run out first
-        while True:
-            pass
-    if job.name == "grow":
-        hoard = []
-        while True:
-            hoard.append(bytes(1 << 24))
-    if job.name == "grow at once":
-        np.ones(1 << 40, np.uint8)
-    if job.name == "write":
-        with (job.scratch / "bomb").open("wb") as file:
-            while True:
-                file.write(bytes(1 << 20))
-    return "done"
-
-
-def jobs(*names: str) -> list[Job]:
-    return [Job(name=name, source=Path(name), folder=Path(name)) for name in names]
 
 
 def test_whatever_a_job_does_costs_that_job_alone(tmp_path):
@@ -99,15 +55,6 @@ def test_whatever_a_job_does_costs_that_job_alone(tmp_path):
         assert outcomes[f"good after {bad}"] == ["done", ""]
     assert time.monotonic() - started < 60
     assert not list(tmp_path.iterdir())  # neither scratch files nor core dumps
-
-
-def say_how_long(job: Job) -> str:
-    if job.name == "long":
-        read_video_times(job.source)
-    soft = {kind: resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE)}
-    return (
-        f"{soft[resource.RLIMIT_CPU]} {signal.getitimer(signal.ITIMER_REAL)[0]} {soft[resource.RLIMIT_FSIZE]}"
-    )
 
 
 def test_limits_grow_with_the_video_and_are_set_anew_for_the_next(tmp_path):
@@ -142,19 +89,6 @@ def test_a_given_time_holds_for_any_length_and_what_was_before_comes_back(tmp_pa
             LimitConfig(**{name: -1})
 
 
-def act(kind: str, show_progress=None) -> object:
-    """Runs in the process of `call_limited`."""
-    if kind == "crash":
-        ctypes.string_at(0)
-    if kind == "hang":
-        time.sleep(600)
-    if kind == "refuse":
-        raise ClipError("clip.mp4", "is no good")
-    if kind == "count":
-        return list(show_progress(iter("abc"), 3)), os.getpid()
-    return os.getpid()
-
-
 def test_a_call_returns_raises_or_dies_and_the_next_one_goes_on(capsys):
     limits = LimitConfig(clip_timeout_s=1.0)
     source = Path("clip.mp4")
@@ -174,14 +108,6 @@ def test_a_call_returns_raises_or_dies_and_the_next_one_goes_on(capsys):
             call(kind)
         assert caught.value.path == source
     assert call("") != pid
-
-
-def take_64_mb() -> tuple[str, int]:
-    """GLIBC_TUNABLES of the process of `call_limited`, and kB of huge pages in it then."""
-    block = ctypes.create_string_buffer(1 << 26)
-    ctypes.memset(block, 1, 1 << 26)
-    rollup = Path("/proc/self/smaps_rollup").read_text()
-    return os.environ["GLIBC_TUNABLES"], int(rollup.partition("AnonHugePages:")[2].split()[0])
 
 
 def test_workers_take_huge_pages_and_leave_the_environment_as_it_was(monkeypatch):
@@ -230,7 +156,7 @@ def test_workers_of_a_script_do_not_run_it_again(tmp_path):
         "print('runs', flush=True)\n"
         "from preprocess.work.limits import LimitConfig\n"
         "from preprocess.work.workers import run_workers\n"
-        "from tests.unit.preprocess.work.test_limits import jobs, say_how_long\n"
+        "from tests.worker_jobs import jobs, say_how_long\n"
         f"partial = Path({str(tmp_path / 'partial')!r})\n"
         "print(len(list(run_workers(jobs('a', 'b'), say_how_long, LimitConfig(), partial, 2))))\n"
     )

@@ -142,7 +142,7 @@ def test_the_interval_covers_the_true_auc():
     covered, clips_covered = 0, 0
     for seed in range(400):
         labels, scores, persons, true_auc = clustered_clips(seed, 60)
-        low, high = metric_intervals(labels, scores, persons, "x")["auc"]
+        low, high = metric_intervals(labels, scores, persons, "x", num_resamples=500)["auc"]
         covered += low <= true_auc <= high
         if seed < 200:
             each_alone = np.arange(len(labels)).astype(str)
