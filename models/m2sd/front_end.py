@@ -47,13 +47,15 @@ class AlignedClips(nn.Module):
     def forward(self, batch: ClipBatch) -> Tensor:
         with torch.autocast(batch.video.device.type, enabled=False):  # places of pixels need float32
             places = mirrored_places((~batch.video_padding_mask).sum(1), self.config.clip_frames)
-            video = _of_frames(batch.video.transpose(1, 2), places).transpose(1, 2)
+            video = batch.video
             if self.config.align:
                 points = _of_frames(five_points(batch.landmarks), places)
                 known = _of_frames(~batch.landmark_padding_mask, places)
                 video = self._aligned(video, points, known)
             if video.shape[-1] != self.config.image_size or video.shape[-2] != video.shape[-1]:
-                video = resize_frames(video, self.config.image_size)
+                # clip by clip, which a CPU's caches hold
+                video = torch.cat([resize_frames(clip, self.config.image_size) for clip in video.split(1)])
+            video = _of_frames(video.transpose(1, 2), places).transpose(1, 2)  # now that frames are small
             if self.training:
                 mirrored = (torch.rand(len(video)) < 0.5).to(video.device)
                 video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
@@ -82,4 +84,4 @@ class AlignedClips(nn.Module):
 
 def _of_frames(values: Tensor, places: Tensor) -> Tensor:
     """(B, n, ...) of (B, T, ...), by the numbers of frames (B, n)."""
-    return torch.stack([row[numbers] for row, numbers in zip(values, places, strict=True)])
+    return values[torch.arange(len(values), device=values.device)[:, None], places]
