@@ -3,14 +3,16 @@
 The naive way takes each window by itself: its 16 frames are read from the file, OpenCV aligns each of them by
 the window's fit, and the network sees a batch of one. Ours is what test.py --video does with a face that has
 been found. Both read the same crop in the same process, in turn; of several rounds the fastest of each
-counts. The bare network has its inputs ready, alone or in our batches: what is left of a way's time is what
+counts. The bare network has its inputs ready, alone or in a batch: what is left of a way's time is what
 surrounds it. Weights are random, large enough for windows to have scores of their own.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,16 +25,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loaders.batches.collate import Collate
 from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import WindowStart
 from models.blocks.alignment import FACE_MESH, template
+from models.judging.batches import batch_size_for, batches_of
 from models.judging.detector import JudgeConfig, LoadedDetector
 from models.m2sd.config import CLIP, M2SDConfig
 from models.m2sd.detector import M2SDDetector
 from models.m2sd.front_end import MEAN, STD
 from preprocess.clip.all_faces import TrackClip
-from tests.benchmarks.loader import FPS, best_s, write_clip
+from tests.benchmarks.loader import FPS, write_clip
 from tests.benchmarks.processes import in_new_process, peak_mb
-from tests.benchmarks.train import finish
 from utils.clip.files import CROP_SIZE, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.frames import read_frames
 from utils.run.device import exact_float32
@@ -106,19 +110,24 @@ def fit(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(cv2.invertAffineTransform(np.array([[a, b, right], [-b, a, down]])))
 
 
-def naive_inputs(model: M2SDDetector, folder: Path, num_frames: int, device: str) -> Iterator[Tensor]:
-    """(1, 3, 16, S, S) normalised, of one window after the other."""
+def naive_frames(model: M2SDDetector, folder: Path, num_frames: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """(16, H, W, 3) of one window after the other, aligned."""
     landmarks = np.load(folder / LANDMARKS_NAME)
-    size = model.config.image_size
-    mean, std = (torch.tensor(values, device=device)[:, None, None, None] for values in (MEAN, STD))
     for start in range(num_frames - CLIP_FRAMES + 1):
         numbers = np.arange(start, start + CLIP_FRAMES)
         frames = read_frames(folder / VIDEO_NAME, numbers)
         if model.config.align:
             shown = landmarks[numbers].astype(np.float64) * CROP_SIZE
-            points = np.stack([shown[:, list(mesh)].mean(axis=1) for mesh in FACE_MESH], axis=1)
-            matrix = fit(points)
+            matrix = fit(np.stack([shown[:, list(mesh)].mean(axis=1) for mesh in FACE_MESH], axis=1))
             frames = np.stack([cv2.warpAffine(frame, matrix, (SIDE, SIDE)) for frame in frames])
+        yield frames
+
+
+def naive_inputs(model: M2SDDetector, folder: Path, num_frames: int, device: str) -> Iterator[Tensor]:
+    """(1, 3, 16, S, S) normalised, of one window after the other."""
+    size = model.config.image_size
+    mean, std = (torch.tensor(values, device=device)[:, None, None, None] for values in (MEAN, STD))
+    for frames in naive_frames(model, folder, num_frames):
         pictures = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float()
         if size != SIDE:
             pictures = F.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
@@ -138,50 +147,76 @@ def judge_naively(model: M2SDDetector, folder: Path, num_frames: int, device: st
     return np.array([network(model, v)[0] for v in naive_inputs(model, folder, num_frames, device)])
 
 
+def detector_of(
+    model: M2SDDetector, folder: Path, num_frames: int, device: str
+) -> tuple[LoadedDetector, TrackClip]:
+    """Ours, and a face that it has found."""
+    boxes, seen = np.full((num_frames, 3), float(CROP_SIZE)), np.ones(num_frames, bool)
+    track = TrackClip(folder=folder, first_frame=0, num_frames=num_frames, face_boxes=boxes, has_face=seen)
+    return LoadedDetector(model, DataConfig(**CLIP), None, device=torch.device(device)), track
+
+
 def judge(
     model: M2SDDetector, folder: Path, num_frames: int, device: str, stride: int = 1
 ) -> npt.NDArray[np.float64]:
     """The same by models/judging, without its maps; a window every `stride` frames."""
-    data = DataConfig(**CLIP)
-    detector = LoadedDetector(model, data, None, device=torch.device(device))
-    boxes, seen = np.full((num_frames, 3), float(CROP_SIZE)), np.ones(num_frames, bool)
-    track = TrackClip(folder=folder, first_frame=0, num_frames=num_frames, face_boxes=boxes, has_face=seen)
+    detector, track = detector_of(model, folder, num_frames, device)
     video: Any = SimpleNamespace(fps=Fraction(FPS), silent=True)
     config = JudgeConfig(stride_s=stride / FPS, explain=False)
     return detector._judge_face(track, video, config, "", []).window_logits
 
 
+def read(model: M2SDDetector, folder: Path, num_frames: int, device: str) -> None:
+    """What `judge` does before a batch goes to the device."""
+    detector, track = detector_of(model, folder, num_frames, device)
+    dataset, collate = detector._windows_of(track), Collate(FPS)
+    windows = (dataset[0, WindowStart(start)] for start in range(num_frames - CLIP_FRAMES + 1))
+    for taken in batches_of(windows, batch_size_for(detector.data, detector.inputs)):
+        collate(taken)
+
+
 def compare(
     folder: Path, name: str, config: dict[str, Any], num_frames: int, device: str, rounds: int
 ) -> dict[str, Any]:
-    """Frames a second of both ways and of the bare network, and how far their scores are apart."""
-    model, where = make_model(config, device), torch.device(device)
-    expected, found = (way(model, folder, num_frames, device) for way in (judge_naively, judge))
-    ready = [
-        video for video, _ in zip(naive_inputs(model, folder, num_frames, device), range(8), strict=False)
-    ]
-    together = torch.cat(ready)
-    count = len(expected)
-    naive_s, ours_s, alone_s, batch_s = [], [], [], []
-    for _ in range(rounds):
-        naive_s.append(best_s(lambda: judge_naively(model, folder, num_frames, device), 1))
-        ours_s.append(best_s(lambda: judge(model, folder, num_frames, device), 1))
-        alone_s.append(best_s(lambda: [network(model, video) for video in ready], 1) / len(ready) * count)
-        batch_s.append(best_s(lambda: network(model, together), 1) / len(ready) * count)
-    finish(where)
-    naive, ours, alone, batch = map(min, (naive_s, ours_s, alone_s, batch_s))
+    """Frames a second of both ways and of the bare network, and how far their scores are apart.
+
+    `cpu_ratio` is of the process's CPU seconds, which other work on the machine moves less. `read_ratio` is
+    of what has to be done on a CPU even where a GPU aligns and scores.
+    """
+    model, where = make_model(config, device), (folder, num_frames)
+    expected, found = (way(model, *where, device) for way in (judge_naively, judge))
     probs = [1 / (1 + np.exp(-logits)) for logits in (expected, found)]
+    ready = list(itertools.islice(naive_inputs(model, *where, device), 8))
+    together, scale = torch.cat(ready), len(expected) / len(ready)
+    ways: dict[str, Callable[[], object]] = {
+        "naive": lambda: judge_naively(model, *where, device),
+        "ours": lambda: judge(model, *where, device),
+        "naive_read": lambda: list(map(len, naive_frames(model, *where))),
+        "read": lambda: read(model, *where, device),
+        "alone": lambda: [network(model, video) for video in ready],
+        "batch": lambda: network(model, together),
+    }
+    spent = [{way: _spent(run) for way, run in ways.items()} for _ in range(rounds)]
+    wall, cpu = ({way: min(each[way][clock] for each in spent) for way in ways} for clock in (0, 1))
     return {
         "network": name,
-        "naive_frames_per_s": num_frames / naive,
-        "frames_per_s": num_frames / ours,
-        "ratio": naive / ours,
+        "ratio": wall["naive"] / wall["ours"],
+        "cpu_ratio": cpu["naive"] / cpu["ours"],
+        "read_ratio": cpu["naive_read"] / cpu["read"],
+        "naive_frames_per_s": num_frames / wall["naive"],
+        "frames_per_s": num_frames / wall["ours"],
         "score_difference": float(np.abs(probs[0] - probs[1]).max()),
         "score_spread": float(probs[0].std()),
-        "bare_network_frames_per_s": num_frames / batch,
-        "network_share": batch / ours,
-        "naive_network_share": alone / naive,
+        "naive_network_share": scale * wall["alone"] / wall["naive"],
+        "network_share": scale * wall["batch"] / wall["ours"],
     }
+
+
+def _spent(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the wall's clock and of the CPU."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def measure_peak(folder: Path, config: dict[str, Any], num_frames: int, device: str) -> float:
