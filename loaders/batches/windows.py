@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
+from loaders.batches.kept import KeptCrop
 from loaders.batches.labels import clip_labels, frame_labels, window_labels
 from loaders.batches.places import (
     evaluation_starts,
@@ -48,7 +49,6 @@ class WindowStart:
     sound_delay_s: float = 0.0
 
 
-KEPT_WINDOWS = 6
 Header = tuple[Fraction, int]  # frames per second, number of frames
 # number of an evaluation window, start of a window, or (epoch, repetition) in training
 Draw = int | WindowStart | tuple[int, int]
@@ -87,8 +87,7 @@ class ClipDataset(Dataset[Any]):
     `min_window_s` is a ClipError, and so are cached features that `recipes` (name -> FeatureInfo.recipe) says
     to have been made otherwise; where it says nothing, the first ones that are read do. `headers` remembers
     what the evaluation windows were counted by: a clip that is found to be another one when it is read is a
-    ClipError. With `keeps_frames`, for windows of one clip that overlap, the frames of about KEPT_WINDOWS
-    windows stay in memory, and what follows is decoded along with what is missing.
+    ClipError. With `keeps_frames`, for windows of one clip that overlap, a clip's crop is a KeptCrop.
     """
 
     clips: Sequence[Clip]
@@ -104,7 +103,7 @@ class ClipDataset(Dataset[Any]):
 
     def __post_init__(self) -> None:
         """Raises UsageError if there are folders of frames, but another signal or a rate is needed."""
-        self._kept_of, self._kept = -1, dict[int, npt.NDArray[np.uint8]]()  # clip index; frames by number
+        self._kept: tuple[int, KeptCrop] | None = None  # index of the clip, its crop
         clip = next((clip for clip in self.clips if clip.frames is not None), None)
         if clip and self.inputs != {"video"}:
             what = "is a folder of frames, without sound and landmarks: choose a --model that only sees"
@@ -122,7 +121,7 @@ class ClipDataset(Dataset[Any]):
         index, draw = key
         clip, is_released = self.clips[index], self.config.window == "released"
         landmarks = self._open_landmarks(clip)
-        with open_crop(clip.folder / VIDEO_NAME, clip.frames) as crop, self._open_sound(clip) as sound:
+        with self._open_crop(index) as crop, self._open_sound(clip) as sound:
             fps, num_frames = _header(clip, crop, landmarks)
             _require_same(clip, self.headers.get(index), (fps, num_frames))
             if sound is not None and not is_released:
@@ -136,7 +135,7 @@ class ClipDataset(Dataset[Any]):
                 waveform = _read_sound(sound, start_s - delay_s, window_s)
             video = np.zeros((len(frames), 0, 0, 3), np.uint8)
             if "video" in self.inputs:
-                video = self._read_frames(index, crop, frames, num_frames)
+                video = crop.read(frames)
             is_equalized = crop.is_equalized
         if self.training and self.config.frame_changes and "video" in self.inputs:
             if is_equalized:
@@ -168,25 +167,13 @@ class ClipDataset(Dataset[Any]):
             },
         )
 
-    def _read_frames(
-        self, index: int, crop: Crop, frames: npt.NDArray[np.int64], num_frames: int
-    ) -> npt.NDArray[np.uint8]:
-        """Frames (T, H, W, 3) of a clip."""
+    def _open_crop(self, index: int) -> contextlib.AbstractContextManager[Crop]:
+        clip = self.clips[index]
         if not self.keeps_frames:
-            return crop.read(frames)
-        if self._kept_of != index:
-            self._kept_of = index
-            self._kept.clear()
-        missing = [number for number in frames.tolist() if number not in self._kept]
-        length = int(frames[-1] - frames[0]) + 1
-        if missing:
-            ahead = np.arange(missing[0], min(max(missing[-1] + 1, missing[0] + length), num_frames))
-            self._kept.update(zip(ahead.tolist(), crop.read(ahead), strict=True))
-        for number in frames.tolist():  # the last used ones stay
-            self._kept[number] = self._kept.pop(number)
-        while len(self._kept) > KEPT_WINDOWS * length:
-            del self._kept[next(iter(self._kept))]
-        return np.stack([self._kept[number] for number in frames.tolist()])
+            return open_crop(clip.folder / VIDEO_NAME, clip.frames)
+        if self._kept is None or self._kept[0] != index:
+            self._kept = index, KeptCrop(clip.folder / VIDEO_NAME, clip.frames)
+        return contextlib.nullcontext(self._kept[1])
 
     def _open_landmarks(self, clip: Clip) -> npt.NDArray[Any] | None:
         return open_landmarks(clip.folder) if "landmarks" in self.inputs else None

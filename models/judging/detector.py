@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +32,7 @@ from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
 from loaders.batches.domain import describe, signals_of
 from loaders.batches.places import last_start_frame
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
+from models.judging.batches import batch_size_for, batches_of, logits_of
 from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px
 from models.judging.evidence import lag_curve, region_map, saturated_probes
 from models.judging.verdict import (
@@ -59,7 +61,7 @@ from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
 from utils.run.device import autocast, exact_float32, resolve_device
-from utils.types import DetectorOutput
+from utils.types import ClipBatch, DetectorOutput
 
 MISSING_FACE_S = 0.4  # longer gaps without a face are noted
 PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
@@ -83,6 +85,11 @@ class JudgeConfig(LimitConfig):
     lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
     explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
     check_domain: bool = opt(True, "faces unlike the training clips in plain facts are undecided")
+    batch_size: int = opt(
+        0,
+        "windows of a face that are scored at once, which take memory; 0 = as many as have 24 MB of frames "
+        "and sound, at most 16",
+    )
     weights_dir: Path | None = opt(None, "for methods that read features: folder of the backbones' weights")
     min_face_px: float = opt(48.0, "faces smaller than this, from hairline to chin, are undecided")
     judge_despite_generated: bool = opt(
@@ -93,7 +100,7 @@ class JudgeConfig(LimitConfig):
 
     def __post_init__(self) -> None:
         LimitConfig.__post_init__(self)
-        require_at_least(self, 0, "stride_s", "lag_frames", "min_face_px")
+        require_at_least(self, 0, "stride_s", "lag_frames", "min_face_px", "batch_size")
         if self.tracker not in PASSES:
             raise ValueError(f"tracker must be one of {', '.join(PASSES)}, got {self.tracker!r}")
 
@@ -214,11 +221,11 @@ class LoadedDetector:
                 dataset = self._windows_of(track)
                 starts = self._starts(track.num_frames, tracked.fps, config)
                 what = f"{Path(video).name}: face {number}"
-                bar = tqdm(starts, what, unit="window", disable=len(starts) < 2)
-                rows = [self._embedding(dataset[0, WindowStart(start)]) for start in bar]
+                batches = self._batches_of(dataset, starts, config, what)
+                rows = [self._embeddings(output) for _, output in batches]
                 if rows:
                     start_s = (track.first_frame + np.array(starts)) / float(tracked.fps)
-                    windows, window_s = np.stack(rows), self.data.window_s
+                    windows, window_s = np.concatenate(rows), self.data.window_s
                     fused = windows.mean(axis=0)
                     found.append(
                         FaceFeatures(fused=fused, windows=windows, start_s=start_s, window_s=window_s)
@@ -275,9 +282,8 @@ class LoadedDetector:
         verdict, logit, heads = UNDECIDED, None, [None, None]
         window_logits = np.zeros(0)
         if starts:
-            progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
-            read = [self._read(dataset[0, WindowStart(start)], config) for start in progress]
-            logits, facts = (np.stack(rows) for rows in zip(*read, strict=True))
+            read = [self._read(*batch, config) for batch in self._batches_of(dataset, starts, config, what)]
+            logits, facts = (np.concatenate(rows) for rows in zip(*read, strict=True))
             off_domain += self._unlike_training(facts, [face_height_px(track), fps])
             window_logits = logits[:, 0]
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
@@ -287,10 +293,11 @@ class LoadedDetector:
         video_logit, audio_logit = (None if head is None or math.isnan(head) else head for head in heads)
         probes = _spread(starts, PROBE_WINDOWS)
         lags = regions = None
+        score = functools.partial(self._scores, config=config)
         if probes and config.lag_frames and "sound" in self.inputs and not tracked.silent:
-            lags = lag_curve(self._logit, dataset, probes, tracked.fps, config.lag_frames)
+            lags = lag_curve(score, dataset, probes, tracked.fps, config.lag_frames)
         if probes and config.explain and "video" in self.inputs:
-            regions = region_map(self._logit, dataset, probes, tracked.fps)
+            regions = region_map(score, dataset, probes, tracked.fps)
         return FaceVerdict(
             verdict=verdict,
             prob=_prob(decision.clip, logit),
@@ -327,13 +334,12 @@ class LoadedDetector:
         """Frames of a video that a window covers; a frame of a slow video outlasts a window of one."""
         return max(1, round(self.data.window_s * fps))
 
-    def _read(self, window: ClipWindow, config: JudgeConfig) -> tuple[Floats, Floats]:
-        """(3,) logits, and facts (F,) of a window, (0,) without a domain."""
-        facts = np.zeros(0)
+    def _read(self, batch: ClipBatch, output: DetectorOutput, config: JudgeConfig) -> tuple[Floats, Floats]:
+        """(B, 3) logits, and facts (B, F) of windows, (B, 0) without a domain."""
+        facts = np.zeros((len(batch.clip_ids), 0))
         if self.domain and config.check_domain:
-            batch = Collate(self.data.video_fps)([window]).to(self.device)
-            facts = describe(self.domain, batch)[0].double().cpu().numpy()
-        return self._forward(window), facts
+            facts = describe(self.domain, batch).double().cpu().numpy()
+        return logits_of(output), facts
 
     def _unlike_training(self, facts: Floats, of_file: list[float]) -> list[str]:
         """Why a face is unlike the training clips, by facts (windows, W) and FILE_FACTS; [] if it is not."""
@@ -342,31 +348,37 @@ class LoadedDetector:
         (row,) = self.domain.complete(facts.mean(axis=0)[None], np.log([of_file]))
         return self.domain.reasons(row)
 
-    @torch.no_grad()
-    def _output(self, window: ClipWindow) -> DetectorOutput:
-        batch = Collate(self.data.video_fps)([window]).to(self.device)
-        with autocast(self.device, self.precision), exact_float32():
-            output: DetectorOutput = self.model(batch)
-        return output
+    def _batches_of(
+        self, dataset: ClipDataset, starts: Sequence[int], config: JudgeConfig, what: str
+    ) -> Iterator[tuple[ClipBatch, DetectorOutput]]:
+        """`_batches` of a face's windows, with a bar."""
+        windows = (dataset[0, WindowStart(start)] for start in starts)
+        bar = tqdm(total=len(starts), desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
+        with bar:
+            for batch, output in self._batches(windows, config):
+                yield batch, output
+                bar.update(len(batch.clip_ids))
 
-    @torch.no_grad()
-    def _embedding(self, window: ClipWindow) -> npt.NDArray[np.float32]:
-        """(E,) features of a window."""
-        embedding = self._output(window).embedding
-        if embedding is None:
+    def _batches(
+        self, windows: Iterable[ClipWindow], config: JudgeConfig
+    ) -> Iterator[tuple[ClipBatch, DetectorOutput]]:
+        """Batches of windows on the device, and what the model says of them."""
+        collate = Collate(self.data.video_fps)
+        for taken in batches_of(windows, config.batch_size or batch_size_for(self.data, self.inputs)):
+            batch = collate(taken).to(self.device)
+            with torch.no_grad(), autocast(self.device, self.precision), exact_float32():
+                output: DetectorOutput = self.model(batch)
+            yield batch, output
+
+    def _embeddings(self, output: DetectorOutput) -> npt.NDArray[np.float32]:
+        """(B, E) features of windows."""
+        if output.embedding is None:
             raise UsageError(f"{type(self.model).__name__} gives no features")
-        return embedding[0].float().cpu().numpy()
+        return output.embedding.detach().float().cpu().numpy()
 
-    @torch.no_grad()
-    def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
-        """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
-        output = self._output(window)
-        nothing = torch.full_like(output.logits, torch.nan)
-        heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
-        return torch.cat([output.logits, *heads]).float().cpu().double().numpy()
-
-    def _logit(self, window: ClipWindow) -> float:
-        return float(self._forward(window)[0])
+    def _scores(self, windows: Iterable[ClipWindow], config: JudgeConfig) -> Floats:
+        """(n,) logits of n windows."""
+        return np.concatenate([logits_of(output)[:, 0] for _, output in self._batches(windows, config)])
 
 
 def _as_clip(track: TrackClip) -> Clip:

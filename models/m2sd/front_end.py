@@ -57,7 +57,7 @@ class AlignedClips(nn.Module):
     def forward(self, batch: ClipBatch) -> Shown:
         with torch.autocast(batch.video.device.type, enabled=False):  # places of pixels need float32
             places = mirrored_places((~batch.video_padding_mask).sum(1), self.config.window_frames)
-            video = _of_frames(batch.video.transpose(1, 2), places).transpose(1, 2)
+            video = batch.video
             face = _mean_face(batch) if self.config.mask_parts else None
             if self.config.align:
                 points = _of_frames(five_points(batch.landmarks), places)
@@ -67,7 +67,9 @@ class AlignedClips(nn.Module):
                     face = self._moved(face, matrices, video)
                 video = warp(video, matrices, self.side)
             if video.shape[-1] != self.config.image_size or video.shape[-2] != video.shape[-1]:
-                video = resize_frames(video, self.config.image_size)
+                # clip by clip, which a CPU's caches hold
+                video = torch.cat([resize_frames(clip, self.config.image_size) for clip in video.split(1)])
+            video = _of_frames(video.transpose(1, 2), places).transpose(1, 2)  # now that frames are small
             if self.training:
                 mirrored = (torch.rand(len(video)) < 0.5).to(video.device)
                 video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
@@ -117,4 +119,4 @@ def _mean_face(batch: ClipBatch) -> Tensor:
 
 def _of_frames(values: Tensor, places: Tensor) -> Tensor:
     """(B, n, ...) of (B, T, ...), by the numbers of frames (B, n)."""
-    return torch.stack([row[numbers] for row, numbers in zip(values, places, strict=True)])
+    return values[torch.arange(len(values), device=values.device)[:, None], places]

@@ -6,6 +6,7 @@
     memory      of a training step, with and without --checkpoint_activations
     evaluate    scoring windows
     frames      single frames: training and scoring against the bare network, loading against the released way
+    judge       judging a window from every frame on, against the naive way; scores; memory
     features    extracting features against the bare backbones; memory; what caching saves
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
@@ -35,7 +36,7 @@ MAIN_FIGURES = (
     "train.tflops", "train.share_of_peak", "frames.train_share_of_bare", "frames.score_share_of_bare",
     "frames.changes_share", "frames.data_ratio", "frames.changes_ratio",
     "features.least_share_of_bare",
-    "features.cached_speedup",
+    "features.cached_speedup", "judge.tiny_ratio",
 )  # fmt: skip
 
 
@@ -87,6 +88,13 @@ def _features(scratch: Path, quick: bool) -> dict[str, Any]:
     return features.measure(scratch, device, **small)
 
 
+def _judge(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import judge
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return judge.measure(scratch, device, **(judge.QUICK if quick else {}))
+
+
 def _lists(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import lists
 
@@ -107,6 +115,7 @@ SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "evaluate": _evaluate,
     "frames": _frames,
     "features": _features,
+    "judge": _judge,
     "lists": _lists,
     "scale": _scale,
 }

@@ -1,11 +1,13 @@
-"""A checkpoint of every preset of every method judges a raw video."""
+"""A checkpoint of every preset of every method judges a raw video, whatever the number of windows at once."""
 
+import dataclasses
 from fractions import Fraction
 
 import pytest
 import torch
 
 import train
+from loaders.batches.windows import WindowStart
 from models import MODELS, load_detector
 from models.judging import detector
 from models.judging.detector import JudgeConfig
@@ -55,6 +57,25 @@ def tracked(video, tmp_path_factory):
     return track_video(video, tmp_path_factory.mktemp("tracks"))
 
 
+def assert_batches_do_not_matter(loaded, track):
+    """Windows alone and together, the last of them shorter than the others.
+
+    In float32, since the front ends compute in it: so up to rounding.
+    """
+    dataset = loaded._windows_of(track)
+    dataset.config = dataclasses.replace(loaded.data, window_s=min(0.6, loaded.data.window_s))
+    starts = (0, 4, 7, track.num_frames - 11)
+    windows = [dataset[0, WindowStart(start)] for start in starts]
+    alone, together = (
+        [output for _, output in loaded._batches(windows, JudgeConfig(batch_size=size))] for size in (1, 4)
+    )
+    assert len(together) < len(alone) == len(starts)
+    for name in ("logits", "video_logits", "audio_logits", "embedding", "emotion_logits"):
+        if getattr(alone[0], name) is not None:
+            expected, found = (torch.cat([getattr(o, name) for o in way]) for way in (alone, together))
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("model", "preset", "more"), CASES)
 def test_a_checkpoint_of_every_preset_judges(model, preset, more, video, tracked, tmp_path, monkeypatch):
     flags = ["--model", model, "--preset", preset, *SIZES[model].split(), *more]
@@ -73,7 +94,8 @@ def test_a_checkpoint_of_every_preset_judges(model, preset, more, video, tracked
         with pytest.raises(UsageError, match="says nothing of real and fake"):
             loaded.judge(video, how)
         assert len(loaded.features(video)) == 1
-        return
-    verdict = loaded.judge(video, how)
-    assert len(verdict.faces) == 1
-    assert 0 < verdict.prob < 1
+    else:
+        verdict = loaded.judge(video, how)
+        assert len(verdict.faces) == 1
+        assert 0 < verdict.prob < 1
+    assert_batches_do_not_matter(loaded, tracked.tracks[0])

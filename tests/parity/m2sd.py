@@ -239,7 +239,7 @@ class Comparison:
         matrix = alignment.similarity_to(targets, points.mean(dim=0))
         self.check(f"{start}.matrix", matrix, "matrix")
         video = torch.from_numpy(canvas).permute(3, 0, 1, 2)[None]
-        frames = alignment.warp(video, matrix[None], 224)[0].permute(1, 2, 3, 0)  # (16, 224, 224, 3)
+        frames = alignment.sample(video, matrix[None], 224)[0].permute(1, 2, 3, 0)  # (16, 224, 224, 3)
         key = f"{start}.aligned_every4"
         errors = (frames[:, ::4, ::4] - self.given(key)).abs()
         self.note(key, "levels", errors.max().item() / 2)  # up to two, but on few pixels

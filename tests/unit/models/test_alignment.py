@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.blocks.alignment import five_points, similarity_to, template, warp
+from models.blocks.alignment import five_points, sample, similarity_to, template, warp
 
 POINTS = torch.tensor([(310, 220), (400, 215), (352, 275), (318, 330), (392, 326)]).double()
 
@@ -57,9 +57,12 @@ def test_frames_are_warped_as_opencv_does(size):
         cosine, sine = scale * np.cos(turn), scale * np.sin(turn)
         matrices.append([[cosine, -sine, 21.3], [sine, cosine, 4.7]])
     video = torch.from_numpy(frames).permute(0, 4, 1, 2, 3)
-    found = warp(video, torch.tensor(matrices), size).permute(0, 2, 3, 4, 1).numpy()
-    for clip, matrix, ours in zip(frames, matrices, found, strict=True):
+    found, on_cpu = (
+        way(video, torch.tensor(matrices), size).permute(0, 2, 3, 4, 1).numpy() for way in (sample, warp)
+    )
+    for clip, matrix, ours, cpu in zip(frames, matrices, found, on_cpu, strict=True):
         theirs = np.stack([cv2.warpAffine(frame, np.array(matrix), (size, size)) for frame in clip])
+        np.testing.assert_array_equal(cpu, theirs)
         differences = np.abs(ours - theirs)
         assert differences.max() <= 1
         assert (differences > 0).mean() < 0.005

@@ -13,6 +13,7 @@ import train
 from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import ClipDataset
 from models import MODELS
+from models.judging.batches import logits_of
 from models.judging.detector import JudgeConfig, LoadedDetector
 from models.judging.doubts import doubts_of, doubts_of_sound
 from models.method import Method, without_decay_of_vectors
@@ -128,5 +129,5 @@ def test_a_logit_that_is_a_view_of_a_parameter_is_judged(tmp_path):
     clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=20))
     dataset = ClipDataset([clip], DataConfig(window_s=0.4), training=False, inputs=Constant.inputs)
     detector = LoadedDetector(Constant(), dataset.config, None, device=torch.device("cpu"))
-    logits = detector._forward(dataset[0, 0])
-    np.testing.assert_array_equal(logits, [0.0, np.nan, np.nan])
+    ((_, output),) = detector._batches([dataset[0, 0]], JudgeConfig())
+    np.testing.assert_array_equal(logits_of(output), [[0.0, np.nan, np.nan]])

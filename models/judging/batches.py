@@ -1,0 +1,43 @@
+"""Windows of a face in batches, and the logits of a batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from loaders.batches.data_config import DataConfig
+from loaders.batches.windows import ClipWindow
+from utils.evaluation.metrics import Floats
+from utils.types import DetectorOutput
+
+BATCH_BYTES, MAX_BATCH = 24e6, 16  # of a batch, where its size is not given
+
+
+def batch_size_for(data: DataConfig, inputs: frozenset[str]) -> int:
+    """How many windows with `inputs` are scored at once: as many as hold BATCH_BYTES, at most MAX_BATCH."""
+    return max(1, min(int(BATCH_BYTES / data.window_bytes(inputs)), MAX_BATCH))
+
+
+def batches_of(windows: Iterable[ClipWindow], size: int) -> Iterator[list[ClipWindow]]:
+    """At most `size` windows at a time, in their order, never of different lengths.
+
+    So nothing is padded: some presets do with padding what the published code does, and a window's score
+    would depend on the others.
+    """
+    for _, alike in itertools.groupby(windows, _lengths):
+        while taken := list(itertools.islice(alike, size)):
+            yield taken
+
+
+def _lengths(window: ClipWindow) -> tuple[int, ...]:
+    """Numbers of frames, of samples and of rows of each feature."""
+    return tuple(len(values) for values in (window.video, window.waveform, *window.features.values()))
+
+
+def logits_of(output: DetectorOutput) -> Floats:
+    """(B, 3) logits of windows: clip, picture, sound; NaN if the method lacks the head."""
+    nothing = torch.full_like(output.logits, torch.nan)
+    heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
+    return torch.stack([output.logits, *heads], dim=1).detach().float().cpu().double().numpy()
