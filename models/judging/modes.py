@@ -19,7 +19,7 @@ MODES: dict[str, tuple[type[Any], Callable[[], int]]] = {
     "video": (command.VideoConfig, command.main),
 }
 # flags of judging that evaluations have, too
-SHARED = {"checkpoint", "device", "no_thumbnails", "output_dir", "precision", "weights_dir"}
+SHARED = {"batch_size", "checkpoint", "device", "no_thumbnails", "output_dir", "precision", "weights_dir"}
 OF_VIDEOS = {*JudgeConfig.__annotations__, *command.VideoConfig.__annotations__} - SHARED
 
 

@@ -12,6 +12,7 @@ FLAG_VARIABLES=(MODEL:model PRESET:preset DEVICE:device SEED:seed EPOCHS:epochs 
 source utils/shell/environment.sh
 
 SIZE_FLAGS=() # of the demo; a run that goes on keeps its own values
+declare -A STAGE_SIZES=() # more of them for each of m2sd's stages
 DEMO=false
 if [[ "${1:-}" == --demo ]]; then
     DEMO=true
@@ -82,7 +83,7 @@ _extract_features() {
 }
 
 _train_stages() { # of m2sd, each in a folder of its own, from the checkpoints of those before
-    local stage dir how
+    local stage dir how common=("${SIZE_FLAGS[@]}") SIZE_FLAGS
     [[ "$STAGES" != all ]] || STAGES="teacher expert pretrain finetune"
     if [[ "$MODEL" != m2sd || -n "$PRESET$FOLDS" ]]; then
         echo "error: STAGES is for MODEL=m2sd, without PRESET and FOLDS" >&2
@@ -90,6 +91,7 @@ _train_stages() { # of m2sd, each in a folder of its own, from the checkpoints o
     fi
     for stage in $STAGES; do
         dir="$RUN_DIR/$stage" how=(--preset "m2sd_$stage")
+        read -ra SIZE_FLAGS <<<"${common[*]} ${STAGE_SIZES[$stage]:-}"
         [[ ! "$stage" =~ ^(pretrain|finetune)$ ]] ||
             how+=(--teacher "$RUN_DIR/teacher/best.pt" --expert "$RUN_DIR/expert/best.pt")
         [[ "$stage" != finetune ]] || how+=(--init_from "$RUN_DIR/pretrain/best.pt")

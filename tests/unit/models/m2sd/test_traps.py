@@ -45,7 +45,7 @@ PLACES = {  # trap -> tests as file::name, below tests/
         "e2e/test_video.py::test_two_faces_side_by_side_have_tracks_and_scores_of_their_own",
     ),
     "T10": (
-        "unit/models/m2sd/test_clips.py::test_the_stretches_that_are_judged",
+        "unit/preprocess/faces/test_m2sd_rules.py::test_the_stretches_that_are_judged",
         "unit/preprocess/faces/test_faces.py::"
         "test_before_the_face_comes_and_after_it_has_gone_the_crop_is_black",
         "unit/preprocess/faces/test_faces.py::test_a_face_that_is_hidden_for_a_second_stays_one_track",
