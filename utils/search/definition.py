@@ -289,7 +289,9 @@ class Definition:
             raise self._error("pruning ends runs early: it goes with a space and one seed, not with means")
         if self.seeds and "seed" in (*self.searched, *self.settings):
             raise self._error("seed: give either seeds, or --seed for all trials")
-        if both := set(self.searched) & given.keys():
+        # what rows leave out may be given to the others, as a checkpoint that only the command knows
+        changed = {name for row in self.rows.values() for name, words in row.items() if words is not None}
+        if both := (self.space.keys() | changed) & given.keys():
             raise UsageError(f"--{sorted(both)[0]} is what {self.path} varies: it cannot be given next to it")
         if forbidden := NOT_SEARCHED & given.keys():
             raise UsageError(f"--{sorted(forbidden)[0]} does not go with --search")

@@ -107,6 +107,7 @@ ROWS = {"rows": [{"name": "a"}, {"name": "b", "dropout": 0.2}]}
         (SPACE | {"test": {"labels": "any"}}, (), "test: labels is not one of"),
         (SPACE | {"test": {"label_rule": "every"}}, (), "invalid choice: 'every'"),
         (SPACE, ("--dropout", 0.3), "--dropout is what file.json varies"),
+        ({"rows": [{"name": "a", "dropout": 0.1}]}, ("--dropout", 0.3), "--dropout is what file.json varies"),
         (SPACE, ("--resume",), "--resume does not go with --search"),
         (SPACE, ("--data_root", "nowhere"), "nowhere: no such folder"),
         (ROWS | SPACE, (), "they do not go with space"),
