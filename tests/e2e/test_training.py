@@ -182,6 +182,44 @@ def test_two_evaluations_are_compared_without_a_checkpoint(prepared_root, unbrok
     assert "| fakeavceleb |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_scores_from_a_file_give_the_numbers_of_their_evaluation(prepared_root, unbroken, tmp_path):
+    """To the last digit, in any order of rows; a file that does not fit is refused in one line."""
+    data = ("--data_root", prepared_root)
+    arguments = ("--checkpoint", unbroken / "best.pt", *data, "--num_workers", "0", "--report", "false")
+    own = json.loads(ok(command("test.py", *arguments, "--output_dir", tmp_path / "own")).stdout)
+    rows = list(csv.DictReader((tmp_path / "own/predictions.csv").open()))
+    lines = [f"{row['clip_id']},{row['logit']}" for row in rows[::-1]]
+    file = tmp_path / "scores.csv"
+    file.write_text("\n".join(["clip_id,score", *lines]) + "\n")
+    judge = (
+        "test.py",
+        "--scores",
+        file,
+        "--higher_means",
+        "fake",
+        *data,
+        "--output_dir",
+        tmp_path / "theirs",
+    )
+    judge += ("--split_file", unbroken / "splits/fakeavceleb.csv")
+    theirs = json.loads(ok(command(*judge)).stdout)
+    same = ("overall", "intervals", "delong", "per_category", "per_method", "per_stratum", "ids_sha256")
+    same += ("macro_auc_category", "macro_auc_method", "split_checksum", "caveat")
+    assert {name: theirs[name] for name in same} == {name: own[name] for name in same}
+    assert theirs.get("donor_disjoint") == own.get("donor_disjoint")
+    assert theirs["shortcut_correlations"]["sharpness"]["real"]["num_clips"] == 3
+    assert theirs["coverage"]["share"] == 1
+    both = (tmp_path / "own", tmp_path / "theirs")
+    compared = json.loads(ok(command("test.py", "--compare", *both)).stdout)
+    assert compared["datasets"]["fakeavceleb"]["overall"]["difference"] == 0
+    file.write_text("\n".join(["clip_id,score", *lines[2:], lines[3], "nobody,1"]) + "\n")
+    refused = command(*judge)
+    assert refused.returncode == 1
+    names = [line.split(",")[0] for line in (lines[0], lines[1], lines[3], "nobody")]
+    said = refused.stderr.splitlines()[-1]
+    assert all(name in said for name in names), said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
