@@ -33,7 +33,7 @@ from loaders import DATASETS
 from loaders.listing import Listing, MetadataConfig
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split
 from loaders.splits.files import write_split
-from loaders.splits.lists import ClipNames, Row, read_list
+from loaders.splits.lists import ClipNames, Row, read_list, top_folders
 from loaders.splits.overlap import (
     NAME_RULES,
     Named,
@@ -84,6 +84,7 @@ def read_parts(config: IdsConfig, listing: Listing | None) -> dict[str, list[Lis
     """
     parts: dict[str, list[Listed]] = defaultdict(list)
     names = ClipNames(config.dataset, listing.clips) if listing is not None else None
+    folders = top_folders(listing.clips) if listing is not None else []
     for path in config.ids_only:
         if path.is_dir():
             for clip in DATASETS[config.dataset](path, MetadataConfig()).clips:
@@ -96,7 +97,7 @@ def read_parts(config: IdsConfig, listing: Listing | None) -> dict[str, list[Lis
         own_parts = _parts_of(path, rows)
         for part in dict.fromkeys(own_parts):
             of_part = [row for row, name in zip(rows, own_parts, strict=True) if name == part]
-            parts[part] += _look_up(path, of_part, config.dataset, names, part)
+            parts[part] += _look_up(of_part, config.dataset, names, folders)
     if len(parts) < 2:
         raise DatasetError(f"{', '.join(map(str, config.ids_only))}: one part only; name the lists of two")
     if not any(clip.known.person or clip.known.family for clips in parts.values() for clip in clips):
@@ -121,11 +122,11 @@ def _parts_of(path: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def _look_up(
-    path: Path, rows: Sequence[Row], dataset: str, names: ClipNames | None, part: str
+    rows: Sequence[Row], dataset: str, names: ClipNames | None, folders: Sequence[str]
 ) -> list[Listed]:
     if names is None:
         return [Listed(row.name, _by_columns(row, named_by_name(dataset, row.name))) for row in rows]
-    clips = names.find_all([row.name for row in rows], below=part)
+    clips = names.find_below([row.name for row in rows], folders)
     found = []
     for row, clip in zip(rows, clips, strict=True):
         if clip is None:

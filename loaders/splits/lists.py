@@ -126,6 +126,14 @@ class ClipNames:
         prefix = self._prefix(paths, at)
         return [at(path.removeprefix(prefix)) for path in paths]
 
+    def find_below(self, names: Sequence[str], folders: Iterable[str]) -> list[Clip | None]:
+        """`find_all` with that of the folders below which most are found, by default with no folder."""
+        best = self.find_all(names)
+        for folder in folders:
+            if best.count(None):
+                best = min(best, self.find_all(names, folder), key=lambda found: found.count(None))
+        return best
+
     @staticmethod
     def _prefix(paths: Sequence[str], at: Callable[[str], Clip | None]) -> str:
         for length in range(max(path.count("/") for path in paths) + 1):
@@ -134,6 +142,12 @@ class ClipNames:
                 if length < len(parts) and at("/".join(parts[length:])):
                     return "".join(f"{part}/" for part in parts[:length])
         return ""
+
+
+def top_folders(clips: Iterable[Clip]) -> list[str]:
+    """The folders of a data set in which clips lie, e.g. train and val, sorted."""
+    paths = (clip.clip_id.removeprefix(f"{clip.dataset}/") for clip in clips)
+    return sorted({path.split("/", 1)[0] for path in paths if "/" in path})
 
 
 def _loosened(path: str) -> str:

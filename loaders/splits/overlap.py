@@ -138,15 +138,16 @@ def overlaps(parts: Mapping[str, Iterable[Named]]) -> dict[str, Any]:
     return result
 
 
-def lines_of(found: Mapping[str, Any]) -> list[str]:
-    """`overlaps` in words, a line for each kind and pair of parts."""
+def lines_of(found: Mapping[str, Any], *, is_whole: bool = True) -> list[str]:
+    """`overlaps` in words, a line for each kind and pair of parts; unless `is_whole`, of what is shared."""
     lines = []
     for kind, what in KINDS.items():
         row = found[kind]
-        if "reason" in row:
+        if "reason" in row and is_whole:
             lines.append(f"{what}: not known, {row['reason']}")
-            continue
-        for pair in row["shared"]:
+        for pair in row.get("shared", ()):
+            if not (pair["number"] or is_whole):
+                continue
             of = " and ".join(f"{row['numbers'][part]:,} of {part}" for part in pair["parts"])
             example = f", e.g. {pair['examples'][0]}" if pair["examples"] else ""
             lines.append(f"{what}: {pair['number']:,} are in both, of {of}{example}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from loaders.listing import Listing
 from loaders.splits.lists import ClipNames, plain_path, read_list
-from loaders.splits.overlap import Named, any_shared, lines_of, named_by_clip, overlaps
+from loaders.splits.overlap import Named, lines_of, named_by_clip, overlaps
 from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.files import names_sha256
@@ -188,11 +188,10 @@ def protocol_results(
 
 
 def describe_protocol(dataset: str, results: Mapping[str, Any]) -> list[str]:
-    """Lines for the log: of a published protocol its checksum, and what the parts share if they share any."""
+    """Lines for the log: of a published protocol its checksum, and what the parts share."""
     lines = []
     if results["name"] is not None:
         state = f"not as published: {results['misfits']}" if results["misfits"] else "figures as published"
         lines.append(f"{dataset}: protocol {results['name']}, {state}; ids sha256 {results['ids_sha256']}")
-    if lines or any_shared(results["overlaps"]):
-        lines += [f"{dataset}: {line}" for line in lines_of(results["overlaps"])]
-    return lines
+    whole = results["name"] is not None
+    return lines + [f"{dataset}: {line}" for line in lines_of(results["overlaps"], is_whole=whole)]

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import multiprocessing
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -38,7 +39,7 @@ from loaders.batches.silence import TRIM_RULES
 from loaders.listing import Listing, ListingConfig, MetadataConfig
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split
-from loaders.splits.lists import ClipNames, Row, read_list
+from loaders.splits.lists import ClipNames, Row, read_list, top_folders
 from models.judging.outputs import log_split, provenance, write_metrics
 from preprocess.work.raw_layouts import SOURCES, read_raw_dataset
 from preprocess.work.tables import show_as_prepared
@@ -93,7 +94,7 @@ class ScoresConfig:
     shortcut_correlations: bool = opt(
         True, "measure the clips' facts, and how scores follow them (reads all)"
     )
-    num_workers: int = opt(1, "processes that measure clips")
+    num_workers: int = opt(0, "processes that measure clips; 0: one per CPU core")
     output_dir: Path = opt(Path("scores"), "where results are written")
 
 
@@ -139,7 +140,8 @@ def match_scores(
     names = ClipNames(listing.dataset, listing.all_clips)
     rows_of: dict[str, list[Row]] = defaultdict(list)
     problems: dict[str, list[tuple[str, str]]] = {"missing": [], "doubled": [], "unknown": []}
-    for row, clip in zip(rows, names.find_all([row.name for row in rows]), strict=True):
+    found_clips = names.find_below([row.name for row in rows], top_folders(wanted))
+    for row, clip in zip(rows, found_clips, strict=True):
         if clip is None:
             problems["unknown"].append((row.name, row.where))
         else:
@@ -319,7 +321,7 @@ def _correlations(config: ScoresConfig, clips: Sequence[Clip], scores: ClipScore
     if not config.shortcut_correlations:
         return {"reason": "not asked for"}
     try:
-        facts = measure_clips(clips, config.num_workers)
+        facts = measure_clips(clips, config.num_workers or multiprocessing.cpu_count())
     except (ClipError, UsageError) as error:
         log.warning("the clips' facts could not be measured: %s", error)
         return {"reason": str(error)}

@@ -188,6 +188,24 @@ def test_a_data_sets_own_split_is_audited_by_its_folder(tmp_path):
     assert (shared(report, "persons"), shared(report, "donors")) == (1, 2)
 
 
+def test_names_without_the_folder_of_their_part_are_looked_up(tmp_path):
+    """AV-Deepfake1M's: a published test list is of its validation part, whose clips may be in train, too."""
+    for part, speakers in (("train", (1, 2)), ("val", (2, 3))):
+        about = {
+            "original": None,
+            "modify_type": "real",
+            "audio_fake_segments": [],
+            "visual_fake_segments": [],
+        }
+        entries = [{"file": f"id{n:05d}/v/1/real.mp4", **about} for n in speakers]
+        (tmp_path / f"{part}_metadata.json").write_text(json.dumps(entries))
+    paths = lists(tmp_path, train=["id00001/v/1/real"], test=["id00002/v/1/real", "id00003/v/1/real"])
+    flags = ("--data_root", tmp_path)
+    report = audited(paths, tmp_path / "out", *flags, status=0)
+    assert shared(report, "persons") == 0
+    assert report["parts"]["test"]["num_clips"] == 2
+
+
 def test_what_cannot_be_compared_is_refused(root, tmp_path):
     paths = lists(tmp_path, train=["x/1", "x/2"], test=["x/3"])
     with pytest.raises(DatasetError, match="nothing tells who is seen"):

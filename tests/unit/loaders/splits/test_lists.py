@@ -46,6 +46,15 @@ def test_a_list_may_leave_out_the_folder_of_its_part():
     ]
 
 
+def test_the_folder_that_finds_most_is_taken():
+    """As of AV-Deepfake1M's validation part, some of whose clips are in its training part, too."""
+    names = names_of("train/id1/v/1/real", "val/id1/v/1/real", "val/id2/v/1/real")
+    wanted = ["id1/v/1/real.mp4", "id2/v/1/real.mp4"]
+    found = names.find_below(wanted, ["train", "val"])
+    assert [clip and clip.clip_id for clip in found] == ["d/val/id1/v/1/real", "d/val/id2/v/1/real"]
+    assert names.find_below(["val/id2/v/1/real"], ["train"])[0].clip_id == "d/val/id2/v/1/real"
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [

@@ -95,6 +95,9 @@ def test_the_split_file_keeps_the_protocol(listing, tmp_path):
     shared = protocol_results(listing, drawn.split_of, None)
     assert shared["name"] is None
     assert shared["overlaps"]["persons"]["shared"][0]["number"] == 0
+    said = describe_protocol("fakeavceleb", shared)  # of what is not shared there is nothing to say
+    assert said
+    assert all("as donors" in line for line in said)
 
 
 def test_av_deepfake1m_tests_on_its_official_validation(tmp_path):
