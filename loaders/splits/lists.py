@@ -22,6 +22,7 @@ from utils.names import brief, is_plain
 
 # in lower case; the first that is there counts
 NAME_COLUMNS = ("clip_id", "full_path", "file_path", "video_path", "path", "file", "filename", "video-file")
+MAX_TRIED = 500  # names of a list, to see which folders stand before all of them
 _LABELLED = re.compile(r"[01](?:\.0)?[ \t]+(\S.*)")
 _BETWEEN = re.compile(r"[ ()_-]+")
 
@@ -81,8 +82,12 @@ def _path_in(line: str, cells: list[str]) -> str:
 
 def plain_path(name: str) -> str:
     """A path as data sets are compared by it: NFC, "/" between parts, without "./" and a video's suffix."""
-    path = PurePosixPath(unicodedata.normalize("NFC", name.strip()).replace("\\", "/").lstrip("/"))
-    return (path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path).as_posix()
+    path = unicodedata.normalize("NFC", name.strip()).replace("\\", "/").lstrip("/")
+    if "//" in path or "./" in path:
+        path = PurePosixPath(path).as_posix()
+    stem, _, suffix = path.rpartition(".")
+    is_video = f".{suffix.lower()}" in VIDEO_SUFFIXES and stem and not stem.endswith("/")
+    return stem if is_video else path
 
 
 class ClipNames:
@@ -136,8 +141,9 @@ class ClipNames:
 
     @staticmethod
     def _prefix(paths: Sequence[str], at: Callable[[str], Clip | None]) -> str:
-        for length in range(max(path.count("/") for path in paths) + 1):
-            for path in paths:
+        some = paths[:: max(1, len(paths) // MAX_TRIED)]  # a list of a million names may be of other clips
+        for length in range(max(path.count("/") for path in some) + 1):
+            for path in some:
                 parts = path.split("/")
                 if length < len(parts) and at("/".join(parts[length:])):
                     return "".join(f"{part}/" for part in parts[:length])

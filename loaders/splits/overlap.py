@@ -34,16 +34,9 @@ class Named:
     video: str = ""  # the recording that it was cut out of
     family: str = ""  # a genuine clip and the fakes made from it
 
-    def values(self, kind: str) -> set[str]:
-        """What it has of one of KINDS."""
-        found = {
-            "persons": (self.person,),
-            "donors": (self.person, *self.donors),
-            "videos": (self.video,),
-            "families": (self.family,),
-            "files": (self.name,),
-        }[kind]
-        return set(found) - {""}
+    def values(self) -> tuple[tuple[str, ...], ...]:
+        """What it has of each of KINDS; "" where that is not known."""
+        return (self.person,), (self.person, *self.donors), (self.video,), (self.family,), (self.name,)
 
 
 def _fakeavceleb(name: str) -> Named:
@@ -117,11 +110,14 @@ def overlaps(parts: Mapping[str, Iterable[Named]]) -> dict[str, Any]:
 
     "shared" has a row for each pair of parts, also of number 0. A kind that no clip tells is {"reason": why}.
     """
-    values: dict[str, dict[str, set[str]]] = {kind: {part: set() for part in parts} for kind in KINDS}
+    values: dict[str, dict[str, set[str]]] = {kind: {} for kind in KINDS}
     for part, clips in parts.items():
+        sets: list[set[str]] = [set() for _ in KINDS]
         for clip in clips:  # once, since there may be a million
-            for kind, found in values.items():
-                found[part] |= clip.values(kind)
+            for names, more in zip(sets, clip.values(), strict=True):
+                names.update(more)
+        for kind, names in zip(KINDS, sets, strict=True):
+            values[kind][part] = names - {""}
     result: dict[str, Any] = {}
     for kind, found in values.items():
         if not any(found.values()):
