@@ -175,23 +175,20 @@ def _misfits(protocol: ListProtocol, of_part: Mapping[str, Sequence[Clip]]) -> s
 def protocol_results(
     listing: Listing, split_of: Mapping[str, str], published: Published | None
 ) -> dict[str, Any]:
-    """The "protocol" of test_metrics.json: name and checksum of a published one, and what the parts share."""
+    """The "protocol" of test_metrics.json: name and checksum of a published one, and what the parts share.
+
+    "said" has it in words: all of it of a published protocol, else what is shared.
+    """
     known = [part for part in PARTS if part in set(split_of.values())]
 
     def clips_of(part: str) -> Iterator[Named]:
         return (named_by_clip(clip) for clip in listing.all_clips if split_of.get(clip.clip_id) == part)
 
+    found = overlaps({part: clips_of(part) for part in known})
+    said = lines_of(found, is_whole=published is not None)
     about: dict[str, Any] = {"name": None}
     if published is not None:
         about = {"name": published.name, "ids_sha256": published.ids_sha256, "misfits": published.misfits}
-    return about | {"overlaps": overlaps({part: clips_of(part) for part in known})}
-
-
-def describe_protocol(dataset: str, results: Mapping[str, Any]) -> list[str]:
-    """Lines for the log: of a published protocol its checksum, and what the parts share."""
-    lines = []
-    if results["name"] is not None:
-        state = f"not as published: {results['misfits']}" if results["misfits"] else "figures as published"
-        lines.append(f"{dataset}: protocol {results['name']}, {state}; ids sha256 {results['ids_sha256']}")
-    whole = results["name"] is not None
-    return lines + [f"{dataset}: {line}" for line in lines_of(results["overlaps"], is_whole=whole)]
+        state = f"not as published: {published.misfits}" if published.misfits else "figures as published"
+        said = [f"protocol {published.name}, {state}; ids sha256 {published.ids_sha256}", *said]
+    return about | {"overlaps": found, "said": said}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
 import shlex
@@ -20,7 +19,7 @@ from loaders.batches.labels import clip_labels
 from loaders.listing import Listing, summarize
 from loaders.splits.drawing import Split
 from loaders.splits.files import split_checksum
-from loaders.splits.published import describe_protocol, protocol_results
+from loaders.splits.published import protocol_results
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
 from preprocess.perturb.variants import RobustnessConfig
 from utils.clip_type import Clip
@@ -53,8 +52,8 @@ def check_clips(clips: Sequence[Clip], label_rule: str, part: str, *told: str, n
 def log_split(listing: Listing, split: Split) -> dict[str, Any]:
     """Log what is listed, and what its parts are and share; returns the "protocol" of test_metrics.json."""
     protocol = protocol_results(listing, split.split_of, split.published)
-    said = (summarize(listing, split.split_of), split.describe_dropped())
-    for line in itertools.chain(*said, describe_protocol(listing.dataset, protocol)):
+    shared = [f"{listing.dataset}: {line}" for line in protocol["said"]]
+    for line in summarize(listing, split.split_of) + split.describe_dropped() + shared:
         log.info(line)
     return protocol
 

@@ -10,7 +10,7 @@ from loaders.listing import MetadataConfig
 from loaders.splits import published
 from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split, read_split, write_split
-from loaders.splits.published import ListProtocol, describe_protocol, protocol_results
+from loaders.splits.published import ListProtocol, protocol_results
 from tests.clip_factory import write_fakeavceleb_tree
 from utils.errors import DatasetError, UsageError
 
@@ -54,7 +54,7 @@ def test_a_protocol_is_its_lists_and_says_what_they_share(listing, tmp_path):
     assert shared == {("train", "val"): 0, ("train", "test"): 1, ("val", "test"): 0}
     donors = {tuple(row["parts"]): row["number"] for row in results["overlaps"]["donors"]["shared"]}
     assert donors == {("train", "val"): 1, ("train", "test"): 1, ("val", "test"): 1}  # the next one's face
-    said = describe_protocol("fakeavceleb", results)
+    said = results["said"]
     assert "not as published: train has 28 clips, published are 13380" in said[0]
     assert results["ids_sha256"] in said[0]
     assert any("persons on screen: 1 are in both, of 7 of train and 3 of test" in line for line in said)
@@ -81,7 +81,7 @@ def test_figures_that_fit_are_said_to_fit(listing, tmp_path, monkeypatch):
     split = make_split(listing, asked(write_lists(tmp_path / "lists", **parts)))
     assert split.published.misfits == ""
     results = protocol_results(listing, split.split_of, split.published)
-    assert "figures as published" in describe_protocol("fakeavceleb", results)[0]
+    assert "figures as published" in results["said"][0]
 
 
 def test_the_split_file_keeps_the_protocol(listing, tmp_path):
@@ -95,7 +95,7 @@ def test_the_split_file_keeps_the_protocol(listing, tmp_path):
     shared = protocol_results(listing, drawn.split_of, None)
     assert shared["name"] is None
     assert shared["overlaps"]["persons"]["shared"][0]["number"] == 0
-    said = describe_protocol("fakeavceleb", shared)  # of what is not shared there is nothing to say
+    said = shared["said"]  # of what is not shared there is nothing to say
     assert said
     assert all("as donors" in line for line in said)
 
