@@ -100,7 +100,14 @@ class ClipNames:
 
     def __init__(self, dataset: str, clips: Iterable[Clip]) -> None:
         self.dataset = dataset
-        self._exact = {plain_path(clip.clip_id.removeprefix(f"{dataset}/")): clip for clip in clips}
+        self._exact: dict[str, Clip] = {}
+        self._others: dict[str, Clip] = {}  # by id: those whose path, made plain, is another clip's as well
+        for clip in clips:
+            path = plain_path(clip.clip_id.removeprefix(f"{dataset}/"))
+            if path in self._exact:
+                self._others[clip.clip_id] = clip
+            else:
+                self._exact[path] = clip
 
     @functools.cached_property
     def _loose(self) -> dict[str, Clip | None]:
@@ -111,25 +118,31 @@ class ClipNames:
             found[key] = None if key in found else clip
         return found
 
+    def _by_id(self, name: str) -> Clip | None:
+        clip = self._exact.get(plain_path(name.removeprefix(f"{self.dataset}/")))
+        return clip if clip and clip.clip_id == name else self._others.get(name)
+
     def find(self, path: str) -> Clip | None:
         """The clip at a `plain_path`; None if there is no such clip."""
         return self._exact.get(path) or self._loose.get(_loosened(path))
 
     def find_all(self, names: Sequence[str], below: str = "") -> list[Clip | None]:
-        """The clip that each name means; None where there is no such clip.
+        """The clip that each name means; None where there is no such clip. Ids go before paths.
 
         As few leading folders as possible, the same of all names, are dropped so that one of them is found:
         lists have the data set's name or the root of another machine before their paths. below: folder of
         the data set that the names leave out, e.g. "train".
         """
-        paths = [plain_path(name) for name in names]
+        found = [self._by_id(name) for name in names]
+        paths = [plain_path(name) for name, clip in zip(names, found, strict=True) if clip is None]
         places = [f"{below}/" if below else "", ""]
 
         def at(path: str) -> Clip | None:
             return next((clip for place in places if (clip := self.find(place + path))), None)
 
-        prefix = self._prefix(paths, at)
-        return [at(path.removeprefix(prefix)) for path in paths]
+        prefix = self._prefix(paths, at) if paths else ""
+        others = iter(paths)
+        return [at(next(others).removeprefix(prefix)) if clip is None else clip for clip in found]
 
     def find_below(self, names: Sequence[str], folders: Iterable[str]) -> list[Clip | None]:
         """`find_all` with that of the folders below which most are found, by default with no folder."""

@@ -26,6 +26,13 @@ def test_a_clip_is_found_by_its_id_and_by_paths_of_other_machines():
     assert found(names, "real/Asian_East/id1/00109.mp4", "real/Asian-East/id1/00111.mp4") == [wanted, None]
 
 
+def test_an_id_is_its_own_clip_whatever_other_clips_are_called():
+    names = names_of("x", "d/x", "x.mp4", "y")
+    ids = ["d/x", "d/d/x", "d/x.mp4", "d/y"]
+    assert [clip.clip_id for clip in names.find_all(ids)] == ids
+    assert found(names, "d/x", "root/y") == ["x", "y"]
+
+
 def test_a_name_that_could_be_two_clips_is_none():
     names = names_of("x/a_b", "x/a-b", "x/c_d")
     assert found(names, "x/a_b", "x/a b", "x/c-d") == ["x/a_b", None, "x/c_d"]
