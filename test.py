@@ -3,18 +3,20 @@
     python test.py --checkpoint saved_models/X/best.pt --dataset fakeavceleb --data_root PREPARED
     python test.py --checkpoint saved_models/X/best.pt --dataset dfdc kodf --data_root PREPARED_1 PREPARED_2
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --robustness --raw_root RAW
-    python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts
+    python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts --trimmed both
+    python test.py --scores scores.csv --higher_means fake --data_root PREPARED
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
     python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
 
-Prints the metrics and writes test_metrics.json, predictions.csv, report.html and its plots (PNG) to
---output_dir (default: the folder of the checkpoint); several data sets get a folder each, and a row each in
-test_metrics.json. The score of a clip is the mean of the logits of its windows. A checkpoint of a method's
-published code (*.pth, *.ckpt) needs --model and --preset released; its sizes are then flags as well.
+Prints the metrics and writes test_metrics.json, result_card.json, predictions.csv, report.html and its plots
+to --output_dir (default: the folder of the checkpoint); several data sets get a folder each. The score of a
+clip is the mean of the logits of its windows. A checkpoint of a method's published code (*.pth, *.ckpt) needs
+--model and --preset released; its sizes are then flags as well.
 --robustness perturbs the raw videos, prepares them again and writes robustness.json, .csv and .png;
---shortcuts removes sound, picture or both and writes shortcuts.csv.
---compare, --matrix and --video are modes with flags of their own: see test.py --video --help.
+--shortcuts removes sound, picture or both and writes shortcuts.csv;
+--trimmed both adds a row of the clips without their leading silence.
+--scores, --compare, --matrix and --video are modes with flags of their own: see test.py --video --help.
 """
 
 from __future__ import annotations
@@ -23,14 +25,12 @@ import dataclasses
 import functools
 import json
 import logging
-import shlex
 import sys
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -38,29 +38,26 @@ from loaders import DATASETS
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig
 from loaders.batches.domain import evaluation_batches, score_and_describe
-from loaders.batches.labels import clip_labels
-from loaders.listing import ListingConfig, summarize
+from loaders.listing import ListingConfig
 from loaders.splits.drawing import SPLITS, SplitConfig
-from loaders.splits.files import seen_by_run, split_checksum, split_of_run
+from loaders.splits.files import seen_by_run, split_of_run
 from models import MODELS, restore
+from models.judging import outputs
 from models.judging.modes import choose_mode
-from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
+from models.judging.sensitivity import Scored, measure_shortcuts
 from models.method import LoaderNeeds, check_config, needs_of
 from preprocess.perturb.variants import RobustnessConfig
 from utils.clip.generated import caveat_of
-from utils.clip_type import Clip
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
 from utils.evaluation.decision import Decision
 from utils.evaluation.domain import Domain
-from utils.evaluation.metrics import lacks_a_class, require_both_classes
-from utils.evaluation.results import all_metrics, headline, over_data_sets, write_predictions
+from utils.evaluation.results import all_metrics, over_data_sets, write_predictions
 from utils.evaluation.scoring import evaluate
 from utils.evaluation.seen import sentence_of_seen
-from utils.files import require_writable, write_text
+from utils.files import require_writable
 from utils.report import matrix
-from utils.report.page import Evaluated, write_report
-from utils.run.config_file import describe_environment
+from utils.report.page import Evaluated
 from utils.run.device import device_flag, precision_flag, resolve_device, resolve_precision
 from utils.run.distributed import is_main, launched, process_group
 from utils.run.progress import configure_logging, logging_redirect_tqdm
@@ -87,6 +84,12 @@ class TestConfig:
     preset: str = opt("released", "preset of a bare state_dict; the checkpoint of a run holds all values")
     precision: str = precision_flag()
     device: str = device_flag()
+    trimmed: str = opt(
+        "auto",
+        "auto = leading silence is trimmed if --trim_silence says so; both = a row with it and a row without "
+        "it by --trim_rule amplitude, and their paired difference",
+        choices=("auto", "both"),
+    )
     shortcuts: bool = opt(False, "also score the clips without sound, picture, ...; writes shortcuts.csv")
     report: bool = opt(True, "write report.html and its plots, which takes a few seconds")
     no_thumbnails: bool = opt(False, "report.html without pictures of the clips, so that it shows no face")
@@ -122,6 +125,7 @@ class Evaluation(FlagGroups):
     domain: Domain | None  # what the training clips were like; None if it does not say
     trained_checksums: dict[str, str]  # of the split files used in training
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
+    trimmed_data: DataConfig | None  # of the second row of --trimmed both
 
 
 def parse_args(argv: list[str] | None = None) -> Evaluation:
@@ -150,7 +154,11 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
     bare = None if saved else model_type(configs.pop("model"))
     model = restore.restore_model(content, test.checkpoint, bare)
     assert isinstance(model, nn.Module)  # every method is one
-    check_config(model_type, {"data": to_plain(configs["data"]), "model": to_plain(model.config)})
+    trimmed_data = None
+    if test.trimmed == "both":
+        configs["data"], trimmed_data = outputs.both_rows(configs["data"])
+    for data in filter(None, (configs["data"], trimmed_data)):
+        check_config(model_type, {"data": to_plain(data), "model": to_plain(model.config)})
     if configs["robustness"].raw_root and len(configs["robustness"].raw_root) != len(test.dataset):
         raise UsageError(f"{len(configs['robustness'].raw_root)} raw_root for {len(test.dataset)} dataset")
     device = resolve_device(test.device)
@@ -162,6 +170,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         **restore.restore_judgement(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,
+        trimmed_data=trimmed_data,
         **configs,
     )
 
@@ -177,13 +186,13 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     split = split_of_run(
         listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
     )
-    for line in summarize(listing, split.split_of) + split.describe_dropped():
-        log.info(line)
+    protocol = outputs.log_split(listing, split)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     seen = seen_by_run(split, clips, test.checkpoint, trained)
     caveat = caveat_of(evaluation.run["generated_sets"], listing.num_generated(clips), len(clips))
     part = f"the {test.split} split of {name}"
-    check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
+    needs_both = test.shortcuts or evaluation.robustness.robustness
+    outputs.check_clips(clips, data.label_rule, part, sentence_of_seen(seen), caveat, needs_both=needs_both)
     batches, facts_of_file = evaluation_batches(evaluation.domain, clips, data, workers, **needs)
     num_windows = len(batches.dataset.evaluation_keys())
     log.info(f"{len(clips)} clips, {data.describe(num_windows)}; {device}, {precision}")
@@ -206,12 +215,11 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part, evaluation.domain),
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
-        "split_checksum": split_checksum(split),
         "window_s": data.window_s,
         "windows_per_clip": data.windows_per_clip,
         "data": to_plain(data),
-        "command": shlex.join(sys.argv),
-        "environment": describe_environment(device),
+        "trimmed": data.trimming,
+        **outputs.provenance(split, protocol, scores, device),
     }
     write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint, evaluation.domain)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
@@ -224,39 +232,18 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         data_root=data_root,
         no_thumbnails=test.no_thumbnails,
     )
-    write_results(evaluation, scored, evaluated)
+    outputs.write_results(scored, evaluated, test, evaluation.robustness)
     return result
 
 
-def check_clips(evaluation: Evaluation, clips: list[Clip], part: str, *told: str) -> None:
-    """Warn of what is `told`, and of clips of one class. Raises DatasetError if flags need both classes."""
-    for text in filter(None, told):
-        log.warning("%s", text)
-    labels = np.array([clip_labels(clip, evaluation.data.label_rule)[0] for clip in clips])
-    if not clips or evaluation.test.shortcuts or evaluation.robustness.robustness:
-        require_both_classes(labels, part)
-    elif reason := lacks_a_class(labels, part):
-        log.warning("%s; without: predictions.csv, accuracy, rates at the stored thresholds", reason)
-
-
-def write_results(evaluation: Evaluation, scored: Scored, evaluated: Evaluated) -> None:
-    """Write test_metrics.json and report.html, before and after --shortcuts and --robustness (hours)."""
-    test, config, result = evaluation.test, evaluation.robustness, evaluated.result
-
-    def write() -> None:
-        write_text(scored.output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
-        if test.report and "reason" not in result:
-            write_report(scored.output_dir, evaluated)
-
-    write()
-    if test.shortcuts:
-        result["shortcuts"] = measure_shortcuts(scored)
-    if config.robustness:
-        roots = dict(zip(test.dataset, config.raw_root, strict=True))
-        result["robustness"] = measure_robustness(scored, config, evaluated.data_root, roots, test.split)
-    if test.shortcuts or config.robustness:
-        write()
-    log.info("%s: %s; written to %s", result["dataset"], headline(result), scored.output_dir)
+def second_row(evaluation: Evaluation, data: DataConfig) -> Evaluation:
+    """The evaluation of the second row of --trimmed both."""
+    return dataclasses.replace(
+        evaluation,
+        data=data,
+        test=dataclasses.replace(evaluation.test, shortcuts=False),
+        robustness=dataclasses.replace(evaluation.robustness, robustness=False),
+    )
 
 
 def main() -> int:
@@ -284,13 +271,21 @@ def evaluate_all(evaluation: Evaluation, output_dir: Path) -> dict[str, Any]:
     folders = [output_dir / name if several else output_dir for name in test.dataset]
     for folder in folders if is_main() else ():
         require_writable(folder)
-    results = {}
+    results, trimmed = {}, []
     for name, root, folder in zip(test.dataset, test.data_root, folders, strict=True):
         results[name] = evaluate_dataset(evaluation, name, root, folder)
+        if evaluation.trimmed_data is not None:
+            trimmed.append(
+                evaluate_dataset(
+                    second_row(evaluation, evaluation.trimmed_data), name, root, folder / outputs.TRIMMED
+                )
+            )
+            if is_main():
+                outputs.add_trimmed(folder, results[name], trimmed[-1])
     if not several or not is_main():
         return results[test.dataset[0]]
     result, table = over_data_sets(results)
-    write_text(output_dir / "test_metrics.json", json.dumps(result, indent=1) + "\n")
+    outputs.write_metrics(output_dir, result, *trimmed)
     log.info("\n".join(table))
     return result
 

@@ -34,6 +34,8 @@ class ListingConfig:
 
     # whether only the table is read, before the clips are prepared: what is not there is no error
     table_only: ClassVar[bool] = False
+    # whether nothing but the metadata is there, or needed: all listed clips count as there
+    metadata_only: ClassVar[bool] = False
 
     allow_missing: bool = opt(False, "go on even if more than 2 % of the listed clips are not prepared")
     exclude_list: Path | None = opt(
@@ -72,6 +74,12 @@ class TableConfig(ListingConfig):
     """For preprocess.prepare, which reads the table first."""
 
     table_only = True
+
+
+class MetadataConfig(ListingConfig):
+    """For what needs no media: scores of other detectors, leaks in published lists."""
+
+    metadata_only = True
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ def select_clips(
         return of_method and clip.clip_id not in excluded_ids and clip.clip_id not in unwanted
 
     def is_prepared(clip: Clip) -> bool:
-        return is_wanted(clip) and folders.is_there(clip)
+        return is_wanted(clip) and (config.metadata_only or folders.is_there(clip))
 
     for clip, is_there in zip(listed, map_files(is_prepared, listed, f"{dataset}: clips"), strict=True):
         (clips if is_there else missing if is_wanted(clip) else excluded).append(clip)
@@ -206,7 +214,9 @@ def select_clips(
         for clip in clips
         if is_generated(clip.folder.parent) or (links and is_generated(clip.folder.resolve().parent))
     )
-    others = list(_find_unlisted(dataset, data_root, listed) if unlisted is None else unlisted)
+    others = list(unlisted or ())
+    if unlisted is None and not config.metadata_only:
+        others = _find_unlisted(dataset, data_root, listed)
     return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others, generated)
 
 

@@ -13,6 +13,7 @@ from loaders.batches.labels import clip_labels, real_clips
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split
+from loaders.splits.published import protocol_results
 from utils.clip_type import Clip
 from utils.errors import UsageError
 
@@ -58,6 +59,8 @@ def load_parts(
         for part in SPLITS:
             parts.clips[part] += split.select(listing.clips, part)
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
+        shared = protocol_results(listing, split.split_of, split.published)["said"]
+        parts.table.extend(f"{name}: {line}" for line in shared)
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")
     if reals_only:

@@ -89,8 +89,9 @@ class Server:
 
     def __init__(self, address: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(address)
+        self.listener.bind(f"{address}.new")
         self.listener.listen(64)
+        Path(f"{address}.new").rename(address)  # whoever sees it can connect
         self.waiting: dict[int, socket.socket] = {}  # process -> who wants to know its exit status
         self.wakeup, self.ended = socket.socketpair()
         self.wakeup.setblocking(False)

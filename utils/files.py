@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -152,6 +152,11 @@ def file_sha256(source: Path | BinaryIO) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def names_sha256(names: Iterable[str]) -> str:
+    """Hex sha256 of a set of names, e.g. clip ids: of the sorted names, a line each, in UTF-8."""
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(set(names))).encode()).hexdigest()
 
 
 @contextlib.contextmanager

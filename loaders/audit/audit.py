@@ -5,6 +5,8 @@
 Splits are made as in train.py, with the same flags; --split_file takes those of a run. Prints the findings,
 and writes audit.json and audit.html to --output_dir. Exit status: 0 if nothing was found, else 1. Notes (what
 a data set does by design, what too few clips cannot decide) are not findings.
+
+--ids_only is another command, with flags of its own: it compares published lists (loaders/audit/ids.py).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loaders.batches.silence import TRIM_RULES
 from utils.clip.files import CROP_SIZE, NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.config import opt, require_at_least, require_between
 
@@ -61,6 +62,12 @@ class DataConfig:
         "the mean colour",
     )
     trim_silence: bool = opt(False, "start windows after a clip's leading silence, in training and testing")
+    trim_rule: str = opt(
+        "level",
+        "where the leading silence of --trim_silence ends: level = within 40 dB of the sound's loud part; "
+        "amplitude = at the first sample beyond 0.0005 at 16 kHz, as in papers",
+        choices=TRIM_RULES,
+    )
     max_length_gap_s: float = opt(
         0.1, "largest allowed difference in length between a clip's picture and sound, in seconds"
     )
@@ -80,8 +87,15 @@ class DataConfig:
 
     def unused(self) -> dict[str, str]:
         """Fields without effect in this configuration and why: giving such a flag is an error."""
-        names = ("window_s", "video_fps", "windows_per_clip", "min_fake_s", "trim_silence")
-        return dict.fromkeys(names, "frames_per_clip takes single frames") if self.frames_per_clip else {}
+        names = ("window_s", "video_fps", "windows_per_clip", "min_fake_s", "trim_silence", "trim_rule")
+        if self.frames_per_clip:
+            return dict.fromkeys(names, "frames_per_clip takes single frames")
+        return {} if self.trim_silence else {"trim_rule": "trim_silence is false"}
+
+    @property
+    def trimming(self) -> str:
+        """By which rule leading silence is trimmed; "no" if it is not."""
+        return self.trim_rule if self.trim_silence else "no"
 
     @property
     def window_frames(self) -> int:

@@ -19,6 +19,9 @@ BLOCK_S = 0.01  # the level is measured in blocks of this length
 LOUD_PERCENTILE = 95  # the level that is reached in this share of the blocks is the sound's loud part
 BELOW_LOUD_DB = 40.0  # quieter than the loud part by more than this: silence
 DIGITAL_SILENCE_DB = -80.0  # relative to full scale: about three steps of 16 bits
+# what papers trim by since arXiv 2412.00175: the first sample of the sound at this rate beyond this value
+TRIM_AMPLITUDE, TRIM_RATE_HZ = 0.0005, 16_000
+TRIM_RULES = ("level", "amplitude")
 
 
 def block_levels_db(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> npt.NDArray[np.float64]:
@@ -49,8 +52,19 @@ def leading_digital_silence_s(levels_db: npt.NDArray[np.float64]) -> float:
     return float(np.argmax(heard)) * BLOCK_S if heard.any() else 0.0
 
 
+def leading_quiet_s(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> float:
+    """Seconds before the first of (N,) samples that is beyond TRIM_AMPLITUDE; 0 if no sample is."""
+    heard = np.abs(waveform) > TRIM_AMPLITUDE
+    return float(np.argmax(heard)) / sample_rate_hz if heard.any() else 0.0
+
+
 @functools.lru_cache(maxsize=100_000)
-def clip_leading_silence_s(audio_path: Path) -> float:
-    """`leading_silence_s` of a sound file. Reads it whole, once per process."""
+def clip_leading_silence_s(audio_path: Path, rule: str = "level") -> float:
+    """`leading_silence_s` of a sound file, or `leading_quiet_s` by the rule "amplitude".
+
+    Reads it whole, once per process.
+    """
+    if rule == "amplitude":
+        return leading_quiet_s(read_waveform(audio_path, TRIM_RATE_HZ), TRIM_RATE_HZ)
     waveform = read_waveform(audio_path, SAMPLE_RATE_HZ)
     return leading_silence_s(block_levels_db(waveform, SAMPLE_RATE_HZ))

@@ -222,7 +222,8 @@ class ClipDataset(Dataset[Any]):
         first = 0
         if self.config.trim_silence:
             # a clip too short for a full window after its silence gives a shorter window
-            first = math.ceil(clip_leading_silence_s(find_audio(clip.folder)) * float(fps) - 1e-6)
+            silence_s = clip_leading_silence_s(find_audio(clip.folder), self.config.trim_rule)
+            first = math.ceil(silence_s * float(fps) - 1e-6)
         return range(first, max(first, last_start_frame(num_frames, fps, self.config.window_s)) + 1)
 
     def _evaluation_starts(self, clip: Clip, fps: Fraction, num_frames: int) -> list[int]:

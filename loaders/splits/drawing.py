@@ -18,9 +18,11 @@ import numpy as np
 from loaders.groups import joined
 from loaders.listing import Listing, require_known_methods
 from loaders.splits.protocols import PROTOCOLS, mrdf5
+from loaders.splits.published import LIST_PROTOCOLS, Published, read_protocol
 from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import DatasetError
+from utils.files import names_sha256
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,13 @@ class SplitConfig:
     protocol: str = opt(
         "none",
         "mrdf5 = MRDF's 2,000 clips of FakeAVCeleb, 1:1:1:1 over the categories; test on --fold 1..5; "
-        "validation is carved from the other four folds",
-        choices=("none", *PROTOCOLS),
+        "validation is carved from the other four folds. The others are lists that --protocol_files names",
+        choices=("none", *PROTOCOLS, *LIST_PROTOCOLS),
     )
     protocol_files: Path | None = opt(
-        None, "folder with the protocol's train_1.txt ... train_5.txt; default: folds drawn by --split_seed"
+        None,
+        "folder with the protocol's published lists, e.g. train_labels.csv, val_labels.csv, test_labels.csv; "
+        "of mrdf5 its train_1.txt ... train_5.txt, by default folds drawn by --split_seed",
     )
     hold_out_method: tuple[str, ...] = opt(
         (),
@@ -77,8 +81,10 @@ class SplitConfig:
             )
         if self.fold:
             self.fold_numbers()
-        if self.protocol != "none" and not self.fold:
+        if self.protocol in PROTOCOLS and not self.fold:
             raise ValueError(f"protocol {self.protocol} needs --fold 1/5 (to 5/5)")
+        if self.protocol in LIST_PROTOCOLS and (self.fold or self.protocol_files is None):
+            raise ValueError(f"protocol {self.protocol} needs --protocol_files, and has no --fold")
         if self.protocol_files is not None and self.protocol == "none":
             raise ValueError("protocol_files needs --protocol")
 
@@ -98,7 +104,9 @@ class SplitConfig:
             others = (field.name for field in fields(self) if field.name != "split_file")
             return dict.fromkeys(others, "split_file decides it")
         if self.protocol != "none":
-            return dict.fromkeys(("split_source", "test_fraction"), f"protocol {self.protocol} decides it")
+            names = ["split_source", "test_fraction"]
+            names += ["donors", "val_fraction"] if self.protocol in LIST_PROTOCOLS else []
+            return dict.fromkeys(names, f"protocol {self.protocol} decides it")
         if self.fold:
             return dict.fromkeys(("split_source", "val_fraction", "test_fraction"), "fold decides it")
         return {}
@@ -117,6 +125,7 @@ class Split:
     dropped: dict[str, str] = field(default_factory=dict)  # clip_id -> why it is in no part
     donor_rule: str = "drop"
     known_overlap: str = ""
+    published: Published | None = None  # the protocol that it is
     # name -> text of a published protocol's own files, written next to the split file
     protocol_texts: dict[str, str] = field(default_factory=dict)
 
@@ -143,14 +152,15 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
     without = [clip for clip in clips if clip.split is None]
     dropped: dict[str, str] = {}  # clip_id -> why it is in no part
     texts: dict[str, str] = {}  # the protocol's files
-    known_overlap = ""
-    if config.protocol != "none":
-        k, _ = config.fold_numbers()
-        train, test, dropped, texts = mrdf5(
-            listing.dataset, clips, k, files=config.protocol_files, seed=config.split_seed
+    known_overlap, published = "", None
+    if config.protocol in LIST_PROTOCOLS:
+        assert config.protocol_files is not None  # see SplitConfig
+        split_of, dropped, published = read_protocol(
+            config.protocol, listing.dataset, clips, config.protocol_files
         )
-        split_of = _carve({clip.clip_id: clip.unit for clip in train}, config)
-        split_of |= {clip.clip_id: "test" for clip in test}
+        known_overlap = f"protocol {config.protocol} is run as published"
+    elif config.protocol != "none":
+        split_of, dropped, texts, published = _mrdf5_parts(listing.dataset, clips, config)
     elif not is_drawn and not without:
         split_of, known_overlap = _own_parts(listing, config, rule), listing.known_overlap
     elif not is_drawn and config.split_source == "metadata":
@@ -180,11 +190,27 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
         dropped=dropped,
         donor_rule=rule,
         known_overlap=known_overlap,
+        published=published,
         protocol_texts=texts,
     )
     if check:
         require_disjoint(split)
     return split
+
+
+def _mrdf5_parts(
+    dataset: str, clips: Sequence[Clip], config: SplitConfig
+) -> tuple[dict[str, str], dict[str, str], dict[str, str], Published]:
+    """(part of each clip, why a clip is in none, the fold files, what the protocol is)."""
+    k, _ = config.fold_numbers()
+    train, test, dropped, texts = mrdf5(
+        dataset, clips, k, files=config.protocol_files, seed=config.split_seed
+    )
+    split_of = _carve({clip.clip_id: clip.unit for clip in train}, config)
+    split_of |= {clip.clip_id: "test" for clip in test}
+    ids = (f"{part} {clip.clip_id}" for part, own in (("train", train), ("test", test)) for clip in own)
+    drawn = "" if config.protocol_files else "its folds are drawn by --split_seed"
+    return split_of, dropped, texts, Published(config.protocol, names_sha256(ids), drawn)
 
 
 def _own_parts(listing: Listing, config: SplitConfig, donor_rule: str) -> dict[str, str]:

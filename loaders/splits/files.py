@@ -1,4 +1,7 @@
-"""Split files: a CSV with the columns of `SPLIT_COLUMNS`, after a line "# sha256=..." over the rest."""
+"""Split files: a CSV with the columns of `SPLIT_COLUMNS`, after a line "# sha256=..." over the rest.
+
+Between them stand the rules of the split and, if it is one, the published protocol.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from loaders.listing import Listing
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
+from loaders.splits.published import Published
 from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.seen import seen_in_training
@@ -18,6 +22,7 @@ from utils.files import read_text, write_text
 
 log = logging.getLogger(__name__)
 
+PROTOCOL_WORD = "# protocol="  # begins the line of a published one, above the table
 SPLIT_COLUMNS = (
     "dataset",
     "clip_id",
@@ -112,7 +117,8 @@ def _file_of(paths: Sequence[Path], dataset: str) -> tuple[Path, Split]:
 def _split_text(split: Split) -> str:
     buffer = io.StringIO()
     # what decides whether the split is disjoint belongs to it
-    buffer.write(f"# donor_rule={split.donor_rule} known_overlap={split.known_overlap}\n")
+    protocol = f"{PROTOCOL_WORD}{split.published.as_word()}\n" if split.published else ""
+    buffer.write(f"# donor_rule={split.donor_rule} known_overlap={split.known_overlap}\n{protocol}")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(SPLIT_COLUMNS)
     writer.writerows(
@@ -153,6 +159,10 @@ def read_split(path: Path) -> Split:
             "the original file, or draw a new split"
         )
     rules, _, table = text.partition("\n")
+    published = None
+    if table.startswith(PROTOCOL_WORD):
+        word, _, table = table.partition("\n")
+        published = Published.from_word(word.removeprefix(PROTOCOL_WORD))
     reader = csv.DictReader(io.StringIO(table))
     try:
         rows = list(reader)
@@ -176,4 +186,5 @@ def read_split(path: Path) -> Split:
         dropped={row["clip_id"]: row["reason"] for row in rows if not row["split"]},
         donor_rule=rule,
         known_overlap=overlap,
+        published=published,
     )

@@ -1,4 +1,4 @@
-"""Modes of test.py without a data set: --compare, --matrix, --video, each with its own flags."""
+"""Modes of test.py that evaluate no checkpoint on a data set: each has its own flags."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from models.judging import command
+from loaders.listing import ListingConfig
+from loaders.splits.drawing import SplitConfig
+from models.judging import command, foreign_scores
 from models.judging.detector import JudgeConfig
 from utils.errors import UsageError
 from utils.report import compare, matrix
 
-# flag that selects the mode -> (its flags, its main function)
-MODES: dict[str, tuple[type[Any], Callable[[], int]]] = {
-    "compare": (compare.CompareConfig, compare.main),
-    "matrix": (matrix.MatrixConfig, matrix.main),
-    "video": (command.VideoConfig, command.main),
+# flag that selects the mode -> (groups of its flags, its main function)
+MODES: dict[str, tuple[tuple[type[Any], ...], Callable[[], int]]] = {
+    "compare": ((compare.CompareConfig,), compare.main),
+    "matrix": ((matrix.MatrixConfig,), matrix.main),
+    "scores": ((foreign_scores.ScoresConfig, ListingConfig, SplitConfig), foreign_scores.main),
+    "video": ((command.VideoConfig,), command.main),
 }
 # flags of judging that evaluations have, too
 SHARED = {"batch_size", "checkpoint", "device", "no_thumbnails", "output_dir", "precision", "weights_dir"}
@@ -34,10 +37,10 @@ def choose_mode(argv: Sequence[str]) -> Callable[[], int] | None:
         if lost := [f"--{name}" for name in given if name in OF_VIDEOS]:
             raise UsageError(f"{', '.join(lost)}: for raw videos, which --video names; see --video --help")
         return None
-    config_type, mode = MODES[modes[0]]
+    config_types, mode = MODES[modes[0]]
     if not {"-h", "--help"}.isdisjoint(argv):
         sys.argv[1:] = ["--help"]  # "--video --help" lacks a video
-    known = {"help", "debug", *(field.name for field in dataclasses.fields(config_type))}
+    known = {"help", "debug"}.union(field.name for kind in config_types for field in dataclasses.fields(kind))
     if foreign := [f"--{name}" for name in given if name not in known]:
         raise UsageError(f"--{modes[0]} does not go with {', '.join(foreign)}; see --{modes[0]} --help")
     return mode

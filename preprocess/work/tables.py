@@ -29,7 +29,7 @@ def read_tables(raw: RawDataset, describe: Callable[[Path, str], str]) -> None:
     and may be added later, is a warning.
     """
     with tempfile.TemporaryDirectory(prefix="tables_") as place, _passed_on(place, str(raw.root)):
-        _show_prepared(raw, Path(place))
+        show_as_prepared(raw, Path(place))
         for variant in raw.variants:
             try:
                 log.info("%s", describe(Path(place), variant).replace(place, str(raw.root)))
@@ -40,8 +40,8 @@ def read_tables(raw: RawDataset, describe: Callable[[Path, str], str]) -> None:
                 raise DatasetError(str(error).replace(place, str(raw.root))) from error
 
 
-def _show_prepared(raw: RawDataset, root: Path) -> None:
-    """Make `root` look like the prepared data set."""
+def show_as_prepared(raw: RawDataset, root: Path) -> None:
+    """Make `root`, an empty folder, look to the loaders like the prepared data set."""
     for name in raw.metadata:
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)

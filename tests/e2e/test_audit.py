@@ -189,15 +189,30 @@ def test_a_detector_that_hears_planted_silence_loses_it_when_silence_is_trimmed(
         "--pooling", "max", "--balance", "label", "--allow_leaks",  # all clips have one picture
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    aucs = {}
-    for name, flags in (("whole", ()), ("trimmed", ("--trim_silence",))):
-        command = ("test.py", "--checkpoint", tmp_path / "run/best.pt", *data, "--report", "false", *flags)
-        result = run_command(*command, "--output_dir", tmp_path / name)
-        assert result.returncode == 0, result.stderr
-        aucs[name] = json.loads((tmp_path / name / "test_metrics.json").read_text())["overall"]["auc"]
-    assert aucs["whole"] > 0.9, aucs
+    command = ("test.py", "--checkpoint", tmp_path / "run/best.pt", *data, "--report", "false")
+    result = run_command(*command, "--trimmed", "both", "--output_dir", tmp_path / "both")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads(result.stdout)
+    whole, trimmed = metrics["overall"]["auc"], metrics["also_trimmed"]["overall"]["auc"]
+    assert whole > 0.9
     # an AUC by chance has a standard error of sqrt((r + f + 1) / (12 r f)) = 0.08 for 16 reals and 48 fakes
-    assert abs(aucs["trimmed"] - 0.5) < 0.24, aucs
+    assert abs(trimmed - 0.5) < 0.24, trimmed
+    difference = metrics["also_trimmed"]["difference"]
+    assert difference["difference"] == pytest.approx(trimmed - whole, abs=1e-12)
+    assert difference["interval"][0] < difference["difference"] < difference["interval"][1] < 0
+    assert "AUC without leading silence -0." in result.stderr
+    own = json.loads((tmp_path / "both/trimmed/test_metrics.json").read_text())
+    assert (own["trimmed"], own["overall"]["auc"], own["ids_sha256"]) == (
+        *("amplitude", trimmed), metrics["ids_sha256"]
+    )  # fmt: skip
+    cards = json.loads((tmp_path / "both/result_card.json").read_text())["cards"]
+    assert [card["trimmed"] for card in cards] == ["no", "amplitude"]
+    matrix = run_command("test.py", "--matrix", tmp_path / "both", "--output_dir", tmp_path / "matrix")
+    assert json.loads(matrix.stdout)["columns"] == ["fakeavceleb", "fakeavceleb (trimmed)"]
+    by_level = run_command(*command, "--trim_silence", "--output_dir", tmp_path / "level")
+    metrics = json.loads(by_level.stdout)
+    assert metrics["trimmed"] == "level"
+    assert abs(metrics["overall"]["auc"] - 0.5) < 0.24
 
 
 def clip_folders(root):

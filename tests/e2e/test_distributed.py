@@ -188,12 +188,13 @@ def test_a_run_of_two_processes_is_a_run_like_any_other(prepared_root, run_dir, 
 
 def test_two_processes_test_as_one(prepared_root, run_dir, tmp_path):
     arguments = ("--checkpoint", run_dir / "best.pt", "--data_root", prepared_root, "--num_workers", "0",
-                 "--batch_size", "5", "--precision", "fp32", "--report", "false")  # fmt: skip
+                 "--batch_size", "5", "--precision", "fp32", "--report", "false",
+                 "--trimmed", "both")  # fmt: skip
     one = json.loads(ok(command("test.py", *arguments, "--output_dir", tmp_path / "one")).stdout)
     two = json.loads(ok(run_processes(2, "test.py", *arguments, "--output_dir", tmp_path / "two")).stdout)
     assert {name for name in one if one[name] != two[name]} == {"command"}
-    first, second = (tmp_path / name / "predictions.csv" for name in ("one", "two"))
-    assert first.read_bytes() == second.read_bytes()
+    for file in ("predictions.csv", "trimmed/predictions.csv"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_a_batch_that_cannot_be_shared_out_is_a_clear_error(prepared_root, tmp_path):

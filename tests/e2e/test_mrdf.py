@@ -92,6 +92,8 @@ def test_folds_go_on_where_they_stopped_and_are_summed_up(prepared_root, tmp_pat
     result = ok(run_launcher("run_fakeavceleb.sh", *flags, **variables, FOLDS="2-3"))
     assert "fold 2 is already done" in result.stderr
     assert "fold 3 -> " in result.stderr
+    protocol = json.loads((tmp_path / "fold_2/test_metrics.json").read_text())["protocol"]
+    assert (protocol["name"], protocol["misfits"]) == ("mrdf5", "its folds are drawn by --split_seed")
     matrix = json.loads((tmp_path / "folds/matrix.json").read_text())
     (group,) = matrix["groups"]
     assert [run["fold"] for run in group["runs"]] == ["2/5", "3/5"]

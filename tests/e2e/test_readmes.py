@@ -84,8 +84,10 @@ def known_flags(script, arguments):
         search = flags_of("train.py", "--search") if "--search" in arguments else set()
         return search | flags_of("train.py", *chosen)
     if script == ("test.py",):
-        modes = [mode for mode in ("--video", "--compare", "--matrix") if mode in arguments]
+        modes = [mode for mode in ("--video", "--compare", "--matrix", "--scores") if mode in arguments]
         return flags_of("test.py", *modes[:1], *chosen) | set(modes)
+    if script == ("-m", "loaders.audit") and "--ids_only" in arguments:
+        return flags_of(*script, "--ids_only")
     if script == ("-m", "utils.checkpoint"):
         script += (arguments[0],)
     return flags_of(*script)
@@ -128,7 +130,8 @@ def test_flags_named_in_the_text_exist():
     }
     modules = {script for script in commands if script[0] == "-m" and script != ("-m", "utils.checkpoint")}
     modules |= {("train.py", "--model", model) for model in MODELS} | {("train.py", "--search")}
-    modules |= {("test.py",), ("test.py", "--video")}
+    modules |= {("test.py",), ("test.py", "--video"), ("test.py", "--scores")}
+    modules |= {("-m", "loaders.audit", "--ids_only")}
     known = {flag for script in modules for flag in flags_of(*script)} | LAUNCHER_FLAGS
     known |= {"--help", "--logdir", "--compare", "--matrix", "--shm-size", "--ipc"}  # the last two: docker's
     named = {flag for name in NAMES for flag in FLAG.findall(re.sub(r"\]\([^)]*\)", "", prose_of(name)))}

@@ -182,6 +182,35 @@ def test_two_evaluations_are_compared_without_a_checkpoint(prepared_root, unbrok
     assert "| fakeavceleb |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_scores_from_a_file_give_the_numbers_of_their_evaluation(prepared_root, unbroken, tmp_path):
+    """To the last digit, in any order of rows; a file that does not fit is refused in one line."""
+    data = ("--data_root", prepared_root)
+    arguments = ("--checkpoint", unbroken / "best.pt", *data, "--num_workers", "0", "--report", "false")
+    own = json.loads(ok(command("test.py", *arguments, "--output_dir", tmp_path / "own")).stdout)
+    rows = list(csv.DictReader((tmp_path / "own/predictions.csv").open()))
+    lines = [f"{row['clip_id']},{row['logit']}" for row in rows[::-1]]
+    file = tmp_path / "scores.csv"
+    file.write_text("\n".join(["clip_id,score", *lines]) + "\n")
+    judge = ("test.py", "--scores", file, "--higher_means", "fake", *data)
+    judge += ("--output_dir", tmp_path / "theirs", "--split_file", unbroken / "splits/fakeavceleb.csv")
+    theirs = json.loads(ok(command(*judge)).stdout)
+    same = ("overall", "intervals", "delong", "per_category", "per_method", "per_stratum", "ids_sha256")
+    same += ("macro_auc_category", "macro_auc_method", "split_checksum", "caveat")
+    assert {name: theirs[name] for name in same} == {name: own[name] for name in same}
+    assert theirs.get("donor_disjoint") == own.get("donor_disjoint")
+    assert theirs["shortcut_correlations"]["sharpness"]["real"]["num_clips"] == 3
+    assert theirs["coverage"]["share"] == 1
+    both = (tmp_path / "own", tmp_path / "theirs")
+    compared = json.loads(ok(command("test.py", "--compare", *both)).stdout)
+    assert compared["datasets"]["fakeavceleb"]["overall"]["difference"] == 0
+    file.write_text("\n".join(["clip_id,score", *lines[2:], lines[3], "nobody,1"]) + "\n")
+    refused = command(*judge)
+    assert refused.returncode == 1
+    names = [line.split(",")[0] for line in (lines[0], lines[1], lines[3], "nobody")]
+    said = refused.stderr.splitlines()[-1]
+    assert all(name in said for name in names), said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -196,15 +225,51 @@ def test_flags_of_two_modes_of_test_py_are_a_clear_error(arguments, message):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_test_split_is_the_runs_own_or_none(prepared_root, unbroken, tmp_path):
+@pytest.fixture(scope="module")
+def published_run(prepared_root, unbroken, tmp_path_factory):
+    """A run on a published protocol whose test part has a training person in it."""
+    folder = tmp_path_factory.mktemp("published")
+    split = read_split(unbroken / "splits/fakeavceleb.csv")
+    persons, moved = sorted(set(split.identity_of.values())), []
+    for part, chosen in (("train", persons[:5]), ("val", persons[5:9]), ("test", persons[9:])):
+        ids = [clip_id for clip_id, person in split.identity_of.items() if person in chosen]
+        names = [f"{clip_id.removeprefix('fakeavceleb/')}.mp4" for clip_id in ids]
+        rows = [f"{name},{int('RealVideo-RealAudio' not in name)}" for name in names]
+        rows, moved = rows + (moved if part == "test" else []), rows[:1]
+        (folder / f"{part}_labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    fractions = "--val_fraction 0.25 --test_fraction 0.25 "
+    flags = (*" ".join(TINY).replace(fractions, "").split(), "--epochs", "1", "--allow_leaks")
+    lists = ("--protocol", "fakeavceleb_avh", "--protocol_files", folder)
+    ok(command("train.py", "--data_root", prepared_root, "--run_dir", folder / "run", *flags, *lists))
+    return folder / "run"
+
+
+def test_a_published_protocol_is_run_and_its_overlap_said(prepared_root, published_run, tmp_path):
+    told = "persons on screen: 1 are in both, of 4 of val and 4 of test"
+    assert told in (published_run / "train.log").read_text()
+    arguments = ("--checkpoint", published_run / "best.pt", "--data_root", prepared_root, "--report", "false")
+    result = ok(command("test.py", *arguments, "--num_workers", "0", "--output_dir", tmp_path))
+    metrics = json.loads(result.stdout)
+    assert metrics["overall"]["num_real"] + metrics["overall"]["num_fake"] == 13
+    protocol = metrics["protocol"]
+    assert protocol["name"] == "fakeavceleb_avh"
+    assert "test has 13 clips, published are 6667" in protocol["misfits"]
+    shared = {tuple(row["parts"]): row["number"] for row in protocol["overlaps"]["persons"]["shared"]}
+    assert shared == {("train", "val"): 0, ("train", "test"): 0, ("val", "test"): 1}
+    assert told in result.stderr
+    row = ok(command("-m", "utils.report", "--card", tmp_path)).stdout.splitlines()[-1]
+    assert f"fakeavceleb_avh `{protocol['ids_sha256'][:12]}` (not as published), test" in row
+    assert f"{metrics['overall']['auc']:.4f}" in row
+
+
+def test_the_test_split_is_the_runs_own_or_none(prepared_root, unbroken, published_run, tmp_path):
     moved = tmp_path / "best.pt"
     shutil.copy(unbroken / "best.pt", moved)
     result = command("test.py", "--checkpoint", moved, "--data_root", prepared_root)
     assert result.returncode == 2
     assert "--split_file" in result.stderr
     other = tmp_path / "other.csv"
-    ok(train(prepared_root, tmp_path / "run", "--epochs", "1", "--split_seed", "5"))
-    shutil.copy(tmp_path / "run/splits/fakeavceleb.csv", other)
+    shutil.copy(published_run / "splits/fakeavceleb.csv", other)
     result = command("test.py", "--checkpoint", moved, "--data_root", prepared_root, "--split_file", other)
     assert result.returncode == 2
     assert "is not the split" in result.stderr

@@ -285,6 +285,8 @@ def _list(name: str, root: Path, output: Path) -> None:
 
 def _round_trip(clips: list, output: Path) -> None:
     """predictions.csv of the clips that were listed, read by test.py --compare."""
+    from loaders.splits.lists import ClipNames, read_list
+    from loaders.splits.overlap import named_by_clip, named_by_name, overlaps
     from utils.evaluation.results import write_predictions
     from utils.evaluation.scoring import ClipScores
     from utils.report.compare import read_predictions
@@ -305,6 +307,11 @@ def _round_trip(clips: list, output: Path) -> None:
     found = list(zip(predictions.clip_ids.tolist(), predictions.text["method"].tolist(), strict=True))
     if found != sorted((clip.clip_id, clip.method) for clip in clips):
         raise BrokenPromiseError("predictions.csv does not say what was written to it")
+    rows = read_list(output / "predictions.csv")
+    names = ClipNames(clips[0].dataset, clips)
+    if [row.name for row in rows] != [clip.clip_id for clip in names.find_all([row.name for row in rows])]:
+        raise BrokenPromiseError("a clip is not found by its own id")
+    overlaps({"train": map(named_by_clip, clips), "val": [named_by_name(clips[0].dataset, rows[0].name)]})
 
 
 def _read_split(root: Path, output: Path) -> None:

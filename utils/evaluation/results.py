@@ -14,12 +14,13 @@ from scipy.special import expit
 
 from utils.clip_type import Clip
 from utils.evaluation.abstention import abstention_results
-from utils.evaluation.bootstrap import interval_results
+from utils.evaluation.bootstrap import interval_results, metric_intervals, or_reason
 from utils.evaluation.classes import class_results, class_rows
 from utils.evaluation.decision import Decision, decision_results
 from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import (
     Floats,
+    Labels,
     Rows,
     against_the_reals,
     detection_metrics,
@@ -29,6 +30,7 @@ from utils.evaluation.metrics import (
 )
 from utils.evaluation.promise import promise_of
 from utils.evaluation.scoring import ClipScores
+from utils.evaluation.significance import delong_interval
 from utils.evaluation.units import kinds_of
 from utils.files import write_text
 
@@ -83,12 +85,41 @@ def all_metrics(
         result[f"per_{key}"] = metrics
         result[f"macro_auc_{key}"] = float(np.mean([row["auc"] for row in metrics.values()]))
     result["intervals"] = interval_results(labels, logits, persons, groups, what, kinds_of(ordered))
+    result["delong"] = delong_results(labels, logits, persons, what)
+    result["per_stratum"] = stratum_results([clip.stratum for clip in ordered], labels, logits, persons)
     result["decision"] = decided
     result["domain"] = about_domain
     is_disjoint = np.array([clip_id in donor_disjoint for clip_id in scores.clip_ids])
     if (is_disjoint & (labels == 1)).any():
         rows = np.flatnonzero(is_disjoint | (labels == 0))
         result["donor_disjoint"] = metrics_of(rows, "the donor-disjoint subset")
+    return result
+
+
+def delong_results(labels: Labels, logits: Floats, persons: Sequence[str], what: str) -> dict[str, Any]:
+    """`delong_interval` over "clips" and over "persons", or {"reason": why there is none}."""
+    units = {"clips": None, "persons": persons}
+    return {name: or_reason(delong_interval, labels, logits, what, of) for name, of in units.items()}
+
+
+def stratum_results(
+    strata: Sequence[str], labels: Labels, logits: Floats, persons: Sequence[str]
+) -> dict[str, Any]:
+    """{stratum: its metrics, with the interval of the AUC} among its own clips, e.g. of men from Africa.
+
+    Unlike categories and methods, strata have reals of their own. {} if all clips are of one stratum; a
+    stratum without one of the classes has {"reason": why}.
+    """
+    result: dict[str, Any] = {}
+    names, people = np.array(strata, str), np.array(persons, str)
+    for name in np.unique(names) if len(set(strata)) > 1 else ():
+        rows, what = np.flatnonzero(names == name), f"stratum {name}"
+        if reason := lacks_a_class(labels[rows], what):
+            result[str(name)] = {"reason": reason}
+            continue
+        found = or_reason(metric_intervals, labels[rows], logits[rows], people[rows], what)
+        metrics = dataclasses.asdict(detection_metrics(labels[rows], logits[rows], what))
+        result[str(name)] = {**metrics, "interval": found.get("auc", found)}
     return result
 
 

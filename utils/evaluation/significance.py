@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from scipy.stats import binomtest, chi2, norm, rankdata
 
 from utils.errors import DatasetError
-from utils.evaluation.bootstrap import NoStatisticError
+from utils.evaluation.bootstrap import CONFIDENCE, NoStatisticError
 from utils.evaluation.bounds import Persons
 from utils.evaluation.metrics import Bools, Floats, Labels, require_both_classes, require_finite_scores
 
@@ -55,30 +56,51 @@ def delong_test(
         require_finite_scores(scores, what)
     placed_a, placed_b = placements(labels, scores_a), placements(labels, scores_b)
     auc_a, auc_b = (float(placed[labels == 1].mean()) for placed in (placed_a, placed_b))
-    gained = placed_a - placed_b
-    units = np.arange(len(labels)) if persons is None else np.unique(persons, return_inverse=True)[1]
-    deviations, num_units = [], []
-    for value in (0, 1):
-        chosen = labels == value
-        centred = gained[chosen] - gained[chosen].mean()
-        deviations.append(np.bincount(units[chosen], centred, minlength=units.max() + 1) / chosen.sum())
-        num_units.append(len(np.unique(units[chosen])))
-    unit, several = ("clip", "clips") if persons is None else ("identity", "identities")
-    if min(num_units) < 2:
-        raise NoStatisticError(f"{what}: DeLong's test needs two {several} of each class")
-    real, fake = deviations
-    num_all = len(np.unique(units))
-    variance = sum(n / (n - 1) * (d**2).sum() for n, d in zip(num_units, deviations, strict=True))
-    # a person without clips of one class has deviation 0 there and adds nothing
-    variance += 2 * num_all / (num_all - 1) * (real * fake).sum()
+    variance = _variance(labels, placed_a - placed_b, persons, what)
     if variance <= 1e-24:  # rounding of sums that are 0
         if abs(auc_a - auc_b) > 1e-12:
+            unit = "clip" if persons is None else "identity"
             raise NoStatisticError(f"{what}: the AUCs differ, but no {unit} differs from another")
         standard_error, p_value = 0.0, 1.0  # both models place every clip alike
     else:
         standard_error = float(np.sqrt(variance))
         p_value = float(2 * norm.sf(abs(auc_a - auc_b) / standard_error))
     return DeLongTest(auc_a=auc_a, auc_b=auc_b, standard_error=standard_error, p_value=p_value)
+
+
+def _variance(labels: Labels, placed: Floats, persons: Persons | None, what: str) -> float:
+    """Variance of an AUC, or of a difference of two, from its (n,) placements, over clips or over persons.
+
+    Raises NoStatisticError if there are fewer than two of them of a class.
+    """
+    units = np.arange(len(labels)) if persons is None else np.unique(persons, return_inverse=True)[1]
+    deviations, num_units = [], []
+    for value in (0, 1):
+        chosen = labels == value
+        centred = placed[chosen] - placed[chosen].mean()
+        deviations.append(np.bincount(units[chosen], centred, minlength=units.max() + 1) / chosen.sum())
+        num_units.append(len(np.unique(units[chosen])))
+    if min(num_units) < 2:
+        several = "clips" if persons is None else "identities"
+        raise NoStatisticError(f"{what}: DeLong's test needs two {several} of each class")
+    real, fake = deviations
+    num_all = len(np.unique(units))
+    variance = sum(n / (n - 1) * (d**2).sum() for n, d in zip(num_units, deviations, strict=True))
+    # a person without clips of one class has deviation 0 there and adds nothing
+    return float(variance + 2 * num_all / (num_all - 1) * (real * fake).sum())
+
+
+def delong_interval(labels: Labels, scores: Floats, what: str, persons: Persons | None) -> dict[str, Any]:
+    """{"standard_error", "interval"} of the AUC of one model by DeLong's variance, 95 %, cut at 0 and 1.
+
+    Over clips, or over `persons` as in `delong_test`, which says what is raised.
+    """
+    require_both_classes(labels, what)
+    require_finite_scores(scores, what)
+    placed = placements(labels, scores)
+    error = math.sqrt(max(0.0, _variance(labels, placed, persons, what)))
+    auc, reach = float(placed[labels == 1].mean()), float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+    return {"standard_error": error, "interval": [max(0.0, auc - reach), min(1.0, auc + reach)]}
 
 
 @dataclass(frozen=True, kw_only=True)

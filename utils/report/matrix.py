@@ -147,7 +147,7 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
     for value in (result["dataset"], result["split"]):
         if not isinstance(value, str):
             raise ValueError(f"{brief(value)} is not a name")
-    column = result["dataset"] if result["split"] == "test" else f"{result['dataset']} ({result['split']})"
+    column = _column(result)
     overall = result["overall"]
     if overall["auc"] is None:
         log.warning("%s: left out, %s of %s has no AUC of real and fake clips", file, column, about["name"])
@@ -170,6 +170,16 @@ def _add(runs: dict[str, Run], file: Path, result: Mapping[str, Any]) -> None:
             f"{other.file} and {file} differ on {about['name']} on {column}: name only one of them"
         )
     run.cells[column] = dataclasses.replace(other, caveat=other.caveat or caveat)
+
+
+def _column(result: Mapping[str, Any]) -> str:
+    """The column of a result: the data set, and in brackets what else its clips are."""
+    # before trimmings had names, "level" was the only one
+    trimming = result.get("trimmed", "level" if result.get("data", {}).get("trim_silence") else "no")
+    words = [result["split"]] if result["split"] != "test" else []
+    words += ["trimmed"] if trimming == "amplitude" else []
+    words += ["trimmed by level"] if trimming == "level" else []
+    return f"{result['dataset']} ({', '.join(words)})" if words else str(result["dataset"])
 
 
 def _checked(about: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,12 @@ from loaders.audit.shortcuts import (
     shortcut_findings,
 )
 from loaders.batches.data_config import DataConfig
-from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
+from loaders.batches.silence import (
+    block_levels_db,
+    leading_digital_silence_s,
+    leading_quiet_s,
+    leading_silence_s,
+)
 from loaders.batches.windows import ClipDataset
 from loaders.listing import Listing
 from loaders.splits.drawing import Split
@@ -55,6 +60,13 @@ def test_leading_silence_is_what_lies_40_db_below_the_loud_part(before_db, silen
     levels = block_levels_db(np.concatenate([tone(0.1, before_db), tone(0.9)]), RATE)
     assert leading_silence_s(levels) == pytest.approx(silence_s)
     assert leading_digital_silence_s(levels) == pytest.approx(digital_s)
+
+
+def test_papers_trim_to_the_first_sample_beyond_an_amplitude():
+    sound = np.zeros(16_000, np.float32)
+    sound[4_000], sound[8_000] = 0.0005, -0.0006
+    assert leading_quiet_s(sound, 16_000) == 0.5
+    assert leading_quiet_s(np.zeros(16_000, np.float32), 16_000) == 0
 
 
 def test_a_gain_does_not_change_the_leading_silence_and_a_silent_clip_has_none():

@@ -1,0 +1,150 @@
+"""Protocols that are published as lists."""
+
+import json
+
+import pytest
+
+from loaders.datasets.av_deepfake1m import list_av_deepfake1m
+from loaders.datasets.fakeavceleb import list_fakeavceleb
+from loaders.listing import MetadataConfig
+from loaders.splits import published
+from loaders.splits.drawing import SplitConfig
+from loaders.splits.files import make_split, read_split, write_split
+from loaders.splits.published import ListProtocol, protocol_results
+from tests.clip_factory import write_fakeavceleb_tree
+from utils.errors import DatasetError, UsageError
+
+
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory):
+    root = write_fakeavceleb_tree(tmp_path_factory.mktemp("lists") / "data", num_identities=10, clips=False)
+    return list_fakeavceleb(root, MetadataConfig())
+
+
+def write_lists(folder, **parts):
+    folder.mkdir(exist_ok=True)
+    for part, names in parts.items():
+        lines = [
+            f"{name.removeprefix('fakeavceleb/').replace(' (European)', '_European')}.mp4,0" for name in names
+        ]
+        (folder / f"{part}_labels.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    return folder
+
+
+def parts_of(listing):
+    """Persons 0-6, 7 and 8-9, but one clip of person 0 is also in the test list."""
+    ids = [clip.clip_id for clip in listing.clips]
+    return {"train": ids[:28], "val": ids[28:31], "test": [*ids[32:], ids[1]]}
+
+
+def asked(folder, protocol="fakeavceleb_avh"):
+    return SplitConfig(protocol=protocol, protocol_files=folder)
+
+
+def test_a_protocol_is_its_lists_and_says_what_they_share(listing, tmp_path):
+    parts = parts_of(listing)
+    split = make_split(listing, asked(write_lists(tmp_path / "lists", **parts)))
+    expected = dict.fromkeys(parts["train"], "train") | dict.fromkeys(parts["val"], "val")
+    assert split.split_of == expected | dict.fromkeys(parts["test"], "test")
+    assert set(split.dropped.values()) == {"protocol fakeavceleb_avh: in none of its lists"}
+    assert len(split.dropped) == 1
+    results = protocol_results(listing, split.split_of, split.published)
+    assert results["name"] == "fakeavceleb_avh"
+    shared = {tuple(row["parts"]): row["number"] for row in results["overlaps"]["persons"]["shared"]}
+    assert shared == {("train", "val"): 0, ("train", "test"): 1, ("val", "test"): 0}
+    donors = {tuple(row["parts"]): row["number"] for row in results["overlaps"]["donors"]["shared"]}
+    assert donors == {("train", "val"): 1, ("train", "test"): 1, ("val", "test"): 1}  # the next one's face
+    said = results["said"]
+    assert "not as published: train has 28 clips, published are 13380" in said[0]
+    assert results["ids_sha256"] in said[0]
+    assert any("persons on screen: 1 are in both, of 7 of train and 3 of test" in line for line in said)
+    json.dumps(results)
+
+
+def test_the_checksum_tells_other_lists_apart_but_not_their_order(listing, tmp_path):
+    parts = parts_of(listing)
+    first = make_split(listing, asked(write_lists(tmp_path / "a", **parts))).published
+    reverse = {part: names[::-1] for part, names in parts.items()}
+    assert make_split(listing, asked(write_lists(tmp_path / "b", **reverse))).published == first
+    parts["val"], parts["test"] = [*parts["val"], parts["test"][-1]], parts["test"][:-1]
+    assert (
+        make_split(listing, asked(write_lists(tmp_path / "c", **parts))).published.ids_sha256
+        != first.ids_sha256
+    )
+
+
+def test_figures_that_fit_are_said_to_fit(listing, tmp_path, monkeypatch):
+    parts = parts_of(listing)
+    figures = {("train", "clips"): 28, ("test", "persons"): 3, ("test", "RealVideo-FakeAudio"): 3}
+    protocol = ListProtocol(dataset="fakeavceleb", figures=figures)
+    monkeypatch.setitem(published.LIST_PROTOCOLS, "fakeavceleb_avh", protocol)
+    split = make_split(listing, asked(write_lists(tmp_path / "lists", **parts)))
+    assert split.published.misfits == ""
+    results = protocol_results(listing, split.split_of, split.published)
+    assert "figures as published" in results["said"][0]
+
+
+def test_the_split_file_keeps_the_protocol(listing, tmp_path):
+    split = make_split(listing, asked(write_lists(tmp_path / "lists", **parts_of(listing))))
+    write_split(tmp_path, split)
+    assert read_split(tmp_path / "fakeavceleb.csv") == split
+    mrdf = make_split(listing, SplitConfig(protocol="mrdf5", fold="1/5"))
+    assert (mrdf.published.name, mrdf.published.misfits) == ("mrdf5", "its folds are drawn by --split_seed")
+    drawn = make_split(listing, SplitConfig())
+    assert drawn.published is None
+    shared = protocol_results(listing, drawn.split_of, None)
+    assert shared["name"] is None
+    assert shared["overlaps"]["persons"]["shared"][0]["number"] == 0
+    said = shared["said"]  # of what is not shared there is nothing to say
+    assert said
+    assert all("as donors" in line for line in said)
+
+
+def test_av_deepfake1m_tests_on_its_official_validation(tmp_path):
+    """Lists leave out train/ and val/, and one clip of a name is in either."""
+    for part, speakers in (("train", (1, 2)), ("val", (2, 3))):
+        entries = [
+            {"file": f"id{n:05d}/v/1/{name}.mp4", "original": original and f"id{n:05d}/v/1/{original}.mp4",
+             "modify_type": kind, "audio_fake_segments": [],
+             "visual_fake_segments": [[0, 1]] * (kind != "real")}
+            for n in speakers
+            for name, kind, original in (
+                ("real", "real", None), ("fake_video_real_audio", "visual_modified", "real")
+            )
+        ]  # fmt: skip
+        (tmp_path / f"{part}_metadata.json").write_text(json.dumps(entries))
+    listing = list_av_deepfake1m(tmp_path, MetadataConfig())
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train_labels.csv").write_text("path,label\nid00001/v/1/real.mp4,0\nid00002/v/1/real.mp4,0\n")
+    (lists / "test_labels.csv").write_text(
+        "path,label\nid00002/v/1/real.mp4,0\nid00003/v/1/fake_video_real_audio.mp4,1\n"
+    )
+    split = make_split(listing, asked(lists, "av1m_ssr"))
+    assert split.split_of == {
+        "av_deepfake1m/train/id00001/v/1/real": "train",
+        "av_deepfake1m/train/id00002/v/1/real": "train",
+        "av_deepfake1m/val/id00002/v/1/real": "test",
+        "av_deepfake1m/val/id00003/v/1/fake_video_real_audio": "test",
+    }
+    found = protocol_results(listing, split.split_of, split.published)["overlaps"]
+    assert [found[kind]["shared"][0]["number"] for kind in ("persons", "videos", "families")] == [1, 1, 1]
+
+
+def test_lists_that_do_not_fit_are_refused(listing, tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        make_split(listing, asked(tmp_path / "nowhere"))
+    folder = write_lists(tmp_path / "lists", train=["fakeavceleb/x/y"])
+    with pytest.raises(DatasetError, match="no list whose name has the word test; it holds train_labels.csv"):
+        make_split(listing, asked(folder))
+    write_lists(folder, test=["fakeavceleb/x/y"])
+    with pytest.raises(DatasetError, match="train_labels.csv, line 2: x/y.mp4 is not a clip of fakeavceleb"):
+        make_split(listing, asked(folder))
+    (folder / "the_test.txt").write_text("a\n")
+    with pytest.raises(DatasetError, match="are both lists of test"):
+        make_split(listing, asked(folder))
+    with pytest.raises(UsageError, match="av1m_avh is for av_deepfake1m, not for fakeavceleb"):
+        make_split(listing, asked(folder, "av1m_avh"))
+    for flags in ({}, {"protocol_files": folder, "fold": "1/5"}):
+        with pytest.raises(ValueError, match="needs --protocol_files, and has no --fold"):
+            SplitConfig(protocol="fakeavceleb_avh", **flags)
