@@ -26,7 +26,7 @@ if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
     if [[ -n "${STAGES:-}" ]]; then # whose presets are the stages'
         SIZE_FLAGS=(--vit tiny --image_size 64 --batch_size 8 --learning_rate 1e-3 --warmup_epochs 1)
         SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
-        STAGE_SIZES=([teacher]="--mask_ratio 0.75 --epochs 60" [expert]="--epochs 100")
+        STAGE_SIZES=([teacher]="--mask_ratio 0.75 --epochs 60" [expert]="--epochs 60")
         STAGE_SIZES+=([pretrain]="--mask_ratio 0.75 --epochs 60")
         STAGE_SIZES+=([finetune]="--mask_ratio 0.75 --epochs 30 --windows_per_clip 2")
     fi
