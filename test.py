@@ -41,7 +41,7 @@ from loaders.batches.domain import evaluation_batches, score_and_describe
 from loaders.batches.labels import clip_labels
 from loaders.listing import ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, SplitConfig
-from loaders.splits.files import seen_by_run, split_checksum, split_of_run
+from loaders.splits.files import overlap_with_run, seen_by_run, split_checksum, split_of_run
 from models import MODELS, restore
 from models.judging.modes import choose_mode
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
@@ -177,8 +177,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     split = split_of_run(
         listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
     )
-    for line in summarize(listing, split.split_of) + split.describe_dropped():
-        log.info(line)
+    log.info("\n".join(summarize(listing, split.split_of) + split.describe_dropped()))
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     seen = seen_by_run(split, clips, test.checkpoint, trained)
     caveat = caveat_of(evaluation.run["generated_sets"], listing.num_generated(clips), len(clips))
@@ -202,6 +201,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "dataset": name,
         "split": test.split,
         "seen_in_training": seen,
+        "overlap": overlap_with_run(split, listing.clips, clips, trained),
         "caveat": caveat,
         **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part, evaluation.domain),
         "checkpoint": test.checkpoint.name,

@@ -69,6 +69,7 @@ class TrainConfig:
     )
     data_root: tuple[Path, ...] = opt((), "folders made by preprocess.prepare, in the order of --dataset")
     allow_leaks: bool = opt(False, "train although a file or a person is in two parts (see loaders.audit)")
+    allow_test_only_training: bool = opt(False, "train on a data set that is meant for testing only")
     dataset_weights: tuple[float, ...] = opt((), "share of each data set in training; none = by its size")
     run_dir: Path = opt(Path("saved_models/run"), "where the run is written")
     model: str = opt("beyond_masking", "method", choices=sorted(MODELS))
@@ -124,12 +125,11 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     saved = read_run_config(file) if file else {}
     before = saved.get("train", {})
     model = chosen["model"] or before.get("model", TrainConfig.model)
-    model_type, loss_type = model_type_of(model), LOSSES[model]
+    model_type, loss = model_type_of(model), LOSSES[model]
     preset = chosen["preset"] or before.get("preset", TrainConfig.preset)
     if before.get("preset", preset) != preset:
         raise UsageError(f"{file} was made with --preset {before['preset']}: give --preset or --config")
-    own = {"model": model_type.config_type, "loss": loss_type.config_type}
-    groups = typing.get_type_hints(RunConfig) | own
+    groups = typing.get_type_hints(RunConfig) | {"model": model_type.config_type, "loss": loss.config_type}
     require_known(saved, groups, file)
     # config.json and presets hold the flags of the loop under "train"
     sources = ((str(file), saved), preset_layer(model_type, preset))
@@ -166,7 +166,8 @@ def start(config: RunConfig, device: torch.device) -> int:
     if not train.data_root:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
     roots, rule = dict(zip(train.dataset, train.data_root, strict=True)), config.data.label_rule
-    parts = load_parts(roots, config.listing, config.split, rule, allow_leaks=train.allow_leaks)
+    allowed = {"allow_leaks": train.allow_leaks, "allow_test_only": train.allow_test_only_training}
+    parts = load_parts(roots, config.listing, config.split, rule, **allowed)
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")
@@ -279,8 +280,7 @@ def fit(
 def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision: str) -> None:
     """The training loop: returns when all epochs are done, none gets better, or a signal was heard."""
     state, device, loop, pooling = run.state, run.state.device, config.loop, config.data.pooling
-    first = run.progress.epoch
-    validation = Validation(run.run_dir, first, rate=loop.decision_fpr, select_by=loop.select_by)
+    validation = Validation(run.run_dir, run.progress.epoch, rate=loop.decision_fpr, select_by=loop.select_by)
     score = functools.partial(evaluate, precision=precision, pooling=pooling, description="validate")
     for epoch in run.epochs():
         for batch in run.batches():

@@ -86,6 +86,7 @@ class Listing:
     # data set's donors are too entangled to lose all such fakes (donor-disjoint results are reported, too)
     donor_rule: str = "drop"
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
+    test_only: str = ""  # why nothing should be trained on it; "": it may
     unlisted: list[str] = field(default_factory=list)  # prepared, but in no metadata: paths below the root
     generated: frozenset[str] = frozenset()  # ids of the clips of generated sets (utils/clip/generated.py)
 
@@ -164,6 +165,7 @@ def select_clips(
     unlisted: Sequence[str] | None = None,
     donor_rule: str = "drop",
     known_overlap: str = "",
+    test_only: str = "",
 ) -> Listing:
     """Sort the listed clips into prepared, missing and excluded, among them those with `unwanted` ids.
 
@@ -207,7 +209,8 @@ def select_clips(
         if is_generated(clip.folder.parent) or (links and is_generated(clip.folder.resolve().parent))
     )
     others = list(_find_unlisted(dataset, data_root, listed) if unlisted is None else unlisted)
-    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others, generated)
+    rules = donor_rule, known_overlap, test_only
+    return Listing(dataset, clips, missing, excluded, *rules, others, generated)
 
 
 def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config: ListingConfig) -> None:

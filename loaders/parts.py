@@ -13,8 +13,10 @@ from loaders.batches.labels import clip_labels
 from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split
+from loaders.splits.overlap import count_overlap
 from utils.clip_type import Clip
 from utils.errors import UsageError
+from utils.evaluation.seen import sentence_of_overlap
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,30 @@ def load_parts(
     label_rule: str,
     *,
     allow_leaks: bool,
+    allow_test_only: bool,
 ) -> Parts:
     """List the data sets (name -> prepared root) and split each. Writes nothing.
 
     Raises DatasetError if data or splits are wrong or (without `allow_leaks`) a person, a family or a file is
-    in two parts; UsageError if train or val of the union has one class only.
+    in two parts; UsageError if train or val of the union has one class only, or (without `allow_test_only`)
+    for a data set that is meant for testing only.
     """
     parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
     for name, root in data_roots.items():
         listing = parts.listings[name] = DATASETS[name](root, listing_config)
+        if listing.test_only and not allow_test_only:
+            why = f"{name} is for testing only: {listing.test_only}"
+            raise UsageError(f"{why}; --allow_test_only_training trains on it nevertheless")
         split = parts.splits[name] = make_split(listing, split_config, check=not allow_leaks)
         if not allow_leaks:
             require_no_leak(listing, split)
-        for part in SPLITS:
-            parts.clips[part] += split.select(listing.clips, part)
+        own = {part: split.select(listing.clips, part) for part in SPLITS}
+        for part, clips in own.items():
+            parts.clips[part] += clips
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
+        if own["test"]:
+            told = sentence_of_overlap(count_overlap(own["test"], own["train"] + own["val"]))
+            parts.table.append(f"{name}: {told}")
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")
     for part in ("train", "val"):

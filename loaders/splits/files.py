@@ -11,9 +11,10 @@ from pathlib import Path
 
 from loaders.listing import Listing
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
+from loaders.splits.overlap import Overlap, count_overlap
 from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
-from utils.evaluation.seen import seen_in_training
+from utils.evaluation.seen import seen_in_training, sentence_of_overlap
 from utils.files import read_text, write_text
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,23 @@ def seen_by_run(
     own_file = checkpoint.parent / "splits" / f"{split.dataset}.csv"  # --split all with another --split_file
     own = read_split(own_file) if own_file.is_file() else None
     return seen_in_training(own.split_of if own and split_checksum(own) == trained else None, ids)
+
+
+def overlap_with_run(
+    split: Split, listed: Sequence[Clip], clips: Sequence[Clip], checksums: Mapping[str, str]
+) -> Overlap | None:
+    """What `clips`, evaluated with `split`, share with the clips of `listed` that the run used.
+
+    None if the run was not trained with this split, or on one of the clips themselves. checksums: of the
+    training splits, by data set. Logged, too.
+    """
+    used = split.select(listed, "train") + split.select(listed, "val")
+    is_other = checksums.get(split.dataset) != split_checksum(split)
+    if is_other or not {clip.clip_id for clip in used}.isdisjoint(clip.clip_id for clip in clips):
+        return None
+    overlap = count_overlap(clips, used)
+    log.info("%s: %s", split.dataset, sentence_of_overlap(overlap))
+    return overlap
 
 
 def _file_of(paths: Sequence[Path], dataset: str) -> tuple[Path, Split]:

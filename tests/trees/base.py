@@ -19,3 +19,4 @@ class RawTree:
     listing_flags: tuple[str, ...] = ()  # what train.py and test.py need
     has_own_split: bool = False  # whether train and test parts are given
     real_only: bool = False  # no fakes: nothing can be trained on it alone
+    test_only: bool = False  # train.py refuses it without --allow_test_only_training

@@ -35,3 +35,18 @@ def sentence_of_seen(seen: Mapping[str, int | None] | None) -> str:
     if not used:
         return ""
     return f"The checkpoint was {', and '.join(used)}: these figures say nothing about new clips."
+
+
+def sentence_of_overlap(overlap: Mapping[str, Mapping[str, int]] | None) -> str:
+    """What the tested clips share with those of the training (loaders/splits/overlap.py), in words; "" for
+    None: the checkpoint was not trained on this data set's other parts.
+
+    "1,439 of 1,499 persons and 5,488 of 7,537 source videos of the tested clips are also in training."
+    """
+    if overlap is None:
+        return ""
+    counts = [f"{row['in_training']:,} of {row['tested']:,} {kind}" for kind, row in overlap.items()]
+    if not counts:
+        return "The data set names neither persons nor families: what its parts share is unknown."
+    listed = " and ".join(filter(None, (", ".join(counts[:-1]), counts[-1])))
+    return f"{listed} of the tested clips are also in training."

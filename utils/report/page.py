@@ -21,7 +21,7 @@ from utils.evaluation.metrics import Floats, against_the_reals
 from utils.evaluation.promise import sentence_of, sentences, shown_by
 from utils.evaluation.results import sentence_of_frames
 from utils.evaluation.scoring import ClipScores
-from utils.evaluation.seen import sentence_of_seen
+from utils.evaluation.seen import sentence_of_overlap, sentence_of_seen
 from utils.evaluation.units import caveat, counted, noun
 from utils.names import parse_json
 from utils.report.pages import TEMPLATES, jpeg_data_url, stamped, write_page
@@ -85,6 +85,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         persons=_persons(result["intervals"]),
         promise=_promise(result),
         seen=sentence_of_seen(result.get("seen_in_training")),
+        overlap=sentence_of_overlap(result.get("overlap")),
         plots=plots,
         threshold=threshold,
         threshold_prob=float(expit(threshold)),
@@ -115,6 +116,7 @@ def _write_class_report(output_dir: Path, evaluated: Evaluated) -> None:
         caveat=caveat,
         persons=_persons({**result["intervals"], "overall": result["intervals"]}),
         seen=sentence_of_seen(result.get("seen_in_training")),
+        overlap=sentence_of_overlap(result.get("overlap")),
         plots=plots,
         config=config,
     )
