@@ -115,7 +115,7 @@ _ONE_LAYOUT = {
             for folder in ("Celeb-real", "YouTube-real", "Youtube-real", "Celeb-synthesis")
         ),
         metadata=("List_of_testing_videos.txt",),
-        root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF"),
+        root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF", "Celeb-DF++", "Celeb-DF-PP"),
     ),
     "deepfaketimit": RawLayout(
         videos=(
