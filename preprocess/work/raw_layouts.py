@@ -192,6 +192,15 @@ _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
         )
         for name in AV_DEEPFAKE1M_TABLES
     ),
+    "av_deepfake1m_pp": tuple(
+        RawLayout(  # the clips of testA/ and testB/ have no labels
+            videos=("train/**/*.mp4", "val/**/*.mp4"),
+            metadata=(name,),
+            optional_metadata=(*AV_DEEPFAKE1M_TABLES, "testA_files.txt", "testB_files.txt"),
+            root_names=("AV-Deepfake1M-PlusPlus", "AV-Deepfake1M++"),
+        )
+        for name in AV_DEEPFAKE1M_TABLES
+    ),
     "manifest": (
         RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),
         RawLayout(videos=ANY_VIDEO, metadata=("train*.txt",), optional_metadata=("val*.txt", "test*.txt")),
