@@ -2,6 +2,7 @@
 
 from loaders.datasets.av_deepfake1m import list_av_deepfake1m
 from loaders.datasets.av_deepfake1m_pp import list_av_deepfake1m_pp
+from loaders.datasets.avlips import list_avlips
 from loaders.datasets.celebdf import list_celebdf
 from loaders.datasets.deepfakebench import list_deepfakebench
 from loaders.datasets.deepfaketimit import list_deepfaketimit
@@ -19,6 +20,7 @@ from loaders.datasets.ravdess import list_ravdess
 DATASETS = {
     "av_deepfake1m": list_av_deepfake1m,
     "av_deepfake1m_pp": list_av_deepfake1m_pp,
+    "avlips": list_avlips,
     "celebdf": list_celebdf,
     "deepfakebench": list_deepfakebench,
     "deepfaketimit": list_deepfaketimit,

@@ -108,7 +108,17 @@ def _next_to_avi(video: PurePosixPath) -> tuple[str, ...]:
     return tuple(video.with_name(f"{stem}.wav").as_posix() for stem in (video.stem, sentence))
 
 
+def _in_wav_folder(video: PurePosixPath) -> tuple[str, ...]:
+    """AVLips: wav/<folder>/<number>.wav, also of videos that have sound themselves."""
+    return (f"wav/{video.with_suffix('.wav')}",)
+
+
 _ONE_LAYOUT = {
+    "avlips": RawLayout(
+        videos=("0_real/*.mp4", "1_fake/*.mp4"),
+        root_names=("AVLips", "AVLips1"),
+        side_sounds=_in_wav_folder,
+    ),
     "celebdf": RawLayout(
         videos=tuple(
             f"{folder}/**/*.mp4"

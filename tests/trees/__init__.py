@@ -5,6 +5,7 @@ TREES: data set -> function(root, media) -> RawTree. `media` says whether the fi
 
 from tests.trees.av_deepfake1m import write_av_deepfake1m
 from tests.trees.av_deepfake1m_pp import write_av_deepfake1m_pp
+from tests.trees.avlips import write_avlips
 from tests.trees.celebdf import write_celebdf
 from tests.trees.deepfaketimit import write_deepfaketimit
 from tests.trees.deepspeak import write_deepspeak
@@ -19,6 +20,7 @@ from tests.trees.ravdess import write_ravdess
 TREES = {
     "av_deepfake1m": write_av_deepfake1m,
     "av_deepfake1m_pp": write_av_deepfake1m_pp,
+    "avlips": write_avlips,
     "celebdf": write_celebdf,
     "deepfaketimit": write_deepfaketimit,
     "deepspeak": write_deepspeak,

@@ -28,6 +28,7 @@ EXTRA = {  # data set -> clips that its tables do not name
 
 NO_PERSONS = {  # data set -> what stands for the persons that it does not name
     "celebdf": "person+clip",
+    "avlips": "clip",
     "dfdc": "family+clip",
     "ffpp": "person+family",
     "lavdf": "family",
