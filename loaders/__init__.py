@@ -4,6 +4,7 @@ from loaders.datasets.av_deepfake1m import list_av_deepfake1m
 from loaders.datasets.av_deepfake1m_pp import list_av_deepfake1m_pp
 from loaders.datasets.avlips import list_avlips
 from loaders.datasets.celebdf import list_celebdf
+from loaders.datasets.deepfake_eval_2024 import list_deepfake_eval_2024
 from loaders.datasets.deepfakebench import list_deepfakebench
 from loaders.datasets.deepfaketimit import list_deepfaketimit
 from loaders.datasets.deepspeak import list_deepspeak
@@ -22,6 +23,7 @@ DATASETS = {
     "av_deepfake1m_pp": list_av_deepfake1m_pp,
     "avlips": list_avlips,
     "celebdf": list_celebdf,
+    "deepfake_eval_2024": list_deepfake_eval_2024,
     "deepfakebench": list_deepfakebench,
     "deepfaketimit": list_deepfaketimit,
     "deepspeak": list_deepspeak,

@@ -211,6 +211,14 @@ _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
         )
         for name in AV_DEEPFAKE1M_TABLES
     ),
+    "deepfake_eval_2024": tuple(
+        RawLayout(  # its pictures and sounds have tables of their own
+            videos=tuple(f"video-data/{glob}" for glob in ANY_VIDEO),
+            metadata=(name,),
+            root_names=("Deepfake-Eval-2024",),
+        )
+        for name in ("video-metadata-publish-with-links.csv", "video-metadata-publish.csv")
+    ),
     "manifest": (
         RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),
         RawLayout(videos=ANY_VIDEO, metadata=("train*.txt",), optional_metadata=("val*.txt", "test*.txt")),

@@ -7,6 +7,7 @@ from tests.trees.av_deepfake1m import write_av_deepfake1m
 from tests.trees.av_deepfake1m_pp import write_av_deepfake1m_pp
 from tests.trees.avlips import write_avlips
 from tests.trees.celebdf import write_celebdf
+from tests.trees.deepfake_eval_2024 import write_deepfake_eval_2024
 from tests.trees.deepfaketimit import write_deepfaketimit
 from tests.trees.deepspeak import write_deepspeak
 from tests.trees.dfdc import write_dfdc, write_dfdc_preview
@@ -22,6 +23,7 @@ TREES = {
     "av_deepfake1m_pp": write_av_deepfake1m_pp,
     "avlips": write_avlips,
     "celebdf": write_celebdf,
+    "deepfake_eval_2024": write_deepfake_eval_2024,
     "deepfaketimit": write_deepfaketimit,
     "deepspeak": write_deepspeak,
     "dfdc": write_dfdc,
