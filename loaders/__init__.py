@@ -16,6 +16,7 @@ from loaders.datasets.frame_lists import list_frame_lists
 from loaders.datasets.kodf import list_kodf
 from loaders.datasets.lavdf import list_lavdf
 from loaders.datasets.manifest import list_manifest
+from loaders.datasets.mavos_dd import list_mavos_dd
 from loaders.datasets.ravdess import list_ravdess
 
 DATASETS = {
@@ -35,5 +36,6 @@ DATASETS = {
     "kodf": list_kodf,
     "lavdf": list_lavdf,
     "manifest": list_manifest,
+    "mavos_dd": list_mavos_dd,
     "ravdess": list_ravdess,
 }

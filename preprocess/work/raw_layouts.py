@@ -225,6 +225,14 @@ _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
         RawLayout(videos=ANY_VIDEO, metadata=("test*.txt",), optional_metadata=("val*.txt",)),
         RawLayout(videos=tuple(f"{name}/{glob}" for name in ("real", "fake") for glob in ANY_VIDEO)),
     ),
+    "mavos_dd": tuple(
+        RawLayout(
+            videos=tuple(f"*/*/{glob}" for glob in ANY_VIDEO),
+            metadata=(name,),
+            root_names=("MAVOS-DD",),
+        )
+        for name in ("mavos_dd.csv", "*.arrow")
+    ),
     "ravdess": (
         RawLayout(videos=("**/Actor_*/01-*.mp4",), root_names=("RAVDESS",)),
         RawLayout(videos=("video/01-*.mp4",), root_names=("RAVDESS",)),  # 2D3MF's

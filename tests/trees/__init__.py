@@ -16,6 +16,7 @@ from tests.trees.ffpp import write_ffpp
 from tests.trees.kodf import write_kodf
 from tests.trees.lavdf import write_lavdf
 from tests.trees.manifest import write_manifest
+from tests.trees.mavos_dd import write_mavos_dd
 from tests.trees.ravdess import write_ravdess
 
 TREES = {
@@ -33,5 +34,6 @@ TREES = {
     "kodf": write_kodf,
     "lavdf": write_lavdf,
     "manifest": write_manifest,
+    "mavos_dd": write_mavos_dd,
     "ravdess": write_ravdess,
 }
