@@ -13,6 +13,7 @@ from loaders.datasets.dfdc_preview import list_dfdc_preview
 from loaders.datasets.fakeavceleb import list_fakeavceleb
 from loaders.datasets.ffpp import list_ffpp
 from loaders.datasets.frame_lists import list_frame_lists
+from loaders.datasets.idforge import list_idforge
 from loaders.datasets.kodf import list_kodf
 from loaders.datasets.lavdf import list_lavdf
 from loaders.datasets.manifest import list_manifest
@@ -33,6 +34,7 @@ DATASETS = {
     "fakeavceleb": list_fakeavceleb,
     "ffpp": list_ffpp,
     "frame_lists": list_frame_lists,
+    "idforge": list_idforge,
     "kodf": list_kodf,
     "lavdf": list_lavdf,
     "manifest": list_manifest,

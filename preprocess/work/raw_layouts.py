@@ -85,6 +85,12 @@ AV_DEEPFAKE1M_TABLES = (  # a list, or a file for each video
     *("train_metadata.json", "val_metadata.json"),
     *("train_metadata/**/*.json", "val_metadata/**/*.json"),
 )
+IDFORGE_LISTS = tuple(
+    f"{folder}{part}.csv" for folder in ("IDForge_v1/", "") for part in ("train", "val", "test")
+)
+IDFORGE_TYPES = (  # folders of the clips; ref/ next to them has the reference set
+    *("pristine", "face_*", "lip_*", "rvc_textmismatch", "tts_textgen", "tts_textmismatch"),
+)
 KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
 
 
@@ -218,6 +224,15 @@ _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
             root_names=("Deepfake-Eval-2024",),
         )
         for name in ("video-metadata-publish-with-links.csv", "video-metadata-publish.csv")
+    ),
+    "idforge": tuple(
+        RawLayout(
+            videos=tuple(f"{above}{kind}/**/*.mp4" for above in ("main/", "") for kind in IDFORGE_TYPES),
+            metadata=(name,),
+            optional_metadata=IDFORGE_LISTS,
+            root_names=("IDForge_v1", "IDForge"),
+        )
+        for name in IDFORGE_LISTS
     ),
     "manifest": (
         RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),

@@ -13,6 +13,7 @@ from tests.trees.deepspeak import write_deepspeak
 from tests.trees.dfdc import write_dfdc, write_dfdc_preview
 from tests.trees.fakeavceleb import write_fakeavceleb
 from tests.trees.ffpp import write_ffpp
+from tests.trees.idforge import write_idforge
 from tests.trees.kodf import write_kodf
 from tests.trees.lavdf import write_lavdf
 from tests.trees.manifest import write_manifest
@@ -31,6 +32,7 @@ TREES = {
     "dfdc_preview": write_dfdc_preview,
     "fakeavceleb": write_fakeavceleb,
     "ffpp": write_ffpp,
+    "idforge": write_idforge,
     "kodf": write_kodf,
     "lavdf": write_lavdf,
     "manifest": write_manifest,

@@ -19,6 +19,7 @@ EXTRA = {  # data set -> clips that its tables do not name
     "av_deepfake1m_pp": "val/val/vox_celeb_2/id00999/abc/00001/real",
     "deepfake_eval_2024": "video-data/unheard-of",
     "mavos_dd": "english/real/unheard-of",
+    "idforge": "main/pristine/id09/id09_00/id09_scene_0001",
     "dfdc": "dfdc_train_part_77/abcdefghij",
     "dfdc_preview": "original_videos/7777/7777_A_001",
     "deepspeak": "anywhere/unheard-of",
