@@ -18,6 +18,7 @@ from loaders.datasets.kodf import list_kodf
 from loaders.datasets.lavdf import list_lavdf
 from loaders.datasets.manifest import list_manifest
 from loaders.datasets.mavos_dd import list_mavos_dd
+from loaders.datasets.polyglotfake import list_polyglotfake
 from loaders.datasets.ravdess import list_ravdess
 
 DATASETS = {
@@ -39,5 +40,6 @@ DATASETS = {
     "lavdf": list_lavdf,
     "manifest": list_manifest,
     "mavos_dd": list_mavos_dd,
+    "polyglotfake": list_polyglotfake,
     "ravdess": list_ravdess,
 }

@@ -169,6 +169,11 @@ _ONE_LAYOUT = {
         side_sounds=ffpp_sounds,
         variant=lambda video: video.parts[2].replace("raw", "c0"),
     ),
+    "polyglotfake": RawLayout(  # clips are found by their names
+        videos=("**/*.mp4",),
+        metadata=("**/to_??.json", "**/??.json"),  # json_file/ of its repository
+        root_names=("PolyGlotFake", "PolyGlotFake_dataset"),
+    ),
     "deepspeak": RawLayout(  # the zip parts unpack to folders of various names
         videos=("**/*.mp4",),
         metadata=("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv"),

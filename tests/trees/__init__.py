@@ -18,6 +18,7 @@ from tests.trees.kodf import write_kodf
 from tests.trees.lavdf import write_lavdf
 from tests.trees.manifest import write_manifest
 from tests.trees.mavos_dd import write_mavos_dd
+from tests.trees.polyglotfake import write_polyglotfake
 from tests.trees.ravdess import write_ravdess
 
 TREES = {
@@ -37,5 +38,6 @@ TREES = {
     "lavdf": write_lavdf,
     "manifest": write_manifest,
     "mavos_dd": write_mavos_dd,
+    "polyglotfake": write_polyglotfake,
     "ravdess": write_ravdess,
 }
