@@ -14,6 +14,7 @@ from utils.files import read_pieces, read_text, walk_tree
 from utils.names import brief, one_line, parse_json
 
 MAX_ENTRY = 1 << 24  # letters of an entry of a list: more is a damaged file
+_decode = json.JSONDecoder().raw_decode
 _BETWEEN = re.compile(r"[\s,]*")  # the entries of a list
 
 
@@ -72,7 +73,7 @@ class _Text:
         """The value that begins here. Raises ValueError or RecursionError if it is not JSON."""
         while True:
             try:
-                value, self.position = json.JSONDecoder().raw_decode(self._text, self.position)
+                value, self.position = _decode(self._text, self.position)
             except ValueError:  # perhaps it goes on in the next piece
                 if len(self._text) > MAX_ENTRY or not self._read_on():
                     raise

@@ -64,4 +64,6 @@ def write_av_deepfake1m(root: Path, media: Media, *, num_train: int = 4, num_val
         (top / f"{part}_metadata.json").write_text(json.dumps(entries), encoding="utf-8")
     media.video(top / "test/000000.mp4", index)
     (top / "test_files.txt").write_text("000000.mp4\n", encoding="utf-8")
-    return RawTree(dataset="av_deepfake1m", source=root, counts=counts, has_own_split=True)
+    shared = {"persons": num_val, "source videos": 1, "clip families": 1}
+    overlap = {kind: {"tested": num_val, "in_training": number} for kind, number in shared.items()}
+    return RawTree(dataset="av_deepfake1m", source=root, counts=counts, has_own_split=True, overlap=overlap)

@@ -81,4 +81,9 @@ def write_av_deepfake1m_pp(root: Path, media: Media) -> RawTree:
         counts=counts,
         prepare_flags=("--allow_silent",),
         has_own_split=True,
+        overlap={
+            "persons": {"tested": 3, "in_training": 2},
+            "source videos": {"tested": 3, "in_training": 1},
+            "clip families": {"tested": 3, "in_training": 1},
+        },
     )

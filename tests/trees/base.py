@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,4 +20,6 @@ class RawTree:
     listing_flags: tuple[str, ...] = ()  # what train.py and test.py need
     has_own_split: bool = False  # whether train and test parts are given
     real_only: bool = False  # no fakes: nothing can be trained on it alone
+    # of the data set's own parts, as test_metrics.json tells it; None: not planted
+    overlap: Mapping[str, Mapping[str, int]] | None = None
     test_only: bool = False  # train.py refuses it without --allow_test_only_training
