@@ -40,7 +40,7 @@ from loaders.batches.data_loader import WorkerConfig
 from loaders.batches.domain import evaluation_batches, score_and_describe
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SPLITS, SplitConfig
-from loaders.splits.files import seen_by_run, split_of_run
+from loaders.splits.files import seen_by_run, split_checksum, split_of_run
 from models import MODELS, restore
 from models.judging import outputs
 from models.judging.modes import choose_mode
@@ -186,7 +186,8 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     split = split_of_run(
         listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
     )
-    protocol = outputs.log_split(listing, split)
+    is_own = test.split != "all" and trained.get(name) == split_checksum(split)
+    protocol = outputs.log_split(listing, split, tells_overlaps=is_own)
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     seen = seen_by_run(split, clips, test.checkpoint, trained)
     caveat = caveat_of(evaluation.run["generated_sets"], listing.num_generated(clips), len(clips))

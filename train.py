@@ -69,6 +69,7 @@ class TrainConfig:
     )
     data_root: tuple[Path, ...] = opt((), "folders made by preprocess.prepare, in the order of --dataset")
     allow_leaks: bool = opt(False, "train although a file or a person is in two parts (see loaders.audit)")
+    allow_test_only_training: bool = opt(False, "train on a data set that is meant for testing only")
     dataset_weights: tuple[float, ...] = opt((), "share of each data set in training; none = by its size")
     run_dir: Path = opt(Path("saved_models/run"), "where the run is written")
     model: str = opt("beyond_masking", "method", choices=sorted(MODELS))
@@ -129,12 +130,11 @@ def parse_args(argv: list[str] | None = None) -> RunConfig:
     saved = read_run_config(file) if file else {}
     before = saved.get("train", {})
     model = chosen["model"] or before.get("model", TrainConfig.model)
-    model_type, loss_type = model_type_of(model), LOSSES[model]
+    model_type, loss = model_type_of(model), LOSSES[model]
     preset = chosen["preset"] or before.get("preset", TrainConfig.preset)
     if before.get("preset", preset) != preset:
         raise UsageError(f"{file} was made with --preset {before['preset']}: give --preset or --config")
-    own = {"model": model_type.config_type, "loss": loss_type.config_type}
-    groups = typing.get_type_hints(RunConfig) | own
+    groups = typing.get_type_hints(RunConfig) | {"model": model_type.config_type, "loss": loss.config_type}
     require_known(saved, groups, file)
     # config.json and presets hold the flags of the loop under "train"
     sources = ((str(file), saved), preset_layer(model_type, preset))
@@ -171,9 +171,10 @@ def start(config: RunConfig, device: torch.device) -> int:
     if not train.data_root:
         raise UsageError("missing --data_root, the output of preprocess.prepare; see --help")
     roots, rule = dict(zip(train.dataset, train.data_root, strict=True)), config.data.label_rule
-    how = {"allow_leaks": train.allow_leaks, "needs_classes": config.needs_classes}
-    how["reals_only"] = config.loop.balance == "real" and not config.needs_classes
-    parts = load_parts(roots, config.listing, config.split, rule, **how)
+    allowed = {"allow_leaks": train.allow_leaks, "allow_test_only": train.allow_test_only_training}
+    reals_only = config.loop.balance == "real" and not config.needs_classes
+    how = {"needs_classes": config.needs_classes, "reals_only": reals_only}
+    parts = load_parts(roots, config.listing, config.split, rule, **allowed, **how)
     checksums = {name: split_checksum(split) for name, split in parts.splits.items()}
     if saved and saved["split_checksums"] != checksums:
         raise UsageError(f"the clips or the split changed since {run_dir} was begun; start a new --run_dir")

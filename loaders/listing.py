@@ -94,6 +94,7 @@ class Listing:
     # data set's donors are too entangled to lose all such fakes (donor-disjoint results are reported, too)
     donor_rule: str = "drop"
     known_overlap: str = ""  # why the official split shares persons between its parts; "": it must not
+    test_only: str = ""  # why nothing should be trained on it; "": it may
     unlisted: list[str] = field(default_factory=list)  # prepared, but in no metadata: paths below the root
     generated: frozenset[str] = frozenset()  # ids of the clips of generated sets (utils/clip/generated.py)
 
@@ -172,6 +173,7 @@ def select_clips(
     unlisted: Sequence[str] | None = None,
     donor_rule: str = "drop",
     known_overlap: str = "",
+    test_only: str = "",
 ) -> Listing:
     """Sort the listed clips into prepared, missing and excluded, among them those with `unwanted` ids.
 
@@ -217,7 +219,8 @@ def select_clips(
     others = list(unlisted or ())
     if unlisted is None and not config.metadata_only:
         others = _find_unlisted(dataset, data_root, listed)
-    return Listing(dataset, clips, missing, excluded, donor_rule, known_overlap, others, generated)
+    rules = donor_rule, known_overlap, test_only
+    return Listing(dataset, clips, missing, excluded, *rules, others, generated)
 
 
 def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config: ListingConfig) -> None:

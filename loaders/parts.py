@@ -42,24 +42,28 @@ def load_parts(
     allow_leaks: bool,
     needs_classes: bool,
     reals_only: bool,
+    allow_test_only: bool,
 ) -> Parts:
     """List the data sets (name -> prepared root) and split each. Writes nothing.
 
     needs_classes: whether something is learnt or chosen by labels; reals_only: validate without fakes, which
-    are not what is learnt. Raises DatasetError if data or splits are
-    wrong or (without `allow_leaks`) a person, a family or a file is in two parts; UsageError if train or val
-    of the union needs several classes but has one only.
+    are not what is learnt. Raises DatasetError if data or splits are wrong or (without `allow_leaks`) a
+    person, a family or a file is in two parts; UsageError if train or val of the union needs several classes
+    but has one only, or (without `allow_test_only`) for a data set that is meant for testing only.
     """
     parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
     for name, root in data_roots.items():
         listing = parts.listings[name] = DATASETS[name](root, listing_config)
+        if listing.test_only and not allow_test_only:
+            why = f"{name} is for testing only: {listing.test_only}"
+            raise UsageError(f"{why}; --allow_test_only_training trains on it nevertheless")
         split = parts.splits[name] = make_split(listing, split_config, check=not allow_leaks)
         if not allow_leaks:
             require_no_leak(listing, split)
         for part in SPLITS:
             parts.clips[part] += split.select(listing.clips, part)
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
-        shared = protocol_results(listing, split.split_of, split.published)["said"]
+        shared = protocol_results(listing, split.split_of, split.published, tells_overlaps=True)["said"]
         parts.table.extend(f"{name}: {line}" for line in shared)
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")

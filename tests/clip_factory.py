@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from loaders.splits.overlap import named_by_clip, overlaps
 from utils.clip.features import FeatureInfo
 from utils.clip.files import (
     AUDIO_NAME,
@@ -130,6 +132,16 @@ def make_clip(folder: Path, **changes: object) -> Clip:
         "target_id": "test/id1", "pair_key": "test/id1", "stratum": "a", "dataset": "test",
     }  # fmt: skip
     return Clip(**(values | changes))
+
+
+def shared_with_training(trained: Iterable[Clip], tested: Iterable[Clip]) -> dict[str, tuple[int, int]]:
+    """Kind of loaders/splits/overlap.py -> (how many `tested` has, how many of these `trained` has, too)."""
+    found = overlaps({"train": map(named_by_clip, trained), "test": map(named_by_clip, tested)})
+    return {
+        kind: (row["numbers"]["test"], row["shared"][0]["number"])
+        for kind, row in found.items()
+        if "shared" in row
+    }
 
 
 def make_batch(

@@ -40,6 +40,7 @@ class Clip:
     identity_is: str = "person"
     # files of a folder of frames, in their order (see utils/clip/frame_folders.py); None: a prepared clip
     frames: tuple[str, ...] | None = None
+    source_video: str = ""  # the recording that it was cut from, e.g. a YouTube video; "": unknown
     emotion: str | None = None  # what the person plays, of EMOTIONS; None: the data set does not say
 
     @property

@@ -108,13 +108,8 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _alternates_with_zeros(data[:400]):
-        raise DatasetError(
-            f"{path}: is UTF-16 text; save it as UTF-8 (in a spreadsheet as 'CSV UTF-8', in a shell by "
-            "iconv -f UTF-16 -t UTF-8)"
-        )
-    if (place := data.find(b"\0")) >= 0:
-        raise DatasetError(f"{path}, line {_line(data, place)}: has bytes of value 0: no text; copy it again")
+    _require_not_utf16(path, data)
+    _require_no_zeros(path, data)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:  # UTF-8 first: its bytes often decode as cp949 too, into nonsense
@@ -126,6 +121,47 @@ def read_text(path: Path) -> str:
             ) from error
         log.info("%s: is read as cp949 (Korean), since it is not UTF-8", path)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_pieces(path: Path, size: int = 1 << 20) -> Iterator[str]:
+    """The content of a long UTF-8 text file from elsewhere, in pieces of `size` bytes.
+
+    Line ends stay as they are. Raises DatasetError as `read_text` does, and for any other encoding.
+    """
+    decoder, lines = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    try:
+        with path.open("rb") as file:
+            _require_not_utf16(path, file.read(400))
+            file.seek(0)
+            is_last = False
+            while not is_last:
+                data = file.read(size)
+                is_last = len(data) < size
+                _require_no_zeros(path, data, lines)
+                try:
+                    yield decoder.decode(data, is_last)
+                except UnicodeDecodeError as error:
+                    line = lines + _line(data, error.start)
+                    raise DatasetError(f"{path}, line {line}: is not UTF-8 text; save it as UTF-8") from error
+                lines += data.count(b"\n")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _require_not_utf16(path: Path, start: bytes) -> None:
+    """Raise DatasetError if the first bytes of a file are those of UTF-16."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _alternates_with_zeros(start[:400]):
+        raise DatasetError(
+            f"{path}: is UTF-16 text; save it as UTF-8 (in a spreadsheet as 'CSV UTF-8', in a shell by "
+            "iconv -f UTF-16 -t UTF-8)"
+        )
+
+
+def _require_no_zeros(path: Path, data: bytes, lines: int = 0) -> None:
+    """Raise DatasetError for bytes of value 0, which no text has; `lines` come before `data`."""
+    if (place := data.find(b"\0")) >= 0:
+        line = lines + _line(data, place)
+        raise DatasetError(f"{path}, line {line}: has bytes of value 0: no text; copy it again")
 
 
 def _alternates_with_zeros(data: bytes) -> bool:

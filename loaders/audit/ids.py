@@ -7,7 +7,7 @@
 A list has a clip a line, or a column with it (clip_id, path, file, ...). Its part is its column "split", or
 the word in its file name (train, val, test, ...). A folder stands for the data set's own lists and split. Who
 is seen is taken from the columns identity and source_ids, from the data set's metadata in --data_root, or
-from the names (FakeAVCeleb, AV-Deepfake1M, Celeb-DF, FaceForensics++).
+from the names (FakeAVCeleb, AV-Deepfake1M and ++, IDForge, Celeb-DF, FaceForensics++).
 
 Prints what the parts share (persons on screen, persons in any role, source videos, clip families, clips) and
 writes it to ids_audit.json in --output_dir. Exit status: 0 if they share nothing, else 1. --write_disjoint

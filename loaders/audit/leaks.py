@@ -106,6 +106,8 @@ def require_no_leak(listing: Listing, split: Split) -> None:
     without a checksum, those of one size in several splits are read. Notes (see `find_person_leaks`) are
     logged as warnings.
     """
+    if listing.identity_is == "clip" and all(clip.pair_key == clip.identity for clip in listing.clips):
+        log.warning("%s: names neither persons nor families: only identical files are found", listing.dataset)
     findings = find_person_leaks(listing, split)
     used = [clip for clip in listing.clips if clip.clip_id in split.split_of]
     name = f"{listing.dataset}: checksums"

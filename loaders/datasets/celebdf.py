@@ -1,7 +1,8 @@
-"""Celeb-DF v1 and v2: labels from the folders, the official test part from List_of_testing_videos.txt.
+"""Celeb-DF v1, v2 and ++: labels from the folders, the official test part from List_of_testing_videos.txt.
 
 That list's own label column means 1 = real and is not read. The videos have no sound: prepare them with
---allow_silent; whether the sound is fake is unknown.
+--allow_silent; whether the sound is fake is unknown. In Celeb-DF++ the fakes lie in
+Celeb-synthesis/<scenario>/<method>/, v2's own under FaceSwap/Celeb-DF: the scenario is the category.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ FOLDERS = {name.lower(): name for name in ("Celeb-real", "YouTube-real", "Celeb-
 PUBLISHED_COUNTS = {  # release -> folder -> clips
     "v1": {"Celeb-real": 158, "YouTube-real": 250, "Celeb-synthesis": 795},
     "v2": {"Celeb-real": 590, "YouTube-real": 300, "Celeb-synthesis": 5_639},
+    "++": {"Celeb-real": 590, "YouTube-real": 300, "Celeb-synthesis": 53_196},
 }
-PUBLISHED_TEST_COUNTS = {"v2": {"Celeb-real": 108, "YouTube-real": 70, "Celeb-synthesis": 340}}
+PUBLISHED_TEST_COUNTS = {
+    "v2": {"Celeb-real": 108, "YouTube-real": 70, "Celeb-synthesis": 340},
+    "++": {"Celeb-real": 108, "YouTube-real": 70, "Celeb-synthesis": 5_100},
+}
+SCENARIOS = ("FaceSwap", "FaceReenact", "TalkingFace")  # of ++: 8, 7 and 7 methods
 NAMES = {
     "Celeb-real": re.compile(r"id\d+_\d+"),  # <person>_<recording>
     "YouTube-real": re.compile(r"\d+"),
-    "Celeb-synthesis": re.compile(r"id\d+_id\d+_\d+"),  # <person>_<donor>_<recording>
+    # <person>_<donor>_<recording>; of ++ also <person>_<recording>_test_<whose sound>
+    "Celeb-synthesis": re.compile(r"id\d+_id\d+_\d+|id\d+_\d+_test_.+"),
 }
 KNOWN_OVERLAP = (
     "Celeb-DF's official test part shows celebrities of its train part; use it to test across data sets"
@@ -37,7 +44,7 @@ KNOWN_OVERLAP = (
 
 
 def list_celebdf(data_root: Path, config: ListingConfig) -> Listing:
-    """All clips of a prepared Celeb-DF tree, v1 or v2.
+    """All clips of a prepared Celeb-DF tree, v1, v2 or ++.
 
     Raises DatasetError where root, test list or names are not as expected.
     """
@@ -71,31 +78,38 @@ def _read_test_list(path: Path) -> set[tuple[str, str]]:
 
 
 def _key(path: PurePosixPath, origin: Path | str) -> tuple[str, str]:
-    """(folder, name) of a clip; mirrors spell YouTube differently and add folders between the two."""
+    """(folder, name) of a clip; mirrors spell YouTube differently and add folders between the two.
+
+    A name of ++ begins with scenario and method: <scenario>/<method>/<person>_...
+    """
     folder = FOLDERS.get(path.parts[0].lower())
     if folder is None or len(path.parts) < 2:
         raise DatasetError(f"{origin}: expected a clip in {', '.join(FOLDERS.values())}, found {path}")
     name = nfc(path.name)
     if NAMES[folder].fullmatch(name) is None:
         raise DatasetError(f"{origin}: {name!r} is not the name of a clip in {folder}")
+    if path.parts[1] in SCENARIOS and len(path.parts) > 3:
+        return folder, "/".join((*path.parts[1:3], name))
     return folder, name
 
 
 def _make_clip(category: str, name: str, folder: Path, tested: bool) -> Clip:
-    *persons, recording = name.split("_")
+    *kind, stem = name.split("/")
+    words = stem.split("_")
+    persons = [word for word in words[:2] if word.startswith("id")]
     fake = category == "Celeb-synthesis"
     return new_clip(
         "celebdf",
         f"{category}/{name}",
         folder,
         (int(fake), None),
-        category=category,
-        method="celeb-synthesis",
+        category=kind[0] if kind else category,
+        method=kind[1] if kind else "celeb-synthesis",
         # the persons of the YouTube videos are unknown: each video counts as a person of its own
         person=persons[0] if persons else f"youtube{name}",
         identity_is="person" if persons else "clip",
         donors=persons[1:],
-        pair=f"Celeb-real/{persons[0]}_{recording}" if fake else f"{category}/{name}",
+        pair=f"Celeb-real/{persons[0]}_{words[len(persons)]}" if fake else f"{category}/{name}",
         stratum="celebrity" if persons else "youtube",
         split="test" if tested else "train",
     )

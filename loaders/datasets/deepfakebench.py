@@ -32,7 +32,8 @@ from loaders.datasets.frame_paths import (
     require_known_places,
     sequences,
 )
-from loaders.datasets.metadata import FolderIndex, listed_once, new_clip, no_metadata, read_json
+from loaders.datasets.json_files import read_json
+from loaders.datasets.metadata import FolderIndex, listed_once, new_clip, no_metadata
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.clip.frame_folders import STORE, frame_names
 from utils.clip_type import Clip

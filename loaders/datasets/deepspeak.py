@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from loaders.datasets.metadata import (
     as_id,
+    find_by_name,
     inside,
     new_clip,
-    nfc,
     parse_id,
     read_rows,
     require_file,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips, tally
-from utils.clip.packed import packed_clips, walk
 from utils.clip_type import Clip
 from utils.errors import DatasetError
 
@@ -67,7 +66,7 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
             "deepspeak: it is unknown whether the voice of %d fakes is cloned (%s)",
             *(unknown.total(), tally(unknown)),
         )
-    folders = _find_folders(data_root, clips)
+    folders = find_by_name(data_root, clips)
     listed = [replace(clip, folder=folders.get(name, clip.folder)) for name, clip in clips.items()]
     return select_clips("deepspeak", data_root, listed, config)
 
@@ -146,22 +145,3 @@ def _audio_label(kind: str, voice: str) -> int | None:
     if voice in GENUINE_VOICES or (kind == "face-swap" and not voice):  # face swaps keep their sound
         return 0
     return None
-
-
-def _find_folders(root: Path, wanted: Container[str]) -> dict[str, Path]:
-    """Name -> the folder of that name, at any depth."""
-    found: dict[str, Path] = {}
-    for place, subfolders, _ in walk(root):
-        for name in sorted([*subfolders, *packed_clips(place)]):
-            key = nfc(name)
-            if key not in wanted:
-                continue
-            folder = place / name
-            if key in found:
-                raise DatasetError(
-                    f"{folder} and {found[key]}: two clip folders of one name; the annotations do not say "
-                    "which is meant; remove one of them"
-                )
-            found[key] = folder
-        subfolders[:] = sorted(n for n in subfolders if nfc(n) not in wanted and not n.startswith("."))
-    return found

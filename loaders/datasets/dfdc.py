@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from loaders.datasets.json_files import read_json
 from loaders.datasets.metadata import (
     FolderIndex,
     inside,
@@ -23,7 +24,6 @@ from loaders.datasets.metadata import (
     nfc,
     no_metadata,
     parse_label,
-    read_json,
     read_rows,
     require_file,
 )

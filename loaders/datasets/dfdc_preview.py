@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from loaders.datasets.json_files import read_json
 from loaders.datasets.metadata import (
     FolderIndex,
     as_id,
@@ -20,7 +21,6 @@ from loaders.datasets.metadata import (
     new_clip,
     no_metadata,
     parse_label,
-    read_json,
 )
 from loaders.groups import joined
 from loaders.listing import Listing, ListingConfig, select_clips

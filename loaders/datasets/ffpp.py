@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loaders.datasets.metadata import FolderIndex, new_clip, no_metadata, read_json
+from loaders.datasets.json_files import read_json
+from loaders.datasets.metadata import FolderIndex, new_clip, no_metadata
 from loaders.listing import Listing, ListingConfig, select_clips, tally
 from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from loaders.datasets.json_files import read_json_entries
 from loaders.datasets.metadata import (
     as_id,
     as_segments,
@@ -21,7 +22,6 @@ from loaders.datasets.metadata import (
     listed_once,
     new_clip,
     no_metadata,
-    read_json_entries,
     without_suffix,
 )
 from loaders.listing import Listing, ListingConfig, select_clips

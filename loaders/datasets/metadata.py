@@ -1,4 +1,4 @@
-"""Reading what data sets ship: tables, JSON, paths, and the prepared clip folders they name.
+"""Reading what data sets ship: tables, paths, and the prepared clip folders they name.
 
 Names are compared in Unicode form NFC: Korean folder names arrive decomposed (NFD) from some archives.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -22,8 +21,8 @@ from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME, VIDEO_SUFF
 from utils.clip.packed import clip_names, packed_clips, walk
 from utils.clip_type import Clip
 from utils.errors import DatasetError, IncompleteError
-from utils.files import read_text, walk_tree
-from utils.names import brief, fits_file_system, is_litter, is_plain, one_line, parse_json
+from utils.files import read_text
+from utils.names import brief, fits_file_system, is_litter, is_plain, one_line
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,7 +33,6 @@ UNNAMED = "Unnamed:"
 INDEX = re.compile(r"unnamed: \d+(\.\d+)*|index|level_\d+", re.IGNORECASE)
 ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
-_BETWEEN = re.compile(r"[\s,]*")  # the entries of a JSON list
 Segments = tuple[tuple[float, float], ...]  # (start, end) in seconds
 
 
@@ -159,69 +157,6 @@ def listed_once(clips: Iterable[tuple[str, Clip]]) -> Iterator[Clip]:
         yield clip
 
 
-def read_json(path: Path, kind: type) -> Any:
-    """The content of a JSON file whose outermost value is a `kind` (dict or list), else DatasetError."""
-    try:
-        content = parse_json(read_text(path))
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, kind):
-        raise DatasetError(f"{path}: expected a JSON {kind.__name__}, found a {type(content).__name__}")
-    return content
-
-
-def read_json_entries(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("<file>, entry 17", entry) of a JSON list of objects that must have the keys `required`.
-
-    One entry is decoded at a time: a million at once would take gigabytes. Raises DatasetError that names
-    file, entry and what was found.
-    """
-    text, decoder = read_text(path), json.JSONDecoder()
-    position, number = _skip(text, 0), 0
-    if text[position : position + 1] != "[":
-        raise DatasetError(f"{path}: expected a JSON list, found {text[position : position + 20]!r}")
-    position = _skip(text, position + 1)
-    while text[position : position + 1] != "]":
-        where, number = f"{path}, entry {number}", number + 1
-        try:
-            entry, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{where}: is not JSON ({error})") from error
-        if not isinstance(entry, dict):
-            raise DatasetError(f"{where}: expected a JSON object, found {brief(entry)}")
-        _require_keys(where, entry, required)
-        yield where, entry
-        position = _skip(text, position)
-
-
-def read_json_folder(folder: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file, its object) of every JSON file below a folder: a data set with a file for each video.
-
-    The key `file` is by default the place of the JSON file, as .mp4. Raises as read_json_entries.
-    """
-    for place, _, names in walk_tree(folder, links="follow"):
-        for name in names:
-            if name.lower().endswith(".json") and not name.startswith("."):
-                path = Path(place, name)
-                file = path.relative_to(folder).with_suffix(".mp4").as_posix()
-                entry = {"file": file} | read_json(path, dict)
-                _require_keys(str(path), entry, required)
-                yield str(path), entry
-
-
-def _require_keys(where: str, entry: dict[str, Any], required: Sequence[str]) -> None:
-    if missing := [name for name in required if name not in entry]:
-        keys = one_line(", ".join(entry), 400)
-        raise DatasetError(f"{where}: no key {', '.join(missing)}; its keys are {keys}")
-
-
-def _skip(text: str, position: int) -> int:
-    """Where the next entry of a JSON list begins."""
-    match = _BETWEEN.match(text, position)
-    assert match is not None  # it matches nothing at all, too
-    return match.end()
-
-
 def is_empty(value: object) -> bool:
     """Whether a value of JSON says nothing: null, "", or NaN, which pandas makes of null."""
     return value is None or value == "" or value != value
@@ -317,6 +252,28 @@ class FolderIndex:
         return self.find(path) or self.root / path
 
 
+def find_by_name(root: Path, wanted: Container[str]) -> dict[str, Path]:
+    """Name (NFC) -> the clip folder of that name, at any depth.
+
+    Raises DatasetError for two folders of one name: metadata without paths does not say which is meant.
+    """
+    found: dict[str, Path] = {}
+    for place, subfolders, _ in walk(root):
+        for name in sorted([*subfolders, *packed_clips(place)]):
+            key = nfc(name)
+            if key not in wanted:
+                continue
+            folder = place / name
+            if key in found:
+                raise DatasetError(
+                    f"{folder} and {found[key]}: two clip folders of one name; the annotations do not say "
+                    "which is meant; remove one of them"
+                )
+            found[key] = folder
+        subfolders[:] = sorted(n for n in subfolders if nfc(n) not in wanted and not n.startswith("."))
+    return found
+
+
 def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
     """Path below `root` (NFC) -> clip folder, sorted by path: the clips of a data set without metadata.
 
@@ -355,9 +312,10 @@ def new_clip(
     split: str | None = None,
     group: str = "",
     segments: tuple[Segments | None, Segments | None] = (None, None),
+    source_video: str = "",
     emotion: str | None = None,
 ) -> Clip:
-    """A clip; its name, persons, pair and group are preceded by "<dataset>/".
+    """A clip; its name, persons, pair, group and source video are preceded by "<dataset>/".
 
     identity_is: what `person` names, a "person", "family" or "clip" (see utils/types.py).
     labels and segments are those of picture and sound. A clip of whose labels none is known is a fake: a real
@@ -385,6 +343,7 @@ def new_clip(
         split=split,
         split_group=sys.intern(f"{dataset}/{group}") if group else "",
         emotion=emotion,
+        source_video=sys.intern(f"{dataset}/{source_video}") if source_video else "",
         video_fake_segments=segments[0],
         audio_fake_segments=segments[1],
         identity_is=identity_is,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from loaders.splits.lists import plain_path
@@ -22,6 +23,16 @@ MAX_EXAMPLES = 5
 _ID = re.compile(r"id\d+")
 _FAKEAVCELEB = re.compile(r"(?:.*/)?(?P<person>id\d{5})/(?P<clip>\d+)(?P<rest>[^/]*)")
 _SEQUENCES = re.compile(r"(?:.*/)?(?P<target>\d{3})(?:_(?P<source>\d{3}))?")
+# data sets whose folders say who is seen, in which recording: [<part>/].../<file>
+_FOLDERS = {
+    "av_deepfake1m": (r"(?P<family>(?P<video>(?P<person>[^/]+)/[^/]+)/[^/]+)/[^/]+",),  # clips of VoxCeleb2
+    "av_deepfake1m_pp": (
+        r"(?P<family>(?P<video>(?P<person>vox_celeb_2/[^/]+)/[^/]+)/[^/]+)/[^/]+",
+        r"(?P<family>(?P<video>(?P<person>lrs3/[^/]+))/[^/]+)/[^/]+",
+        r"(?P<family>(?P<video>(?P<person>silent_videos/subject_\d+)_[^/]*_vid_\d+)_\d+)/[^/]+",
+    ),
+    "idforge": (r"(?P<family>(?P<video>(?P<person>id\d+)/[^/]+)/(?:id\d+_scene_\d+|[^/]+))[^/]*",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +60,11 @@ def _fakeavceleb(name: str) -> Named:
     return Named(name, person, tuple(donors), family=f"{person}/{match['clip']}")
 
 
-def _av_deepfake1m(name: str) -> Named:
-    """[<part>/]<speaker>/<video>/<clip>/<kind>, clips of VoxCeleb2."""
-    parts = name.split("/")[-4:]
-    if len(parts) < 4:
+def _by_folders(patterns: Sequence[re.Pattern[str]], name: str) -> Named:
+    match = next((match for pattern in patterns if (match := pattern.fullmatch(name))), None)
+    if match is None:
         return Named(name)
-    return Named(name, parts[0], video="/".join(parts[:2]), family="/".join(parts[:3]))
+    return Named(name, match["person"], video=match["video"], family=match["family"])
 
 
 def _celebdf(name: str) -> Named:
@@ -75,10 +85,13 @@ def _ffpp(name: str) -> Named:
 
 # data sets whose names say who is seen
 NAME_RULES: dict[str, Callable[[str], Named]] = {
-    "av_deepfake1m": _av_deepfake1m,
     "celebdf": _celebdf,
     "fakeavceleb": _fakeavceleb,
     "ffpp": _ffpp,
+    **{
+        dataset: partial(_by_folders, [re.compile(f"(?:.*/)?{pattern}") for pattern in patterns])
+        for dataset, patterns in _FOLDERS.items()
+    },
 }
 
 
@@ -94,13 +107,13 @@ def named_by_clip(clip: Clip) -> Named:
     prefix = f"{clip.dataset}/"
     names_person = clip.identity_is == "person"
     family = clip.identity if clip.identity_is == "family" else clip.pair_key
-    if family in (*clip.persons, clip.target_id) and names_person:
-        family = ""  # named after a person: nothing of its own
+    if family in (*clip.persons, clip.target_id) and clip.identity_is != "family":
+        family = ""  # named after a person or the clip: nothing of its own
     return Named(
         own.name,
         clip.identity.removeprefix(prefix) if names_person else "",
         tuple(donor.removeprefix(prefix) for donor in clip.source_ids),
-        own.video,
+        clip.source_video.removeprefix(prefix) or own.video,
         own.family or family.removeprefix(prefix),
     )
 
@@ -137,6 +150,8 @@ def overlaps(parts: Mapping[str, Iterable[Named]]) -> dict[str, Any]:
 def lines_of(found: Mapping[str, Any], *, is_whole: bool = True) -> list[str]:
     """`overlaps` in words, a line for each kind and pair of parts; unless `is_whole`, of what is shared."""
     lines = []
+    if not is_whole and all("reason" in found[kind] for kind in KINDS if kind != "files"):
+        lines.append("it names neither persons nor families: what its parts share is unknown")
     for kind, what in KINDS.items():
         row = found[kind]
         if "reason" in row and is_whole:

@@ -173,19 +173,20 @@ def _misfits(protocol: ListProtocol, of_part: Mapping[str, Sequence[Clip]]) -> s
 
 
 def protocol_results(
-    listing: Listing, split_of: Mapping[str, str], published: Published | None
+    listing: Listing, split_of: Mapping[str, str], published: Published | None, *, tells_overlaps: bool
 ) -> dict[str, Any]:
     """The "protocol" of test_metrics.json: name and checksum of a published one, and what the parts share.
 
-    "said" has it in words: all of it of a published protocol, else what is shared.
+    "said" has it in words: all of it of a published protocol, else what is shared. tells_overlaps: whether
+    the detector was trained with this split; for another one "overlaps" is None.
     """
     known = [part for part in PARTS if part in set(split_of.values())]
 
     def clips_of(part: str) -> Iterator[Named]:
         return (named_by_clip(clip) for clip in listing.all_clips if split_of.get(clip.clip_id) == part)
 
-    found = overlaps({part: clips_of(part) for part in known})
-    said = lines_of(found, is_whole=published is not None)
+    found = overlaps({part: clips_of(part) for part in known}) if tells_overlaps else None
+    said = lines_of(found, is_whole=published is not None) if found else []
     about: dict[str, Any] = {"name": None}
     if published is not None:
         about = {"name": published.name, "ids_sha256": published.ids_sha256, "misfits": published.misfits}

@@ -49,9 +49,12 @@ def check_clips(clips: Sequence[Clip], label_rule: str, part: str, *told: str, n
         log.warning("%s; without: predictions.csv, accuracy, rates at the stored thresholds", reason)
 
 
-def log_split(listing: Listing, split: Split) -> dict[str, Any]:
-    """Log what is listed, and what its parts are and share; returns the "protocol" of test_metrics.json."""
-    protocol = protocol_results(listing, split.split_of, split.published)
+def log_split(listing: Listing, split: Split, *, tells_overlaps: bool) -> dict[str, Any]:
+    """Log what is listed, and what its parts are and share; returns the "protocol" of test_metrics.json.
+
+    tells_overlaps: whether the detector was trained with this split.
+    """
+    protocol = protocol_results(listing, split.split_of, split.published, tells_overlaps=tells_overlaps)
     shared = [f"{listing.dataset}: {line}" for line in protocol["said"]]
     for line in summarize(listing, split.split_of) + split.describe_dropped() + shared:
         log.info(line)

@@ -310,7 +310,7 @@ def run_batch(
     with lock_partial(batch.output.workspace(), shard) as partial:
         for name in batch.metadata:
             if batch.raw and batch.raw.place(name) != batch.output.place(name):
-                batch.output.write(name, batch.raw.fetch(name, partial / "metadata").read_bytes(), partial)
+                batch.output.copy(name, batch.raw.fetch(name, partial / "metadata"), partial)
         if batch.is_generated and batch.output.size(MARK_NAME) is None:
             batch.output.write(MARK_NAME, mark(), partial)
         outcomes = run(jobs, do, limits, partial, work.num_workers)

@@ -85,6 +85,12 @@ AV_DEEPFAKE1M_TABLES = (  # a list, or a file for each video
     *("train_metadata.json", "val_metadata.json"),
     *("train_metadata/**/*.json", "val_metadata/**/*.json"),
 )
+IDFORGE_LISTS = tuple(
+    f"{folder}{part}.csv" for folder in ("IDForge_v1/", "") for part in ("train", "val", "test")
+)
+IDFORGE_TYPES = (  # folders of the clips; ref/ next to them has the reference set
+    *("pristine", "face_*", "lip_*", "rvc_textmismatch", "tts_textgen", "tts_textmismatch"),
+)
 KODF_ROOTS = ("003.딥페이크", "KoDF", "kodf")
 
 
@@ -108,14 +114,24 @@ def _next_to_avi(video: PurePosixPath) -> tuple[str, ...]:
     return tuple(video.with_name(f"{stem}.wav").as_posix() for stem in (video.stem, sentence))
 
 
+def _in_wav_folder(video: PurePosixPath) -> tuple[str, ...]:
+    """AVLips: wav/<folder>/<number>.wav, also of videos that have sound themselves."""
+    return (f"wav/{video.with_suffix('.wav')}",)
+
+
 _ONE_LAYOUT = {
+    "avlips": RawLayout(
+        videos=("0_real/*.mp4", "1_fake/*.mp4"),
+        root_names=("AVLips", "AVLips1"),
+        side_sounds=_in_wav_folder,
+    ),
     "celebdf": RawLayout(
         videos=tuple(
             f"{folder}/**/*.mp4"
             for folder in ("Celeb-real", "YouTube-real", "Youtube-real", "Celeb-synthesis")
         ),
         metadata=("List_of_testing_videos.txt",),
-        root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF"),
+        root_names=("Celeb-DF-v2", "Celeb-DF-v1", "Celeb-DF", "Celeb-DF++", "Celeb-DF-PP"),
     ),
     "deepfaketimit": RawLayout(
         videos=(
@@ -152,6 +168,11 @@ _ONE_LAYOUT = {
         root_names=("FaceForensics++", "FaceForensics"),
         side_sounds=ffpp_sounds,
         variant=lambda video: video.parts[2].replace("raw", "c0"),
+    ),
+    "polyglotfake": RawLayout(  # clips are found by their names
+        videos=("**/*.mp4",),
+        metadata=("**/to_??.json", "**/??.json"),  # json_file/ of its repository
+        root_names=("PolyGlotFake", "PolyGlotFake_dataset"),
     ),
     "deepspeak": RawLayout(  # the zip parts unpack to folders of various names
         videos=("**/*.mp4",),
@@ -192,11 +213,45 @@ _SEVERAL_LAYOUTS: dict[str, tuple[RawLayout, ...]] = {
         )
         for name in AV_DEEPFAKE1M_TABLES
     ),
+    "av_deepfake1m_pp": tuple(
+        RawLayout(  # the clips of testA/ and testB/ have no labels
+            videos=("train/**/*.mp4", "val/**/*.mp4"),
+            metadata=(name,),
+            optional_metadata=(*AV_DEEPFAKE1M_TABLES, "testA_files.txt", "testB_files.txt"),
+            root_names=("AV-Deepfake1M-PlusPlus", "AV-Deepfake1M++"),
+        )
+        for name in AV_DEEPFAKE1M_TABLES
+    ),
+    "deepfake_eval_2024": tuple(
+        RawLayout(  # its pictures and sounds have tables of their own
+            videos=tuple(f"video-data/{glob}" for glob in ANY_VIDEO),
+            metadata=(name,),
+            root_names=("Deepfake-Eval-2024",),
+        )
+        for name in ("video-metadata-publish-with-links.csv", "video-metadata-publish.csv")
+    ),
+    "idforge": tuple(
+        RawLayout(
+            videos=tuple(f"{above}{kind}/**/*.mp4" for above in ("main/", "") for kind in IDFORGE_TYPES),
+            metadata=(name,),
+            optional_metadata=IDFORGE_LISTS,
+            root_names=("IDForge_v1", "IDForge"),
+        )
+        for name in IDFORGE_LISTS
+    ),
     "manifest": (
         RawLayout(videos=ANY_VIDEO, metadata=("manifest.csv",)),
         RawLayout(videos=ANY_VIDEO, metadata=("train*.txt",), optional_metadata=("val*.txt", "test*.txt")),
         RawLayout(videos=ANY_VIDEO, metadata=("test*.txt",), optional_metadata=("val*.txt",)),
         RawLayout(videos=tuple(f"{name}/{glob}" for name in ("real", "fake") for glob in ANY_VIDEO)),
+    ),
+    "mavos_dd": tuple(
+        RawLayout(
+            videos=tuple(f"*/*/{glob}" for glob in ANY_VIDEO),
+            metadata=(name,),
+            root_names=("MAVOS-DD",),
+        )
+        for name in ("mavos_dd.csv", "*.arrow")
     ),
     "ravdess": (
         RawLayout(videos=("**/Actor_*/01-*.mp4",), root_names=("RAVDESS",)),

@@ -12,8 +12,9 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -97,15 +98,22 @@ class LocalStore:
 
         Raises WriteError if the disk is full.
         """
+        self._install(name, scratch, lambda partial: partial.write_bytes(data))
+
+    def _install(self, name: str | PurePath, scratch: Path, make: Callable[[Path], Any]) -> None:
         path = self.path / name
         partial = scratch / f".{path.name}.partial"  # unlike a name next to `path`, no other run has it
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
+            make(partial)
             sync(partial)
             partial.replace(path)
         except OSError as error:
             raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def copy(self, name: str | PurePath, source: Path, scratch: Path) -> None:
+        """As `write`, of a file of any size."""
+        self._install(name, scratch, lambda partial: shutil.copyfile(source, partial))
 
     def remove(self, name: str | PurePath) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -230,6 +238,10 @@ class UrlStore:
     def write(self, name: str | PurePath, data: bytes, scratch: Path) -> None:
         with self._files(name) as (files, path):
             files.pipe_file(path, data)
+
+    def copy(self, name: str | PurePath, source: Path, scratch: Path) -> None:
+        with self._files(name) as (files, path):
+            files.put_file(str(source), path)
 
     def remove(self, name: str | PurePath) -> None:
         with self._files(name) as (files, path), contextlib.suppress(FileNotFoundError):

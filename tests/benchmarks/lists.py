@@ -2,22 +2,29 @@
 files.
 
     python -m tests.benchmarks.lists [--num_clips 25000 50000 100000]
+    python -m tests.benchmarks.lists --num_rows 1100000
 
 Prints seconds for metadata + clip folders, for the split, and for writing and reading its file, and the
-memory that they hold at their peak.
+memory that they hold at their peak. --num_rows: AV-Deepfake1M's metadata of that length, of which one clip is
+prepared: seconds of CPU time, and the process's peak memory before, after reading its rows alone, and after
+listing them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import tempfile
 import time
 import tracemalloc
 from pathlib import Path
 
+from loaders.datasets.av1m_rows import KEYS
+from loaders.datasets.av_deepfake1m import list_av_deepfake1m
 from loaders.datasets.fakeavceleb import list_fakeavceleb
+from loaders.datasets.json_files import read_json_entries
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split, read_split, write_split
@@ -72,12 +79,74 @@ def measure(num_clips: int) -> dict[str, float]:
     }
 
 
+def write_rows(root: Path, num_rows: int) -> None:
+    """train_metadata.json: four clips of a family, ten families of a video, five videos of a speaker."""
+    modify = ("real", "visual_modified", "audio_modified", "both_modified")
+    with (root / "train_metadata.json").open("w", encoding="utf-8") as file:
+        for number in range(num_rows):
+            family, kind = number // 4, modify[number % 4]
+            folder = f"id{family // 50:05d}/{family // 10:011x}/{family % 10:05d}"
+            spans = [[round(0.01 * (family % 300), 2), round(0.01 * (family % 300) + 0.4, 2)]]
+            picture, sound = (spans if kind[:4] in (word, "both") else [] for word in ("visu", "audi"))
+            row = {
+                "file": f"{folder}/{kind}.mp4",
+                "original": f"{folder}/real.mp4" if number % 4 else f"VoxCeleb2/dev/mp4/{folder}.mp4",
+                "split": "train",
+                "modify_type": kind,
+                "audio_model": "yourtts" if sound else None,
+                "fake_segments": picture or sound,
+                "audio_fake_segments": sound,
+                "visual_fake_segments": picture,
+                "video_frames": 221,
+                "audio_frames": 141_824,
+                "operations": [{"operation": "replace", "old_word": "never", "new_word": "always"}],
+                "transcript": "a sentence of about as many letters as people say within eight seconds " * 2,
+            }
+            file.write(("[" if number == 0 else ",\n") + json.dumps(row))
+        file.write("]")
+    clip = root / "train/id00000/00000000000/00000/real"
+    clip.mkdir(parents=True)
+    for name in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME):
+        (clip / name).touch()
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+
+
+def measure_rows(num_rows: int) -> dict[str, float]:
+    """Seconds and MB; the process must have listed nothing before."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        write_rows(root, num_rows)
+        path = root / "train_metadata.json"
+        found: dict[str, float] = {"num_rows": num_rows, "file_mb": round(path.stat().st_size / 1e6, 1)}
+        found["before_mb"] = peak_mb()
+        for step in ("read", "list"):
+            start = time.process_time()
+            if step == "read":
+                rows = sum(1 for _ in read_json_entries(path, KEYS))
+            else:
+                rows = len(list_av_deepfake1m(root, ListingConfig(allow_missing=True)).all_clips)
+            assert rows == num_rows
+            found |= {f"{step}_cpu_s": round(time.process_time() - start, 1), f"{step}_mb": peak_mb()}
+    finally:
+        shutil.rmtree(root)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--num_clips", type=int, nargs="+", default=[25_000, 50_000, 100_000])
-    for num_clips in parser.parse_args().num_clips:
+    parser.add_argument("--num_rows", type=int)
+    args = parser.parse_args()
+    if args.num_rows:
+        print(json.dumps(measure_rows(args.num_rows)))  # noqa: T201
+        return
+    for num_clips in args.num_clips:
         print(json.dumps(measure(num_clips)), flush=True)  # noqa: T201
 
 

@@ -54,9 +54,20 @@ def test_raw_prepare_train_test(name, tmp_path):
         errors = run("train.py", *data, "--run_dir", tmp_path / "run", *TINY, *fractions, status=2).stderr
         assert f"the train split of {name} has one class only: {{0.0:" in errors
         return
+    if tree.test_only:
+        errors = run("train.py", *data, "--run_dir", tmp_path / "run", *TINY, *fractions, status=2).stderr
+        assert f"{name} is for testing only" in errors
+        assert not (tmp_path / "run").exists()
+        fractions += ["--allow_test_only_training"]
+        fractions += [] if tree.has_own_split else ["--split_source", "identity"]
     run("train.py", *data, "--run_dir", tmp_path / "run", *TINY, *fractions)
     run("test.py", "--checkpoint", tmp_path / "run/best.pt", *data, "--device", "cpu", "--report", "false")
     metrics = json.loads((tmp_path / "run/test_metrics.json").read_text())
     assert metrics["overall"]["num_fake"] > 0
     assert metrics["overall"]["num_real"] > 0
+    for kind, (tested, in_others) in tree.overlap.items():
+        found = metrics["protocol"]["overlaps"][kind]
+        assert found["numbers"]["test"] == tested
+        shared = [row["number"] for row in found["shared"] if "test" in row["parts"]]
+        assert sum(shared) == in_others  # of train and validation, which share nobody
     assert set(metrics["intervals"]["clustered_by"].split("+")) <= set(listing.identity_is.split("+"))

@@ -213,14 +213,14 @@ def clip_in_the_root(rng: np.random.Generator, base: Path, folder: Path) -> str:
 
 
 def folder_for_a_table(rng: np.random.Generator, base: Path, folder: Path) -> str:
-    name = pick(rng, [name for name in TREES if name not in ("deepfaketimit", "ravdess")])
+    name = pick(rng, WITH_TABLES)
     path = pick(rng, _tables(_start(base, folder, name)))
     path.unlink()
     path.mkdir()
     return f"{name}: {path.name}"
 
 
-WITH_TABLES = [name for name in TREES if name not in ("deepfaketimit", "ravdess")]
+WITH_TABLES = [name for name in TREES if name not in ("avlips", "deepfaketimit", "ravdess")]
 RECIPES = [
     *(Recipe(f"{name}: untouched", untouched(name), PROCESSED) for name in (*TREES, *FRAMES, *OTHERS)),
     *(Recipe(f"{name}: another table", changed(name)) for name in (*WITH_TABLES, *FRAMES) for _ in range(16)),

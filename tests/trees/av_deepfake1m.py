@@ -1,5 +1,5 @@
-"""AV-Deepfake1M: two JSON lists, two spellings of both-modified, misplaced segments, a test part without
-labels."""
+"""AV-Deepfake1M: two JSON lists that share speakers, upstream paths as originals of real clips, two spellings
+of both-modified, misplaced segments, a test part without labels."""
 
 from __future__ import annotations
 
@@ -17,23 +17,34 @@ KINDS = {  # file name -> modify_type
     "fake_video_fake_audio": "both_modified",
 }
 SEGMENT = [0.3, 0.7]
+UPSTREAM = (
+    None,
+    "id00013/21Uxsk56VDQ/00001.mp4",
+    "/data/VoxCeleb2/mp4/x.mp4",
+    "dev/mp4/id00015/x.mp4",
+    "",
+)
 
 
 def write_av_deepfake1m(root: Path, media: Media, *, num_train: int = 4, num_val: int = 2) -> RawTree:
-    """Per speaker a real clip and its three forgeries."""
+    """A real clip and its three forgeries of each speaker of the train part, and again in the val part.
+
+    The first family of the val part is also in train; the others show the next speakers in another video.
+    """
     top = root / "AV-Deepfake1M"
     counts: Counter[tuple[str, str, str]] = Counter()
     index = 0
     for part, num_speakers in (("train", num_train), ("val", num_val)):
         entries = []
-        for _ in range(num_speakers):
-            folder = f"id{12 + index:05d}/21Uxsk56VDQ/00001"
+        for person in range(num_speakers):
+            source = "s7xWGCAHkJ0" if part == "val" and person else "21Uxsk56VDQ"
+            folder = f"id{12 + person:05d}/{source}/00001"
             for name, kind in KINDS.items():
                 video, audio = name.startswith("fake_video"), name.endswith("fake_audio")
-                media.video(top / part / folder / f"{name}.mp4", index, fake_video=video, fake_audio=audio)
+                media.video(top / part / folder / f"{name}.mp4", person, fake_video=video, fake_audio=audio)
                 entry = {
                     "file": f"{folder}/{name}.mp4",
-                    "original": None if kind == "real" else f"{folder}/real.mp4",
+                    "original": UPSTREAM[index % 5] if kind == "real" else f"{folder}/real.mp4",
                     "split": part,
                     "modify_type": kind,
                     "audio_model": "yourtts" if audio else None,
@@ -53,4 +64,5 @@ def write_av_deepfake1m(root: Path, media: Media, *, num_train: int = 4, num_val
         (top / f"{part}_metadata.json").write_text(json.dumps(entries), encoding="utf-8")
     media.video(top / "test/000000.mp4", index)
     (top / "test_files.txt").write_text("000000.mp4\n", encoding="utf-8")
-    return RawTree(dataset="av_deepfake1m", source=root, counts=counts, has_own_split=True)
+    overlap = {"persons": (num_val, num_val), "videos": (num_val, 1), "families": (num_val, 1)}
+    return RawTree(dataset="av_deepfake1m", source=root, counts=counts, has_own_split=True, overlap=overlap)

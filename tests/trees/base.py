@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -19,3 +20,6 @@ class RawTree:
     listing_flags: tuple[str, ...] = ()  # what train.py and test.py need
     has_own_split: bool = False  # whether train and test parts are given
     real_only: bool = False  # no fakes: nothing can be trained on it alone
+    # kind of loaders/splits/overlap.py -> (how many the test part has, how many of these the others have)
+    overlap: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    test_only: bool = False  # train.py refuses it without --allow_test_only_training

@@ -41,3 +41,35 @@ def write_celebdf(root: Path, media: Media, *, num_celebrities: int = 6) -> RawT
         prepare_flags=("--allow_silent",),
         has_own_split=True,
     )
+
+
+METHODS = {  # scenario -> methods, as far as they are here
+    "FaceSwap": ("Celeb-DF", "BlendFace"),
+    "FaceReenact": ("LIA",),
+    "TalkingFace": ("SadTalker", "EDTalk"),
+}
+
+
+def write_celebdf_pp(root: Path, media: Media, *, num_celebrities: int = 4) -> RawTree:
+    """Celeb-DF++: a fake of each celebrity and method, under the same name in each; those of id0 tested."""
+    base = root / "Celeb-DF++"
+    counts: Counter[tuple[str, str, str]] = Counter()
+    lines = []
+    for index in range(num_celebrities):
+        donor, tested = (index + 1) % num_celebrities, index == 0
+        names = {f"Celeb-real/id{index}_0000": ("Celeb-real", "real")}
+        for scenario, methods in METHODS.items():
+            stem = f"id{index}_0000_test_0003" if scenario == "TalkingFace" else f"id{index}_id{donor}_0000"
+            names |= {f"Celeb-synthesis/{scenario}/{method}/{stem}": (scenario, method) for method in methods}
+        for name, (category, method) in names.items():
+            media.video(base / f"{name}.mp4", index, fake_video=method != "real", silent=True)
+            counts["test" if tested else "train", category, method] += 1
+            lines += [f"{int(method == 'real')} {name}.mp4"] * tested
+    (base / "List_of_testing_videos.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return RawTree(
+        dataset="celebdf",
+        source=root,
+        counts=counts,
+        prepare_flags=("--allow_silent",),
+        has_own_split=True,
+    )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from loaders import DATASETS
-from loaders.datasets.metadata import as_segments, inside, read_json, read_json_entries
+from loaders.datasets.json_files import read_json, read_json_entries
+from loaders.datasets.metadata import as_segments, inside
 from loaders.listing import ListingConfig, select_clips
 from loaders.splits.files import read_split
 from loaders.splits.protocols import mrdf5

@@ -16,6 +16,11 @@ from utils.names import is_litter
 
 EXTRA = {  # data set -> clips that its tables do not name
     "av_deepfake1m": "train/id00999/abc/00001/real",
+    "av_deepfake1m_pp": "val/val/vox_celeb_2/id00999/abc/00001/real",
+    "deepfake_eval_2024": "video-data/unheard-of",
+    "mavos_dd": "english/real/unheard-of",
+    "idforge": "main/pristine/id09/id09_00/id09_scene_0001",
+    "polyglotfake": "real/en/en_99",
     "dfdc": "dfdc_train_part_77/abcdefghij",
     "dfdc_preview": "original_videos/7777/7777_A_001",
     "deepspeak": "anywhere/unheard-of",
@@ -27,6 +32,10 @@ EXTRA = {  # data set -> clips that its tables do not name
 
 NO_PERSONS = {  # data set -> what stands for the persons that it does not name
     "celebdf": "person+clip",
+    "avlips": "clip",
+    "deepfake_eval_2024": "clip",
+    "mavos_dd": "clip",
+    "polyglotfake": "family",
     "dfdc": "family+clip",
     "ffpp": "person+family",
     "lavdf": "family",

@@ -6,7 +6,8 @@ import pytest
 
 from loaders.datasets.av_deepfake1m import list_av_deepfake1m
 from loaders.listing import ListingConfig
-from loaders.splits.drawing import SplitConfig, draw_split
+from loaders.splits.drawing import SPLITS, SplitConfig, draw_split
+from tests.clip_factory import shared_with_training
 from tests.trees.av_deepfake1m import write_av_deepfake1m
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty
@@ -39,12 +40,37 @@ def test_the_released_validation_part_is_tested_and_validation_is_carved_by_spea
     assert "1 clips of test_files.txt are left out: their labels are hidden" in caplog.text
     assert not listing.missing
     assert not (prepared / "test").exists()  # nobody prepares clips without labels
-    split = draw_split(listing, SplitConfig(val_fraction=0.25))
+    with caplog.at_level(logging.INFO):
+        split = draw_split(listing, SplitConfig(val_fraction=0.25))
+    assert "official parts share speakers; --split_source identity draws parts that do not" in caplog.text
     assert Counter(split.split_of.values()) == {"train": 12, "val": 4, "test": 8}
-    speakers = {
-        part: {c.identity for c in split.select(listing.clips, part)} for part in ("train", "val", "test")
-    }
+    speakers = speakers_of(listing, split)
     assert {part: len(names) for part, names in speakers.items()} == {"train": 3, "val": 1, "test": 2}
+    assert not speakers["train"] & speakers["val"]
+
+
+def speakers_of(listing, split):
+    return {part: {c.identity for c in split.select(listing.clips, part)} for part in SPLITS}
+
+
+def test_what_the_official_parts_share_is_counted_and_a_drawn_split_shares_nobody(prepared):
+    listing = list_av_deepfake1m(prepared, ListingConfig())
+    parts = [[clip for clip in listing.clips if clip.split == name] for name in ("train", "test")]
+    shared = {"persons": (2, 2), "donors": (2, 2), "videos": (2, 1), "families": (2, 1), "files": (8, 0)}
+    assert shared_with_training(*parts) == shared
+    drawn = draw_split(listing, SplitConfig(split_source="identity", val_fraction=0.25, test_fraction=0.25))
+    train, val, test = speakers_of(listing, drawn).values()
+    assert (len(train), len(val), len(test)) == (2, 1, 1)
+    assert not (train & val) | (train & test) | (val & test)
+    found = shared_with_training(*(drawn.select(listing.clips, part) for part in ("train", "test")))
+    assert {number for _, number in found.values()} == {0}
+
+
+@pytest.mark.parametrize("original", [None, "", "id00012/21Uxsk56VDQ/00001.mp4", "/a/b.mp4", "dev/mp4/x", 7])
+def test_the_original_of_a_real_clip_is_a_path_elsewhere_and_is_not_read(prepared, original):
+    before = list_av_deepfake1m(prepared, ListingConfig()).clips
+    change(prepared, 0, original=original)
+    assert list_av_deepfake1m(prepared, ListingConfig()).clips == before
 
 
 def test_both_spellings_of_doubly_modified_clips_are_fake_twice(prepared):
@@ -59,7 +85,8 @@ def test_segments_of_the_genuine_modality_are_ignored_and_counted(prepared, capl
         clips = {clip.clip_id: clip for clip in list_av_deepfake1m(prepared, ListingConfig()).clips}
     clip = clips[f"{FOLDER}/real_video_fake_audio"]
     assert (clip.video_label, clip.video_fake_segments, clip.audio_fake_segments) == (0, None, ((0.3, 0.7),))
-    assert clip.pair_key == f"{FOLDER}/real"
+    assert clip.pair_key == "av_deepfake1m/id00012/21Uxsk56VDQ/00001"
+    assert clip.source_video == "av_deepfake1m/id00012/21Uxsk56VDQ"
     assert (
         "1 clips have forged segments of the picture, although modify_type says it is genuine" in caplog.text
     )
@@ -135,7 +162,7 @@ def test_a_file_without_its_own_name_stands_for_the_video_in_its_place(single_fi
     ("text", "message"),
     [
         ("[]", "expected a JSON dict, found a list"),
-        ('{"modify_type": "real"}', "no key original, audio_fake_segments, visual_fake_segments"),
+        ('{"modify_type": "real"}', "no key audio_fake_segments, visual_fake_segments"),
         ("{", "is not JSON"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from loaders.datasets.celebdf import PUBLISHED_COUNTS, PUBLISHED_TEST_COUNTS, list_celebdf
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig, draw_split
-from tests.trees.celebdf import write_celebdf
+from tests.trees.celebdf import write_celebdf, write_celebdf_pp
 from tests.trees.media import EmptyFiles
 from tests.trees.prepared import prepare_empty, touch_clip
 from utils.errors import DatasetError
@@ -82,7 +82,7 @@ def test_celebrities_in_both_parts_are_a_warning_and_validation_has_its_own(root
     assert tested == {clip.clip_id for clip in listing.clips if clip.split == "test"}
 
 
-@pytest.mark.parametrize("release", ["v1", "v2"])
+@pytest.mark.parametrize("release", ["v1", "v2"])  # ++ has 54,086 files
 def test_published_sizes(tmp_path, release, caplog):
     with caplog.at_level(logging.INFO):
         listing = list_celebdf(published(tmp_path, release), ListingConfig())
@@ -92,6 +92,19 @@ def test_published_sizes(tmp_path, release, caplog):
         tested = [clip for clip in listing.clips if clip.split == "test"]
         assert Counter(clip.label for clip in tested) == {0: 178, 1: 340}
         assert Counter(clip.category for clip in tested) == PUBLISHED_TEST_COUNTS["v2"]
+
+
+def test_the_plus_plus_release_is_told_by_scenario_and_method(tmp_path):
+    tree = write_celebdf_pp(tmp_path / "raw", EmptyFiles())
+    listing = list_celebdf(prepare_empty(tree, tmp_path / "prepared"), ListingConfig())
+    assert Counter((c.split, c.category, c.method) for c in listing.clips) == tree.counts
+    assert not listing.missing
+    clips = {clip.clip_id: clip for clip in listing.clips}
+    swap = clips["celebdf/Celeb-synthesis/FaceSwap/BlendFace/id1_id2_0000"]
+    assert (swap.identity, swap.source_ids) == ("celebdf/id1", ("celebdf/id2",))
+    talk = clips["celebdf/Celeb-synthesis/TalkingFace/EDTalk/id1_0000_test_0003"]
+    assert (talk.identity, talk.source_ids, talk.label, talk.audio_label) == ("celebdf/id1", (), 1, None)
+    assert {clip.pair_key for clip in (swap, talk)} == {clips["celebdf/Celeb-real/id1_0000"].pair_key}
 
 
 def test_copies_with_another_spelling_and_folders_between_are_read(tree, tmp_path):

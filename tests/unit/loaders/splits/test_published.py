@@ -48,7 +48,7 @@ def test_a_protocol_is_its_lists_and_says_what_they_share(listing, tmp_path):
     assert split.split_of == expected | dict.fromkeys(parts["test"], "test")
     assert set(split.dropped.values()) == {"protocol fakeavceleb_avh: in none of its lists"}
     assert len(split.dropped) == 1
-    results = protocol_results(listing, split.split_of, split.published)
+    results = protocol_results(listing, split.split_of, split.published, tells_overlaps=True)
     assert results["name"] == "fakeavceleb_avh"
     shared = {tuple(row["parts"]): row["number"] for row in results["overlaps"]["persons"]["shared"]}
     assert shared == {("train", "val"): 0, ("train", "test"): 1, ("val", "test"): 0}
@@ -59,6 +59,8 @@ def test_a_protocol_is_its_lists_and_says_what_they_share(listing, tmp_path):
     assert results["ids_sha256"] in said[0]
     assert any("persons on screen: 1 are in both, of 7 of train and 3 of test" in line for line in said)
     json.dumps(results)
+    others = protocol_results(listing, split.split_of, split.published, tells_overlaps=False)
+    assert others == results | {"overlaps": None, "said": said[:1]}  # of a detector of another split
 
 
 def test_the_checksum_tells_other_lists_apart_but_not_their_order(listing, tmp_path):
@@ -80,7 +82,7 @@ def test_figures_that_fit_are_said_to_fit(listing, tmp_path, monkeypatch):
     monkeypatch.setitem(published.LIST_PROTOCOLS, "fakeavceleb_avh", protocol)
     split = make_split(listing, asked(write_lists(tmp_path / "lists", **parts)))
     assert split.published.misfits == ""
-    results = protocol_results(listing, split.split_of, split.published)
+    results = protocol_results(listing, split.split_of, split.published, tells_overlaps=True)
     assert "figures as published" in results["said"][0]
 
 
@@ -92,7 +94,7 @@ def test_the_split_file_keeps_the_protocol(listing, tmp_path):
     assert (mrdf.published.name, mrdf.published.misfits) == ("mrdf5", "its folds are drawn by --split_seed")
     drawn = make_split(listing, SplitConfig())
     assert drawn.published is None
-    shared = protocol_results(listing, drawn.split_of, None)
+    shared = protocol_results(listing, drawn.split_of, None, tells_overlaps=True)
     assert shared["name"] is None
     assert shared["overlaps"]["persons"]["shared"][0]["number"] == 0
     said = shared["said"]  # of what is not shared there is nothing to say
@@ -127,7 +129,7 @@ def test_av_deepfake1m_tests_on_its_official_validation(tmp_path):
         "av_deepfake1m/val/id00002/v/1/real": "test",
         "av_deepfake1m/val/id00003/v/1/fake_video_real_audio": "test",
     }
-    found = protocol_results(listing, split.split_of, split.published)["overlaps"]
+    found = protocol_results(listing, split.split_of, split.published, tells_overlaps=True)["overlaps"]
     assert [found[kind]["shared"][0]["number"] for kind in ("persons", "videos", "families")] == [1, 1, 1]
 
 

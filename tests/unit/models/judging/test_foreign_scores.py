@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ from loaders.datasets.fakeavceleb import list_fakeavceleb
 from loaders.listing import MetadataConfig
 from models.judging.foreign_scores import as_logits, list_metadata, main
 from tests.clip_factory import write_fakeavceleb_tree
+from tests.trees import TREES
 from tests.trees.celebdf import write_celebdf
 from tests.trees.media import EmptyFiles
+from tests.trees.prepared import prepare_empty
+from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.metrics import area_under_roc
 from utils.files import names_sha256
+
+LISTED = ("av_deepfake1m", "av_deepfake1m_pp", "deepfake_eval_2024", "idforge", "mavos_dd", "polyglotfake")
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +180,16 @@ def test_a_set_without_a_table_is_listed_by_the_names_of_its_videos(tmp_path):
     (tree.source / "Celeb-DF-v2/List_of_testing_videos.txt").unlink()
     with pytest.raises(DatasetError, match=str(tree.source)):
         list_metadata("celebdf", tree.source, MetadataConfig())
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_set_with_lists_needs_no_clips(name, tmp_path):
+    """From the raw folder, and from a folder with the lists alone."""
+    tree = TREES[name](tmp_path / "raw", EmptyFiles())
+    lists = prepare_empty(tree, tmp_path / "lists")
+    for file in [path for path in lists.rglob("*") if path.name in (VIDEO_NAME, AUDIO_NAME, LANDMARKS_NAME)]:
+        file.unlink()
+    for root in (tree.source, lists):
+        listing = list_metadata(name, root, MetadataConfig())
+        found = Counter((clip.split or "", clip.category, clip.method) for clip in listing.clips)
+        assert found == tree.counts
