@@ -39,6 +39,7 @@ from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig
 from loaders.batches.domain import evaluation_batches, score_and_describe
 from loaders.batches.labels import clip_labels
+from loaders.batches.sliding import localise
 from loaders.listing import ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, SplitConfig
 from loaders.splits.files import seen_by_run, split_checksum, split_of_run
@@ -51,8 +52,6 @@ from utils.clip.generated import caveat_of
 from utils.clip_type import Clip
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
-from utils.evaluation.decision import Decision
-from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import lacks_a_class, require_both_classes
 from utils.evaluation.results import all_metrics, headline, over_data_sets, write_predictions
 from utils.evaluation.scoring import evaluate
@@ -118,8 +117,7 @@ class Evaluation(FlagGroups):
     needs: LoaderNeeds
     device: torch.device
     precision: str
-    decision: Decision | None  # how scores become verdicts; None if the checkpoint has none
-    domain: Domain | None  # what the training clips were like; None if it does not say
+    judgement: restore.Judgement
     trained_checksums: dict[str, str]  # of the split files used in training
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
 
@@ -159,7 +157,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         needs=needs_of(model, model.config),
         device=device,
         precision=resolve_precision(test.precision, device),
-        **restore.restore_judgement(content, test.checkpoint),
+        judgement=restore.restore_judgement(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,
         **configs,
@@ -172,26 +170,25 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     Several processes share the clips; only the main one writes, the others return nothing.
     """
     test, data, workers, needs = evaluation.test, evaluation.data, evaluation.workers, evaluation.needs
+    model, judgement = evaluation.model, evaluation.judgement
     device, precision, trained = evaluation.device, evaluation.precision, evaluation.trained_checksums
     listing = DATASETS[name](data_root, evaluation.listing)
     split = split_of_run(
         listing, evaluation.split, test.checkpoint, trained, test.dataset, all_clips=test.split == "all"
     )
-    for line in summarize(listing, split.split_of) + split.describe_dropped():
-        log.info(line)
+    log.info("\n".join(summarize(listing, split.split_of) + split.describe_dropped()))
     clips = listing.clips if test.split == "all" else split.select(listing.clips, test.split)
     seen = seen_by_run(split, clips, test.checkpoint, trained)
     caveat = caveat_of(evaluation.run["generated_sets"], listing.num_generated(clips), len(clips))
     part = f"the {test.split} split of {name}"
     check_clips(evaluation, clips, part, sentence_of_seen(seen), caveat)
-    batches, facts_of_file = evaluation_batches(evaluation.domain, clips, data, workers, **needs)
+    batches, facts_of_file = evaluation_batches(judgement.domain, clips, data, workers, **needs)
     num_windows = len(batches.dataset.evaluation_keys())
     log.info(f"{len(clips)} clips, {data.describe(num_windows)}; {device}, {precision}")
-    score = functools.partial(
-        evaluate, evaluation.model, device=device, precision=precision, pooling=data.pooling
-    )
+    score = functools.partial(evaluate, model, device=device, precision=precision, pooling=data.pooling)
     with logging_redirect_tqdm():
-        scores = score_and_describe(score, batches, facts_of_file, evaluation.domain, f"{name} {test.split}")
+        scores = score_and_describe(score, batches, facts_of_file, judgement.domain, f"{name} {test.split}")
+        located = localise(judgement.localiser, model, batches, workers, device, precision, output_dir)
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, device, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
@@ -203,7 +200,8 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "split": test.split,
         "seen_in_training": seen,
         "caveat": caveat,
-        **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part, evaluation.domain),
+        **all_metrics(judgement.decision, clips, scores, donor_disjoint, part, judgement.domain),
+        **located,
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
         "split_checksum": split_checksum(split),
@@ -213,7 +211,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
     }
-    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint, evaluation.domain)
+    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint, judgement.domain)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
     evaluated = Evaluated(
         result=result,

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
 from loaders.batches.labels import clip_labels, frame_labels, window_labels
 from loaders.batches.places import (
+    covering_starts,
     evaluation_starts,
     last_start_frame,
     spread_frames,
@@ -294,6 +295,21 @@ class ClipDataset(Dataset[Any]):
         if self.config.windows_per_clip > 1 and not self.config.frames_per_clip:
             num_windows = len(self._evaluation_starts(self.clips[index], *self._header_of(index)))
         return [(index, window) for window in range(num_windows)]
+
+    def sliding_keys(self, index: int, stride_s: float) -> list[tuple[int, WindowStart]]:
+        """The windows that cover a clip, `stride_s` from one to the next."""
+        fps, num_frames = self._header_of(index)
+        starts = covering_starts(num_frames, fps, self.config.window_s, stride_s)
+        return [(index, WindowStart(start)) for start in starts]
+
+    def num_steps(self, index: int) -> int:
+        """How many frames a clip has at the rate that the model sees."""
+        fps, num_frames = self._header_of(index)
+        return max(1, math.floor(num_frames / fps * self.config.video_fps + 1e-6))
+
+    def step_of(self, index: int, frame: int) -> int:
+        """The step, of `num_steps`, at which a window from a frame on begins."""
+        return round(frame / self._header_of(index)[0] * Fraction(self.config.video_fps))
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
         """(start, end) of the evaluation windows or frames of a clip, in seconds of its picture."""

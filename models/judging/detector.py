@@ -27,9 +27,10 @@ from torch import nn
 from tqdm import tqdm
 
 from loaders.batches.collate import Collate
-from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
+from loaders.batches.data_config import DataConfig
 from loaders.batches.domain import describe, signals_of
-from loaders.batches.places import last_start_frame
+from loaders.batches.places import covering_starts
+from loaders.batches.sliding import sliding_config, timeline_of
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px
 from models.judging.evidence import lag_curve, region_map, saturated_probes
@@ -43,7 +44,7 @@ from models.judging.verdict import (
     runs_of,
 )
 from models.method import Method, check_config, needs_of
-from models.restore import restore_decision, restore_domain, restore_model
+from models.restore import restore_decision, restore_domain, restore_localiser, restore_model
 from preprocess.clip.all_faces import TrackClip, TrackedVideo, track_video
 from preprocess.features.extraction import extract_alike
 from preprocess.work.limits import LimitConfig
@@ -58,6 +59,8 @@ from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
+from utils.evaluation.segments import Localiser
+from utils.evaluation.timelines import WindowLogits, logits_of_streams
 from utils.run.device import autocast, exact_float32, resolve_device
 from utils.types import DetectorOutput
 
@@ -111,6 +114,7 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
         model, data, decision, device=where, precision=precision, name=name, generated_sets=generated
     )
     detector.domain = restore_domain(content, path)
+    detector.localiser = restore_localiser(content, path)
     return detector
 
 
@@ -128,10 +132,7 @@ class LoadedDetector:
         name: str = "",
         generated_sets: Sequence[str] = (),
     ) -> None:
-        if data.window == "released":  # such windows are a number of frames at any rate
-            data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
-        if data.frames_per_clip:  # of a raw video, as many as there are
-            data = dataclasses.replace(data, frames_per_clip=0, window_s=1 / data.video_fps)
+        data = sliding_config(data)
         assert isinstance(model, nn.Module)  # every method is one
         self.model = model
         self.model.to(device).eval()
@@ -144,6 +145,7 @@ class LoadedDetector:
         self.inputs = model.inputs_of(model.config)
         self.device, self.precision, self.name = device, precision, name
         self.domain: Domain | None = None  # what the training clips were like, if the checkpoint says so
+        self.localiser: Localiser | None = None  # how scores become segments, if the checkpoint says so
         self.shown = read_shown(Path(name)) if name and decision else []
         self.caveat = caveat_of(generated_sets)
 
@@ -203,7 +205,7 @@ class LoadedDetector:
             tracked = self._track(Path(video), Path(work_dir), config)
             for number, track in enumerate(tracked.tracks, start=1):
                 dataset = self._windows_of(track)
-                starts = self._starts(track.num_frames, tracked.fps, config)
+                starts = self._starts(track.num_frames, tracked.fps, config.stride_s)
                 what = f"{Path(video).name}: face {number}"
                 bar = tqdm(starts, what, unit="window", disable=len(starts) < 2)
                 rows = [self._embedding(dataset[0, WindowStart(start)]) for start in bar]
@@ -256,17 +258,15 @@ class LoadedDetector:
     ) -> FaceVerdict:
         decision, fps = self.decision, float(tracked.fps)
         dataset = self._windows_of(track)
-        starts = self._starts(track.num_frames, tracked.fps, config)
+        starts = self._starts(track.num_frames, tracked.fps, config.stride_s)
         window_s = self.data.window_s if starts else None
         off_domain = reasons + doubts_of(track, tracked, config.min_face_px, window_s)
         if "audio" in self.model.modalities:
             off_domain += doubts_of_sound(track, tracked)
         verdict, logit, heads = UNDECIDED, None, [None, None]
-        window_logits = np.zeros(0)
+        window_logits, located = np.zeros(0), dict[str, list[list[float]]]()
         if starts:
-            progress = tqdm(starts, desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
-            read = [self._read(dataset[0, WindowStart(start)], config) for start in progress]
-            logits, facts = (np.stack(rows) for rows in zip(*read, strict=True))
+            logits, facts, located = self._read_all(dataset, track, tracked.fps, starts, config, what)
             off_domain += self._unlike_training(facts, [face_height_px(track), fps])
             window_logits = logits[:, 0]
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
@@ -294,6 +294,7 @@ class LoadedDetector:
             face_height_px=face_height_px(track),
             num_windows=len(starts),
             segments=find_segments(frame_probs, self.threshold, fps, track.first_frame),
+            located=located,
             lag_curve=lags,
             regions=regions,
             frame_probs=frame_probs,
@@ -303,26 +304,50 @@ class LoadedDetector:
             saturated={} if logit is None else saturated_probes(lags, regions, logit, self.precision),
         )
 
-    def _starts(self, num_frames: int, fps: Fraction, config: JudgeConfig) -> list[int]:
-        """First frames of windows that cover a face's track; [] if it is too short."""
+    def _read_all(
+        self,
+        dataset: ClipDataset,
+        track: TrackClip,
+        fps: Fraction,
+        starts: Sequence[int],
+        config: JudgeConfig,
+        what: str,
+    ) -> tuple[Floats, Floats, dict[str, list[list[float]]]]:
+        """Logits (n, 3) and facts of the windows at `starts`; FaceVerdict.located, of windows of its own."""
+        sliding = self._starts(track.num_frames, fps, self.localiser.stride_s) if self.localiser else []
+        places = sorted({*starts, *sliding})
+        progress = tqdm(places, desc=what, unit="window", dynamic_ncols=True, disable=len(places) < 2)
+        read = {start: self._read(dataset[0, WindowStart(start)], config) for start in progress}
+        logits, facts, _ = zip(*(read[start] for start in starts), strict=True)
+        if self.localiser is None:
+            return np.stack(logits), np.stack(facts), {}
+        line = timeline_of(dataset, 0, sliding, [read[start][2] for start in sliding])
+        shift = np.array([0.0, 1.0, 1.0]) * track.first_frame / float(fps)
+        proposals = self.localiser.propose(line).items()
+        located = {stream: (rows + shift).round(4).tolist() for stream, rows in proposals}
+        return np.stack(logits), np.stack(facts), located
+
+    def _starts(self, num_frames: int, fps: Fraction, stride_s: float) -> list[int]:
+        """First frames of windows that cover a track, 0: half a window apart; [] if it is too short."""
         num_steps = int(num_frames / fps * self.data.video_fps + 1e-6)  # as ClipDataset counts them
         if num_steps == 0 or num_steps / self.data.video_fps < self.model.min_window_s:
             return []
-        last = last_start_frame(num_frames, fps, self.data.window_s)
-        stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
-        return sorted({*range(0, last, stride), last})
+        return covering_starts(num_frames, fps, self.data.window_s, stride_s or self.data.window_s / 2)
 
     def window_frames(self, fps: float) -> int:
         """Frames of a video that a window covers; a frame of a slow video outlasts a window of one."""
         return max(1, round(self.data.window_s * fps))
 
-    def _read(self, window: ClipWindow, config: JudgeConfig) -> tuple[Floats, Floats]:
-        """(3,) logits, and facts (F,) of a window, (0,) without a domain."""
+    @torch.no_grad()
+    def _read(self, window: ClipWindow, config: JudgeConfig) -> tuple[Floats, Floats, WindowLogits]:
+        """(3,) logits, facts (F,) of a window, (0,) without a domain, and its logits over time."""
         facts = np.zeros(0)
         if self.domain and config.check_domain:
             batch = Collate(self.data.video_fps)([window]).to(self.device)
             facts = describe(self.domain, batch)[0].double().cpu().numpy()
-        return self._forward(window), facts
+        output = self._output(window)
+        over_time: WindowLogits = logits_of_streams(output)[0].float().cpu().numpy()
+        return _head_logits(output), facts, over_time
 
     def _unlike_training(self, facts: Floats, of_file: list[float]) -> list[str]:
         """Why a face is unlike the training clips, by facts (windows, W) and FILE_FACTS; [] if it is not."""
@@ -347,15 +372,15 @@ class LoadedDetector:
         return embedding[0].float().cpu().numpy()
 
     @torch.no_grad()
-    def _forward(self, window: ClipWindow) -> npt.NDArray[np.float64]:
-        """(3,) logits of a window: clip, picture, sound; NaN if the method lacks the head."""
-        output = self._output(window)
-        nothing = torch.full_like(output.logits, torch.nan)
-        heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
-        return torch.cat([output.logits, *heads]).float().cpu().double().numpy()
-
     def _logit(self, window: ClipWindow) -> float:
-        return float(self._forward(window)[0])
+        return float(_head_logits(self._output(window))[0])
+
+
+def _head_logits(output: DetectorOutput) -> Floats:
+    """(3,) logits of a batch of one window: clip, picture, sound; NaN if the method lacks the head."""
+    nothing = torch.full_like(output.logits, torch.nan)
+    heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
+    return torch.cat([output.logits, *heads]).float().cpu().double().numpy()
 
 
 def _as_clip(track: TrackClip) -> Clip:
