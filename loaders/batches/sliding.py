@@ -199,4 +199,6 @@ def localise(
         names = [clip.clip_id for clip in known]
         files = LocatedFiles.of(names, truths, [proposals[name][stream] for name in names])
         found[stream] = localisation_results(files, [clip.identity for clip in known], f"stream {stream}")
+        for miss in found[stream].get("worst", ()):
+            miss["duration_s"] = timelines[miss["clip_id"]].duration_s
     return {"localisation": found}

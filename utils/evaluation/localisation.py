@@ -33,6 +33,7 @@ AP_IOUS = (0.5, 0.75, 0.9, 0.95)
 AR_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 AR_COUNTS = (100, 50, 30, 20, 10, 5)
 SCORE_COUNTS = (50, 30, 20, 10, 5)  # of AR_COUNTS: those of the challenge's score
+NUM_MISSES, NUM_SHOWN = 12, 5  # files on a page, and proposals of each
 ROUNDING = 1e-9  # IoU that `correct` forgives
 FORMS = ("official", "correct")
 Spans = npt.NDArray[np.floating[Any]]  # (n, 2) start and end in seconds
@@ -272,10 +273,35 @@ def localisation_intervals(files: LocatedFiles, persons: Persons, what: str) -> 
     return named | {"score": interval("score")}
 
 
-def localisation_results(files: LocatedFiles, persons: Persons, what: str) -> dict[str, Any]:
-    """Both forms, intervals of the correct one, and counts, for test_metrics.json. persons: F names.
+def worst_misses(files: LocatedFiles) -> list[dict[str, Any]]:
+    """Up to NUM_MISSES files of which the segments are found worst, for a page: the worst first.
 
-    Intervals that the data do not allow are {"reason": why}; so are all numbers where no file has a label.
+    "overlap": mean over a file's segments of the largest IoU with one of its NUM_SHOWN best proposals.
+    """
+    best = Matches(files, "correct", Thresholds(ar_counts=(NUM_SHOWN,))).best[0]
+    counts = np.bincount(files.label_file, minlength=len(files.names))
+    overlaps = np.bincount(files.label_file, best, minlength=len(files.names)) / np.maximum(counts, 1)
+    order = [row for row in np.argsort(overlaps, kind="stable").tolist() if counts[row]]
+    misses = []
+    for row in order[:NUM_MISSES]:
+        proposals = files.proposals[files.proposal_file == row]
+        shown = proposals[np.argsort(-proposals[:, 0], kind="stable")[:NUM_SHOWN]]
+        misses.append(
+            {
+                "clip_id": files.names[row],
+                "overlap": float(overlaps[row]),
+                "segments": files.labels[files.label_file == row].tolist(),
+                "proposals": shown.round(4).tolist(),
+            }
+        )
+    return misses
+
+
+def localisation_results(files: LocatedFiles, persons: Persons, what: str) -> dict[str, Any]:
+    """Both forms, intervals of the correct one, counts and worst misses, for test_metrics.json.
+
+    persons: F names. Intervals that the data do not allow are {"reason": why}; so are all numbers where no
+    file has a label.
     """
     counts: Mapping[str, int] = {
         "num_files": len(files.names),
@@ -287,4 +313,5 @@ def localisation_results(files: LocatedFiles, persons: Persons, what: str) -> di
     if not len(files.labels):
         return {**counts, "reason": f"{what} has no forged segment"}
     forms = {form: localisation_metrics(files, form) for form in FORMS}
-    return {**counts, **forms, "intervals": or_reason(localisation_intervals, files, persons, what)}
+    intervals = or_reason(localisation_intervals, files, persons, what)
+    return {**counts, **forms, "intervals": intervals, "worst": worst_misses(files)}

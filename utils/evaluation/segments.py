@@ -21,6 +21,7 @@ from utils.names import brief
 
 NUM_LEVELS = 24
 MAX_PROPOSALS = 100
+MAX_STRIDE_S = 3600.0
 MIN_SCALE = 1e-3  # of logits that tell nothing, or the opposite
 # what is tried on validation clips, one parameter after the other, beginning with the first values
 CHOICES: dict[str, tuple[float, ...]] = {
@@ -186,7 +187,7 @@ class Localiser:
             others = {name: value for name, value in values.items() if name != "rules"}
             if not rules or not set(rules) <= set(STREAMS):
                 raise CheckpointError(f"the stored localiser has rules for {brief(list(rules))}")
-            if _number(values["stride_s"]) <= 0:
+            if not 0 < _number(values["stride_s"]) < MAX_STRIDE_S:
                 raise CheckpointError(f"the stored localiser has a stride of {brief(values['stride_s'])}")
             for value in (values["num_clips"], *values["scores"].values()):
                 _number(value)

@@ -19,6 +19,7 @@ from utils.evaluation.localisation import (
     localisation_intervals,
     localisation_metrics,
     localisation_results,
+    worst_misses,
 )
 
 
@@ -174,6 +175,17 @@ def test_files_without_proposals_or_labels():
         assert set(flat(localisation_metrics(nothing, form)).values()) == {0.0}
     with pytest.raises(DatasetError, match="nothing to find"):
         localisation_metrics(as_files([[]], [[(0.9, 1.0, 2.0)]]), "correct")
+
+
+def test_the_worst_misses_come_first():
+    labels = [[(1.0, 2.0), (5.0, 6.0)], [(0.0, 1.0)], [], [(2.0, 3.0)]]
+    elsewhere = [(0.1 * i, i, i + 1) for i in range(4, 10)]
+    proposals = [[(0.9, 1.0, 2.0)], [(0.2, 0.0, 1.0)], [(0.9, 0.0, 1.0)], elsewhere]
+    found = worst_misses(as_files(labels, proposals))
+    assert [miss["clip_id"] for miss in found] == ["3.mp4", "0.mp4", "1.mp4"]
+    assert [miss["overlap"] for miss in found] == [0.0, 0.5, 1.0]
+    assert [row[1] for row in found[0]["proposals"]] == [9, 8, 7, 6, 5]
+    assert found[1]["segments"] == [[1.0, 2.0], [5.0, 6.0]]
 
 
 def test_other_thresholds_have_no_score():

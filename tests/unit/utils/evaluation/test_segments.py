@@ -150,6 +150,7 @@ def test_a_localiser_survives_its_checkpoint_and_damage_is_refused():
         plain | {"rules": {"clip": clip | {"levels": (0.0,) * 1000}}},
         plain | {"rules": {"clip": {"pool": "min"}}},
         plain | {"stride_s": 0},
+        plain | {"stride_s": 1e308},
         plain | {"stride_s": "x"},
         plain | {"more": 1},
     ):
