@@ -152,6 +152,7 @@ def make_batch(
         audio_padding_mask=torch.zeros(num_clips, num_samples, dtype=torch.bool),
         landmark_padding_mask=torch.zeros(num_clips, num_frames, dtype=torch.bool),
         frame_labels=labels.float()[:, None].expand(num_clips, num_frames).contiguous(),
+        forged_frames=labels.float()[:, None].expand(num_clips, num_frames).contiguous(),
         video_labels=labels.float(),
         audio_labels=labels.float(),
         labels=labels.float(),

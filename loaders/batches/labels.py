@@ -92,6 +92,18 @@ def true_segments(clip: Clip, stream: str, rule: str, duration_s: float) -> list
     return joined
 
 
+def forged_frames(
+    clip: Clip, rule: str, times_s: npt.NDArray[np.float64], duration_s: float
+) -> npt.NDArray[np.float32]:
+    """(T,) whether something is forged at these times, by `true_segments` of "clip"; NaN = unknown."""
+    segments = true_segments(clip, "clip", rule, duration_s)
+    if segments is None:
+        return np.full(len(times_s), np.nan, np.float32)
+    spans = np.array(segments, np.float64).reshape(-1, 2)
+    inside = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
+    return inside.any(axis=1).astype(np.float32)
+
+
 def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """(T,) labels of the picture at these times: of the clip where that of its picture is unknown."""
     label, video, _ = clip_labels(clip, rule)

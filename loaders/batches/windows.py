@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
-from loaders.batches.labels import clip_labels, frame_labels, window_labels
+from loaders.batches.labels import clip_labels, forged_frames, frame_labels, window_labels
 from loaders.batches.places import (
     covering_starts,
     evaluation_starts,
@@ -67,6 +67,7 @@ class ClipWindow:
     landmarks: Tensor  # (T, 478, 2) float32, 0 where there is no face
     has_landmarks: Tensor  # (T,) bool
     frame_labels: Tensor  # (T,) float32, of the pictures
+    forged_frames: Tensor  # (T,) float32, of picture or sound at the time of a frame, NaN = unknown
     video_label: float  # NaN = unknown
     audio_label: float
     label: float
@@ -150,14 +151,14 @@ class ClipDataset(Dataset[Any]):
             video = jitter_color(video, np.random.default_rng((self.seed, *draw, index, 1)))
         points, has_landmarks = self._landmarks(landmarks, frames)
         label, video_label, audio_label = self._labels(clip, start_s, window_s)
+        rule, times_s = self.config.label_rule, (frames + 0.5) / float(fps)
         return ClipWindow(
             video=torch.from_numpy(video),
             waveform=torch.from_numpy(waveform),
             landmarks=torch.from_numpy(points),
             has_landmarks=torch.from_numpy(has_landmarks),
-            frame_labels=torch.from_numpy(
-                frame_labels(clip, self.config.label_rule, (frames + 0.5) / float(fps))
-            ),
+            frame_labels=torch.from_numpy(frame_labels(clip, rule, times_s)),
+            forged_frames=torch.from_numpy(forged_frames(clip, rule, times_s, num_frames / float(fps))),
             video_label=video_label,
             audio_label=audio_label,
             label=label,

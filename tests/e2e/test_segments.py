@@ -1,5 +1,6 @@
 """Forged segments from training to evaluation: chosen on validation clips, stored, found in test clips."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def run_dir(planted, tmp_path_factory) -> Path:
 
 def evaluate(run_dir, planted, output_dir, *, processes=1):
     words = ["test.py", "--checkpoint", run_dir / "best.pt", "--dataset", "manifest", "--data_root", planted]
-    words += ["--output_dir", output_dir, "--device", "cpu", "--report", "false", "--num_workers", "0"]
+    words += ["--output_dir", output_dir, "--device", "cpu", "--num_workers", "0"]
     result = ok(run_command(*words) if processes == 1 else run_processes(processes, *words))
     return json.loads((output_dir / "test_metrics.json").read_text()), result.stderr
 
@@ -61,6 +62,10 @@ def test_rules_are_stored_and_test_py_prints_the_metric(run_dir, planted, tmp_pa
     segments = json.loads((tmp_path / "one/segments.json").read_text())
     assert len(segments) == 6
     assert all(0 <= start < end <= 2 for of in segments.values() for _, start, end in of["clip"])
+    page = (tmp_path / "one/report.html").read_text()
+    assert "<h2>Forged segments</h2>" in page
+    assert page.count('<rect class="forged"') >= 2 * 3  # of picture, and of picture or sound
+    assert "Forged segments and proposals over 2.0 seconds" in page
     together, _ = evaluate(run_dir, planted, tmp_path / "two", processes=2)
     assert together["localisation"] == located
 
@@ -72,6 +77,15 @@ def test_a_finished_run_that_is_resumed_has_the_same_rules(run_dir, planted):
     assert load_checkpoint(run_dir / "best.pt")["localiser"] == before
 
 
+def test_a_head_of_frames_is_trained_and_its_scores_become_the_segments(planted, tmp_path):
+    data = "--dataset", "manifest", "--data_root", planted
+    ok(run_command("train.py", *data, "--run_dir", tmp_path / "run", *FLAGS, "--frame_head", "true"))
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert all(0 < float(row[f"{part}_frame_bce"]) < 2 for row in rows for part in ("train", "val"))
+    metrics, _ = evaluate(tmp_path / "run", planted, tmp_path / "out")
+    assert metrics["localisation"]["clip"]["num_segments"] == 3
+
+
 def test_rules_can_be_left_out(planted, tmp_path):
     data = "--dataset", "manifest", "--data_root", planted
     flags = [*TINY, "--epochs", "1", "--segment_clips", "0"]
@@ -79,3 +93,5 @@ def test_rules_can_be_left_out(planted, tmp_path):
     assert "localiser" not in load_checkpoint(tmp_path / "run/best.pt")
     metrics, _ = evaluate(tmp_path / "run", planted, tmp_path / "out")
     assert metrics["localisation"] == {"reason": "the checkpoint holds no rules for segments"}
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Nothing was located: the checkpoint holds no rules for segments." in page

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from loaders.batches.collate import Collate
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.labels import true_segments
@@ -139,6 +140,18 @@ def test_without_segments_or_rules_there_is_nothing_to_localise(clips, tmp_path)
     few = clips[:3]  # one with a segment
     assert fit_localiser(few, lines_of(Stripes(), few), "any", 0.04) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_says_which_frames_are_forged_and_what_is_padding(clips, tmp_path):
+    short = make_clip(write_clip_folder(tmp_path / "short", num_frames=8), label=1, video_label=None)
+    dataset = ClipDataset([clips[2], short], DATA, training=False)
+    batch = Collate(25.0)([dataset[0, WindowStart(10)], dataset[1, WindowStart(0)]])
+    ((start, end),) = SPANS[:1]
+    expected = [float(start <= (10 + step + 0.5) * 0.04 < end) for step in range(10)]
+    assert batch.forged_frames[0].tolist() == pytest.approx(expected)
+    assert 0 < sum(expected) < 10
+    assert batch.forged_frames[1, :8].tolist() == [1] * 8  # a fake without segments
+    assert batch.padded_to((12, 20_000)).forged_frames[1, 8:].isnan().all()
 
 
 @pytest.mark.parametrize(
