@@ -89,6 +89,9 @@ class TestConfig:
         "it by --trim_rule amplitude, and their paired difference",
         choices=("auto", "both"),
     )
+    localise: bool = opt(
+        True, "look for forged segments if data set and checkpoint have some: many more windows (0.2 s apart)"
+    )
     shortcuts: bool = opt(False, "also score the clips without sound, picture, ...; writes shortcuts.csv")
     report: bool = opt(True, "write report.html and its plots, which takes a few seconds")
     no_thumbnails: bool = opt(False, "report.html without pictures of the clips, so that it shows no face")
@@ -174,10 +177,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
 
 
 def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_dir: Path) -> dict[str, Any]:
-    """Score one data set, write its files to `output_dir` and return the content of test_metrics.json.
-
-    Several processes share the clips; only the main one writes, the others return nothing.
-    """
+    """Score a data set, write its files, return test_metrics.json's content; {} but in the main process."""
     test, data, workers, needs = evaluation.test, evaluation.data, evaluation.workers, evaluation.needs
     model, judgement = evaluation.model, evaluation.judgement
     device, precision, trained = evaluation.device, evaluation.precision, evaluation.trained_checksums
@@ -198,7 +198,8 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     score = functools.partial(evaluate, model, device=device, precision=precision, pooling=data.pooling)
     with logging_redirect_tqdm():
         scores = score_and_describe(score, batches, facts_of_file, judgement.domain, f"{name} {test.split}")
-        located = localise(judgement.localiser, model, batches, workers, device, precision, output_dir)
+        where = workers, device, precision, output_dir
+        located = localise(judgement.localiser, model, batches, *where) if test.localise else {}
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, device, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
@@ -236,11 +237,11 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
 
 
 def second_row(evaluation: Evaluation, data: DataConfig) -> Evaluation:
-    """The evaluation of the second row of --trimmed both."""
+    """The evaluation of the second row of --trimmed both; only the first one looks for forged segments."""
     return dataclasses.replace(
         evaluation,
         data=data,
-        test=dataclasses.replace(evaluation.test, shortcuts=False),
+        test=dataclasses.replace(evaluation.test, shortcuts=False, localise=False),
         robustness=dataclasses.replace(evaluation.robustness, robustness=False),
     )
 

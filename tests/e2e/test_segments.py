@@ -41,9 +41,9 @@ def run_dir(planted, tmp_path_factory) -> Path:
     return folder
 
 
-def evaluate(run_dir, planted, output_dir, *, processes=1):
+def evaluate(run_dir, planted, output_dir, *flags, processes=1):
     words = ["test.py", "--checkpoint", run_dir / "best.pt", "--dataset", "manifest", "--data_root", planted]
-    words += ["--output_dir", output_dir, "--device", "cpu", "--num_workers", "0"]
+    words += ["--output_dir", output_dir, "--device", "cpu", "--num_workers", "0", *flags]
     result = ok(run_command(*words) if processes == 1 else run_processes(processes, *words))
     return json.loads((output_dir / "test_metrics.json").read_text()), result.stderr
 
@@ -53,7 +53,7 @@ def test_rules_are_stored_and_test_py_prints_the_metric(run_dir, planted, tmp_pa
     assert (localiser.stride_s, localiser.num_clips) == (0.12, 6)
     assert localiser.rules.keys() == {"clip", "video"}  # no sound is forged
     assert "challenge score of their segments: clip" in (run_dir / "train.log").read_text()
-    metrics, said = evaluate(run_dir, planted, tmp_path / "one")
+    metrics, said = evaluate(run_dir, planted, tmp_path / "one", "--trimmed", "both")
     located = metrics["localisation"]
     assert located.keys() == {"stride_s", "clip", "video"}
     assert (located["clip"]["num_files"], located["clip"]["num_segments"]) == (6, 3)
@@ -66,8 +66,18 @@ def test_rules_are_stored_and_test_py_prints_the_metric(run_dir, planted, tmp_pa
     assert "<h2>Forged segments</h2>" in page
     assert page.count('<rect class="forged"') >= 2 * 3  # of picture, and of picture or sound
     assert "Forged segments and proposals over 2.0 seconds" in page
+    trimmed = tmp_path / "one/trimmed"  # segments are looked for once
+    assert "localisation" not in json.loads((trimmed / "test_metrics.json").read_text())
+    assert not (trimmed / "segments.json").exists()
     together, _ = evaluate(run_dir, planted, tmp_path / "two", processes=2)
     assert together["localisation"] == located
+
+
+def test_no_window_slides_if_segments_are_not_asked_for(run_dir, planted, tmp_path):
+    metrics, _ = evaluate(run_dir, planted, tmp_path, "--localise", "false", "--report", "false")
+    assert metrics["overall"]["num_fake"] == 3
+    assert "localisation" not in metrics
+    assert not (tmp_path / "segments.json").exists()
 
 
 def test_a_finished_run_that_is_resumed_has_the_same_rules(run_dir, planted):

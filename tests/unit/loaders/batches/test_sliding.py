@@ -11,12 +11,20 @@ from loaders.batches.collate import Collate
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.labels import true_segments
-from loaders.batches.sliding import fit_localiser, has_segments, localise, score_timelines, sliding_config
+from loaders.batches.sliding import (
+    fit_localiser,
+    has_segments,
+    localise,
+    score_timelines,
+    sliding_config,
+    with_localiser,
+)
 from loaders.batches.windows import ClipDataset, WindowStart
 from tests.clip_factory import make_clip, write_clip_folder
 from utils.clip.files import VIDEO_NAME
 from utils.errors import ClipError
 from utils.run.bad_clips import BadClips
+from utils.run.loop_config import LoopConfig
 from utils.types import DetectorOutput
 
 DATA = DataConfig(window_s=0.4, windows_per_clip=1)
@@ -140,6 +148,13 @@ def test_without_segments_or_rules_there_is_nothing_to_localise(clips, tmp_path)
     few = clips[:3]  # one with a segment
     assert fit_localiser(few, lines_of(Stripes(), few), "any", 0.04) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_training_slides_over_nothing_where_no_segment_is_known(clips):
+    loader = evaluation_loader(clips[:2], DATA, WORKERS, inputs={"video"})
+    # without a state, a window that is scored is an error
+    change = with_localiser(lambda content: {"decision": 1}, None, loader, WORKERS, LoopConfig(), "fp32")
+    assert change({"model": {}}) == {"decision": 1}
 
 
 def test_a_batch_says_which_frames_are_forged_and_what_is_padding(clips, tmp_path):
