@@ -318,7 +318,7 @@ def test_segments_are_proposed_as_test_py_proposes_them(checkpoint, talk, tmp_pa
     localiser = Localiser(stride_s=0.12, rules={"clip": rule}, num_clips=8, scores={"clip": 0.5})
     path = write_checkpoint(tmp_path / "best.pt", localiser=localiser.as_plain())
     detector = load_detector(path, device="cpu")
-    config = JudgeConfig(lag_frames=0, explain=False, stride_s=0.5)
+    config = JudgeConfig(lag_frames=0, explain=False, stride_s=0.5, batch_size=1)
     verdict, tracked = detector.judge_tracks(video, tmp_path, config)
     (face,), (track,) = verdict.faces, tracked.tracks
     assert (face.num_windows, len(face.window_starts)) == (5, 5)
@@ -330,6 +330,10 @@ def test_segments_are_proposed_as_test_py_proposes_them(checkpoint, talk, tmp_pa
     assert len(expected) > 1
     np.testing.assert_allclose(face.located["clip"], expected, atol=2e-3)
     assert verdict.as_plain()["faces"][0]["located"] == face.located
+    together = dataclasses.replace(config, batch_size=4)
+    found = detector._judge_face(track, tracked, together, "together", [])
+    np.testing.assert_allclose(found.window_logits, face.window_logits, atol=1e-5)
+    np.testing.assert_allclose(found.located["clip"][0], face.located["clip"][0], atol=0.02)
 
 
 def test_segments_are_runs_above_the_threshold():
