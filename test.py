@@ -38,6 +38,7 @@ from loaders import DATASETS
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig
 from loaders.batches.domain import evaluation_batches, score_and_describe
+from loaders.batches.sliding import localise
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SPLITS, SplitConfig
 from loaders.splits.files import seen_by_run, split_checksum, split_of_run
@@ -50,8 +51,6 @@ from preprocess.perturb.variants import RobustnessConfig
 from utils.clip.generated import caveat_of
 from utils.config import Sections, first_look, opt, parse_sections, to_plain
 from utils.errors import UsageError, run_command
-from utils.evaluation.decision import Decision
-from utils.evaluation.domain import Domain
 from utils.evaluation.results import all_metrics, over_data_sets, write_predictions
 from utils.evaluation.scoring import evaluate
 from utils.evaluation.seen import sentence_of_seen
@@ -90,6 +89,9 @@ class TestConfig:
         "it by --trim_rule amplitude, and their paired difference",
         choices=("auto", "both"),
     )
+    localise: bool = opt(
+        True, "look for forged segments if data set and checkpoint have some: many more windows (0.2 s apart)"
+    )
     shortcuts: bool = opt(False, "also score the clips without sound, picture, ...; writes shortcuts.csv")
     report: bool = opt(True, "write report.html and its plots, which takes a few seconds")
     no_thumbnails: bool = opt(False, "report.html without pictures of the clips, so that it shows no face")
@@ -121,8 +123,7 @@ class Evaluation(FlagGroups):
     needs: LoaderNeeds
     device: torch.device
     precision: str
-    decision: Decision | None  # how scores become verdicts; None if the checkpoint has none
-    domain: Domain | None  # what the training clips were like; None if it does not say
+    judgement: restore.Judgement
     trained_checksums: dict[str, str]  # of the split files used in training
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
     trimmed_data: DataConfig | None  # of the second row of --trimmed both
@@ -167,7 +168,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         needs=needs_of(model, model.config),
         device=device,
         precision=resolve_precision(test.precision, device),
-        **restore.restore_judgement(content, test.checkpoint),
+        judgement=restore.restore_judgement(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
         run=run,
         trimmed_data=trimmed_data,
@@ -176,11 +177,9 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
 
 
 def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_dir: Path) -> dict[str, Any]:
-    """Score one data set, write its files to `output_dir` and return the content of test_metrics.json.
-
-    Several processes share the clips; only the main one writes, the others return nothing.
-    """
+    """Score a data set, write its files, return test_metrics.json's content; {} but in the main process."""
     test, data, workers, needs = evaluation.test, evaluation.data, evaluation.workers, evaluation.needs
+    model, judgement = evaluation.model, evaluation.judgement
     device, precision, trained = evaluation.device, evaluation.precision, evaluation.trained_checksums
     listing = DATASETS[name](data_root, evaluation.listing)
     split = split_of_run(
@@ -194,14 +193,14 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     part = f"the {test.split} split of {name}"
     needs_both = test.shortcuts or evaluation.robustness.robustness
     outputs.check_clips(clips, data.label_rule, part, sentence_of_seen(seen), caveat, needs_both=needs_both)
-    batches, facts_of_file = evaluation_batches(evaluation.domain, clips, data, workers, **needs)
+    batches, facts_of_file = evaluation_batches(judgement.domain, clips, data, workers, **needs)
     num_windows = len(batches.dataset.evaluation_keys())
     log.info(f"{len(clips)} clips, {data.describe(num_windows)}; {device}, {precision}")
-    score = functools.partial(
-        evaluate, evaluation.model, device=device, precision=precision, pooling=data.pooling
-    )
+    score = functools.partial(evaluate, model, device=device, precision=precision, pooling=data.pooling)
     with logging_redirect_tqdm():
-        scores = score_and_describe(score, batches, facts_of_file, evaluation.domain, f"{name} {test.split}")
+        scores = score_and_describe(score, batches, facts_of_file, judgement.domain, f"{name} {test.split}")
+        where = workers, device, precision, output_dir
+        located = localise(judgement.localiser, model, batches, *where) if test.localise else {}
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, device, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips
@@ -213,7 +212,8 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "split": test.split,
         "seen_in_training": seen,
         "caveat": caveat,
-        **all_metrics(evaluation.decision, clips, scores, donor_disjoint, part, evaluation.domain),
+        **all_metrics(judgement.decision, clips, scores, donor_disjoint, part, judgement.domain),
+        **located,
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
         "window_s": data.window_s,
@@ -222,7 +222,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "trimmed": data.trimming,
         **outputs.provenance(split, protocol, scores, device),
     }
-    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint, evaluation.domain)
+    write_predictions(output_dir / "predictions.csv", clips, scores, split.donor_disjoint, judgement.domain)
     row_of = {clip.clip_id: index for index, clip in enumerate(clips)}
     evaluated = Evaluated(
         result=result,
@@ -238,11 +238,11 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
 
 
 def second_row(evaluation: Evaluation, data: DataConfig) -> Evaluation:
-    """The evaluation of the second row of --trimmed both."""
+    """The evaluation of the second row of --trimmed both; only the first one looks for forged segments."""
     return dataclasses.replace(
         evaluation,
         data=data,
-        test=dataclasses.replace(evaluation.test, shortcuts=False),
+        test=dataclasses.replace(evaluation.test, shortcuts=False, localise=False),
         robustness=dataclasses.replace(evaluation.robustness, robustness=False),
     )
 

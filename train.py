@@ -30,6 +30,7 @@ from loaders import DATASETS
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import ClipLoader, WorkerConfig, evaluation_loader, training_loader
 from loaders.batches.domain import describe_training
+from loaders.batches.sliding import with_localiser
 from loaders.listing import ListingConfig
 from loaders.parts import load_parts
 from loaders.splits.drawing import SplitConfig
@@ -292,7 +293,7 @@ def train_epochs(config: RunConfig, run: Run, val_loader: ClipLoader, precision:
                     return
         scores = score(state.model, val_loader, device, criterion=state.criterion, bad_clips=run.bad_clips)
         run.end_epoch(*validation.end_epoch(epoch, val_loader.dataset.clips, scores, state.best))
-    run.amend_best(validation.complete)
+    run.amend_best(with_localiser(validation.complete, state, val_loader, config.workers, loop, precision))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     L = (1 - alpha) * BCE + alpha * (KL_video + beta * KL_audio + gamma * contrastive)
 
 as weighted in the published code. The corrected preset adds a BCE per modality head to the first term, and
-the landmark teacher's reconstruction loss to the second.
+the landmark teacher's reconstruction loss to the second; --frame_head adds a BCE of frames to the first.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
+from losses.frames import frame_bce
 from losses.known import known_bce, mean_of_known
 from losses.lbd import landmark_distillation
 from models.beyond_masking import BeyondMaskingOutput
 from models.beyond_masking.landmark import LandmarkReconstruction
-from utils.config import opt, require_above, require_between
+from utils.config import opt, require_above, require_at_least, require_between
 from utils.types import ClipBatch
+
+BOUNDARY_S = 0.08  # frames that near to an end of a forged segment are next to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,15 @@ class BeyondMaskingLossConfig:
         0.5, "weight of each modality head's BCE relative to the clip's; unknown labels are ignored"
     )
     reconstruction_weight: float = opt(1.0, "weight of the landmark teacher's own reconstruction loss")
+    frame_weight: float = opt(1.0, "with --frame_head: weight of its BCE relative to the clip's")
+    boundary_weight: float = opt(
+        1.0, "with --frame_head: extra weight of frames next to the beginning or end of a forged segment"
+    )
 
     def __post_init__(self) -> None:
         require_between(self, 0, 1, "auxiliary_weight")
         require_above(self, 0, "lbd_temperature", "contrastive_temperature")
+        require_at_least(self, 0, "frame_weight", "boundary_weight")
 
 
 class BeyondMaskingLoss(nn.Module):
@@ -73,6 +81,10 @@ class BeyondMaskingLoss(nn.Module):
             terms["audio_bce"] = known_bce(output.audio_logits, batch.audio_labels)
         heads = [term for name, term in terms.items() if name != "bce"]
         classification = terms["bce"] + c.modality_weight * sum(heads)
+        if output.frame_logits is not None and batch.forged_frames is not None:
+            labels, radius = batch.forged_frames, max(1, round(BOUNDARY_S * batch.video_fps))
+            terms["frame_bce"] = frame_bce(output.frame_logits, labels, radius, c.boundary_weight)
+            classification = classification + c.frame_weight * terms["frame_bce"]
 
         mask = output.landmark_padding_mask
         students = {"video_lbd": output.video_prediction, "audio_lbd": output.audio_prediction}

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from utils.config import Sections, from_args
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import Decision
 from utils.evaluation.domain import Domain
+from utils.evaluation.segments import Localiser
 
 SMALL_TENSOR = 1 << 24  # values; larger than any table that a model computes
 SMALL_MODEL = 10_000  # calls of torch
@@ -173,16 +174,30 @@ def restore_domain(content: dict[str, Any], path: Path) -> Domain | None:
     return domain if domain.can_tell() else None
 
 
-class Judgement(TypedDict):
-    """What of a checkpoint turns scores into verdicts."""
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What of a checkpoint turns scores into verdicts and segments; None for what it lacks."""
 
-    decision: Decision | None
-    domain: Domain | None
+    decision: Decision | None  # how scores become verdicts
+    domain: Domain | None  # what the training clips were like
+    localiser: Localiser | None  # how scores over time become segments
 
 
 def restore_judgement(content: dict[str, Any], path: Path) -> Judgement:
-    """Decision and domain of a checkpoint, None for what it lacks. Raises CheckpointError for damage."""
-    return {"decision": restore_decision(content, path), "domain": restore_domain(content, path)}
+    """Decision, domain and localiser of a checkpoint. Raises CheckpointError for damage."""
+    return Judgement(
+        restore_decision(content, path), restore_domain(content, path), restore_localiser(content, path)
+    )
+
+
+def restore_localiser(content: dict[str, Any], path: Path) -> Localiser | None:
+    """The rules for segments of a checkpoint, None if it holds none. Raises CheckpointError for damage."""
+    if "localiser" not in content:
+        return None
+    try:
+        return Localiser.from_plain(content["localiser"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def restore_decision(content: dict[str, Any], path: Path) -> Decision | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -30,12 +31,13 @@ NUM_BITS = 8  # the upper half of frame i of a synthetic video shows i in binary
 def write_clip_folder(
     folder: Path, *, num_frames: int = 40, fps: Fraction = Fraction(25), size: int = 64, seed: int = 0,
     fake_video: bool = False, fake_audio: bool = False, audio_name: str = AUDIO_NAME,
+    fake_span: tuple[float, float] = (0.0, math.inf),
 ) -> Path:  # fmt: skip
     """A prepared clip: frames that show their number in binary, a sound whose amplitude rises with
     time.
 
     A fake picture has a checkerboard in it and a fake sound a tone, so that a small model can tell them
-    apart.
+    apart, from the first to the second of the seconds `fake_span`.
     """
     import soundfile  # not at the top: batches can be made without it
 
@@ -49,14 +51,15 @@ def write_clip_folder(
             # at the bottom the seed, faintly: one picture in two parts would be a leak
             marks = 90 + 30 * (seed >> np.arange(NUM_BITS) & 1)
             frame[-size // NUM_BITS :] = np.repeat(marks, size // NUM_BITS)[None, :, None]
-            if fake_video:
+            if fake_video and fake_span[0] <= (index + 0.5) / fps < fake_span[1]:
                 frame[size // 2 :: 4] += 60
             writer.write(frame)
     num_samples = round(num_frames / fps * SAMPLE_RATE_HZ)
     seconds = np.arange(num_samples) / SAMPLE_RATE_HZ
     waveform = seconds / 10 + 0.01 * rng.standard_normal(num_samples)
     if fake_audio:
-        waveform += 0.2 * np.sin(2 * np.pi * 3000 * seconds)
+        forged = (fake_span[0] <= seconds) & (seconds < fake_span[1])
+        waveform += 0.2 * np.sin(2 * np.pi * 3000 * seconds) * forged
     soundfile.write(folder / audio_name, waveform.astype(np.float32), SAMPLE_RATE_HZ, subtype="PCM_16")
     face = rng.uniform(0.2, 0.8, (NUM_LANDMARKS, 2))
     landmarks = face + 0.02 * np.sin(np.arange(num_frames) / 3)[:, None, None]
@@ -161,6 +164,7 @@ def make_batch(
         audio_padding_mask=torch.zeros(num_clips, num_samples, dtype=torch.bool),
         landmark_padding_mask=torch.zeros(num_clips, num_frames, dtype=torch.bool),
         frame_labels=labels.float()[:, None].expand(num_clips, num_frames).contiguous(),
+        forged_frames=labels.float()[:, None].expand(num_clips, num_frames).contiguous(),
         video_labels=labels.float(),
         audio_labels=labels.float(),
         labels=labels.float(),

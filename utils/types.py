@@ -64,6 +64,8 @@ class ClipBatch:
     # the frames are single ones of the whole clip, to be judged one by one (--frames_per_clip)
     spread_frames: bool = False
     is_equalized: bool = False  # the luma of `video` is histogram-equalised already (a pack of such frames)
+    # (B, T) float32, 1 = picture or sound is forged at that time, NaN = unknown or padding
+    forged_frames: Tensor | None = None
     # cached features (see utils/clip/features.py): name -> (B, S, D) float32, S differs from name to name
     features: Mapping[str, Tensor] = field(default_factory=dict)
     feature_padding_masks: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B, S) bool
@@ -81,6 +83,8 @@ class ClipBatch:
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"ClipBatch.{name} is {tuple(getattr(self, name).shape)}, expected {shape}")
+        if self.forged_frames is not None and self.forged_frames.shape != (num_clips, num_frames):
+            raise ValueError(f"ClipBatch.forged_frames is {tuple(self.forged_frames.shape)}")
         for name, values in self.features.items():
             shape, mask = tuple(values.shape), tuple(self.feature_padding_masks[name].shape)
             if len(shape) != 3 or shape[0] != num_clips or mask != shape[:2]:
@@ -111,7 +115,7 @@ class ClipBatch:
             return self
         frames, samples, *rows = (new - old for new, old in zip(lengths, self.lengths, strict=True))
         more = dict(zip(self.features, rows, strict=True))
-        masks = self.feature_padding_masks
+        masks, forged = self.feature_padding_masks, self.forged_frames
         return dataclasses.replace(
             self,
             video=F.pad(self.video, (0, 0, 0, 0, 0, frames)),
@@ -119,6 +123,7 @@ class ClipBatch:
             video_padding_mask=F.pad(self.video_padding_mask, (0, frames), value=True),
             landmark_padding_mask=F.pad(self.landmark_padding_mask, (0, frames), value=True),
             frame_labels=F.pad(self.frame_labels, (0, frames)),
+            forged_frames=None if forged is None else F.pad(forged, (0, frames), value=torch.nan),
             waveform=F.pad(self.waveform, (0, samples)),
             audio_padding_mask=F.pad(self.audio_padding_mask, (0, samples), value=True),
             features={name: F.pad(self.features[name], (0, 0, 0, n)) for name, n in more.items()},

@@ -35,6 +35,7 @@ class Collate:
         waveform, audio_padding_mask = _pad([window.waveform for window in windows])
         landmarks, _ = _pad([window.landmarks for window in windows])
         frame_labels, _ = _pad([window.frame_labels for window in windows])
+        forged_frames, _ = _pad([window.forged_frames for window in windows])
         has_landmarks, _ = _pad([window.has_landmarks for window in windows])
         features = {name: _pad([window.features[name] for window in windows]) for name in first.features}
 
@@ -49,6 +50,7 @@ class Collate:
             audio_padding_mask=audio_padding_mask,
             landmark_padding_mask=~has_landmarks,
             frame_labels=frame_labels,
+            forged_frames=forged_frames.masked_fill(video_padding_mask, torch.nan),
             video_labels=labels("video_label"),
             audio_labels=labels("audio_label"),
             labels=labels("label"),

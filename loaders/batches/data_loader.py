@@ -16,6 +16,7 @@ from loaders.batches.collate import Collate
 from loaders.batches.data_config import DataConfig
 from loaders.batches.labels import clip_labels, real_clips
 from loaders.batches.samplers import EvaluationBatches, TrainingBatches, TrainingSampler
+from loaders.batches.windows import Draw
 from loaders.batches.worker_items import CollateItems, ItemDataset, OtherSoundDataset
 from loaders.batches.worker_processes import end_workers, next_item, set_up_worker, worker_deaths
 from utils.clip.files import read_info_values
@@ -222,6 +223,8 @@ def evaluation_loader(
     sound_from: Sequence[int | None] | None = None,
     bad_clips: BadClips | None = None,
     info_to: Callable[[Clip, Mapping[str, Any]], None] | None = None,
+    stride_s: float = 0.0,
+    alone: bool = False,
     **needs: Any,
 ) -> ClipLoader:
     """Every evaluation window of every clip once, in listing order.
@@ -230,22 +233,23 @@ def evaluation_loader(
     `sound_from`: for each clip the index of the clip whose sound replaces its own, None = its own.
     `bad_clips` and `needs` are as for training. `info_to` is called, perhaps in several
     threads, with each clip and the values of its clip.json ({} without one), which is read once for all.
+    `stride_s`: windows that cover the clips, so far apart, instead. `alone`: this process gets all batches.
     """
     bad_clips = bad_clips or BadClips()
-    options: dict[str, Any] = {"training": False, **needs}
+    options: dict[str, Any] = {"training": False, "keeps_frames": stride_s > 0, **needs}
     dataset = ItemDataset(clips, data, **options)
 
-    def keys_of(index: int) -> list[tuple[int, int]] | FrameworkError:
+    def keys_of(index: int) -> Sequence[tuple[int, Draw]] | FrameworkError:
         try:
             if info_to is not None:
                 info = read_info_values(clips[index].folder, with_boxes=True)
                 dataset.learn_header(index, info)
                 info_to(clips[index], info)
-            return dataset.clip_keys(index)
+            return dataset.sliding_keys(index, stride_s) if stride_s else dataset.clip_keys(index)
         except FrameworkError as error:
             return error
 
-    keys: list[tuple[int, int]] = []
+    keys: list[tuple[int, Draw]] = []
     found = map_files(keys_of, range(len(clips)), "windows of the clips")
     for clip, keys_or_error in zip(clips, found, strict=True):
         if isinstance(keys_or_error, FrameworkError):
@@ -256,5 +260,5 @@ def evaluation_loader(
     if sound_from is not None:
         num_windows = Counter(index for index, _ in keys)
         dataset = OtherSoundDataset(clips, data, sound_from=sound_from, num_windows=num_windows, **options)
-    batches = EvaluationBatches(keys, clips, workers.batch_size, bad_clips)
+    batches = EvaluationBatches(keys, clips, workers.batch_size, bad_clips, alone=alone)
     return ClipLoader(dataset, workers, batches, bad_clips)

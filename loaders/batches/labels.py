@@ -65,6 +65,46 @@ def window_labels(
     return label if math.isnan(video) or math.isnan(audio) else 0.0, video, audio
 
 
+def true_segments(clip: Clip, stream: str, rule: str, duration_s: float) -> list[tuple[float, float]] | None:
+    """What is forged of a clip, (start, end) in seconds; None: it is not known.
+
+    stream: "video", "audio", or "clip", in either, with segments that touch joined; under rule "video" in the
+    picture alone. A fake without segments is forged as a whole.
+    """
+    parts = {
+        "video": (clip.video_label, clip.video_fake_segments),
+        "audio": (clip.audio_label, clip.audio_fake_segments),
+    }
+    if stream == "clip" and rule == "video":
+        stream = "video"
+    label, _ = parts.get(stream, (clip.label, None))
+    if label != 1:
+        return None if label is None else []
+    chosen = [parts[stream]] if stream in parts else [part for part in parts.values() if part[0] == 1]
+    spans = [span for _, segments in chosen for span in segments or ()]
+    if not chosen or any(segments is None for _, segments in chosen):
+        return [(0.0, duration_s)]
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def forged_frames(
+    clip: Clip, rule: str, times_s: npt.NDArray[np.float64], duration_s: float
+) -> npt.NDArray[np.float32]:
+    """(T,) whether something is forged at these times, by `true_segments` of "clip"; NaN = unknown."""
+    segments = true_segments(clip, "clip", rule, duration_s)
+    if segments is None:
+        return np.full(len(times_s), np.nan, np.float32)
+    spans = np.array(segments, np.float64).reshape(-1, 2)
+    inside = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
+    return inside.any(axis=1).astype(np.float32)
+
+
 def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """(T,) labels of the picture at these times: of the clip where that of its picture is unknown."""
     label, video, _ = clip_labels(clip, rule)

@@ -27,6 +27,12 @@ def last_start_frame(num_frames: int, fps: Fraction, window_s: float) -> int:
     return max(0, num_frames - math.ceil(window_s * float(fps) - 1e-6))
 
 
+def covering_starts(num_frames: int, fps: Fraction, window_s: float, stride_s: float) -> list[int]:
+    """Start frames of windows that cover a clip, about `stride_s` from one to the next, at least a frame."""
+    last = last_start_frame(num_frames, fps, window_s)
+    return sorted({*range(0, last, max(1, round(stride_s * fps))), last})
+
+
 def evaluation_starts(last_start: int, windows: int) -> list[int]:
     """At most `windows` different start frames, evenly spread over 0..last_start; a single one lies in the
     middle.

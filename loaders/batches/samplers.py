@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -113,28 +114,37 @@ class TrainingBatches(Sampler[list[tuple[int, tuple[int, int]]]]):
                 yield draws[start : start + size]
 
 
-class EvaluationBatches(Sampler[list[tuple[int, int]]]):
-    """This process's batches of evaluation keys (see deal_out), without clips set aside in earlier epochs."""
+class EvaluationBatches(Sampler[list[tuple[int, Any]]]):
+    """This process's batches of evaluation keys (see deal_out), without clips set aside in earlier epochs.
+
+    All of them if it is `alone`.
+    """
 
     def __init__(
-        self, keys: Sequence[tuple[int, int]], clips: Sequence[Clip], batch_size: int, bad_clips: BadClips
+        self,
+        keys: Sequence[tuple[int, Any]],
+        clips: Sequence[Clip],
+        batch_size: int,
+        bad_clips: BadClips,
+        *,
+        alone: bool = False,
     ) -> None:
         self.keys, self.clips, self.batch_size, self.bad_clips = keys, clips, batch_size, bad_clips
+        self.alone = alone
 
     @property
     def largest(self) -> int:
         """Windows of the largest batch."""
         return min(self.batch_size, len(self.keys))
 
-    def _batches(self) -> list[list[tuple[int, int]]]:
+    def _batches(self) -> list[list[tuple[int, Any]]]:
         left_out = self.bad_clips.left_out()
         keys = [key for key in self.keys if self.clips[key[0]].clip_id not in left_out]
-        return distributed.deal_out(
-            [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
-        )
+        batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+        return batches if self.alone else distributed.deal_out(batches)
 
     def __len__(self) -> int:
         return len(self._batches())
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
         return iter(self._batches())

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
 from loaders.batches.kept import KeptCrop
-from loaders.batches.labels import clip_labels, frame_labels, window_labels
+from loaders.batches.labels import clip_labels, forged_frames, frame_labels, window_labels
 from loaders.batches.places import (
+    covering_starts,
     evaluation_starts,
     last_start_frame,
     spread_frames,
@@ -66,6 +67,7 @@ class ClipWindow:
     landmarks: Tensor  # (T, 478, 2) float32, 0 where there is no face
     has_landmarks: Tensor  # (T,) bool
     frame_labels: Tensor  # (T,) float32, of the pictures
+    forged_frames: Tensor  # (T,) float32, of picture or sound at the time of a frame, NaN = unknown
     video_label: float  # NaN = unknown
     audio_label: float
     label: float
@@ -145,14 +147,14 @@ class ClipDataset(Dataset[Any]):
             video = change_frames(video, self.config, (self.seed, *draw, index))
         points, has_landmarks = self._landmarks(landmarks, frames)
         label, video_label, audio_label = self._labels(clip, start_s, window_s)
+        rule, times_s = self.config.label_rule, (frames + 0.5) / float(fps)
         return ClipWindow(
             video=torch.from_numpy(video),
             waveform=torch.from_numpy(waveform),
             landmarks=torch.from_numpy(points),
             has_landmarks=torch.from_numpy(has_landmarks),
-            frame_labels=torch.from_numpy(
-                frame_labels(clip, self.config.label_rule, (frames + 0.5) / float(fps))
-            ),
+            frame_labels=torch.from_numpy(frame_labels(clip, rule, times_s)),
+            forged_frames=torch.from_numpy(forged_frames(clip, rule, times_s, num_frames / float(fps))),
             video_label=video_label,
             audio_label=audio_label,
             label=label,
@@ -279,6 +281,21 @@ class ClipDataset(Dataset[Any]):
         if self.config.windows_per_clip > 1 and not self.config.frames_per_clip:
             num_windows = len(self._evaluation_starts(self.clips[index], *self._header_of(index)))
         return [(index, window) for window in range(num_windows)]
+
+    def sliding_keys(self, index: int, stride_s: float) -> list[tuple[int, WindowStart]]:
+        """The windows that cover a clip, `stride_s` from one to the next."""
+        fps, num_frames = self._header_of(index)
+        starts = covering_starts(num_frames, fps, self.config.window_s, stride_s)
+        return [(index, WindowStart(start)) for start in starts]
+
+    def num_steps(self, index: int) -> int:
+        """How many frames a clip has at the rate that the model sees."""
+        fps, num_frames = self._header_of(index)
+        return max(1, math.floor(num_frames / fps * self.config.video_fps + 1e-6))
+
+    def step_of(self, index: int, frame: int) -> int:
+        """The step, of `num_steps`, at which a window from a frame on begins."""
+        return round(frame / self._header_of(index)[0] * Fraction(self.config.video_fps))
 
     def window_spans_s(self, index: int) -> list[tuple[float, float]]:
         """(start, end) of the evaluation windows or frames of a clip, in seconds of its picture."""

@@ -91,6 +91,10 @@ class BeyondMaskingConfig:
     )
     use_padding_masks: bool = opt(True, "hide padding from convolutions, attention and pooling")
     modality_heads: bool = opt(True, "also predict which modality is fake")
+    frame_head: bool = opt(
+        False,
+        "also score every frame, to locate forgeries: learnt from segments, where these are known",
+    )
 
     def __post_init__(self) -> None:
         sizes = ("feature_dim", "num_mfcc", "image_size", "transformer_nhead", "stream_layers")
@@ -122,6 +126,6 @@ class BeyondMaskingConfig:
             unused["teacher_momentum"] = f"landmark_teacher is {self.landmark_teacher}"
         if not self.temporal_alignment:
             layers = ("stream_layers", "transformer_nhead", "feedforward_dim")
-            fields = ("positions_first", "fusion_residual", *layers)
+            fields = ("positions_first", "fusion_residual", "frame_head", *layers)
             unused |= dict.fromkeys(fields, "temporal_alignment is false")
         return unused

@@ -84,6 +84,8 @@ class BeyondMaskingDetector(nn.Module, Method):
         if c.modality_heads:
             self.video_head = nn.Linear(c.feature_dim, 1)
             self.audio_head = nn.Linear(c.feature_dim, 1)
+        if c.frame_head and c.temporal_alignment:
+            self.frame_head = nn.Linear(c.feature_dim, 1)
 
     def forward(self, batch: ClipBatch) -> BeyondMaskingOutput:
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
@@ -135,7 +137,9 @@ class BeyondMaskingDetector(nn.Module, Method):
         video_mean = masked_mean(video, video_padding_mask)
         audio_mean = masked_mean(audio, audio_padding_mask)
         if self.config.temporal_alignment:
-            readout, video_stream, audio_stream = self.alignment(streams, aligned_audio)
+            readout, video_stream, audio_stream, fused = self.alignment(streams, aligned_audio)
+            if self.config.frame_head:
+                parts["frame_logits"] = self.frame_head(fused).squeeze(2)
             parts["video_embedding"] = masked_mean(video_stream, video_padding_mask)
             parts["audio_embedding"] = masked_mean(audio_stream, video_padding_mask)
         else:

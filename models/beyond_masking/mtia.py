@@ -95,8 +95,8 @@ class TemporalAlignment(nn.Module):
         )
         return aligned
 
-    def forward(self, streams: Streams, aligned_audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """aligned_audio: (B, T, D) from `align`. Returns read-out (B, D), video and audio (B, T, D)."""
+    def forward(self, streams: Streams, aligned_audio: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Read-out (B, D), and video, audio and fused stream (B, T, D); aligned_audio: of `align`."""
         video, padding = streams.video, streams.video_padding_mask
         positions = self._positions(streams.video_times_s, video)
         video = self.position_dropout(video + positions)
@@ -110,4 +110,5 @@ class TemporalAlignment(nn.Module):
         tokens = torch.cat([cls, fused], dim=1)  # (B, 1 + T, D)
         if padding is not None:
             padding = torch.cat([torch.zeros_like(padding[:, :1]), padding], dim=1)
-        return self.aggregation_transformer(tokens, src_key_padding_mask=padding)[:, 0], video, audio
+        read = self.aggregation_transformer(tokens, src_key_padding_mask=padding)
+        return read[:, 0], video, audio, read[:, 1:]

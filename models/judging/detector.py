@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,13 +29,14 @@ from torch import nn
 from tqdm import tqdm
 
 from loaders.batches.collate import Collate
-from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
+from loaders.batches.data_config import DataConfig
 from loaders.batches.domain import describe, signals_of
-from loaders.batches.places import last_start_frame
+from loaders.batches.places import covering_starts
+from loaders.batches.sliding import sliding_config, timeline_of
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
-from models.judging.batches import batch_size_for, batches_of, logits_of
-from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px
-from models.judging.evidence import lag_curve, region_map, saturated_probes
+from models.judging.batches import batch_size_for, batches_of, logits_of, unlabelled_clip
+from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px, notes_of
+from models.judging.evidence import lag_curve, region_map, saturated_probes, spread_probes
 from models.judging.verdict import (
     FaceFeatures,
     FaceVerdict,
@@ -42,17 +44,15 @@ from models.judging.verdict import (
     find_segments,
     join_verdicts,
     over_frames,
-    runs_of,
 )
 from models.method import Method, check_config, needs_of
-from models.restore import restore_decision, restore_domain, restore_model
+from models.restore import restore_decision, restore_domain, restore_localiser, restore_model
 from preprocess.clip.all_faces import PASSES, TrackClip, TrackedVideo, track_video
 from preprocess.features.extraction import extract_alike
 from preprocess.work.limits import LimitConfig
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.generated import caveat_of, is_demo_video
-from utils.clip_type import Clip
 from utils.config import from_args, opt, require_at_least, to_plain
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
@@ -60,11 +60,11 @@ from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
 from utils.evaluation.scoring import POOLS
+from utils.evaluation.segments import Localiser
+from utils.evaluation.timelines import logits_of_streams
 from utils.run.device import autocast, exact_float32, resolve_device
 from utils.types import ClipBatch, DetectorOutput
 
-MISSING_FACE_S = 0.4  # longer gaps without a face are noted
-PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
 # fitted on no clip: P(fake) = sigmoid(logit), and both thresholds at 0.5
 _ZEROS: dict[str, Any] = dict.fromkeys(HeadDecision.__annotations__, 0.0)
 NO_DECISION = HeadDecision(**_ZEROS | {"temperature": 1.0})
@@ -127,6 +127,7 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
         model, data, decision, device=where, precision=precision, name=name, generated_sets=generated
     )
     detector.domain = restore_domain(content, path)
+    detector.localiser = restore_localiser(content, path)
     return detector
 
 
@@ -144,10 +145,7 @@ class LoadedDetector:
         name: str = "",
         generated_sets: Sequence[str] = (),
     ) -> None:
-        if data.window == "released":  # such windows are a number of frames at any rate
-            data = dataclasses.replace(data, window="seconds", window_s=RELEASED_FRAMES / data.video_fps)
-        if data.frames_per_clip:  # of a raw video, as many as there are
-            data = dataclasses.replace(data, frames_per_clip=0, window_s=1 / data.video_fps)
+        data = sliding_config(data)
         assert isinstance(model, nn.Module)  # every method is one
         self.model = model
         self.model.to(device).eval()
@@ -160,6 +158,7 @@ class LoadedDetector:
         self.inputs = model.inputs_of(model.config)
         self.device, self.precision, self.name = device, precision, name
         self.domain: Domain | None = None  # what the training clips were like, if the checkpoint says so
+        self.localiser: Localiser | None = None  # how scores become segments, if the checkpoint says so
         self.shown = read_shown(Path(name)) if name and decision else []
         self.caveat = caveat_of(generated_sets)
 
@@ -219,7 +218,7 @@ class LoadedDetector:
             tracked = self._track(Path(video), Path(work_dir), config)
             for number, track in enumerate(tracked.tracks, start=1):
                 dataset = self._windows_of(track)
-                starts = self._starts(track.num_frames, tracked.fps, config)
+                starts = self._starts(track.num_frames, tracked.fps, config.stride_s)
                 what = f"{Path(video).name}: face {number}"
                 batches = self._batches_of(dataset, starts, config, what)
                 rows = [self._embeddings(output) for _, output in batches]
@@ -247,22 +246,10 @@ class LoadedDetector:
     def _windows_of(self, track: TrackClip) -> ClipDataset:
         needs = needs_of(self.model, self.model.config)
         needs["inputs"] |= signals_of(self.domain)
-        return ClipDataset([_as_clip(track)], self.data, training=False, keeps_frames=True, **needs)
+        return ClipDataset([unlabelled_clip(track)], self.data, training=False, keeps_frames=True, **needs)
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
-        fps, notes = float(tracked.fps), [self.caveat] if self.caveat else []
-        notes += tracked.notes
-        missing = np.ones(tracked.num_frames, bool)
-        for track in tracked.tracks:
-            missing[track.first_frame : track.first_frame + track.num_frames] &= ~track.has_face
-        if not tracked.tracks:
-            notes.append("no face was found")
-        else:
-            gaps = [(start, end) for start, end in runs_of(missing) if end - start >= MISSING_FACE_S * fps]
-            notes += [f"no face from {start / fps:.2f} to {end / fps:.2f} s" for start, end in gaps]
-        if tracked.silent:
-            mute = tracked.silent_reason == "digital silence"
-            notes.append("the video's sound is digital silence" if mute else "the video has no sound track")
+        notes = ([self.caveat] if self.caveat else []) + notes_of(tracked)
         if not self.has_decision:
             notes.append(
                 "the checkpoint holds no threshold from validation: 0.5 is used, and nothing is undecided"
@@ -274,16 +261,15 @@ class LoadedDetector:
     ) -> FaceVerdict:
         decision, fps = self.decision, float(tracked.fps)
         dataset = self._windows_of(track)
-        starts = self._starts(track.num_frames, tracked.fps, config)
+        starts = self._starts(track.num_frames, tracked.fps, config.stride_s)
         window_s = self.data.window_s if starts else None
         off_domain = reasons + doubts_of(track, tracked, config.min_face_px, window_s)
         if "audio" in self.model.modalities:
             off_domain += doubts_of_sound(track, tracked)
         verdict, logit, heads = UNDECIDED, None, [None, None]
-        window_logits = np.zeros(0)
+        window_logits, located = np.zeros(0), dict[str, list[list[float]]]()
         if starts:
-            read = [self._read(*batch, config) for batch in self._batches_of(dataset, starts, config, what)]
-            logits, facts = (np.concatenate(rows) for rows in zip(*read, strict=True))
+            logits, facts, located = self._read_all(dataset, track, tracked.fps, starts, config, what)
             off_domain += self._unlike_training(facts, [face_height_px(track), fps])
             window_logits = logits[:, 0]
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
@@ -291,7 +277,7 @@ class LoadedDetector:
         frame_logits = over_frames(starts, window_logits, track.num_frames, self.window_frames(fps))
         frame_probs = decision.clip.prob(frame_logits)
         video_logit, audio_logit = (None if head is None or math.isnan(head) else head for head in heads)
-        probes = _spread(starts, PROBE_WINDOWS)
+        probes = spread_probes(starts)
         lags = regions = None
         score = functools.partial(self._scores, config=config)
         if probes and config.lag_frames and "sound" in self.inputs and not tracked.silent:
@@ -312,6 +298,7 @@ class LoadedDetector:
             face_height_px=face_height_px(track),
             num_windows=len(starts),
             segments=find_segments(frame_probs, self.threshold, fps, track.first_frame),
+            located=located,
             lag_curve=lags,
             regions=regions,
             frame_probs=frame_probs,
@@ -321,25 +308,49 @@ class LoadedDetector:
             saturated={} if logit is None else saturated_probes(lags, regions, logit, self.precision),
         )
 
-    def _starts(self, num_frames: int, fps: Fraction, config: JudgeConfig) -> list[int]:
-        """First frames of windows that cover a face's track; [] if it is too short."""
+    def _read_all(
+        self,
+        dataset: ClipDataset,
+        track: TrackClip,
+        fps: Fraction,
+        starts: Sequence[int],
+        config: JudgeConfig,
+        what: str,
+    ) -> tuple[Floats, Floats, dict[str, list[list[float]]]]:
+        """Logits (n, 3) and facts of the windows at `starts`; FaceVerdict.located, of windows of its own."""
+        sliding = self._starts(track.num_frames, fps, self.localiser.stride_s) if self.localiser else []
+        places = sorted({*starts, *sliding})
+        read = [self._read(*batch, config) for batch in self._batches_of(dataset, places, config, what)]
+        logits, facts = (
+            np.concatenate([rows[kind] for rows in read])[np.searchsorted(places, starts)] for kind in (0, 1)
+        )
+        if self.localiser is None:
+            return logits, facts, {}
+        over_time = dict(zip(places, itertools.chain.from_iterable(rows for _, _, rows in read), strict=True))
+        line = timeline_of(dataset, 0, sliding, [over_time[start] for start in sliding])
+        shift = np.array([0.0, 1.0, 1.0]) * track.first_frame / float(fps)
+        proposals = self.localiser.propose(line).items()
+        return logits, facts, {stream: (rows + shift).round(4).tolist() for stream, rows in proposals}
+
+    def _starts(self, num_frames: int, fps: Fraction, stride_s: float) -> list[int]:
+        """First frames of windows that cover a track, 0: half a window apart; [] if it is too short."""
         num_steps = int(num_frames / fps * self.data.video_fps + 1e-6)  # as ClipDataset counts them
         if num_steps == 0 or num_steps / self.data.video_fps < self.model.min_window_s:
             return []
-        last = last_start_frame(num_frames, fps, self.data.window_s)
-        stride = max(1, round((config.stride_s or self.data.window_s / 2) * fps))
-        return sorted({*range(0, last, stride), last})
+        return covering_starts(num_frames, fps, self.data.window_s, stride_s or self.data.window_s / 2)
 
     def window_frames(self, fps: float) -> int:
         """Frames of a video that a window covers; a frame of a slow video outlasts a window of one."""
         return max(1, round(self.data.window_s * fps))
 
-    def _read(self, batch: ClipBatch, output: DetectorOutput, config: JudgeConfig) -> tuple[Floats, Floats]:
-        """(B, 3) logits, and facts (B, F) of windows, (B, 0) without a domain."""
+    def _read(
+        self, batch: ClipBatch, output: DetectorOutput, config: JudgeConfig
+    ) -> tuple[Floats, Floats, npt.NDArray[np.float32]]:
+        """(B, 3) logits, facts (B, F) of windows, (B, 0) without a domain, and (B, 3, 1 or T) over time."""
         facts = np.zeros((len(batch.clip_ids), 0))
         if self.domain and config.check_domain:
             facts = describe(self.domain, batch).double().cpu().numpy()
-        return logits_of(output), facts
+        return logits_of(output), facts, logits_of_streams(output).detach().float().cpu().numpy()
 
     def _unlike_training(self, facts: Floats, of_file: list[float]) -> list[str]:
         """Why a face is unlike the training clips, by facts (windows, W) and FILE_FACTS; [] if it is not."""
@@ -381,18 +392,5 @@ class LoadedDetector:
         return np.concatenate([logits_of(output)[:, 0] for _, output in self._batches(windows, config)])
 
 
-def _as_clip(track: TrackClip) -> Clip:
-    """A clip of which nothing is known."""
-    texts = ("category", "method", "identity", "target_id", "pair_key", "stratum", "dataset")
-    unknown: dict[str, Any] = dict.fromkeys(texts, "") | {"video_label": None, "audio_label": None}
-    return Clip(clip_id=track.folder.name, folder=track.folder, label=0, source_ids=(), **unknown)
-
-
 def _prob(head: HeadDecision | None, logit: float | None) -> float | None:
     return None if logit is None else float((head or NO_DECISION).prob(np.array(logit)))
-
-
-def _spread(starts: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the starts, evenly spaced."""
-    places = np.linspace(0, len(starts) - 1, min(count, len(starts)) + 2)[1:-1].round().astype(int)
-    return [starts[place] for place in dict.fromkeys(places.tolist())]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from models.judging.verdict import runs_of
 from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from preprocess.faces.track import CropConfig
 from utils.clip.files import AUDIO_NAME
 from utils.clip.sound import read_waveform
 
 SILENCE_DBFS = -60.0
+MISSING_FACE_S = 0.4  # longer gaps without a face are noted
 
 
 def doubts_of(
@@ -36,6 +38,23 @@ def doubts_of_sound(track: TrackClip, tracked: TrackedVideo) -> list[str]:
         return ["no sound"]
     level = _level_dbfs(track.folder / AUDIO_NAME)
     return [f"no speech: the sound's level is {level:.0f} dB"] if level < SILENCE_DBFS else []
+
+
+def notes_of(tracked: TrackedVideo) -> list[str]:
+    """What else is to be known of a video: what its tracks say, times without a face, a lack of sound."""
+    fps, notes = float(tracked.fps), list(tracked.notes)
+    missing = np.ones(tracked.num_frames, bool)
+    for track in tracked.tracks:
+        missing[track.first_frame : track.first_frame + track.num_frames] &= ~track.has_face
+    if not tracked.tracks:
+        notes.append("no face was found")
+    else:
+        gaps = [(start, end) for start, end in runs_of(missing) if end - start >= MISSING_FACE_S * fps]
+        notes += [f"no face from {start / fps:.2f} to {end / fps:.2f} s" for start, end in gaps]
+    if tracked.silent:
+        mute = tracked.silent_reason == "digital silence"
+        notes.append("the video's sound is digital silence" if mute else "the video has no sound track")
+    return notes
 
 
 def face_height_px(track: TrackClip) -> float:

@@ -23,6 +23,7 @@ from utils.clip.files import CROP_SIZE, open_landmarks
 from utils.evaluation.metrics import Floats
 
 Score = Callable[[Iterable[ClipWindow]], Floats]  # the clip's logits of windows, which it takes in batches
+PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
 BLUR_SIGMA = 12.0  # pixels of the crop: eyes and lips dissolve
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # By how many steps of the precision rounding may move a logit. Measured on windows of real videos, with the
@@ -34,6 +35,12 @@ REGIONS = {
     "mouth": (LIPS,),
     "contour": (FACE_OVAL,),  # a ring along it
 }
+
+
+def spread_probes(starts: Sequence[int]) -> list[int]:
+    """At most PROBE_WINDOWS of the starts of windows, evenly spaced."""
+    places = np.linspace(0, len(starts) - 1, min(PROBE_WINDOWS, len(starts)) + 2)[1:-1].round().astype(int)
+    return [starts[place] for place in dict.fromkeys(places.tolist())]
 
 
 def lag_curve(

@@ -57,6 +57,9 @@ class FaceVerdict:
     window_starts: list[int]  # first frame of each window, counted from the face's first frame
     window_logits: npt.NDArray[np.float64]  # (num_windows,)
     saturated: dict[str, str]  # "lag_curve", "regions" -> why it shows nothing: it does not move the logit
+    # proposals for forged segments, as test.py makes them: "clip" (picture or sound), "video", "audio" ->
+    # [confidence, start, end] in seconds of the video, by falling confidence; {}: the checkpoint has no rules
+    located: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@
     features    extracting features against the bare backbones; memory; what caching saves
     lists       reading the metadata of 100,000 clips, splitting them
     scale       time and memory per clip at 100, 1,000 and 10,000 clips
+    localise    AP, AR and their intervals of 10,000 clips with 100 proposals each
 
 Both figures of a ratio come from one run on one machine; each section runs in its own process. Use an idle
 machine. --quick takes a minute or two, with smaller sizes. The JSON has an object per section, and repeats
@@ -107,6 +108,12 @@ def _scale(scratch: Path, quick: bool) -> dict[str, Any]:
     return scale.measure((50, 200)) if quick else scale.measure()
 
 
+def _localise(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import localisation
+
+    return localisation.measure(1000) if quick else localisation.measure()
+
+
 SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "loader": _loader,
     "preprocess": _preprocess,
@@ -118,6 +125,7 @@ SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "judge": _judge,
     "lists": _lists,
     "scale": _scale,
+    "localise": _localise,
 }
 
 

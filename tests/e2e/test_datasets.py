@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from loaders import DATASETS
+from loaders.batches.sliding import has_segments
 from loaders.listing import ListingConfig
 from preprocess.work.raw_layouts import SOURCES
 from tests.commands import run_command
@@ -71,3 +72,4 @@ def test_raw_prepare_train_test(name, tmp_path):
         shared = [row["number"] for row in found["shared"] if "test" in row["parts"]]
         assert sum(shared) == in_others  # of train and validation, which share nobody
     assert set(metrics["intervals"]["clustered_by"].split("+")) <= set(listing.identity_is.split("+"))
+    assert ("clip" in metrics.get("localisation", {})) == has_segments(listing.clips)

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import train
+from loaders.batches.data_loader import WorkerConfig
+from loaders.batches.sliding import score_timelines
 from models import MODELS, load_detector
 from models.judging import command
 from models.judging.command import VideoConfig, judge_video
@@ -20,11 +22,13 @@ from models.judging.detector import JudgeConfig
 from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
 from tests import moving_face
+from tests.clip_factory import make_clip
 from tests.commands import run_command
 from tests.trees.media import FPS, Media
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, ClipError
 from utils.evaluation.decision import Decision, HeadDecision
+from utils.evaluation.segments import Localiser, SegmentRule
 from utils.media.sound import iterate_audio
 from utils.media.writer import VideoWriter
 
@@ -300,6 +304,36 @@ def test_real_clips_alone_and_side_by_side(checkpoint, shared, tmp_path):
     verdict = detector.judge(both, JudgeConfig(lag_frames=0, explain=False))
     assert [face.num_frames_with_face for face in verdict.faces] == [90, 90]
     assert verdict.faces[0].logit != verdict.faces[1].logit
+
+
+def test_segments_are_proposed_as_test_py_proposes_them(checkpoint, talk, tmp_path):
+    """On the same crop, and whatever the stride of the windows that the verdict is of."""
+    video = write_video(tmp_path / "one.mp4", *talk[0])
+    (face,) = judge(checkpoint, video).faces
+    levels = np.linspace(face.window_logits.min(), face.window_logits.max(), 24)
+    rule = SegmentRule(
+        pool="min", scale=1.0, offset=0.0, levels=tuple(levels.tolist()), sigma=0.3, contrast=1.0,
+        grow_s=0.0, merge_s=0.0,
+    )  # fmt: skip
+    localiser = Localiser(stride_s=0.12, rules={"clip": rule}, num_clips=8, scores={"clip": 0.5})
+    path = write_checkpoint(tmp_path / "best.pt", localiser=localiser.as_plain())
+    detector = load_detector(path, device="cpu")
+    config = JudgeConfig(lag_frames=0, explain=False, stride_s=0.5, batch_size=1)
+    verdict, tracked = detector.judge_tracks(video, tmp_path, config)
+    (face,), (track,) = verdict.faces, tracked.tracks
+    assert (face.num_windows, len(face.window_starts)) == (5, 5)
+    clip = make_clip(track.folder)
+    # one by one, as judged: logits so near to each other change places by rounding
+    where = WorkerConfig(num_workers=0, batch_size=1), localiser.stride_s, detector.device, "fp32"
+    lines = score_timelines(detector.model, [clip], detector.data, *where)
+    expected = localiser.propose(lines[clip.clip_id])["clip"]
+    assert len(expected) > 1
+    np.testing.assert_allclose(face.located["clip"], expected, atol=2e-3)
+    assert verdict.as_plain()["faces"][0]["located"] == face.located
+    together = dataclasses.replace(config, batch_size=4)
+    found = detector._judge_face(track, tracked, together, "together", [])
+    np.testing.assert_allclose(found.window_logits, face.window_logits, atol=1e-5)
+    np.testing.assert_allclose(found.located["clip"][0], face.located["clip"][0], atol=0.02)
 
 
 def test_segments_are_runs_above_the_threshold():

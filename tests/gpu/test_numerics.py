@@ -66,7 +66,8 @@ def test_augmented_frames_reach_the_network_as_on_the_cpu(device):
             ClipWindow(
                 video=torch.from_numpy(frames), waveform=torch.zeros(0), landmarks=torch.zeros(10, 0, 2),
                 has_landmarks=torch.zeros(10, dtype=torch.bool), frame_labels=torch.zeros(10),
-                video_label=0.0, audio_label=0.0, label=0.0, clip_id=str(number),
+                forged_frames=torch.zeros(10), video_label=0.0, audio_label=0.0, label=0.0,
+                clip_id=str(number),
             )
         )  # fmt: skip
     batch = Collate(25.0)(windows)

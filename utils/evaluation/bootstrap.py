@@ -64,24 +64,35 @@ class PersonResamples:
     """The resamples of a set of clips.
 
     labels: (n,) 1 = fake. persons: n names. `what` names the set in errors. Raises DatasetError if a class is
-    missing, NoStatisticError if a class has fewer than two persons.
+    missing, which the reals may be if `may_lack_reals`, and NoStatisticError if a class has fewer than two
+    persons.
     """
 
     def __init__(
-        self, labels: Labels, persons: Persons, what: str, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+        self,
+        labels: Labels,
+        persons: Persons,
+        what: str,
+        num_resamples: int = NUM_RESAMPLES,
+        seed: int = 0,
+        *,
+        may_lack_reals: bool = False,
     ) -> None:
-        require_both_classes(labels, what)
+        only_fakes = may_lack_reals and bool((labels == 1).all())
+        if not only_fakes:
+            require_both_classes(labels, what)
         names, self.person_of = np.unique(np.asarray(persons, str), return_inverse=True)
         self.what, self.num_persons, self.num_resamples, self.seed = what, len(names), num_resamples, seed
         has_real, has_fake = (
             np.bincount(self.person_of[labels == label], minlength=len(names)) > 0 for label in (0, 1)
         )
-        for name, has in (("real", has_real), ("fake", has_fake)):
+        present = {"fake": has_fake} if only_fakes else {"real": has_real, "fake": has_fake}
+        for name, has in present.items():
             if has.sum() < 2:
                 raise NoStatisticError(
                     f"{what}: the {name} clips are of {has.sum()} identity; an interval over them needs two"
                 )
-        self.num_persons_of_rarer_class = int(min(has_real.sum(), has_fake.sum()))
+        self.num_persons_of_rarer_class = int(min(has.sum() for has in present.values()))
         classes = has_real + 2 * has_fake  # 1 = only real, 2 = only fake, 3 = both
         self.strata = [np.flatnonzero(classes == value) for value in (1, 2, 3) if (classes == value).any()]
 
@@ -170,7 +181,7 @@ def bootstrap_metrics(
 
 
 def metric_intervals(
-    labels: Labels, scores: Floats, persons: Persons, what: str, names: Sequence[str] = ("auc",), **draws: int
+    labels: Labels, scores: Floats, persons: Persons, what: str, names: Sequence[str] = ("auc",), **draws: Any
 ) -> dict[str, Interval]:
     """95 % interval of each metric of (n,) labels and scores, clustered by the n persons.
 

@@ -128,8 +128,21 @@ def headline(result: Mapping[str, Any]) -> str:
     rates = "AUC {auc:.4f}, EER {eer:.4f}, balanced accuracy {balanced_accuracy:.4f}"
     if "classes" in result:
         return "accuracy {accuracy:.4f}, macro AUC {macro_auc:.4f}".format(**result["overall"])
-    said = ("accuracy {accuracy:.4f}" if "reason" in result else rates).format(**result["overall"])
-    return said + (f"; {sentence_of_frames(frames)}" if (frames := result.get("frame_level")) else "")
+    said = [("accuracy {accuracy:.4f}" if "reason" in result else rates).format(**result["overall"])]
+    if frames := result.get("frame_level"):
+        said.append(sentence_of_frames(frames))
+    said += [sentence_of_segments(stream, found) for stream, found in result.get("localisation", {}).items()]
+    return "; ".join(filter(None, said))
+
+
+def sentence_of_segments(stream: str, found: Any) -> str:
+    """AP and AR of a stream of test_metrics.json's "localisation", correct form; "" of its other values."""
+    if not isinstance(found, dict) or "correct" not in found:
+        return ""
+    named = {"clip": "segments", "video": "of the picture", "audio": "of the sound"}[stream]
+    ap, ar = found["correct"]["ap"], found["correct"]["ar"]
+    aps = " / ".join(f"{value:.3f}" for value in ap.values())
+    return f"{named}: AP@{' / '.join(ap)} {aps}, AR@100 {ar['100']:.3f}"
 
 
 def sentence_of_frames(frames: Mapping[str, Any]) -> str:

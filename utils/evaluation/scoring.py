@@ -88,7 +88,7 @@ def evaluate(
     progress = tqdm(batches, desc=description, leave=False, disable=not distributed.is_main(), unit="batch")
     scored_here: list[_ScoredBatch] | None = None
     # `collect` raises it in all processes
-    with _evaluation_mode(model, criterion), contextlib.suppress(distributed.StopWaiting):
+    with evaluation_mode(model, criterion), contextlib.suppress(distributed.StopWaiting):
         scored_here = [_score(model, criterion, batch, device, precision, describe) for batch in progress]
     scored = distributed.collect(scored_here)
     if bad_clips is not None:
@@ -126,7 +126,7 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _evaluation_mode(*modules: nn.Module | None) -> Iterator[None]:
+def evaluation_mode(*modules: nn.Module | None) -> Iterator[None]:
     """Modules (None: there is no such one) are in evaluation mode while the context lasts."""
     were_training = [(module, module.training) for module in modules if module is not None]
     for module, _ in were_training:

@@ -91,6 +91,7 @@ def write_report(output_dir: Path, evaluated: Evaluated) -> None:
         counts=_counts(evaluated.scores, threshold),
         **most_wrong(evaluated, threshold),
         no_thumbnails=evaluated.no_thumbnails,
+        located=result.get("localisation"),
         config=config,
         audit=read_audit(folders, result["dataset"], result["split_checksum"]),
     )

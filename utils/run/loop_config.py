@@ -53,6 +53,12 @@ class LoopConfig:
     decision_fpr: float = opt(
         0.01, "target error rate on validation clips: reals called fake, and fakes called real"
     )
+    segment_clips: int = opt(
+        512,
+        "where the data say which parts of clips are forged: choose on up to N validation clips how scores "
+        "over time become segments; 0 = none",
+    )
+    segment_stride_s: float = opt(0.2, "seconds from one window to the next where segments are looked for")
     accumulate_steps: int = opt(
         1,
         "split each step into N micro-batches (gradient accumulation): less memory; batch norm, contrastive "
@@ -69,7 +75,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         require_above(self, 0, "epochs", "learning_rate", "accumulate_steps", "decision_fpr", "repeat_reals")
+        require_above(self, 0, "segment_stride_s")
         require_at_least(self, 0, "seed", "warmup_epochs", "max_grad_norm", "patience", "weight_decay")
+        require_at_least(self, 0, "segment_clips")
         require_between(self, 0, self.learning_rate, "min_learning_rate")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(f"adam_betas needs two numbers in [0, 1), got {self.adam_betas}")
@@ -85,4 +93,6 @@ class LoopConfig:
             unused["warmup_epochs"] = f"schedule is {self.schedule}"
         if self.schedule != "cosine":
             unused["min_learning_rate"] = f"schedule is {self.schedule}"
+        if not self.segment_clips:
+            unused["segment_stride_s"] = "segment_clips is 0"
         return unused

@@ -6,6 +6,7 @@ import torch
 
 from losses.beyond_masking import BeyondMaskingLoss, BeyondMaskingLossConfig
 from losses.contrastive import contrastive_all_pairs, contrastive_real_pairs
+from losses.frames import frame_bce
 from losses.known import known_bce
 from losses.lbd import landmark_distillation
 from models.beyond_masking import BeyondMaskingOutput
@@ -42,6 +43,20 @@ def test_distillation_equals_a_loop_and_masks_frames(features):
     )
     summed = landmark_distillation(student, teacher, None, temperature=0.5, reduction="sum")
     assert summed.item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+
+
+def test_frames_of_both_kinds_weigh_alike_and_those_at_an_end_more():
+    logits = torch.tensor([[0.5, -1.0, 2.0, 0.0, 1.0, 3.0]])
+    labels = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, math.nan]])
+
+    def cost(logit, label):
+        return math.log(1 + math.exp(-logit if label else logit))
+
+    genuine = (cost(0.5, 0) + cost(-1.0, 0) + 3 * cost(2.0, 0)) / 5
+    forged = (3 * cost(0.0, 1) + cost(1.0, 1)) / 4
+    assert frame_bce(logits, labels, 1, 2.0).item() == pytest.approx((genuine + forged) / 2, rel=1e-5)
+    only_real = frame_bce(logits, torch.zeros(1, 6), 1, 2.0)
+    assert only_real.item() == pytest.approx(sum(cost(x, 0) for x in logits[0].tolist()) / 12, rel=1e-5)
 
 
 def test_distillation_is_zero_on_equal_features_and_gives_the_teacher_no_gradient(features):

@@ -13,7 +13,6 @@ import train
 from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import ClipDataset
 from models import MODELS
-from models.judging.batches import logits_of
 from models.judging.detector import JudgeConfig, LoadedDetector
 from models.judging.doubts import doubts_of, doubts_of_sound
 from models.method import Method, without_decay_of_vectors
@@ -121,7 +120,7 @@ def test_a_silent_video_is_no_reason_for_a_method_that_only_sees(modalities, rea
     if "audio" in detector.model.modalities:
         found += doubts_of_sound(track, video)
     assert found == reasons
-    assert detector._starts(1, 25.0, JudgeConfig()) == [0]  # a frame is enough
+    assert detector._starts(1, 25.0, 0.0) == [0]  # a frame is enough
 
 
 def test_a_logit_that_is_a_view_of_a_parameter_is_judged(tmp_path):
@@ -129,5 +128,7 @@ def test_a_logit_that_is_a_view_of_a_parameter_is_judged(tmp_path):
     clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=20))
     dataset = ClipDataset([clip], DataConfig(window_s=0.4), training=False, inputs=Constant.inputs)
     detector = LoadedDetector(Constant(), dataset.config, None, device=torch.device("cpu"))
-    ((_, output),) = detector._batches([dataset[0, 0]], JudgeConfig())
-    np.testing.assert_array_equal(logits_of(output), [[0.0, np.nan, np.nan]])
+    ((batch, output),) = detector._batches([dataset[0, 0]], JudgeConfig())
+    logits, facts, over_time = detector._read(batch, output, JudgeConfig())
+    np.testing.assert_array_equal(logits, [[0.0, np.nan, np.nan]])
+    assert (facts.shape, over_time.shape) == ((1, 0), (1, 3, 1))

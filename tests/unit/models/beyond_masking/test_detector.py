@@ -51,11 +51,36 @@ def pad_time(batch, extra_frames: int, extra_samples: int):
         landmark_padding_mask=longer(batch.landmark_padding_mask, 1, extra_frames, True),
         audio_padding_mask=longer(batch.audio_padding_mask, 1, extra_samples, True),
         frame_labels=longer(batch.frame_labels, 1, extra_frames, 0.0),
+        forged_frames=longer(batch.forged_frames, 1, extra_frames, torch.nan),
     )
 
 
 def losses_of(model, batch, **config):
     return BeyondMaskingLoss(BeyondMaskingLossConfig(**config))(model(batch), batch)
+
+
+def test_the_frame_head_scores_every_frame_and_changes_nothing_else():
+    """Its weights are drawn last, and its frames learn from the segments alone."""
+    batch, without, model = make_batch(), build().eval(), build(frame_head=True).eval()
+    expected, output = without(batch), model(batch)
+    assert expected.frame_logits is None
+    assert torch.equal(output.logits, expected.logits)
+    assert model.state_dict().keys() - without.state_dict().keys() == {"frame_head.weight", "frame_head.bias"}
+    assert output.frame_logits.shape == (3, 10)
+    padded = model(pad_time(batch, extra_frames=7, extra_samples=20_000)).frame_logits[:, :10]
+    torch.testing.assert_close(padded, output.frame_logits, rtol=1e-4, atol=1e-5)
+    terms = losses_of(model, batch)
+    assert "frame_bce" in terms
+    assert "frame_bce" not in losses_of(without, batch)
+    unknown = dataclasses.replace(batch, forged_frames=torch.full((3, 10), torch.nan))
+    assert losses_of(model, unknown)["frame_bce"] == 0
+    assert "frame_bce" not in losses_of(model, dataclasses.replace(batch, forged_frames=None))
+    weighted = losses_of(model, batch, frame_weight=3.0)["total"] - terms["total"]
+    torch.testing.assert_close(weighted, 2 * (1 - 0.8) * terms["frame_bce"])
+    terms["frame_bce"].backward()
+    assert model.frame_head.weight.grad.abs().sum() > 0
+    assert model.video_projection.weight.grad.abs().sum() > 0
+    assert model.audio_projection.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"temporal_alignment": False}, {"video_encoder": "r2plus1d_18"}])
