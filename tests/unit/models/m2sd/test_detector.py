@@ -170,6 +170,7 @@ def test_short_clips_are_mirrored_and_padding_changes_nothing():
         video_padding_mask=whole.video_padding_mask[:, :3],
         landmark_padding_mask=whole.landmark_padding_mask[:, :3],
         frame_labels=whole.frame_labels[:, :3],
+        forged_frames=whole.forged_frames[:, :3],
     )
     with torch.no_grad():
         expected, padded = model(cut), model(cut.padded_to((4, cut.lengths[1])))
