@@ -18,7 +18,6 @@ from models.blocks.position import sinusoid_table
 
 TUBELET = (2, 16, 16)  # frames, rows, columns of a token
 NORM_EPS = 1e-6
-NARROWEST = 192  # inputs of a layer of any published encoder or decoder, at least
 
 
 class ViTSize(NamedTuple):
@@ -183,13 +182,8 @@ def standardised_pixels(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Weights of linear layers drawn with deviation 0.02, truncated; their biases 0: for Module.apply().
-
-    Layers with fewer inputs than any published size has are drawn so that they pass on as much as 768 would:
-    with 48 inputs and 0.02 a class token hardly depends on the clip, and learns nothing of it for long.
-    """
+    """Weights of linear layers drawn with deviation 0.02, truncated; their biases 0: for Module.apply()."""
     if isinstance(module, nn.Linear):
-        std = 0.02 if module.in_features >= NARROWEST else 0.02 * math.sqrt(768 / module.in_features)
-        nn.init.trunc_normal_(module.weight, std=std)
+        nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
