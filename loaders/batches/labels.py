@@ -100,6 +100,13 @@ def forged_frames(
     segments = true_segments(clip, "clip", rule, duration_s)
     if segments is None:
         return np.full(len(times_s), np.nan, np.float32)
+    return _inside(segments, times_s)
+
+
+def _inside(
+    segments: Sequence[tuple[float, float]], times_s: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """(T,) 1 where a time lies in one of the segments, else 0."""
     spans = np.array(segments, np.float64).reshape(-1, 2)
     inside = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
     return inside.any(axis=1).astype(np.float32)
@@ -109,9 +116,7 @@ def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt
     """(T,) labels of the picture at these times: of the clip where that of its picture is unknown."""
     label, video, _ = clip_labels(clip, rule)
     if video == 1 and clip.video_fake_segments is not None:
-        spans = np.array(clip.video_fake_segments, np.float64).reshape(-1, 2)
-        forged = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
-        return forged.any(axis=1).astype(np.float32)
+        return _inside(clip.video_fake_segments, times_s)
     if rule == "emotion":
         label = float(clip.label)
     return np.full(len(times_s), label if math.isnan(video) else video, np.float32)

@@ -6,13 +6,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-
 from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import ClipWindow
 from preprocess.clip.all_faces import TrackClip
 from utils.clip_type import Clip
 from utils.evaluation.metrics import Floats
+from utils.evaluation.timelines import logits_of_heads
 from utils.types import DetectorOutput
 
 BATCH_BYTES, MAX_BATCH = 24e6, 16  # of a batch, where its size is not given
@@ -47,7 +46,5 @@ def _lengths(window: ClipWindow) -> tuple[int, ...]:
 
 
 def logits_of(output: DetectorOutput) -> Floats:
-    """(B, 3) logits of windows: clip, picture, sound; NaN if the method lacks the head."""
-    nothing = torch.full_like(output.logits, torch.nan)
-    heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
-    return torch.stack([output.logits, *heads], dim=1).detach().float().cpu().double().numpy()
+    """`logits_of_heads` of windows, (B, 3), off the device."""
+    return logits_of_heads(output).detach().float().cpu().double().numpy()

@@ -105,11 +105,16 @@ def _score(
     return [(clip_id, row[:, :length].copy()) for clip_id, row, length in pairs]
 
 
+def logits_of_heads(output: DetectorOutput) -> Tensor:
+    """(B, 3) logits: clip, picture, sound; NaN if the method lacks the head."""
+    nothing = torch.full_like(output.logits, torch.nan)
+    heads = [nothing if head is None else head for head in (output.video_logits, output.audio_logits)]
+    return torch.stack([output.logits, *heads], dim=1)
+
+
 def logits_of_streams(output: DetectorOutput) -> Tensor:
     """(B, 3, 1), or (B, 3, T) of a method that judges frames: those of the picture, too, if it only sees."""
-    heads = [output.logits, output.video_logits, output.audio_logits]
-    missing = torch.full_like(output.logits, torch.nan)
-    values = torch.stack([missing if head is None else head for head in heads], dim=1)[..., None]
+    values = logits_of_heads(output)[..., None]
     if output.frame_logits is None:
         return values
     values = values.repeat(1, 1, output.frame_logits.shape[1])
