@@ -74,9 +74,13 @@ def parse_json(text: str | bytes) -> Any:
     """json.loads that raises ValueError for every failure, also for too deep nesting and invalid text."""
     try:
         content = json.loads(text)
-        as_text = text.decode(errors="replace") if isinstance(text, bytes) else text
-        if _SURROGATE.search(as_text):  # pairs are characters, halves cannot be written
-            json.dumps(content, ensure_ascii=False).encode()
+        require_characters(content, text.decode(errors="replace") if isinstance(text, bytes) else text)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
     return content
+
+
+def require_characters(content: Any, text: str) -> None:
+    """Raise ValueError if JSON `text` escapes half a character: `content` could not be written."""
+    if _SURROGATE.search(text):  # pairs are characters, halves cannot be written
+        json.dumps(content, ensure_ascii=False).encode()

@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.errors import DatasetError
 from utils.files import read_pieces, read_text, walk_tree
-from utils.names import brief, one_line, parse_json
+from utils.names import brief, one_line, parse_json, require_characters
 
 MAX_ENTRY = 1 << 24  # letters of an entry of a list: more is a damaged file
 _decode = json.JSONDecoder().raw_decode
@@ -73,11 +73,13 @@ class _Text:
         """The value that begins here. Raises ValueError or RecursionError if it is not JSON."""
         while True:
             try:
-                value, self.position = _decode(self._text, self.position)
+                value, end = _decode(self._text, self.position)
             except ValueError:  # perhaps it goes on in the next piece
                 if len(self._text) > MAX_ENTRY or not self._read_on():
                     raise
             else:
+                require_characters(value, self._text[self.position : end])
+                self.position = end
                 return value
 
     def shown(self) -> str:

@@ -38,6 +38,7 @@ def test_entries_do_not_depend_on_the_pieces(tmp_path, small_pieces, size, style
         ('[{"file": "a"}, {"file": ]', "entry 1: is not JSON"),
         ('[{"file": "a"}, {"file": "b"}', "entry 2: is not JSON"),
         ('[{"file": "a"}, {"name": "b"}]', "entry 1: no key file; its keys are name"),
+        (r'[{"file": "a"}, {"file": "\ud83d\ude00"}, {"file": "\ud83d"}]', "entry 2: is not JSON"),
         ("[1234567]", "entry 0: expected a JSON object, found 1234567"),
         ('{"file": "a"}', "expected a JSON list, found"),
         ("", "expected a JSON list, found ''"),
