@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import cv2
@@ -90,8 +91,17 @@ def set_up_worker(worker_id: int) -> None:
     # Ctrl-C, torchrun and SLURM signal whole groups: the main process decides when its workers end
     for number in (signal.SIGINT,) if uses_plain_torch() else (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _report_unless_disconnected
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _report_unless_disconnected(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """The main process hangs up when a stop request ends its wait for a batch: that is no error."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 class _WorkerDeaths:
