@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ PRECISIONS = ("fp32", "bf16")
 RANDOM_SEED = 0
 RANDOM_WEIGHTS = "random"
 NO_WEIGHTS = "none"
+CHUNKS_AHEAD = 2  # read while the backbone computes, without --num_workers
+WRITERS = 4  # clips written at a time: most of it is waiting for the disk or the store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +107,8 @@ class Results:
         self.unreadable.add(clip.index)
         return job, "failed", clip.failure
 
-    def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> tuple[Job, str, str] | None:
-        """Take the rows (R, E) of a chunk's piece; of a clip's last one, all are written: its outcome."""
+    def add(self, chunk: Chunk, place: int, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+        """Take the rows (R, E) of a chunk's piece; of a clip's last one, give all (S, E)."""
         index, total = chunk.index, len(chunk.plan.pieces)
         if index in self.unreadable:
             return None
@@ -114,14 +118,19 @@ class Results:
         if self.missing[index]:
             return None
         del self.rows[index], self.missing[index]
-        clip_rows = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
-        if not np.isfinite(clip_rows).all():
-            return self.jobs[index], "failed", "not finite features; try --precision fp32"
+        clip_rows: npt.NDArray[np.float32] = rows.reshape(-1, rows.shape[-1])[: chunk.plan.num_rows]
+        return clip_rows
+
+    def write(self, chunk: Chunk, rows: npt.NDArray[np.float32]) -> tuple[Job, str, str]:
+        """Write all rows (S, E) of the clip that `chunk` is of: its outcome."""
+        job = self.jobs[chunk.index]
+        if not np.isfinite(rows).all():
+            return job, "failed", "not finite features; try --precision fp32"
         try:
-            install_features(self.jobs[index], self.name, clip_rows, chunk.info)
+            install_features(job, self.name, rows, chunk.info)
         except StoreError as error:
-            return self.jobs[index], "failed", str(error)
-        return self.jobs[index], "done", ""
+            return job, "failed", str(error)
+        return job, "done", ""
 
 
 def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | list[tuple[Chunk, int]]]:
@@ -137,6 +146,20 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
             del waiting[:size]
     if waiting:
         yield waiting
+
+
+def read_ahead(items: Iterable[Chunk | Skipped], count: int) -> Iterator[Chunk | Skipped]:
+    """The items, of which a thread reads `count` ahead."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as reader:
+        waiting = deque(reader.submit(next, iterator, None) for _ in range(count))
+        try:
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(reader.submit(next, iterator, None))
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def new_encoder(config: ExtractConfig) -> Encoder:
@@ -220,13 +243,19 @@ def extract(
     pieces = ClipPieces(jobs, backbone, like, name)
     loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
     results = Results(jobs, name)
-    for batch in batches(loader, size):
-        if isinstance(batch, Skipped):
-            yield results.skip(batch)
-            continue
-        rows = encode(encoder, batch, size, device, config.precision)
-        outcomes = (results.add(*piece, row) for piece, row in zip(batch, rows, strict=True))
-        yield from filter(None, outcomes)
+    writing: deque[Future[tuple[Job, str, str]]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for batch in batches(loader if num_workers else read_ahead(loader, CHUNKS_AHEAD), size):
+            if isinstance(batch, Skipped):
+                yield results.skip(batch)
+                continue
+            rows = encode(encoder, batch, size, device, config.precision)
+            for (chunk, place), row in zip(batch, rows, strict=True):
+                if (clip_rows := results.add(chunk, place, row)) is not None:
+                    writing.append(writers.submit(results.write, chunk, clip_rows))
+            while writing and (writing[0].done() or len(writing) > 2 * WRITERS):
+                yield writing.popleft().result()
+        yield from (future.result() for future in writing)
 
 
 def extract_alike(

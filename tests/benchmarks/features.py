@@ -8,6 +8,7 @@ disturb both: the share of processor time says what the command itself costs.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -32,8 +33,9 @@ from tests.benchmarks.loader import FPS, write_clip
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.benchmarks.train import finish
 from tests.clip_factory import make_clip
-from utils.clip.files import CROP_SIZE
+from utils.clip.files import CROP_SIZE, INFO_NAME
 from utils.clip.packed import FEATURES
+from utils.files import file_sha256
 from utils.run.device import exact_float32
 
 CLIP_S = 10
@@ -51,7 +53,7 @@ def measure(
     min_batches: int = MIN_BATCHES,
 ) -> dict[str, Any]:
     """{figure: value}; memory with a cheap backbone."""
-    clip = write_clip(scratch / "clip", CLIP_S)
+    clip = prepared_clip(scratch / "clip")
     rows = [of_backbone(name, clip, torch.device(device), rounds, min_batches) for name in backbones]
     saved = _training(_clips(clip, scratch / "set", num_clips), torch.device(device))
     few, many = (in_new_process(_peak_mb, scratch / "clip", scratch / str(n), n) for n in (4, 40))
@@ -62,6 +64,14 @@ def measure(
         "peak_mb_4_clips": few,
         "peak_mb_40_clips": many,
     }
+
+
+def prepared_clip(folder: Path) -> Path:
+    """A clip folder whose clip.json has the checksums of its files, as preprocess.prepare writes them."""
+    write_clip(folder, CLIP_S)
+    digests = {path.name: file_sha256(path) for path in folder.iterdir()}
+    (folder / INFO_NAME).write_text(json.dumps({"files": digests}))
+    return folder
 
 
 def _clips(clip: Path, place: Path, count: int) -> list[Path]:
