@@ -5,6 +5,7 @@
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --robustness --raw_root RAW
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts --trimmed both
     python test.py --scores scores.csv --higher_means fake --data_root PREPARED
+    python test.py --submission codabench --checkpoint X/best.pt --file_list LIST --data_root TESTA
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
     python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
@@ -16,7 +17,7 @@ clip is the mean of the logits of its windows. A checkpoint of a method's publis
 --robustness perturbs the raw videos, prepares them again and writes robustness.json, .csv and .png;
 --shortcuts removes sound, picture or both and writes shortcuts.csv;
 --trimmed both adds a row of the clips without their leading silence.
---scores, --compare, --matrix and --video are modes with flags of their own: see test.py --video --help.
+--scores, --submission, --compare, --matrix and --video have flags of their own: see test.py --video --help.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Listing:
         return self.clips + self.missing + self.excluded
 
 
-class _Folders:
+class ClipFolders:
     """Whether clip folders are there and really lie below a data root, which itself may be a link."""
 
     def __init__(self, data_root: Path, *, allow_links: bool) -> None:
@@ -192,7 +192,7 @@ def select_clips(
     clips: list[Clip] = []
     missing: list[Clip] = []
     excluded: list[Clip] = []
-    folders = _Folders(data_root, allow_links=config.allow_links)
+    folders = ClipFolders(data_root, allow_links=config.allow_links)
 
     def is_wanted(clip: Clip) -> bool:
         of_method = not config.methods or clip.label == 0 or clip.method in config.methods
