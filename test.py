@@ -201,7 +201,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     with logging_redirect_tqdm():
         scores = score_and_describe(score, batches, facts_of_file, judgement.domain, f"{name} {test.split}")
         where = workers, device, precision, output_dir
-        located = localise(judgement.localiser, model, batches, *where) if test.localise else {}
+        located = localise(judgement.localiser, model, batches, *where, wanted=test.localise)
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, device, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips

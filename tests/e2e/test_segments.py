@@ -78,6 +78,7 @@ def test_rules_are_stored_and_test_py_prints_the_metric(run_dir, planted, tmp_pa
 
 
 def test_no_window_slides_if_segments_are_not_asked_for(run_dir, planted, tmp_path):
+    (tmp_path / "segments.json").write_text("{}")  # of an evaluation before
     metrics, _ = evaluate(run_dir, planted, tmp_path, "--localise", "false", "--report", "false")
     assert metrics["overall"]["num_fake"] == 3
     assert "localisation" not in metrics
