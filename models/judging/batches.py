@@ -21,7 +21,7 @@ def unlabelled_clip(name: str, folder: Path) -> Clip:
     """A clip of which nothing is known, with its name as its id."""
     texts = ("category", "method", "identity", "target_id", "pair_key", "stratum", "dataset")
     unknown: dict[str, Any] = dict.fromkeys(texts, "") | {"video_label": None, "audio_label": None}
-    return Clip(clip_id=name, folder=folder, label=0, source_ids=(), **unknown)
+    return Clip(clip_id=name, place=str(folder), label=0, source_ids=(), **unknown)
 
 
 def batch_size_for(data: DataConfig, inputs: frozenset[str]) -> int:

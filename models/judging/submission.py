@@ -32,7 +32,7 @@ from torch import nn
 from loaders.batches.data_config import DataConfig
 from loaders.batches.data_loader import WorkerConfig, evaluation_loader
 from loaders.batches.sliding import score_timelines
-from loaders.datasets.metadata import inside, require_folder, without_suffix
+from loaders.datasets.metadata import parts_inside, require_folder, without_suffix
 from loaders.listing import MAX_MISSING_SHARE, ClipFolders
 from models.judging.batches import unlabelled_clip
 from models.method import check_config, needs_of
@@ -143,7 +143,7 @@ def read_names(path: Path) -> list[str]:
     """The names in a challenge's list. Raises DatasetError if one cannot be a file's, or is there twice."""
     names: dict[str, None] = {}
     for where, line in read_lines(path):
-        inside(line, where)
+        parts_inside(line, where)
         if ";" in line:
             raise DatasetError(f"{where}: {line!r} has a semicolon, which ends a name in prediction.txt")
         if line in names:
