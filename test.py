@@ -5,6 +5,7 @@
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --robustness --raw_root RAW
     python test.py --checkpoint saved_models/X/best.pt --data_root PREPARED --shortcuts --trimmed both
     python test.py --scores scores.csv --higher_means fake --data_root PREPARED
+    python test.py --submission codabench --checkpoint X/best.pt --file_list LIST --data_root TESTA
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
     python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
@@ -16,7 +17,7 @@ clip is the mean of the logits of its windows. A checkpoint of a method's publis
 --robustness perturbs the raw videos, prepares them again and writes robustness.json, .csv and .png;
 --shortcuts removes sound, picture or both and writes shortcuts.csv;
 --trimmed both adds a row of the clips without their leading silence.
---scores, --compare, --matrix and --video are modes with flags of their own: see test.py --video --help.
+--scores, --submission, --compare, --matrix and --video have flags of their own: see test.py --video --help.
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
     with logging_redirect_tqdm():
         scores = score_and_describe(score, batches, facts_of_file, judgement.domain, f"{name} {test.split}")
         where = workers, device, precision, output_dir
-        located = localise(judgement.localiser, model, batches, *where) if test.localise else {}
+        located = localise(judgement.localiser, model, batches, *where, wanted=test.localise)
     scored = Scored(clips, scores, score, data, workers, needs, output_dir, device, caveat)
     if not is_main():
         if test.shortcuts:  # all processes score the changed clips

@@ -14,7 +14,7 @@ from typing import ClassVar
 from utils.clip.files import AUDIO_NAMES, LANDMARKS_NAME, VIDEO_NAME
 from utils.clip.frame_folders import find_store, frame_sizes
 from utils.clip.generated import caveat_of_clips, finder
-from utils.clip.packed import clip_names, walk
+from utils.clip.packed import clip_names, in_pack, walk
 from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import DatasetError, UsageError
@@ -117,41 +117,44 @@ class Listing:
         return self.clips + self.missing + self.excluded
 
 
-class _Folders:
+class ClipFolders:
     """Whether clip folders are there and really lie below a data root, which itself may be a link."""
 
     def __init__(self, data_root: Path, *, allow_links: bool) -> None:
         self._root, self._allow_links = data_root, allow_links
         self._real_path = functools.cache(os.path.realpath)  # of folders that clips share
+        self._may_be_packed = functools.cache(in_pack)
 
     def is_there(self, clip: Clip) -> bool:
         """Whether a clip folder has all three files, or all frames; preprocess.verify looks into the files.
 
         Raises DatasetError if the folder, or a file in it, lies outside the data root.
         """
-        names = self._names(clip.folder)
+        names = self._names(clip.place)
         if clip.frames is not None:
             in_store = clip.frames if find_store(clip.folder) else ()
             names = names or frame_sizes(clip.folder, in_store)
             return bool(clip.frames) and names.keys() >= set(clip.frames)
         return {LANDMARKS_NAME, VIDEO_NAME} <= names.keys() and not names.keys().isdisjoint(AUDIO_NAMES)
 
-    def _names(self, folder: Path) -> Mapping[str, object]:
+    def _names(self, folder: str) -> Mapping[str, object]:
         """The files of a clip folder, as keys."""
         try:
             with os.scandir(folder) as entries:  # one call to the file system instead of many
                 names = {entry.name: entry.is_symlink() for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
-            names = dict.fromkeys(clip_names(folder), False)  # in a pack, perhaps
+            if not self._may_be_packed(os.path.dirname(folder)):  # noqa: PTH120 (a million of them)
+                return {}
+            names = dict.fromkeys(clip_names(Path(folder)), False)
         else:
             if not self._allow_links:
                 self._require_inside(folder, [name for name, is_link in names.items() if is_link])
         return names
 
-    def _require_inside(self, folder: Path, links: list[str]) -> None:
+    def _require_inside(self, folder: str, links: list[str]) -> None:
         parent, name = os.path.split(folder)
         real = f"{self._real_path(parent)}{os.sep}{name}"
-        if folder.is_symlink():
+        if os.path.islink(folder):  # noqa: PTH114
             real = os.path.realpath(real)
         top = f"{self._real_path(self._root).rstrip(os.sep)}{os.sep}"
         for place in (real, *(os.path.realpath(f"{real}{os.sep}{link}") for link in links)):
@@ -192,7 +195,7 @@ def select_clips(
     clips: list[Clip] = []
     missing: list[Clip] = []
     excluded: list[Clip] = []
-    folders = _Folders(data_root, allow_links=config.allow_links)
+    folders = ClipFolders(data_root, allow_links=config.allow_links)
 
     def is_wanted(clip: Clip) -> bool:
         of_method = not config.methods or clip.label == 0 or clip.method in config.methods
@@ -210,17 +213,24 @@ def select_clips(
         _require_enough(dataset, clips, missing, config)
     if not clips:
         raise DatasetError(f"{dataset}: no clip is left ({len(listed)} listed, {len(excluded)} excluded)")
-    is_generated, links = finder(), config.allow_links
-    generated = frozenset(
-        clip.clip_id
-        for clip in clips
-        if is_generated(clip.folder.parent) or (links and is_generated(clip.folder.resolve().parent))
-    )
+    generated = _generated(clips, through_links=config.allow_links)
     others = list(unlisted or ())
     if unlisted is None and not config.metadata_only:
         others = _find_unlisted(dataset, data_root, listed)
     rules = donor_rule, known_overlap, test_only
     return Listing(dataset, clips, missing, excluded, *rules, others, generated)
+
+
+def _generated(clips: Sequence[Clip], *, through_links: bool) -> frozenset[str]:
+    """Ids of the clips that are of generated sets."""
+    is_generated = finder()
+    in_folder = functools.cache(lambda folder: is_generated(Path(folder)))
+    return frozenset(
+        clip.clip_id
+        for clip in clips
+        if in_folder(os.path.dirname(clip.place))  # noqa: PTH120 (a million of them)
+        or (through_links and is_generated(clip.folder.resolve().parent))
+    )
 
 
 def _require_enough(dataset: str, clips: list[Clip], missing: list[Clip], config: ListingConfig) -> None:
@@ -244,7 +254,7 @@ def _find_unlisted(dataset: str, data_root: Path, listed: list[Clip]) -> list[st
 
     Listed clips are not entered, so this reads each folder above them once.
     """
-    own = {os.fspath(clip.folder) for clip in listed}
+    own = {clip.place for clip in listed}
     found = []
     try:
         folders = progress(walk(data_root, skip=own), f"{dataset}: clips that are not listed", "folder")

@@ -130,7 +130,8 @@ def feature_info(step_s: str) -> FeatureInfo:
 def make_clip(folder: Path, **changes: object) -> Clip:
     """A Clip record of a folder, real unless `changes` say otherwise."""
     values = {
-        "clip_id": f"test/{folder.name}", "folder": folder, "label": 0, "video_label": 0, "audio_label": 0,
+        "clip_id": f"test/{folder.name}", "place": str(folder), "label": 0, "video_label": 0,
+        "audio_label": 0,
         "category": "RealVideo-RealAudio", "method": "real", "identity": "test/id1", "source_ids": (),
         "target_id": "test/id1", "pair_key": "test/id1", "stratum": "a", "dataset": "test",
     }  # fmt: skip

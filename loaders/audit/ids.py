@@ -175,7 +175,7 @@ def _as_clip(dataset: str, known: Named) -> Clip:
     person, family = f"{dataset}/{known.person}", f"{dataset}/{known.family or known.name}"
     return Clip(
         clip_id=f"{dataset}/{known.name}",
-        folder=Path(known.name),
+        place=known.name,
         label=0,
         video_label=None,
         audio_label=None,

@@ -174,14 +174,18 @@ def localise(
     device: torch.device,
     precision: str,
     output_dir: Path,
+    *,
+    wanted: bool = True,
 ) -> dict[str, Any]:
     """{"localisation": results by stream} of a loader's clips, if it is known where they are forged; or {}.
 
-    Writes segments.json: clip id -> stream -> [[confidence, start, end], ...] in seconds. All processes call
-    this; the main one writes.
+    Writes segments.json: clip id -> stream -> [[confidence, start, end], ...] in seconds; where that is not
+    `wanted` or not possible, an older one is removed. All processes call this; the main one writes.
     """
     clips, data = loader.dataset.clips, loader.dataset.config
-    if not has_segments(clips) or data.label_rule == "emotion":
+    if is_main():
+        (output_dir / NAME).unlink(missing_ok=True)
+    if not wanted or not has_segments(clips) or data.label_rule == "emotion":
         return {}
     if localiser is None:
         return {"localisation": {"reason": "the checkpoint holds no rules for segments"}}

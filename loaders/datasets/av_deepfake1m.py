@@ -23,7 +23,7 @@ from loaders.datasets.av1m_rows import (
     read_segments,
     report,
 )
-from loaders.datasets.metadata import inside, new_clip, without_suffix
+from loaders.datasets.metadata import new_clip, parts_inside, stem_of
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.clip_type import Clip
 from utils.errors import DatasetError
@@ -50,22 +50,22 @@ def list_av_deepfake1m(data_root: Path, config: ListingConfig) -> Listing:
 
 
 def _make_clip(root: Path, part: str, where: str, entry: dict[str, Any], oddities: Counter[str]) -> Clip:
-    path = inside(entry["file"], where)
-    if path.parts[0] == part:
-        path = path.relative_to(part)  # a list may name the part, or not
-    if path.parts and path.parts[0] in CORPORA:
+    names = parts_inside(entry["file"], where)
+    if names[0] == part:
+        del names[0]  # a list may name the part, or not
+    if names and names[0] in CORPORA:
         raise DatasetError(f"{where}: is a clip of AV-Deepfake1M++; use --dataset av_deepfake1m_pp")
-    if len(path.parts) < 4:
+    if len(names) < 4:
         found = brief(entry["file"])
         raise DatasetError(f"{where}: expected <speaker>/<video>/<clip>/<kind>.mp4, found {found}")
-    speaker, video, take = path.parts[-4:-1]
-    name = f"{part}/{without_suffix(path).as_posix()}"
+    speaker, video, take, file = names[-4:]
+    name = "/".join((part, *names[:-1], stem_of(file)))
     kind = read_kind(where, entry)
     # the method is the category: one generator makes the pictures; `audio_model` names the voice's
     return new_clip(
         "av_deepfake1m",
         name,
-        Path(f"{root}{os.sep}{name}"),
+        f"{root}{os.sep}{name}",
         MODIFY_TYPES[kind],
         category=kind,
         person=speaker,

@@ -30,7 +30,7 @@ from loaders.datasets.av1m_rows import (
     read_segments,
     report,
 )
-from loaders.datasets.metadata import inside, is_empty, new_clip, without_suffix
+from loaders.datasets.metadata import is_empty, new_clip, parts_inside, stem_of
 from loaders.listing import Listing, ListingConfig, select_clips
 from utils.clip_type import Clip
 from utils.errors import DatasetError
@@ -50,14 +50,14 @@ def list_av_deepfake1m_pp(data_root: Path, config: ListingConfig) -> Listing:
     oddities: Counter[str] = Counter()
 
     @functools.cache
-    def place(part: str, corpus: str) -> Path:
+    def place(part: str, corpus: str) -> str:
         """Folder of a corpus: the archives of some releases nest once more."""
         nested = data_root / part / part / corpus
-        return nested if nested.is_dir() else data_root / part / corpus
+        return str(nested if nested.is_dir() else data_root / part / corpus)
 
     def make_clip(part: str, where: str, entry: dict[str, Any]) -> Clip:
         names = _names(part, where, entry["file"])
-        folder = Path(place(part, names[0]), *names[1:])
+        folder = "/".join((place(part, names[0]), *names[1:]))
         return _make_clip(part, names, folder, where, entry, oddities)
 
     clips = read_parts("av_deepfake1m_pp", data_root, make_clip)
@@ -65,22 +65,21 @@ def list_av_deepfake1m_pp(data_root: Path, config: ListingConfig) -> Listing:
     return select_clips("av_deepfake1m_pp", data_root, clips, config, known_overlap=KNOWN_OVERLAP)
 
 
-def _names(part: str, where: str, file: Any) -> tuple[str, ...]:
+def _names(part: str, where: str, file: Any) -> list[str]:
     """Corpus, folders and kind of a clip; a list may name the part first, also twice."""
-    path = without_suffix(inside(file, where))
-    while path.parts and path.parts[0] == part:
-        path = path.relative_to(part)
-    names = path.parts
+    names = parts_inside(file, where)
+    while names and names[0] == part:
+        del names[0]
     if not names or len(names) != CORPORA.get(names[0]):
         expected = ", ".join(f"{name}/ and {depth - 2} folders" for name, depth in CORPORA.items())
         raise DatasetError(f"{where}: expected a clip in {expected}, found {brief(file)}")
-    return names
+    return [*names[:-1], stem_of(names[-1])]
 
 
 def _make_clip(
     part: str,
-    names: tuple[str, ...],
-    folder: Path,
+    names: list[str],
+    folder: str,
     where: str,
     entry: dict[str, Any],
     oddities: Counter[str],

@@ -49,7 +49,7 @@ def list_deepfake_eval_2024(data_root: Path, config: ListingConfig) -> Listing:
         raise no_metadata(data_root, *TABLES)
     clips = {clip.folder.name: clip for clip in listed_once(_read_clips(data_root, path))}
     folders = find_by_name(data_root, clips)
-    listed = [replace(clip, folder=folders.get(name, clip.folder)) for name, clip in clips.items()]
+    listed = [replace(clip, place=str(folders.get(name, clip.place))) for name, clip in clips.items()]
     unwanted = {clip.clip_id for clip in listed if clip.category == UNDECIDED}
     return select_clips(
         "deepfake_eval_2024", data_root, listed, config, unwanted=unwanted, test_only=TEST_ONLY

@@ -67,7 +67,7 @@ def list_deepspeak(data_root: Path, config: ListingConfig) -> Listing:
             *(unknown.total(), tally(unknown)),
         )
     folders = find_by_name(data_root, clips)
-    listed = [replace(clip, folder=folders.get(name, clip.folder)) for name, clip in clips.items()]
+    listed = [replace(clip, place=str(folders.get(name, clip.place))) for name, clip in clips.items()]
     return select_clips("deepspeak", data_root, listed, config)
 
 

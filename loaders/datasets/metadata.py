@@ -32,6 +32,7 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 UNNAMED = "Unnamed:"
 INDEX = re.compile(r"unnamed: \d+(\.\d+)*|index|level_\d+", re.IGNORECASE)
 ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)
+PLAIN_PATH = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)  # no part begins with a dot
 _CLIP_FILES = {VIDEO_NAME, LANDMARKS_NAME, *AUDIO_NAMES}
 Segments = tuple[tuple[float, float], ...]  # (start, end) in seconds
 
@@ -175,8 +176,10 @@ def as_segments(values: Any, where: str) -> Segments:
 
     A segment of length 0 is where something was cut out.
     """
+    if not values and isinstance(values, (list, tuple)):
+        return ()
     try:
-        segments = sorted((float(start), float(end)) for start, end in values)
+        segments = sorted([(float(start), float(end)) for start, end in values])
     except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{where}: expected segments [[start, end], ...] in seconds, found {brief(values)}"
@@ -205,6 +208,21 @@ def inside(text: Any, origin: Path | str) -> PurePosixPath:
     if not is_plain(text) or not fits_file_system(path.as_posix()):
         raise DatasetError(f"{origin}: the path is too long or has control characters: {brief(text)}")
     return path
+
+
+def parts_inside(text: Any, origin: Path | str) -> list[str]:
+    """The parts of `inside`; a path of plain characters takes a tenth of the time, of which lists have a
+    million.
+    """
+    if isinstance(text, str) and PLAIN_PATH.fullmatch(text) and fits_file_system(text):
+        return text.split("/")
+    return list(inside(text, origin).parts)
+
+
+def stem_of(name: str) -> str:
+    """The name of the clip folder of a raw video's name, as `without_suffix`."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem and f"{dot}{suffix}".lower() in VIDEO_SUFFIXES else name
 
 
 def as_id(text: str) -> str:
@@ -298,7 +316,7 @@ def walk_clips(root: Path) -> dict[PurePosixPath, Path]:
 def new_clip(
     dataset: str,
     name: PurePosixPath | str,
-    folder: Path,
+    folder: Path | str,
     labels: tuple[int | None, int | None],
     *,
     category: str,
@@ -328,7 +346,7 @@ def new_clip(
     target_id = f"{dataset}/{target}" if target else identity
     return Clip(
         clip_id=f"{dataset}/{name}",
-        folder=folder,
+        place=os.fspath(folder),
         label=int(fake),
         video_label=labels[0],
         audio_label=labels[1],

@@ -44,7 +44,7 @@ def list_polyglotfake(data_root: Path, config: ListingConfig) -> Listing:
     rows += [row for path in fakes for row in _read_fakes(data_root, path, sources)]
     clips = {clip.folder.name: clip for clip in listed_once(rows)}
     folders = find_by_name(data_root, clips)
-    listed = [replace(clip, folder=folders.get(name, clip.folder)) for name, clip in clips.items()]
+    listed = [replace(clip, place=str(folders.get(name, clip.place))) for name, clip in clips.items()]
     return select_clips("polyglotfake", data_root, listed, config)
 
 

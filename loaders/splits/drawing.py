@@ -18,7 +18,13 @@ import numpy as np
 from loaders.groups import joined
 from loaders.listing import Listing, require_known_methods
 from loaders.splits.protocols import PROTOCOLS, mrdf5
-from loaders.splits.published import LIST_PROTOCOLS, Published, read_protocol
+from loaders.splits.published import (
+    LIST_PROTOCOLS,
+    METADATA_PROTOCOLS,
+    Published,
+    read_protocol,
+    select_protocol,
+)
 from utils.clip_type import Clip
 from utils.config import opt
 from utils.errors import DatasetError
@@ -46,8 +52,9 @@ class SplitConfig:
     protocol: str = opt(
         "none",
         "mrdf5 = MRDF's 2,000 clips of FakeAVCeleb, 1:1:1:1 over the categories; test on --fold 1..5; "
-        "validation is carved from the other four folds. The others are lists that --protocol_files names",
-        choices=("none", *PROTOCOLS, *LIST_PROTOCOLS),
+        "validation is carved from the other four folds. mavos_* and celebdfpp_* are tests by the data set's "
+        "own metadata; the others are lists that --protocol_files names",
+        choices=("none", *PROTOCOLS, *LIST_PROTOCOLS, *METADATA_PROTOCOLS),
     )
     protocol_files: Path | None = opt(
         None,
@@ -87,6 +94,8 @@ class SplitConfig:
             raise ValueError(f"protocol {self.protocol} needs --protocol_files, and has no --fold")
         if self.protocol_files is not None and self.protocol == "none":
             raise ValueError("protocol_files needs --protocol")
+        if self.protocol in METADATA_PROTOCOLS and (self.fold or self.protocol_files is not None):
+            raise ValueError(f"protocol {self.protocol} has no --fold and needs no --protocol_files")
 
     def fold_numbers(self) -> tuple[int, int]:
         """(k, n) of `fold`, 1 <= k <= n; a bare k means k/5."""
@@ -105,7 +114,9 @@ class SplitConfig:
             return dict.fromkeys(others, "split_file decides it")
         if self.protocol != "none":
             names = ["split_source", "test_fraction"]
-            names += ["donors", "val_fraction"] if self.protocol in LIST_PROTOCOLS else []
+            own = METADATA_PROTOCOLS.get(self.protocol)
+            names += ["donors"] if own or self.protocol in LIST_PROTOCOLS else []
+            names += ["val_fraction"] if not (own and own.carves_val or self.protocol in PROTOCOLS) else []
             return dict.fromkeys(names, f"protocol {self.protocol} decides it")
         if self.fold:
             return dict.fromkeys(("split_source", "val_fraction", "test_fraction"), "fold decides it")
@@ -158,6 +169,10 @@ def draw_split(listing: Listing, config: SplitConfig, *, check: bool = True) -> 
         split_of, dropped, published = read_protocol(
             config.protocol, listing.dataset, clips, config.protocol_files
         )
+        known_overlap = f"protocol {config.protocol} is run as published"
+    elif config.protocol in METADATA_PROTOCOLS:
+        own_parts = {} if without else _own_parts(listing, config, rule)
+        split_of, dropped, published = select_protocol(config.protocol, listing.dataset, clips, own_parts)
         known_overlap = f"protocol {config.protocol} is run as published"
     elif config.protocol != "none":
         split_of, dropped, texts, published = _mrdf5_parts(listing.dataset, clips, config)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loaders.listing import Listing
 from loaders.splits.drawing import SPLITS, Split, SplitConfig, draw_split, require_disjoint
-from loaders.splits.published import Published
+from loaders.splits.published import METADATA_PROTOCOLS, Published
 from utils.clip_type import Clip
 from utils.errors import DatasetError, UsageError
 from utils.evaluation.seen import seen_in_training
@@ -76,6 +76,8 @@ def split_of_run(
             raise UsageError(
                 f"{own_file} is missing: say --split_file, the split that {checkpoint} was trained with"
             )
+        if config.protocol in METADATA_PROTOCOLS:
+            return _other_test(listing, config, own_file, trained)
         if config != SplitConfig() and set(datasets) <= checksums.keys():
             raise UsageError(
                 f"{checkpoint} was trained on {listing.dataset}, and is tested on that run's split"
@@ -85,6 +87,20 @@ def split_of_run(
     if trained and not all_clips and split_checksum(split) != trained:
         files = " ".join(map(str, config.split_file))
         raise UsageError(f"{files}: is not the split that {checkpoint} was trained with")
+    return split
+
+
+def _other_test(listing: Listing, config: SplitConfig, own_file: Path, trained: str) -> Split:
+    """The split of a protocol whose test the run of `own_file` has not seen, else UsageError."""
+    split, own = make_split(listing, config), read_split(own_file)
+    if split_checksum(own) != trained:
+        raise UsageError(f"{own_file}: is not the split that the checkpoint was trained with")
+    tested = [clip_id for clip_id, part in split.split_of.items() if part == "test"]
+    if seen := [clip_id for clip_id in tested if own.split_of.get(clip_id) in ("train", "val")]:
+        raise UsageError(
+            f"--protocol {config.protocol}: {len(seen)} of its {len(tested)} test clips were trained on, "
+            f"or validated with, e.g. {seen[0]}"
+        )
     return split
 
 

@@ -1,8 +1,9 @@
-"""Protocols that others publish as lists of clips: which clips they are, and what their parts share.
+"""Protocols that others publish: which clips they are, and what their parts share.
 
-The lists are the authors'; --protocol_files is the folder with them, a CSV or text file for each part whose
-name has the word train, val or test. What is known of the published lists (`figures`) is compared with them;
-the checksum over their names tells whether two people have the same.
+Some are lists of clips: the authors'; --protocol_files is the folder with them, a CSV or text file for each
+part whose name has the word train, val or test. Others follow from the data set's own metadata. What is known
+of the published clips (`figures`) is compared with them; the checksum over their names tells whether two
+people have the same. Of no protocol is a checksum published.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,66 @@ LIST_PROTOCOLS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetadataProtocol:
+    """A published choice of the test clips that a data set's own metadata tells apart."""
+
+    dataset: str
+    figures: Mapping[tuple[str, str], int] = field(default_factory=dict)  # as of a ListProtocol
+    categories: frozenset[str] = frozenset()  # of the test; none = all
+    test_only: bool = False  # what is tested was trained on another data set
+    carves_val: bool = False  # the data set has no validation part
+
+
+def _mavos(*endings: str) -> MetadataProtocol:
+    """A test of MAVOS-DD: what the categories of its clips end in; none = all."""
+    names = (f"{kind}{ending}" for kind in ("real", "fake") for ending in endings)
+    return MetadataProtocol(dataset="mavos_dd", categories=frozenset(names))
+
+
+# Celeb-DF++ (github.com/OUC-VAS/Celeb-DF-PP): 178 reals, 200 or (TalkingFace) 300 fakes of each method
+_CELEBDF_PP = {
+    ("test", "clips"): 5_278,
+    ("test", "Celeb-real"): 108,
+    ("test", "YouTube-real"): 70,
+    ("test", "FaceSwap"): 1_600,
+    ("test", "FaceReenact"): 1_400,
+    ("test", "TalkingFace"): 2_100,
+}
+_ACROSS_METHODS = MetadataProtocol(dataset="celebdf", figures=_CELEBDF_PP, carves_val=True)
+METADATA_PROTOCOLS = {
+    # github.com/CroitoruAlin/MAVOS-DD; its own evaluation.py (d1c9534) also counts clips with a new model and
+    # a new language in "model" and "language": only "full" has them here
+    "mavos_in": _mavos(""),
+    "mavos_model": _mavos("", "_open_model"),
+    "mavos_language": _mavos("", "_open_language"),
+    "mavos_full": _mavos(),
+    "celebdfpp_gf": _ACROSS_METHODS,
+    "celebdfpp_gfq": _ACROSS_METHODS,  # the same clips, of which the user prepares compressed copies
+    "celebdfpp_gfd": MetadataProtocol(dataset="celebdf", figures=_CELEBDF_PP, test_only=True),
+}
+
+
 @dataclass(frozen=True)
 class Published:
-    """What is known of the lists of a protocol; kept in the split file."""
+    """What is known of the clips of a protocol; kept in the split file."""
 
     name: str
-    ids_sha256: str  # of "<part> <path>" of every line
-    misfits: str = ""  # which published figures the lists do not have
+    ids_sha256: str  # of "<part> <path>" of every line of its lists, or "<part> <clip id>" by metadata
+    misfits: str = ""  # which published figures the clips do not have
 
     def as_word(self) -> str:
         """For the first line of a split file."""
         return ":".join((self.name, self.ids_sha256, self.misfits))
+
+    @property
+    def state(self) -> str:
+        """Whether the clips are the published ones, as far as that is known."""
+        if self.misfits:
+            return f"not as published: {self.misfits}"
+        known: dict[str, ListProtocol | MetadataProtocol] = {**LIST_PROTOCOLS, **METADATA_PROTOCOLS}
+        protocol = known.get(self.name)
+        return "figures as published" if protocol and protocol.figures else "no published figures are known"
 
     @classmethod
     def from_word(cls, word: str) -> Published:
@@ -128,10 +178,49 @@ def read_protocol(
     reasons = {clip.clip_id: f"protocol {name}: in none of its lists" for clip in clips}
     for clip_id in split_of:
         reasons.pop(clip_id)
-    misfits = _misfits(protocol, of_part)
+    return split_of, reasons, _published(name, written, protocol.figures, of_part)
+
+
+def select_protocol(
+    name: str, dataset: str, clips: Sequence[Clip], own_parts: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str], Published]:
+    """As `read_protocol`, of a protocol that the data set's metadata tells.
+
+    own_parts: clip id -> part of all `clips`, with a validation part. The checksum does not depend on how
+    that was carved from the train part.
+    """
+    protocol = METADATA_PROTOCOLS[name]
+    if dataset != protocol.dataset:
+        raise UsageError(f"--protocol {name} is for {protocol.dataset}, not for {dataset}")
+    split_of: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    of_part: dict[str, list[Clip]] = {}
+    for clip in clips:
+        part = own_parts[clip.clip_id]
+        if part != "test" and protocol.test_only:
+            reasons[clip.clip_id] = f"protocol {name}: another data set is trained on"
+        elif part == "test" and protocol.categories and clip.category not in protocol.categories:
+            reasons[clip.clip_id] = f"protocol {name}: its test has no {clip.category}"
+        else:
+            split_of[clip.clip_id] = part
+            of_part.setdefault(str(clip.split), []).append(clip)
+    if "test" not in of_part:
+        raise DatasetError(f"--protocol {name}: {dataset} lists no clip of its test")
+    written = (f"{part} {clip.clip_id}" for part, own in of_part.items() for clip in own)
+    return split_of, reasons, _published(name, written, protocol.figures, of_part)
+
+
+def _published(
+    name: str,
+    written: Iterable[str],
+    figures: Mapping[tuple[str, str], int],
+    of_part: Mapping[str, Sequence[Clip]],
+) -> Published:
+    """What is known of these clips; warns if they do not have the published figures."""
+    misfits = _misfits(figures, of_part)
     if misfits:
-        log.warning("protocol %s: its lists are not the published ones: %s", name, misfits)
-    return split_of, reasons, Published(name, names_sha256(written), misfits)
+        log.warning("protocol %s: its clips are not the published ones: %s", name, misfits)
+    return Published(name, names_sha256(written), misfits)
 
 
 def _lists_in(folder: Path) -> dict[str, Path]:
@@ -154,11 +243,11 @@ def _lists_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _misfits(protocol: ListProtocol, of_part: Mapping[str, Sequence[Clip]]) -> str:
+def _misfits(figures: Mapping[tuple[str, str], int], of_part: Mapping[str, Sequence[Clip]]) -> str:
     """The published figures that these clips do not have, of the parts that are there; "" if all fit."""
     counted = overlaps({part: map(named_by_clip, clips) for part, clips in of_part.items()})
     wrong = []
-    for (part, what), number in protocol.figures.items():
+    for (part, what), number in figures.items():
         if part not in of_part:
             continue
         if what == "clips":
@@ -190,6 +279,7 @@ def protocol_results(
     about: dict[str, Any] = {"name": None}
     if published is not None:
         about = {"name": published.name, "ids_sha256": published.ids_sha256, "misfits": published.misfits}
-        state = f"not as published: {published.misfits}" if published.misfits else "figures as published"
-        said = [f"protocol {published.name}, {state}; ids sha256 {published.ids_sha256}", *said]
+        known_ids = "of the published ids no checksum is known"
+        state = f"{published.state}; ids sha256 {published.ids_sha256}, {known_ids}"
+        said = [f"protocol {published.name}, {state}", *said]
     return about | {"overlaps": found, "said": said}

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from loaders.batches.data_loader import WorkerConfig
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
-from models.judging import command, foreign_scores
+from models.judging import command, foreign_scores, submission
 from models.judging.detector import JudgeConfig
 from utils.errors import UsageError
 from utils.report import compare, matrix
@@ -19,6 +20,7 @@ MODES: dict[str, tuple[tuple[type[Any], ...], Callable[[], int]]] = {
     "compare": ((compare.CompareConfig,), compare.main),
     "matrix": ((matrix.MatrixConfig,), matrix.main),
     "scores": ((foreign_scores.ScoresConfig, ListingConfig, SplitConfig), foreign_scores.main),
+    "submission": ((submission.SubmissionConfig, WorkerConfig), submission.main),
     "video": ((command.VideoConfig,), command.main),
 }
 # flags of judging that evaluations have, too

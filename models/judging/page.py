@@ -17,11 +17,14 @@ from preprocess.clip.all_faces import TrackClip, TrackedVideo
 from utils.clip.files import VIDEO_NAME
 from utils.clip.frames import read_frames
 from utils.clip.sound import read_waveform
+from utils.evaluation.localisation import NUM_SHOWN
 from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import sentence_of, sentences
 from utils.report import pages
 
 NUM_PICTURES = 4
+MIN_CONFIDENCE = 0.01  # of a proposal for a forged segment
+STREAM_NAMES = {"clip": "picture or sound", "video": "picture", "audio": "sound"}
 SATURATED = 0.01  # P(fake) that near to 0 or 1 is at the edge of its plot
 MIN_SPAN = 0.1  # of an axis of logits: less would show rounding and little noise as mountains
 PROB_TICKS = ("0.00001", "0.0001", "0.001", "0.01", "0.1", "0.5", "0.9", "0.99", "0.999", "0.9999", "0.99999")
@@ -44,6 +47,10 @@ def _write_video_page(output_dir: Path, verdict: Verdict, tracked: TrackedVideo,
             "face": face,
             "pictures": [] if no_thumbnails else _pictures(track),
             "start_s": face.first_frame / verdict.fps,
+            "located": {
+                STREAM_NAMES[name]: [row for row in rows[:NUM_SHOWN] if row[0] >= MIN_CONFIDENCE]
+                for name, rows in face.located.items()
+            },
             "end_s": (face.first_frame + face.num_frames) / verdict.fps,
             "plots": [
                 plot
@@ -64,6 +71,7 @@ def _write_video_page(output_dir: Path, verdict: Verdict, tracked: TrackedVideo,
         verdict=verdict,
         faces=faces,
         timeline=timeline,
+        num_proposals=NUM_SHOWN,
         promise=promise + [sentence_of(shown) for shown in verdict.shown],
     )
 

@@ -304,7 +304,7 @@ def _collect(perturbation: Perturbation, clips: Sequence[Clip], folders: Sequenc
             lost.append(clip.clip_id)
             shares.append(0.0)
         else:
-            kept.append(dataclasses.replace(clip, folder=folder))
+            kept.append(dataclasses.replace(clip, place=str(folder)))
             shares.append(1 - len(info.frames_without_face) / info.num_frames)
     if lost:
         log.warning("%s: no face is found in %d of %d clips", perturbation.name, len(lost), len(clips))

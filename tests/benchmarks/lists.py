@@ -6,8 +6,8 @@ files.
 
 Prints seconds for metadata + clip folders, for the split, and for writing and reading its file, and the
 memory that they hold at their peak. --num_rows: AV-Deepfake1M's metadata of that length, of which one clip is
-prepared: seconds of CPU time, and the process's peak memory before, after reading its rows alone, and after
-listing them.
+prepared: seconds of CPU time, and the process's peak memory before, after reading its rows alone, after
+listing them, after splitting them, and after counting what the parts share, as each evaluation does.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from loaders.datasets.json_files import read_json_entries
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from loaders.splits.files import make_split, read_split, write_split
-from tests.clip_factory import ROWS
+from loaders.splits.published import protocol_results
 from utils.clip.files import AUDIO_NAME, LANDMARKS_NAME, VIDEO_NAME
 
 
 def write_tree(root: Path, num_clips: int) -> None:
     """`num_clips` clip folders of empty files, four to a person, and meta_data.csv in its original form."""
+    from tests.clip_factory import ROWS  # not at the top: the memory of PyTorch would count
+
     lines = ["source,target1,target2,method,category,type,race,gender,path,"]
     for number in range(num_clips // len(ROWS)):
         person, donor = f"id{number:05d}", f"id{(number + 1) % (num_clips // len(ROWS)):05d}"
@@ -123,14 +125,22 @@ def measure_rows(num_rows: int) -> dict[str, float]:
         path = root / "train_metadata.json"
         found: dict[str, float] = {"num_rows": num_rows, "file_mb": round(path.stat().st_size / 1e6, 1)}
         found["before_mb"] = peak_mb()
-        for step in ("read", "list"):
-            start = time.process_time()
-            if step == "read":
-                rows = sum(1 for _ in read_json_entries(path, KEYS))
-            else:
-                rows = len(list_av_deepfake1m(root, ListingConfig(allow_missing=True)).all_clips)
-            assert rows == num_rows
-            found |= {f"{step}_cpu_s": round(time.process_time() - start, 1), f"{step}_mb": peak_mb()}
+        start = time.process_time()
+
+        def note(step: str, num_found: int) -> None:
+            nonlocal start
+            assert num_found == num_rows
+            now = time.process_time()
+            found.update({f"{step}_cpu_s": round(now - start, 1), f"{step}_mb": peak_mb()})
+            start = now
+
+        note("read", sum(1 for _ in read_json_entries(path, KEYS)))
+        listing = list_av_deepfake1m(root, ListingConfig(allow_missing=True))
+        note("list", len(listing.all_clips))
+        split = make_split(listing, SplitConfig())
+        note("split", len(split.split_of))
+        shared = protocol_results(listing, split.split_of, None, tells_overlaps=True)["overlaps"]
+        note("overlaps", sum(shared["files"]["numbers"].values()))
     finally:
         shutil.rmtree(root)
     return found

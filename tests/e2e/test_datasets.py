@@ -11,9 +11,11 @@ from loaders.listing import ListingConfig
 from preprocess.work.raw_layouts import SOURCES
 from tests.commands import run_command
 from tests.trees import TREES
+from tests.trees.celebdf import write_celebdf_pp
 from tests.trees.media import Media
 from utils.config import Parser, from_args
 
+RELEASES = TREES | {"celebdf_pp": write_celebdf_pp}  # and later releases that the same loader reads
 TINY = (
     "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 --feedforward_dim 16 "
     "--stream_layers 1 --classifier_hidden_dim 16 --window_s 0.4 --windows_per_clip 1 --batch_size 4 "
@@ -33,9 +35,10 @@ def test_every_data_set_has_a_tree_a_loader_and_a_source():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(TREES))
-def test_raw_prepare_train_test(name, tmp_path):
-    tree = TREES[name](tmp_path / "raw", Media(seed=1, duration_s=0.44))
+@pytest.mark.parametrize("release", sorted(RELEASES))
+def test_raw_prepare_train_test(release, tmp_path):
+    tree = RELEASES[release](tmp_path / "raw", Media(seed=1, duration_s=0.44))
+    name = tree.dataset
     prepared = tmp_path / "prepared"
     command = ["-m", "preprocess.prepare", "--dataset", name, "--source", tree.source, "--output", prepared]
     # in so short a video a face that is found some frames late is missing in much of it

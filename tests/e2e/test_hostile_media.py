@@ -273,7 +273,7 @@ def test_a_clip_json_does_not_name_videos_outside_the_raw_data_set(tmp_path):
         (folder / "clip.json").write_text(json.dumps(clip_info(source=source)))
         clip = Clip(
             clip_id="x",
-            folder=folder,
+            place=str(folder),
             label=0,
             video_label=0,
             audio_label=0,

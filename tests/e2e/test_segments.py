@@ -2,12 +2,16 @@
 
 import csv
 import json
+import signal
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from models.restore import restore_decision
 from tests.clip_factory import write_clip_folder
-from tests.commands import ok, run_command, run_processes
+from tests.commands import ok, run_command, run_processes, start_command
 from tests.e2e.test_training import TINY
 from utils.checkpoint.files import load_checkpoint
 from utils.evaluation.segments import Localiser
@@ -74,6 +78,7 @@ def test_rules_are_stored_and_test_py_prints_the_metric(run_dir, planted, tmp_pa
 
 
 def test_no_window_slides_if_segments_are_not_asked_for(run_dir, planted, tmp_path):
+    (tmp_path / "segments.json").write_text("{}")  # of an evaluation before
     metrics, _ = evaluate(run_dir, planted, tmp_path, "--localise", "false", "--report", "false")
     assert metrics["overall"]["num_fake"] == 3
     assert "localisation" not in metrics
@@ -105,3 +110,98 @@ def test_rules_can_be_left_out(planted, tmp_path):
     assert metrics["localisation"] == {"reason": "the checkpoint holds no rules for segments"}
     page = (tmp_path / "out/report.html").read_text()
     assert "Nothing was located: the checkpoint holds no rules for segments." in page
+
+
+def submission(run_dir, planted, file_list, output_dir, *flags):
+    words = ["test.py", "--submission", "codabench", "--checkpoint", run_dir / "best.pt", *flags]
+    words += ["--file_list", file_list, "--data_root", planted, "--output_dir", output_dir, "--device", "cpu"]
+    return [*words, "--num_workers", "0", "--part_clips", "2"]
+
+
+@pytest.fixture(scope="module")
+def file_list(planted, tmp_path_factory) -> Path:
+    """The clips of the test part and some more, the last first, without labels."""
+    names = [f"{number}/{kind}.mp4" for number in (11, 10, 9, 7, 5, 3) for kind in ("real", "fake")]
+    path = tmp_path_factory.mktemp("lists") / "testA_files.txt"
+    path.write_text("".join(f"{name}\n" for name in names))
+    return path
+
+
+@pytest.fixture(scope="module")
+def submitted(run_dir, planted, file_list, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("submission") / "testA"
+    ok(run_command(*submission(run_dir, planted, file_list, folder)))
+    return folder
+
+
+def bytes_of(folder):
+    names = ("prediction.txt", "prediction.json", "detection.zip", "localisation.zip")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_submission_has_the_scores_and_segments_of_an_evaluation(
+    run_dir, planted, file_list, submitted, tmp_path
+):
+    names = file_list.read_text().split()
+    lines = [line.split(";") for line in (submitted / "prediction.txt").read_text().splitlines()]
+    assert [name for name, _ in lines] == names
+    found = json.loads((submitted / "prediction.json").read_text())
+    assert list(found) == names
+    for name, inner in (("detection.zip", "prediction.txt"), ("localisation.zip", "prediction.json")):
+        with zipfile.ZipFile(submitted / name) as archive:
+            assert archive.namelist() == [inner]
+            assert archive.read(inner) == (submitted / inner).read_bytes()
+    assert (submitted / "without_score.txt").read_text() == ""
+
+    evaluate(run_dir, planted, tmp_path, "--report", "false")
+    path = run_dir / "best.pt"
+    decision = restore_decision(load_checkpoint(path), path)
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    segments = json.loads((tmp_path / "segments.json").read_text())
+    probs = dict(lines)
+    assert len(rows) == 6
+    for row in rows:
+        name = row["clip_id"].removeprefix("manifest/") + ".mp4"
+        assert float(probs[name]) == pytest.approx(float(decision.clip.prob(float(row["logit"]))), rel=1e-5)
+        expected = segments[row["clip_id"]]["clip"]
+        assert [row[1:] for row in found[name]] == [pytest.approx(row[1:], abs=6e-4) for row in expected]
+
+
+def test_a_killed_submission_goes_on_and_writes_the_same_bytes(
+    run_dir, planted, file_list, submitted, tmp_path
+):
+    words = submission(run_dir, planted, file_list, tmp_path / "out")
+    first, running = tmp_path / "out/parts/000000.jsonl", start_command(*words)
+    while not first.exists() and running.running():
+        time.sleep(0.005)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    written = first.stat().st_mtime_ns
+    assert not (tmp_path / "out/localisation.zip").exists()
+    ok(run_command(*words))
+    assert first.stat().st_mtime_ns == written
+    assert bytes_of(tmp_path / "out") == bytes_of(submitted)
+    refused = run_command(*words, "--batch_size", "3")
+    assert refused.returncode == 2
+    assert "holds parts of a submission with another batch_size" in refused.stderr
+    ok(run_processes(2, *submission(run_dir, planted, file_list, tmp_path / "two")))
+    assert bytes_of(tmp_path / "two") == bytes_of(submitted)
+
+
+def test_files_that_cannot_be_scored_are_counted_and_named(run_dir, planted, tmp_path):
+    path = tmp_path / "testB_files.txt"
+    path.write_text("3/fake.mp4\n000007.mp4\n3/real.mp4\n")
+    words = submission(run_dir, planted, path, tmp_path / "out", "--localise", "false")
+    result = run_command(*words)
+    assert result.returncode == 1
+    assert "1 of 3 listed files are not prepared" in result.stderr
+    assert "e.g. 000007.mp4" in result.stderr
+    ok(run_command(*words, "--allow_missing"))
+    lines = (tmp_path / "out/prediction.txt").read_text().splitlines()
+    assert [line.split(";")[0] for line in lines] == path.read_text().split()
+    assert lines[1] == "000007.mp4;0.5"
+    assert (tmp_path / "out/without_score.txt").read_text() == "000007.mp4\n"
+    assert not (tmp_path / "out/prediction.json").exists()
+    path.write_text("3/fake.mp4\n3/fake.mp4\n")
+    result = run_command(*words)
+    assert "line 2: 3/fake.mp4 is listed twice" in result.stderr

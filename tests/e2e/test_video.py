@@ -19,6 +19,7 @@ from models import MODELS, load_detector
 from models.judging import command
 from models.judging.command import VideoConfig, judge_video
 from models.judging.detector import JudgeConfig
+from models.judging.page import write_video_page
 from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ
 from tests import moving_face
@@ -28,6 +29,7 @@ from tests.trees.media import FPS, Media
 from utils.checkpoint.files import load_checkpoint, save_checkpoint
 from utils.errors import CheckpointError, ClipError
 from utils.evaluation.decision import Decision, HeadDecision
+from utils.evaluation.localisation import NUM_SHOWN
 from utils.evaluation.segments import Localiser, SegmentRule
 from utils.media.sound import iterate_audio
 from utils.media.writer import VideoWriter
@@ -330,6 +332,12 @@ def test_segments_are_proposed_as_test_py_proposes_them(checkpoint, talk, tmp_pa
     assert len(expected) > 1
     np.testing.assert_allclose(face.located["clip"], expected, atol=2e-3)
     assert verdict.as_plain()["faces"][0]["located"] == face.located
+    write_video_page(tmp_path, verdict, tracked, no_thumbnails=True)
+    page = (tmp_path / "report.html").read_text()
+    confidence, start, end = face.located["clip"][0]
+    assert f"picture or sound: {start:.2f} to {end:.2f} s ({confidence:.2f})" in page
+    shown = [row for row in face.located["clip"][:NUM_SHOWN] if row[0] >= 0.01]
+    assert page.count('<rect class="window"') == len(shown) > 0
     together = dataclasses.replace(config, batch_size=4)
     found = detector._judge_face(track, tracked, together, "together", [])
     np.testing.assert_allclose(found.window_logits, face.window_logits, atol=1e-5)

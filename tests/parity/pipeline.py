@@ -37,7 +37,8 @@ IMAGE_SIZE = 224
 def clip_tensors(folder: Path) -> dict[str, np.ndarray]:
     """The published code's three tensors of a clip folder, made by our loader and front ends."""
     clip = Clip(
-        clip_id=folder.name, folder=folder, label=0, video_label=0, audio_label=0, category="", method="real",
+        clip_id=folder.name, place=str(folder), label=0, video_label=0, audio_label=0, category="",
+        method="real",
         identity="", source_ids=(), target_id="", pair_key="", stratum="", dataset="",
     )  # fmt: skip
     dataset = ClipDataset([clip], DataConfig(**PRESETS["released"]["data"]), training=False)

@@ -241,10 +241,9 @@ def open_pack(root: Path, process: int) -> Pack:
 @functools.lru_cache(maxsize=4096)
 def _pack_root(folder: Path) -> Path | None:
     """The folder at or above `folder` that holds a pack, None without one."""
-    for place in (folder, *folder.parents):
-        if (place / INDEX_NAME).is_file():
-            return place
-    return None
+    if (folder / INDEX_NAME).is_file():
+        return folder
+    return None if folder.parent == folder else _pack_root(folder.parent)
 
 
 def find_clip(folder: Path) -> tuple[Pack, str] | None:
@@ -272,6 +271,11 @@ def open_member(path: Path) -> BinaryIO | None:
     """A clip's packed file, open for reading; None if it is a file of its own, or not there at all."""
     member = find_member(path)
     return None if member is None else member.open()
+
+
+def in_pack(folder: str) -> bool:
+    """Whether a folder, which need not exist, lies in a pack or is one."""
+    return _pack_root(Path(folder)) is not None
 
 
 def packed_clips(folder: Path) -> list[str]:

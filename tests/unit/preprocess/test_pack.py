@@ -65,7 +65,7 @@ def packed(request, prepared, tmp_path_factory):
 
 
 def relative(clip, root):
-    return dataclasses.replace(clip, folder=clip.folder.relative_to(root))
+    return dataclasses.replace(clip, place=str(clip.folder.relative_to(root)))
 
 
 def test_the_listing_and_the_split_are_the_same(prepared, packed):

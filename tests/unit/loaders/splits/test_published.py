@@ -1,18 +1,26 @@
 """Protocols that are published as lists."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from loaders.datasets.av_deepfake1m import list_av_deepfake1m
+from loaders.datasets.celebdf import list_celebdf
 from loaders.datasets.fakeavceleb import list_fakeavceleb
+from loaders.datasets.mavos_dd import list_mavos_dd
 from loaders.listing import MetadataConfig
 from loaders.splits import published
 from loaders.splits.drawing import SplitConfig
-from loaders.splits.files import make_split, read_split, write_split
-from loaders.splits.published import ListProtocol, protocol_results
+from loaders.splits.files import make_split, read_split, split_checksum, split_of_run, write_split
+from loaders.splits.published import METADATA_PROTOCOLS, ListProtocol, protocol_results
 from tests.clip_factory import write_fakeavceleb_tree
+from tests.trees.celebdf import write_celebdf_pp
+from tests.trees.mavos_dd import write_mavos_dd
+from tests.trees.media import EmptyFiles
+from tests.trees.prepared import prepare_empty
 from utils.errors import DatasetError, UsageError
+from utils.files import names_sha256
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +158,87 @@ def test_lists_that_do_not_fit_are_refused(listing, tmp_path):
     for flags in ({}, {"protocol_files": folder, "fold": "1/5"}):
         with pytest.raises(ValueError, match="needs --protocol_files, and has no --fold"):
             SplitConfig(protocol="fakeavceleb_avh", **flags)
+
+
+@pytest.fixture(scope="module")
+def mavos(tmp_path_factory):
+    raw, root = (tmp_path_factory.mktemp(name) for name in ("raw", "prepared"))
+    return list_mavos_dd(prepare_empty(write_mavos_dd(raw, EmptyFiles()), root), MetadataConfig())
+
+
+MAVOS_TESTS = {  # the tree has no real or fake with a new model and a new language but Roop's
+    "mavos_in": {"real": 1, "fake": 2},
+    "mavos_model": {"real": 1, "fake": 2, "fake_open_model": 1},
+    "mavos_language": {"real": 1, "fake": 2, "real_open_language": 2, "fake_open_language": 1},
+    "mavos_full": {
+        "real": 1, "fake": 2, "fake_open_model": 1, "real_open_language": 2, "fake_open_language": 1,
+        "fake_open_both": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAVOS_TESTS)
+def test_the_tests_of_mavos_follow_from_its_table(mavos, name):
+    split = make_split(mavos, SplitConfig(protocol=name))
+    assert Counter(clip.category for clip in split.select(mavos.clips, "test")) == MAVOS_TESTS[name]
+    assert Counter(split.split_of.values()) == {
+        "train": 7, "val": 4, "test": sum(MAVOS_TESTS[name].values())
+    }  # fmt: skip
+    assert len(split.dropped) == 8 - sum(MAVOS_TESTS[name].values())
+    assert all("its test has no" in reason for reason in split.dropped.values())
+    ids = (f"{clip.split} {clip.clip_id}" for clip in mavos.clips if clip.clip_id in split.split_of)
+    assert split.published.ids_sha256 == names_sha256(ids)
+    said = protocol_results(mavos, split.split_of, split.published, tells_overlaps=True)["said"]
+    assert said[0] == (
+        f"protocol {name}, no published figures are known; ids sha256 {split.published.ids_sha256}, of the "
+        "published ids no checksum is known"
+    )
+
+
+def test_all_tests_of_mavos_are_open_to_one_run(mavos, tmp_path):
+    """A run with the official split is tested by each protocol, and not on what it has seen."""
+    trained = make_split(mavos, SplitConfig())
+    write_split(tmp_path / "splits", trained)
+    run = tmp_path / "best.pt", {"mavos_dd": split_checksum(trained)}, ("mavos_dd",)
+    split = split_of_run(mavos, SplitConfig(protocol="mavos_in"), *run, all_clips=False)
+    assert split == make_split(mavos, SplitConfig(protocol="mavos_in"))
+    drawn = make_split(mavos, SplitConfig(split_source="identity"))
+    write_split(tmp_path / "splits", drawn)
+    with pytest.raises(UsageError, match="is not the split"):
+        split_of_run(mavos, SplitConfig(protocol="mavos_in"), *run, all_clips=False)
+    run = tmp_path / "best.pt", {"mavos_dd": split_checksum(drawn)}, ("mavos_dd",)
+    with pytest.raises(UsageError, match=r"of its 3 test clips were trained on, or validated with"):
+        split_of_run(mavos, SplitConfig(protocol="mavos_in"), *run, all_clips=False)
+
+
+def test_the_tests_of_celebdf_pp_are_its_official_part(tmp_path):
+    tree = write_celebdf_pp(tmp_path / "raw", EmptyFiles())
+    listing = list_celebdf(prepare_empty(tree, tmp_path / "root"), MetadataConfig())
+    official = {clip.clip_id for clip in listing.clips if clip.split == "test"}
+    names = [name for name in METADATA_PROTOCOLS if name.startswith("celebdfpp_")]
+    splits = {name: make_split(listing, SplitConfig(protocol=name)) for name in names}
+    assert len(splits) == 3
+    for name, split in splits.items():
+        tested = split.select(listing.clips, "test")
+        assert {clip.clip_id for clip in tested} == official
+        assert Counter(clip.category for clip in tested) == {
+            "Celeb-real": 1, "FaceSwap": 2, "FaceReenact": 1, "TalkingFace": 2
+        }  # fmt: skip
+        wanted = {"train", "val", "test"} if name != "celebdfpp_gfd" else {"test"}
+        assert set(split.split_of.values()) == wanted
+        assert "test has 6 clips, published are 5278" in split.published.misfits
+        assert "test has 2 FaceSwap, published are 1600" in split.published.misfits
+    other = make_split(listing, SplitConfig(protocol="celebdfpp_gf", val_fraction=0.4, split_seed=7))
+    assert other.published.ids_sha256 == splits["celebdfpp_gf"].published.ids_sha256
+    assert set(splits["celebdfpp_gfd"].dropped.values()) == {
+        "protocol celebdfpp_gfd: another data set is trained on"
+    }
+
+
+def test_protocols_by_metadata_need_no_files(listing, tmp_path):
+    with pytest.raises(UsageError, match="mavos_in is for mavos_dd, not for fakeavceleb"):
+        make_split(listing, SplitConfig(protocol="mavos_in"))
+    with pytest.raises(ValueError, match="needs no --protocol_files"):
+        SplitConfig(protocol="mavos_in", protocol_files=tmp_path)
+    assert "val_fraction" in SplitConfig(protocol="mavos_in").unused()
+    assert "val_fraction" not in SplitConfig(protocol="celebdfpp_gf").unused()
