@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Beyond-Masking (LBD + MTIA) on FakeAVCeleb: train, then test the best checkpoint.
 #   DATA_ROOT=prepared/fakeavceleb bash run_fakeavceleb.sh [any train.py flag]     or: bash run_fakeavceleb.sh --demo
+#   bash run_fakeavceleb.sh --demo_segments   forgeries of 0.3 to 1 s in clips of 3 s, located with --frame_head
 #   MODEL=mrdf PRESET=paper FOLDS=1-5 RUN_DIR=saved_models/X DATA_ROOT=... bash run_fakeavceleb.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -32,7 +32,7 @@ from utils.run.loop_config import LoopConfig
 from utils.run.resume import TrainingState
 
 log = logging.getLogger(__name__)
-NAME = "segments.json"
+NAME, TRUTHS_NAME = "segments.json", "true_segments.json"
 MIN_CLIPS = 2  # with a segment, for a rule to be chosen
 
 
@@ -179,12 +179,14 @@ def localise(
 ) -> dict[str, Any]:
     """{"localisation": results by stream} of a loader's clips, if it is known where they are forged; or {}.
 
-    Writes segments.json: clip id -> stream -> [[confidence, start, end], ...] in seconds; where that is not
-    `wanted` or not possible, an older one is removed. All processes call this; the main one writes.
+    Writes segments.json: clip id -> stream -> [[confidence, start, end], ...] in seconds, and the truth,
+    true_segments.json: stream -> clip id -> [[start, end], ...]; where that is not `wanted` or not possible,
+    older ones are removed. All processes call this; the main one writes.
     """
     clips, data = loader.dataset.clips, loader.dataset.config
     if is_main():
-        (output_dir / NAME).unlink(missing_ok=True)
+        for name in (NAME, TRUTHS_NAME):
+            (output_dir / name).unlink(missing_ok=True)
     if not wanted or not has_segments(clips) or data.label_rule == "emotion":
         return {}
     if localiser is None:
@@ -198,11 +200,14 @@ def localise(
     rounded = {name: {k: v.round(4).tolist() for k, v in of.items()} for name, of in proposals.items()}
     write_text(output_dir / NAME, json.dumps(rounded) + "\n")
     found: dict[str, Any] = {"stride_s": localiser.stride_s}
+    true: dict[str, Any] = {}
     for stream in localiser.rules:
         known, truths = _truths(clips, timelines, stream, data.label_rule)
         names = [clip.clip_id for clip in known]
+        true[stream] = dict(zip(names, truths, strict=True))
         files = LocatedFiles.of(names, truths, [proposals[name][stream] for name in names])
         found[stream] = localisation_results(files, [clip.identity for clip in known], f"stream {stream}")
         for miss in found[stream].get("worst", ()):
             miss["duration_s"] = timelines[miss["clip_id"]].duration_s
+    write_text(output_dir / TRUTHS_NAME, json.dumps(true) + "\n")
     return {"localisation": found}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.beyond_masking.audio import AudioEncoder
 from models.beyond_masking.config import PRESETS, BeyondMaskingConfig
+from models.beyond_masking.frame_head import FrameHead
 from models.beyond_masking.landmark import LandmarkPredictor, LandmarkReconstruction, LandmarkTeacher
 from models.beyond_masking.mfcc import HOP_SAMPLES, Mfcc, centre_columns
 from models.beyond_masking.mtia import Streams, TemporalAlignment, resample_steps
@@ -85,7 +86,7 @@ class BeyondMaskingDetector(nn.Module, Method):
             self.video_head = nn.Linear(c.feature_dim, 1)
             self.audio_head = nn.Linear(c.feature_dim, 1)
         if c.frame_head and c.temporal_alignment:
-            self.frame_head = nn.Linear(c.feature_dim, 1)
+            self.frame_head = FrameHead(c.feature_dim, c.dropout)
 
     def forward(self, batch: ClipBatch) -> BeyondMaskingOutput:
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
@@ -139,7 +140,8 @@ class BeyondMaskingDetector(nn.Module, Method):
         if self.config.temporal_alignment:
             readout, video_stream, audio_stream, fused = self.alignment(streams, aligned_audio)
             if self.config.frame_head:
-                parts["frame_logits"] = self.frame_head(fused).squeeze(2)
+                local_audio = resample_steps(streams)
+                parts["frame_logits"] = self.frame_head(fused, video, local_audio, video_padding_mask)
             parts["video_embedding"] = masked_mean(video_stream, video_padding_mask)
             parts["audio_embedding"] = masked_mean(audio_stream, video_padding_mask)
         else:

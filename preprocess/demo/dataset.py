@@ -5,6 +5,7 @@ Genuine and forged frames pass through the same camera, and each is encoded once
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -39,7 +40,15 @@ from preprocess.demo.plan import (
     gender_of,
     generator,
 )
-from preprocess.demo.speech import SAMPLE_RATE_HZ, Utterance, draw_voice, record, revoice, speak
+from preprocess.demo.speech import (
+    SAMPLE_RATE_HZ,
+    Utterance,
+    draw_voice,
+    record,
+    replace_part,
+    revoice,
+    speak,
+)
 from utils.clip.generated import MANIFEST_NAME
 from utils.config import to_plain
 from utils.errors import DatasetError
@@ -83,39 +92,58 @@ def make_identity_clips(config: DemoConfig, traces: ForgeryConfig, clips: list[P
     wanted = [clip for clip in clips if not all((config.output / name).is_file() for name in clip.files)]
     if not wanted:
         return
-    identity = clips[0].identity
-    puppet = Puppet(make_identity(generator(config, identity, 5)))
+    puppet = Puppet(make_identity(generator(config, clips[0].identity, 5)))
     for number in sorted({clip.scene for clip in wanted}):
-        scene = draw_scene(config, identity, number)
-        said = _utterance(config, identity, number, scene.onset_s, voice=0)
-        rng = generator(config, identity, 6, number)
-        mouth = said.mouth(FPS, round(config.duration_s * FPS))
-        motion = draw_motion(*mouth, rng, size=config.frame_size, fps=FPS, scale=scene.face_scale)
-        take = Take(scene, said, *render(puppet, motion, draw_background(rng, config.frame_size)))
+        take = make_take(config, puppet, clips[0].identity, number)
         for clip in wanted:
             if clip.scene == number:
-                _write_clip(config, clip, scene, *_forge(config, traces, clip, take))
+                _write_clip(config, clip, take, *forge(config, traces, clip, take))
 
 
-def _forge(
+def make_take(config: DemoConfig, puppet: Puppet, identity: int, number: int) -> Take:
+    """Render the genuine clip of one of an identity's scenes."""
+    scene = draw_scene(config, identity, number)
+    said = _utterance(config, identity, number, scene.onset_s, voice=0)
+    rng = generator(config, identity, 6, number)
+    mouth = said.mouth(FPS, round(config.duration_s * FPS))
+    motion = draw_motion(*mouth, rng, size=config.frame_size, fps=FPS, scale=scene.face_scale)
+    return Take(scene, said, *render(puppet, motion, draw_background(rng, config.frame_size)))
+
+
+def forge(
     config: DemoConfig, traces: ForgeryConfig, clip: PlannedClip, take: Take
 ) -> tuple[Pixels, Floats32]:
     """Frames and voice of a clip, before camera and microphone; those of the take where they are genuine."""
     rng = generator(config, clip.identity, 7, clip.number)
     changes, said, frames, voice = clip.kind.changes, take.said, take.frames, take.said.waveform
+    start, end = clip.segment or (0, len(frames))
     donor = clip.identity if clip.donor is None else clip.donor
     if "voice" in changes or "lips" in changes:
         # the lips of a clip that keeps its voice follow the donor, who is not heard
         speaker = clip.identity if "voice" in changes else donor
         said = _utterance(config, speaker, clip.scene, take.scene.onset_s, voice=clip.number)
+        if clip.segment:
+            said = said.spoken_from(start / FPS, end / FPS)
     if "voice" in changes:
         voice = revoice(said.waveform, SAMPLE_RATE_HZ, rng)
+    part, landmarks = frames[start:end], take.landmarks[start:end]
     if "face" in changes:
-        frames = swap_faces(frames, take.landmarks, *_donor_pictures(config, donor), rng, traces)
+        part = swap_faces(part, landmarks, *_donor_pictures(config, donor), rng, traces)
     if "lips" in changes:
         openings = MAX_OPENING * said.mouth(FPS, len(frames))[0]
-        frames = resynthesise_mouth(frames, take.landmarks, openings, rng, traces)
-    return frames, voice
+        part = resynthesise_mouth(part, landmarks, openings[start:end], rng, traces)
+    return np.concatenate([frames[:start], part, frames[end:]]), voice
+
+
+def record_clip(clip: PlannedClip, take: Take, voice: Floats, room: np.random.Generator) -> Floats32:
+    """A voice in the room of the take, outside a forged segment the genuine one."""
+    room_too = copy.deepcopy(room)
+    forged = record(voice, take.scene.recording, room)
+    if clip.segment is None:
+        return forged
+    genuine = record(take.said.waveform, take.scene.recording, room_too)
+    start, end = clip.segment
+    return replace_part(genuine, forged, start / FPS, end / FPS)
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
@@ -123,16 +151,18 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
     write_atomically(path, write)
 
 
-def _write_clip(config: DemoConfig, clip: PlannedClip, scene: Scene, frames: Pixels, voice: Floats) -> None:
+def _write_clip(config: DemoConfig, clip: PlannedClip, take: Take, frames: Pixels, voice: Floats) -> None:
     """Film, record and encode a clip; the file gets its name when it is complete."""
     # the same room and microphone, whoever speaks: the room's generator belongs to the scene
-    room = generator(config, clip.identity, 9, clip.scene)
-    waveform = record(voice, scene.recording, room)
+    room, scene = generator(config, clip.identity, 9, clip.scene), take.scene
+    waveform = record_clip(clip, take, voice, room)
     if clip.sound:
         _write(config.output / clip.sound, functools.partial(_write_sound, waveform=waveform, rng=room))
 
     def encode(path: Path) -> None:
-        rng, size = generator(config, clip.identity, 8, clip.number), config.frame_size
+        # a clip that is forged in part is its scene's recording elsewhere, down to the noise of the camera
+        number = clip.number if clip.segment is None else clip.scene
+        rng, size = generator(config, clip.identity, 8, number), config.frame_size
         with VideoWriter(path, fps=Fraction(FPS), width=size, height=size, crf=scene.crf) as writer:
             if not clip.silent:
                 writer.add_audio_stream(SAMPLE_RATE_HZ, bit_rate=32_000)  # so low that any voice uses it up

@@ -6,10 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from preprocess.demo.plan import FPS, ClipKind, DemoConfig, PlannedClip, gender_of, generator
+from preprocess.demo.plan import (
+    FPS,
+    ClipKind,
+    DemoConfig,
+    PlannedClip,
+    draw_segment,
+    gender_of,
+    generator,
+)
+from preprocess.demo.speech import SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Layout:
     donor: Callable[[DemoConfig, int, np.random.Generator], int]
     place: Callable[[PlannedClip], PlannedClip]  # adds the names of its files
     metadata: Callable[[DemoConfig, list[PlannedClip]], dict[str, bytes]]  # path -> content
+    forges_parts: bool = False  # fakes are forged in one segment each
 
 
 def plan_clips(config: DemoConfig) -> list[PlannedClip]:
@@ -37,6 +48,8 @@ def plan_clips(config: DemoConfig) -> list[PlannedClip]:
             scenes += rng.permutation(count).tolist()
         for number, (kind, scene) in enumerate(zip(kinds, scenes, strict=False)):
             clip = PlannedClip(identity, number, scene, kind, donor if kind.needs_donor else None)
+            if layout.forges_parts and kind.is_fake:
+                clip = replace(clip, segment=draw_segment(config, identity, number))
             clips.append(layout.place(clip))
     return clips
 
@@ -90,8 +103,12 @@ KODF_PARTS = {"train": "1.Training", "validate": "2.Validation"}
 VALIDATION_EVERY = 4  # every fourth person belongs to the Validation part
 
 
+def _is_validation(identity: int) -> bool:
+    return identity % VALIDATION_EVERY == VALIDATION_EVERY - 1
+
+
 def _kodf_part(identity: int) -> str:
-    return "validate" if identity % VALIDATION_EVERY == VALIDATION_EVERY - 1 else "train"
+    return "validate" if _is_validation(identity) else "train"
 
 
 def _kodf_person(identity: int) -> str:
@@ -181,7 +198,70 @@ def _ffpp_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, by
     return files | {"conversion_dict.json": json.dumps(sequences).encode()}
 
 
+# --- AV-Deepfake1M: <part>/<speaker>/<video>/<clip>/<kind>.mp4, where each fake is forged in JSON lists ---
+
+
+FIRST_DONOR = 1_000_000  # beyond the persons of any set
+
+
+def _av_deepfake1m_part(identity: int) -> str:
+    return "val" if _is_validation(identity) else "train"
+
+
+def _nobody_else(config: DemoConfig, identity: int, rng: np.random.Generator) -> int:
+    """A donor who has no clips, since the data set's lists name no donors that splits could keep apart."""
+    return FIRST_DONOR + identity
+
+
+def _av_deepfake1m_place(clip: PlannedClip) -> PlannedClip:
+    take = f"id{12 + clip.identity:05d}/demo-{clip.scene:06d}/00001"
+    return replace(clip, path=f"{_av_deepfake1m_part(clip.identity)}/{take}/{clip.kind.category}.mp4")
+
+
+def _av_deepfake1m_metadata(config: DemoConfig, clips: list[PlannedClip]) -> dict[str, bytes]:
+    entries: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
+    for clip in clips:
+        part, _, file = clip.path.partition("/")
+        video, audio = clip.kind.changes != ("voice",) and clip.kind.is_fake, "voice" in clip.kind.changes
+        spans = [[frame / FPS for frame in clip.segment]] if clip.segment else []
+        entries[part].append(
+            {
+                "file": file,
+                "original": f"{file.rpartition('/')[0]}/real.mp4" if clip.kind.is_fake else None,
+                "split": part,
+                "modify_type": clip.kind.method,
+                "audio_model": "demo" if audio else None,
+                "fake_segments": spans,
+                "audio_fake_segments": spans * audio,
+                "visual_fake_segments": spans * video,
+                "video_frames": round(config.duration_s * FPS),
+                "audio_frames": round(config.duration_s * SAMPLE_RATE_HZ),
+            }
+        )
+    return {f"{part}_metadata.json": json.dumps(rows, indent=1).encode() for part, rows in entries.items()}
+
+
 LAYOUTS = {
+    "av_deepfake1m": Layout(
+        # each three are spread over the three scenes, where a kind has one file name
+        kinds=(
+            ClipKind("real", "real"),
+            *(
+                ClipKind("visual_modified", "fake_video_real_audio", changes=changes)
+                for changes in (("lips",), ("face",), ("lips",))
+            ),
+            *[ClipKind("audio_modified", "real_video_fake_audio", changes=("voice",))] * 3,
+            *(
+                ClipKind("both_modified", "fake_video_fake_audio", changes=changes)
+                for changes in (("lips", "voice"), ("face", "voice"), ("lips", "voice"))
+            ),
+        ),
+        scenes_per_identity=3,
+        donor=_nobody_else,
+        place=_av_deepfake1m_place,
+        metadata=_av_deepfake1m_metadata,
+        forges_parts=True,
+    ),
     "fakeavceleb": Layout(
         kinds=(
             ClipKind("real", "RealVideo-RealAudio"),

@@ -20,6 +20,7 @@ from utils.config import opt, require_at_least
 GENERATOR_VERSION = 2  # increase it when the same seed gives other pictures or sounds
 ENCODER_VERSION = 2  # increase it when the same pictures and sounds give other files
 FPS = 25
+SEGMENT_S = (0.3, 1.0)  # how long a clip is forged, of a data set that forges parts
 Change = Literal["face", "lips", "voice"]  # what a forger swaps, re-synthesises, replaces
 
 
@@ -31,8 +32,9 @@ class DemoConfig:
     layout: str = opt(
         "fakeavceleb",
         "data set whose folders, names, metadata and forgeries are imitated: fakeavceleb and kodf have 3 "
-        "genuine and 5 fake clips per person, ffpp has 1 and 4",
-        choices=("fakeavceleb", "kodf", "ffpp"),
+        "genuine and 5 fake clips per person, ffpp has 1 and 4, av_deepfake1m 3 and 9, which are forged for "
+        "0.3 to 1 s only",
+        choices=("av_deepfake1m", "fakeavceleb", "ffpp", "kodf"),
     )
     num_identities: int = opt(40, "number of pseudo-identities")
     seed: int = opt(0, "the same seed gives the same pictures and sounds")
@@ -81,6 +83,15 @@ class ClipKind:
         return "face" in self.changes or self.changes == ("lips",)
 
 
+def draw_segment(config: DemoConfig, identity: int, number: int) -> tuple[int, int]:
+    """First frame of a forged segment anywhere in a clip, and that after its last."""
+    rng, num_frames = generator(config, identity, 10, number), round(config.duration_s * FPS)
+    shortest, longest = (int(length * FPS) for length in SEGMENT_S)
+    length = int(rng.integers(shortest + 1, min(longest, num_frames - 1) + 1))
+    start = int(rng.integers(num_frames - length + 1))
+    return start, start + length
+
+
 @dataclass(frozen=True)
 class PlannedClip:
     """One clip of the set."""
@@ -93,6 +104,7 @@ class PlannedClip:
     path: str = ""  # below the root
     sound: str = ""  # file with the sound of a silent video, if there is one
     silent: bool = False
+    segment: tuple[int, int] | None = None  # forged frames, first and after the last; None: all of a fake
 
     @property
     def files(self) -> list[str]:

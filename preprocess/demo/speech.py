@@ -70,6 +70,15 @@ class Utterance:
         steps = np.arange(len(self.opening))
         return np.interp(places, steps, self.opening), np.interp(places, steps, self.rounding)
 
+    def spoken_from(self, start_s: float, end_s: float) -> Utterance:
+        """The same, turned round so that its most spoken part of that length lies there."""
+        length = round((end_s - start_s) * TRACK_HZ)
+        spoken = int(np.convolve(self.opening, np.ones(length), mode="valid").argmax())
+        shift = round(start_s * TRACK_HZ) - spoken
+        return Utterance(
+            np.roll(self.waveform, shift * HOP), np.roll(self.opening, shift), np.roll(self.rounding, shift)
+        )
+
 
 def draw_voice(rng: np.random.Generator, *, female: bool) -> Voice:
     """Draw a genuine voice."""
@@ -342,3 +351,10 @@ def limit(waveform: Floats, *, rms: float, crest: float) -> Floats32:
         clipped = np.clip(unit * gain, -crest, crest)
         gain /= np.sqrt((clipped**2).mean())
     return (rms * np.clip(unit * gain, -crest, crest)).astype(np.float32)
+
+
+def replace_part(waveform: Floats32, other: Floats32, start_s: float, end_s: float) -> Floats32:
+    """`waveform` (N,) with a part of `other` (N,), faded in and out over 5 ms within it."""
+    times = np.arange(len(waveform)) / SAMPLE_RATE_HZ
+    share = (np.minimum(times - start_s, end_s - times) / 0.005).clip(0, 1)
+    return (waveform + share * (other - waveform)).astype(np.float32)

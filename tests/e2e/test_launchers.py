@@ -185,6 +185,20 @@ def test_the_demo_is_small_unless_a_variable_says_otherwise(asked, tmp_path):
     assert config["train"]["preset"] == "paper"
 
 
+def test_the_demo_of_segments_locates_by_frames_in_clips_that_are_forged_in_part(asked, tmp_path):
+    demo = (LAUNCHERS[0], "--demo_segments")
+    config = asked(*demo, DEMO_DIR=str(tmp_path))
+    assert config["train"]["dataset"] == ["av_deepfake1m"]
+    assert config["model"]["frame_head"]
+    other = asked(*demo, "--frame_head", "false", DEMO_DIR=str(tmp_path))
+    assert other["model"] == config["model"] | {"frame_head": False}
+    assert other["data"] == config["data"]
+    without = asked(*demo, "--temporal_alignment", "false", DEMO_DIR=str(tmp_path))
+    assert not without["model"]["frame_head"]
+    config = asked(*demo, DEMO_DIR=str(tmp_path), MODEL="mrdf")
+    assert (config["train"]["preset"], config["train"]["dataset"]) == ("demo", ["av_deepfake1m"])
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_without_data_a_launcher_says_what_to_do(launcher):
     result = run_launcher(launcher)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from utils.errors import DatasetError
-from utils.evaluation.bootstrap import Interval, PersonResamples, or_reason
+from utils.evaluation.bootstrap import PersonResamples, or_reason
 from utils.evaluation.bounds import Persons
 from utils.evaluation.metrics import Bools, Floats, Rows
 
@@ -253,24 +253,58 @@ def localisation_intervals(files: LocatedFiles, persons: Persons, what: str) -> 
     Persons with forged files are drawn apart from those without, so that every resample has labels. Raises
     NoStatisticError if either kind is of one person only.
     """
+    resamples = _resamples(files, persons, what)
+    named: dict[str, Any] = {"ap": {}, "ar": {}}
+    for (key, *name), values in _on_resamples(files, resamples).items():
+        if name:
+            named[key][name[0]] = resamples.interval(values)
+        else:
+            named[key] = resamples.interval(values)
+    return named
+
+
+def _resamples(files: LocatedFiles, persons: Persons, what: str) -> PersonResamples:
     has_labels = np.bincount(files.label_file, minlength=len(files.names)) > 0
-    resamples = PersonResamples(has_labels.astype(np.int64), persons, what, may_lack_reals=True)
+    return PersonResamples(has_labels.astype(np.int64), persons, what, may_lack_reals=True)
+
+
+def _on_resamples(files: LocatedFiles, resamples: PersonResamples) -> dict[tuple[str, ...], Floats]:
+    """The correct metrics on every resample: ("ap", t), ("ar", n) and ("score",) -> (resamples,)."""
     weighted = WeightedMatches(files, resamples.person_of)
     blocks = [weighted.metrics(counts) for counts in resamples.blocks()]
-
-    def interval(*path: str) -> Interval:
-        values = []
-        for block in blocks:
-            value: Any = block
-            for key in path:
-                value = value[key]
-            values.append(value)
-        return resamples.interval(np.concatenate(values))
-
-    named: dict[str, Any] = {
-        key: {name: interval(key, name) for name in blocks[0][key]} for key in ("ap", "ar")
+    named: dict[tuple[str, ...], Floats] = {
+        (key, name): np.concatenate([block[key][name] for block in blocks])
+        for key in ("ap", "ar")
+        for name in blocks[0][key]
     }
-    return named | {"score": interval("score")}
+    named["score",] = np.concatenate([block["score"] for block in blocks])
+    return named
+
+
+def localisation_difference(
+    pair: tuple[LocatedFiles, LocatedFiles], persons: Persons, what: str
+) -> dict[str, Any]:
+    """Two detectors on the same F files: {"ap_0.5": {"a", "b", "difference", "interval"}, ..., "score": ...}.
+
+    The correct form, first minus second; 95 % intervals over the persons of the files, paired: both are seen
+    on the same resamples. Raises DatasetError if files or labels differ, or no file has a label, and
+    NoStatisticError as `localisation_intervals`.
+    """
+    a, b = pair
+    if a.names != b.names or not np.array_equal(a.label_file, b.label_file):
+        raise DatasetError(f"{what}: the two do not have the same files with the same forged segments")
+    if not np.allclose(a.labels, b.labels):
+        raise DatasetError(f"{what}: the two do not have the same forged segments")
+    values = [localisation_metrics(files, "correct") for files in pair]
+    resamples = _resamples(a, persons, what)
+    draws = [_on_resamples(files, resamples) for files in pair]
+    found = {}
+    for path in draws[0]:
+        first, second = (v[path[0]][path[1]] if len(path) > 1 else v[path[0]] for v in values)
+        interval = resamples.interval(draws[0][path] - draws[1][path])
+        row = {"a": first, "b": second, "difference": first - second, "interval": list(interval)}
+        found["_".join(path)] = row
+    return found
 
 
 def worst_misses(files: LocatedFiles) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from utils.evaluation.significance import delong_test, holm, mcnemar_test
 from utils.evaluation.units import UNKNOWN, caveat, is_kind, join_kinds, noun
 from utils.files import require_writable, write_text
 from utils.names import brief, parse_json
+from utils.report.compare_segments import compare_segments, segments_table
 from utils.run.progress import configure_logging
 
 log = logging.getLogger("test")
@@ -230,6 +231,8 @@ def compare_runs(paths: Sequence[Path], thresholds: Sequence[float]) -> dict[str
                 kind: compare_rows(a, b, rows, thresholds, f"{key} {kind}")
                 for kind, rows in against_the_reals(a.text[key], a.labels).items()
             }
+        if located := compare_segments(*pair, dict(zip(a.clip_ids, a.text["identity"], strict=True))):
+            result["localisation"] = located
         datasets[name] = result
     adjust([result["overall"] for result in datasets.values()])
     for key in ("per_category", "per_method"):
@@ -304,6 +307,8 @@ def as_table(comparison: Mapping[str, Any]) -> str:
             cells += [p_value(row["delong_persons"]), p_value(row["delong"])]
             cells += [f"{row['accuracy_a']:.4f}", f"{row['accuracy_b']:.4f}", p_value(row["mcnemar"])]
             lines.append("| " + " | ".join(cells) + " |")
+    for name, result in comparison["datasets"].items():
+        lines += segments_table(name, result.get("localisation", {}))
     for name, result in comparison["datasets"].items():
         lines += ["", f"{name}: {result['caveat']}"] if result["caveat"] else []
     lines += [

@@ -1,12 +1,15 @@
-# Sourced by the launchers for --demo: makes and prepares DATASET's demo set, and sets up a model small enough for two
-# CPU cores. It tests the software, not the science.
+# Sourced by the launchers for --demo and --demo_segments: makes and prepares DATASET's demo set, and sets up a model
+# small enough for two CPU cores. It tests the software, not the science.
 
 DEMO_SEED="${DEMO_SEED:-3}" # of the generated faces and voices
 DEMO_DIR="${DEMO_DIR:-demo_data/${DATASET}_seed$DEMO_SEED}"
 DEMO_WORKERS="${DEMO_WORKERS:-$(nproc)}"
 
 echo "== making the demo set in $DEMO_DIR/raw" >&2
-python -m preprocess.demo --layout "$DATASET" --output "$DEMO_DIR/raw" --seed "$DEMO_SEED" --num_workers "$DEMO_WORKERS"
+PERSONS=40
+[[ "$DATASET" != av_deepfake1m ]] || PERSONS=28 # each with more clips
+python -m preprocess.demo --layout "$DATASET" --output "$DEMO_DIR/raw" --seed "$DEMO_SEED" --num_workers "$DEMO_WORKERS" \
+    --num_identities "$PERSONS"
 if [[ "$DATASET" == ffpp ]]; then
     echo "== cutting the sound of the videos" >&2
     python -m preprocess.ffpp_audio --source "$DEMO_DIR/raw"
@@ -36,9 +39,15 @@ fi
 # of DEMO_SEED=0, so the test identities of the default set played no part in the choice.
 SIZE_FLAGS=(--epochs 30 --batch_size 8 --learning_rate 1e-3 --feature_dim 64 --auxiliary_weight 0.2) # variables win
 SIZE_FLAGS+=(--image_size 112 --audio_channels 32 48 64 --classifier_hidden_dim 64 --dropout 0.1 --patience 0)
+WINDOWS=2
+if [[ "$DATASET" == av_deepfake1m ]]; then # chosen on the validation clips of the default set
+    WINDOWS=3                              # show all of a clip, and one of them its forgery
+    SIZE_FLAGS+=(--balance none --pooling max)
+    [[ " ${FLAGS[*]} " == *" --temporal_alignment false "* ]] || SIZE_FLAGS+=(--frame_head true)
+fi
 # the published code has one window of its own length per clip, at the clip's frame rate, and no heads for the modalities
 [[ " --preset ${PRESET:-} ${FLAGS[*]} " =~ " --preset"[\ =]"released " ]] ||
-    SIZE_FLAGS+=(--window_s 0.96 --video_fps 12.5 --windows_per_clip 2 --modality_weight 1.0)
+    SIZE_FLAGS+=(--window_s 0.96 --video_fps 12.5 --windows_per_clip "$WINDOWS" --modality_weight 1.0)
 [[ -n "${FOLDS:-}" || " ${FLAGS[*]} " =~ " --"(fold|protocol|split_file)" " ]] || SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
 # a flag without effect is an error, and ablations and other encoders do not use these
 [[ " ${FLAGS[*]} " == *" --video_encoder "* ]] || SIZE_FLAGS+=(--video_channels 8 16 32 64 64)

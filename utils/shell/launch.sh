@@ -1,4 +1,5 @@
-# Sourced by the launchers, with their arguments: finds the environment, handles --demo, trains and tests.
+# Sourced by the launchers, with their arguments: finds the environment, handles --demo and --demo_segments (the same
+# for every launcher), trains and tests.
 
 # relative paths in the environment are relative to the caller's folder, which the launcher has left
 for _name in DATA_ROOT RUN_DIR VENV DEMO_DIR WEIGHTS_DIR; do
@@ -14,8 +15,9 @@ source utils/shell/environment.sh
 SIZE_FLAGS=() # of the demo; a run that goes on keeps its own values
 declare -A STAGE_SIZES=() # more of them for each of m2sd's stages
 DEMO=false
-if [[ "${1:-}" == --demo ]]; then
+if [[ "${1:-}" =~ ^--demo(_segments)?$ ]]; then
     DEMO=true
+    [[ "$1" == --demo ]] || DATASET=av_deepfake1m # its layout says which part of a clip is forged
     shift
 fi
 FLAGS=("$@")
@@ -43,7 +45,7 @@ error: DATA_ROOT is not set: the launcher needs the prepared $DATASET data set.
   1. Get the data set from its authors (loaders/README.md says where and under which terms).
   2. Prepare it:  python -m preprocess.prepare --dataset $DATASET --source RAW_FOLDER --output PREPARED_FOLDER
   3. Train:       DATA_ROOT=PREPARED_FOLDER bash run_$DATASET.sh
-Without a data set:  bash run_$DATASET.sh --demo
+Without a data set:  bash run_$DATASET.sh --demo (or --demo_segments: forgeries of parts of clips, located in time)
 TEXT
     [[ "$DATASET" != ffpp ]] || echo "Before step 2, for its sound:  python -m preprocess.ffpp_audio --source RAW_FOLDER" >&2
     exit 2

@@ -16,6 +16,7 @@ from utils.evaluation.localisation import (
     LocatedFiles,
     Thresholds,
     WeightedMatches,
+    localisation_difference,
     localisation_intervals,
     localisation_metrics,
     localisation_results,
@@ -258,6 +259,20 @@ def test_a_set_of_fakes_alone_has_intervals_and_one_person_has_not():
         localisation_intervals(files, ["one"] * 16, "the set")
     with pytest.raises(DatasetError, match="need both"):
         PersonResamples(np.ones(16), persons, "the set")
+
+
+def test_two_detectors_are_compared_on_the_same_resamples_of_persons():
+    files, persons = many_files(6)
+    empty = as_files(*zip(*[(labels, []) for labels in [[(1.0, 2.0)]] * 3 + [[]]] * 6, strict=True))
+    found = localisation_difference((files, empty), persons, "the set")["ap_0.5"]
+    assert found["a"] == found["difference"] == localisation_metrics(files, "correct")["ap"]["0.5"]
+    assert found["b"] == 0
+    assert found["interval"] == list(localisation_intervals(files, persons, "the set")["ap"]["0.5"])
+    same = localisation_difference((files, files), persons, "the set")
+    assert {(row["difference"], *row["interval"]) for row in same.values()} == {(0, 0, 0)}
+    others = as_files([[(1.0, 2.5)]] * 24, [[]] * 24)
+    with pytest.raises(DatasetError, match="the same files with the same forged segments"):
+        localisation_difference((files, others), persons, "the set")
 
 
 def test_results_say_both_forms_and_why_there_is_no_number():

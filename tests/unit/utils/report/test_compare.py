@@ -238,3 +238,20 @@ def test_the_command_writes_the_numbers_and_a_table(two_runs, tmp_path, capsys):
 def test_a_wrong_call_is_a_usage_error(flags, message):
     with pytest.raises(UsageError, match=message):
         main(flags)
+
+
+def test_forged_segments_are_compared_where_both_evaluations_looked_for_them(two_runs, tmp_path):
+    persons = {row[0]: row[1] for row in clips()}
+    true = {clip_id: [[1.0, 2.0]] * (number % 3 > 0) for number, clip_id in enumerate(persons)}
+    for folder, start in (("a", 1.0), ("b", 1.6)):  # overlaps of 1 and of 0.25
+        found = {clip_id: {"clip": [[0.9, start, start + 1]] * len(spans)} for clip_id, spans in true.items()}
+        assert "localisation" not in compare_runs(two_runs, (0.5, 0.5))["datasets"]["data"]
+        (tmp_path / folder / "segments.json").write_text(json.dumps(found))
+        (tmp_path / folder / "true_segments.json").write_text(json.dumps({"clip": true}))
+    comparison = compare_runs(two_runs, (0.5, 0.5))
+    rows = comparison["datasets"]["data"]["localisation"]["clip"]
+    assert rows["ap_0.5"] == {"a": 1.0, "b": 0.0, "difference": 1.0, "interval": [1.0, 1.0]}
+    assert "| data: clip | ap_0.5 | 1.0000 | 0.0000 | +1.0000 [1.0000, 1.0000] |" in as_table(comparison)
+    (tmp_path / "b/segments.json").write_text("[]")
+    with pytest.raises(DatasetError, match="is damaged"):
+        compare_runs(two_runs, (0.5, 0.5))
