@@ -126,6 +126,7 @@ class Evaluation(FlagGroups):
     precision: str
     judgement: restore.Judgement
     trained_checksums: dict[str, str]  # of the split files used in training
+    trained_backends: dict[str, int]  # landmark backend -> number of clips of the run; {} if it is not known
     run: dict[str, Any]  # the run of the checkpoint (see utils/report/matrix.py)
     trimmed_data: DataConfig | None  # of the second row of --trimmed both
 
@@ -171,6 +172,7 @@ def parse_args(argv: list[str] | None = None) -> Evaluation:
         precision=resolve_precision(test.precision, device),
         judgement=restore.restore_judgement(content, test.checkpoint),
         trained_checksums=content.get("split_checksums", {}),
+        trained_backends=content.get("landmark_backends", {}),
         run=run,
         trimmed_data=trimmed_data,
         **configs,
@@ -213,12 +215,12 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "split": test.split,
         "seen_in_training": seen,
         "caveat": caveat,
+        "landmark_backends": outputs.tell_backends(clips, name, evaluation.trained_backends),
         **all_metrics(judgement.decision, clips, scores, donor_disjoint, part, judgement.domain),
         **located,
         "checkpoint": test.checkpoint.name,
         "run": evaluation.run,
-        "window_s": data.window_s,
-        "windows_per_clip": data.windows_per_clip,
+        **{name: getattr(data, name) for name in ("window_s", "windows_per_clip")},
         "data": to_plain(data),
         "trimmed": data.trimming,
         **outputs.provenance(split, protocol, scores, device),

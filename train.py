@@ -185,7 +185,7 @@ def start(config: RunConfig, device: torch.device) -> int:
         "command": shlex.join(sys.argv),
         "environment": describe_environment(device),
         "split_checksums": checksums,
-        "generated_sets": parts.generated_sets,
+        **parts.about,
     }
     with contextlib.ExitStack() as stack:
         if is_main():

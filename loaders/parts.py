@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loaders import DATASETS
 from loaders.audit.leaks import require_no_leak
@@ -14,8 +15,11 @@ from loaders.listing import Listing, ListingConfig, summarize
 from loaders.splits.drawing import SPLITS, Split, SplitConfig
 from loaders.splits.files import make_split
 from loaders.splits.published import protocol_results
+from utils.clip.backends import backend_of, describe_mixture
+from utils.clip.files import read_info_values
 from utils.clip_type import Clip
 from utils.errors import UsageError
+from utils.run.progress import map_files
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,23 @@ class Parts:
     listings: dict[str, Listing]
     splits: dict[str, Split]
     clips: dict[str, list[Clip]]  # part -> clips of all data sets
+    backends: dict[str, int]  # landmark backend -> number of clips
     table: list[str]  # for the log: number of clips per data set, part, category and state
 
     @property
-    def generated_sets(self) -> list[str]:
-        """Names of the data sets with generated clips, which say nothing about real videos."""
-        return [name for name, listing in self.listings.items() if listing.generated]
+    def about(self) -> dict[str, Any]:
+        """For the run: data sets with generated clips, which say nothing about real videos; `backends`."""
+        generated = [name for name, listing in self.listings.items() if listing.generated]
+        return {"generated_sets": generated, "landmark_backends": self.backends}
+
+
+def count_backends(clips: Sequence[Clip]) -> dict[str, int]:
+    """Landmark backend -> number of clips of it; clips without a clip.json are left out.
+
+    Raises ClipError if a clip.json is not valid.
+    """
+    names = map_files(lambda clip: backend_of(read_info_values(clip.folder)), clips, "landmark backends")
+    return dict(sorted(Counter(name for name in names if name).items()))
 
 
 def load_parts(
@@ -51,7 +66,7 @@ def load_parts(
     person, a family or a file is in two parts; UsageError if train or val of the union needs several classes
     but has one only, or (without `allow_test_only`) for a data set that is meant for testing only.
     """
-    parts = Parts({}, {}, {part: [] for part in SPLITS}, [])
+    parts = Parts({}, {}, {part: [] for part in SPLITS}, {}, [])
     for name, root in data_roots.items():
         listing = parts.listings[name] = DATASETS[name](root, listing_config)
         if listing.test_only and not allow_test_only:
@@ -67,6 +82,9 @@ def load_parts(
         parts.table.extend(f"{name}: {line}" for line in shared)
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")
+    parts.backends.update(count_backends([clip for clips in parts.clips.values() for clip in clips]))
+    if mixture := describe_mixture(parts.backends):
+        parts.table.append(f"warning: {mixture}")
     if reals_only:
         parts.clips["val"] = real_clips(parts.clips["val"], label_rule)
     for part in ("train", "val") if needs_classes else ():

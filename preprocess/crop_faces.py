@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 
 from preprocess.clip.crop import crop_face
+from preprocess.faces.backends import with_backend
 from preprocess.faces.track import CropConfig
 from preprocess.work.batch import InputConfig, StepConfig, WorkConfig, find_jobs, make_file, run_batch
 from preprocess.work.jobs import Job
@@ -32,6 +33,7 @@ def main() -> int:
         __doc__, InputConfig, StepConfig, CropConfig, WorkConfig, LimitConfig
     )
     inputs.require_paths()
+    config = with_backend(config)
     do = functools.partial(make_file, name=VIDEO_NAME, make=crop, config=config, overwrite=step.overwrite)
     return run_batch(find_jobs(inputs), do, work, limits)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.clip.crop import require_faces
-from preprocess.faces.mesh import new_face_mesh
+from preprocess.faces.backends import backend_flag, new_face_mesh, with_backend
 from preprocess.work.batch import FolderConfig, StepConfig, WorkConfig, find_folders, make_file, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig
@@ -30,6 +30,7 @@ class ExtractLandmarksConfig(StepConfig):
     """python -m preprocess.extract_landmarks"""
 
     min_face_fraction: float = opt(0.8, "share of frames in which a face must be found")
+    landmark_backend: str = backend_flag()
 
 
 def extract(job: Job, config: ExtractLandmarksConfig) -> None:
@@ -41,7 +42,7 @@ def extract(job: Job, config: ExtractLandmarksConfig) -> None:
     num_frames = len(read_video_times(video).starts_s)
     path, shape = job.scratch / LANDMARKS_NAME, (num_frames, NUM_LANDMARKS, 2)
     landmarks = np.lib.format.open_memmap(path, mode="w+", dtype="<f4", shape=shape, version=(1, 0))
-    mesh = new_face_mesh()
+    mesh = new_face_mesh(config.landmark_backend)
     num_seen = index = 0
     for index, (_, image) in enumerate(iterate_frames(video), start=1):
         if index > num_frames:
@@ -59,6 +60,7 @@ def main() -> int:
     folders, own, work, limits = parse_groups(
         __doc__, FolderConfig, ExtractLandmarksConfig, WorkConfig, LimitConfig
     )
+    own = with_backend(own)
     do = functools.partial(make_file, name=LANDMARKS_NAME, make=extract, config=own, overwrite=own.overwrite)
     return run_batch(find_folders(folders.data_root), do, work, limits)
 

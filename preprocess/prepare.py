@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.clip.make import ClipConfig, current_info, is_finished, prepare_clip
+from preprocess.faces.backends import with_backend
 from preprocess.work.batch import InputConfig, WorkConfig, find_jobs, run_batch
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LimitConfig, begin_with, stop_clock
@@ -126,6 +127,7 @@ def main() -> int:
     )
     if own.recheck and not inputs.has_urls:
         raise UsageError("recheck is for URLs; with paths, checksums are always compared")
+    clip = with_backend(clip)
     do = functools.partial(prepare_job, clip=clip, recheck=own.recheck)
     batch = find_jobs(inputs)
     if batch.dataset is not None:

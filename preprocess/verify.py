@@ -6,8 +6,8 @@
 A clip folder is any folder with a clip's file in it, also in a pack or where a link leads. Picture, landmarks
 and sound must be equally long (the sound within one frame) and long enough for training, and the files must
 have the checksums of clip.json; folders from other tools have none. --deep also decodes every frame and reads
-every landmark, sample and cached feature. Each problem is one line: path and reason. The exit status is 1 if
-there is one.
+every landmark, sample and cached feature. Each problem is one line: path and reason. Several landmark
+backends in one set are a problem of the whole. The exit status is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,7 @@ from preprocess.work.jobs import CLIP_FILES, Job
 from preprocess.work.limits import LimitConfig
 from preprocess.work.progress import failures_csv, with_progress
 from preprocess.work.workers import run_workers
+from utils.clip.backends import backend_of, describe_mixture
 from utils.clip.features import check_features, list_features
 from utils.clip.files import (
     LANDMARKS_NAME,
@@ -37,6 +39,7 @@ from utils.clip.files import (
     find_audio,
     open_landmarks,
     read_clip_info,
+    read_info_values,
     require_long_enough,
 )
 from utils.clip.frames import read_frames, read_video_header
@@ -194,9 +197,12 @@ def _check_info(folder: Path, num_frames: int | None, fps: Fraction, problems: P
 
 
 def check_job(job: Job, data_root: Path, config: VerifyConfig) -> str:
-    """All problems of one clip folder, as JSON: [[path below the data root, reason], ...]."""
+    """A clip's landmark backend and its problems, as JSON: [name, [[path below the root, reason], ...]]."""
     found = check_clip(job.folder, deep=config.deep, audio_tolerance_s=config.audio_tolerance_s)
-    return json.dumps([(str(path.relative_to(data_root)), reason) for path, reason in found])
+    backend = ""
+    with contextlib.suppress(ClipError):  # it is among the problems
+        backend = backend_of(read_info_values(job.folder))
+    return json.dumps((backend, [(str(path.relative_to(data_root)), reason) for path, reason in found]))
 
 
 def _require_writable(path: Path) -> None:
@@ -214,21 +220,27 @@ def main() -> int:
         _require_writable(own.output)
     problems: list[tuple[str, str]] = []
     num_bad = 0
+    backends: Counter[str] = Counter()
     do = functools.partial(check_job, data_root=folders.data_root, config=own)
     with tempfile.TemporaryDirectory() as temporary:
         outcomes = run_workers(jobs, do, limits, Path(temporary) / "scratch", work.num_workers)
         with with_progress(outcomes, len(jobs)) as shown:
             for job, status, reason in shown:
-                found = [(job.name, reason)] if status == "failed" else json.loads(status)
+                backend, found = ("", [(job.name, reason)]) if status == "failed" else json.loads(status)
+                backends[backend] += 1
                 num_bad += bool(found)
                 problems += found
                 for path, why in found:
                     log.warning("%s: %s", path, why)
+    del backends[""]
+    if mixture := describe_mixture(backends):
+        problems.append((".", mixture))
+        log.warning("%s: %s", folders.data_root, mixture)
     if own.output is not None:
         table = failures_csv(problems)
         write_atomically(own.output, lambda partial: partial.write_bytes(table))
     log.info("%d clips checked, %d bad", len(jobs), num_bad)
-    return 1 if num_bad else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #   bash tests/run.sh [any pytest flag]       e.g. -n 0 -k splits: in one process, what matches
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+further_requirements=(requirements-dev.txt)
 source utils/shell/environment.sh
 
 python -m ruff check .

@@ -10,7 +10,7 @@ import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,8 +62,12 @@ class UsageError(FrameworkError):
 
 
 def require_packages(names: Iterable[str], purpose: str) -> None:
-    """Raise UsageError with the pip command if `purpose` lacks one of these packages."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    """Raise UsageError with the pip command if `purpose` lacks one of these packages.
+
+    A mapping says under which name pip knows each module.
+    """
+    known = names if isinstance(names, Mapping) else {}
+    missing = [known.get(name, name) for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"{purpose} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 

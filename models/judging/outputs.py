@@ -17,11 +17,13 @@ import torch
 from loaders.batches.data_config import DataConfig
 from loaders.batches.labels import clip_labels
 from loaders.listing import Listing, summarize
+from loaders.parts import count_backends
 from loaders.splits.drawing import Split
 from loaders.splits.files import split_checksum
 from loaders.splits.published import protocol_results
 from models.judging.sensitivity import Scored, measure_robustness, measure_shortcuts
 from preprocess.perturb.variants import RobustnessConfig
+from utils.clip.backends import describe_change, describe_mixture
 from utils.clip_type import Clip
 from utils.errors import UsageError
 from utils.evaluation.metrics import lacks_a_class, require_both_classes
@@ -36,6 +38,14 @@ from utils.run.config_file import describe_environment
 
 log = logging.getLogger("test")
 TRIMMED = "trimmed"  # folder of the second row of --trimmed both
+
+
+def tell_backends(clips: Sequence[Clip], name: str, trained: Mapping[str, int]) -> dict[str, int]:
+    """Landmark backend -> number of clips; the log names several of them, and others than in training."""
+    counts = count_backends(clips)
+    for warning in filter(None, (describe_mixture(counts), describe_change(trained, counts))):
+        log.warning("%s: %s", name, warning)
+    return counts
 
 
 def check_clips(clips: Sequence[Clip], label_rule: str, part: str, *told: str, needs_both: bool) -> None:

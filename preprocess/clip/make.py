@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from preprocess.clip.crop import PictureChange, crop_face, require_faces
 from preprocess.clip.sound import AudioConfig, WaveformChange, extract_audio, require_sound
+from preprocess.faces.backends import backend_packages, model_checksums, resolve_backend
 from preprocess.faces.track import CropConfig
 from utils.clip.files import (
     AUDIO_NAME,
@@ -26,13 +28,20 @@ from utils.errors import ClipError
 from utils.files import file_sha256
 from utils.media.times import read_video_times
 
-TOOLS = ("av", "mediapipe", "opencv-contrib-python", "soxr", "numpy")
+TOOLS = ("av", "soxr", "numpy")
+BUILDS_OF_OPENCV = ("opencv-contrib-python", "opencv-python", "opencv-python-headless")
+# of clips that were made before it was a flag
+OLDER_SETTINGS = {"landmark_backend": "solutions"}
 
 
 @functools.cache
-def _tool_versions() -> dict[str, str]:
+def _tool_versions(backend: str) -> dict[str, str]:
     """Installed versions, read once: it takes 5 ms each."""
-    return {tool: importlib.metadata.version(tool) for tool in TOOLS}
+    versions = {tool: importlib.metadata.version(tool) for tool in (*TOOLS, *backend_packages(backend))}
+    for build in BUILDS_OF_OPENCV:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[build] = importlib.metadata.version(build)
+    return versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +71,9 @@ _THRESHOLDS = ("min_face_fraction", "max_missing_audio_s", "allow_silent")
 
 
 def clip_settings(config: ClipConfig, change: Change) -> dict[str, Any]:
-    """The settings of clip.json: the flags that shape a clip's files."""
+    """The settings of clip.json: the flags that shape a clip's files, the backend by its own name."""
     settings = {name: value for name, value in sorted(to_plain(config).items()) if name not in _THRESHOLDS}
-    return settings | change.settings
+    return settings | {"landmark_backend": resolve_backend(config.landmark_backend)} | change.settings
 
 
 def prepare_clip(
@@ -102,7 +111,8 @@ def prepare_clip(
         num_frames=len(times.starts_s),
         sample_rate_hz=config.sample_rate_hz,
         settings=clip_settings(config, change),
-        tools=_tool_versions(),
+        tools=_tool_versions(config.landmark_backend),
+        landmark_models=model_checksums(config.landmark_backend),
         files={file: file_sha256(folder / file) for file in DATA_FILES},
         **vars(crop),
         **vars(audio),
@@ -156,5 +166,5 @@ def current_info(
         require_usable(source, info, config)
     except ClipError:
         return None
-    made = info.layout_version, info.settings, set(info.files)
+    made = info.layout_version, OLDER_SETTINGS | info.settings, set(info.files)
     return info if made == (LAYOUT_VERSION, clip_settings(config, change), set(DATA_FILES)) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,10 +31,13 @@ from preprocess.demo.geometry import (
     upright,
 )
 from preprocess.demo.mouth import MouthInterior, mouth_field
-from preprocess.faces.solutions import import_mediapipe, quiet_native_code
 from utils.clip.face_regions import FACE_OVAL, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 from utils.errors import UsageError
 
+# of the photos: landmarks by Face Mesh, (4, 478, 3) shares of width and height (z: of width), and the persons
+# on the canvas by MediaPipe's selfie segmentation, (4, CANVAS, CANVAS). So the demo set is the same
+# whatever finds faces here; tests/unit/preprocess/demo/test_demo.py measures them again.
+MEASURED = Path(__file__).with_name("portraits.npz")
 CANVAS = 480  # pixels of the square on which a face is defined, before the head moves
 FACE_HEIGHT = 170.0  # forehead to chin on the canvas
 FACE_CENTRE = np.array([240.0, 232.0])
@@ -66,44 +70,41 @@ class Identity:
     interior: MouthInterior
 
 
-@functools.cache
-def load_portraits() -> tuple[Portrait, ...]:
-    """Both portraits and their mirror images, cut out and aligned by Face Mesh's landmarks.
+def placing(points: Floats) -> tuple[Floats, float]:
+    """Matrix (2, 3) and scale that bring a photo's landmarks, in pixels, to their places on the canvas."""
+    return upright(points, FACE_HEIGHT, points[[CHIN, FOREHEAD], :2].mean(0), FACE_CENTRE)
 
-    Raises UsageError if a package is missing.
-    """
+
+def photos() -> list[Pixels]:
+    """Both portraits, and their mirror images. Raises UsageError if a package is missing."""
     try:
         import matplotlib.cbook
         import skimage.data
     except ImportError as error:
         raise UsageError(f"the demo set needs {error.name}: pip install matplotlib scikit-image") from error
     hopper = cv2.imread(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))[..., ::-1]
-    photos = [np.ascontiguousarray(photo, np.uint8) for photo in (hopper, skimage.data.astronaut())]
-    photos += [np.ascontiguousarray(photo[:, ::-1]) for photo in photos]
-    solutions = import_mediapipe().solutions
+    found = [np.ascontiguousarray(photo, np.uint8) for photo in (hopper, skimage.data.astronaut())]
+    return found + [np.ascontiguousarray(photo[:, ::-1]) for photo in found]
+
+
+@functools.cache
+def load_portraits() -> tuple[Portrait, ...]:
+    """The `photos`, cut out and aligned by their landmarks."""
+    with np.load(MEASURED) as measured:
+        all_landmarks, alphas = measured["landmarks"], measured["alpha"]
     portraits = []
-    with (
-        quiet_native_code(),
-        solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True) as mesh,
-        solutions.selfie_segmentation.SelfieSegmentation(model_selection=0) as segmenter,
-    ):
-        for photo in photos:
-            found = mesh.process(photo).multi_face_landmarks[0].landmark
-            height, width = photo.shape[:2]
-            points = np.array([[p.x * width, p.y * height, p.z * width] for p in found])
-            portraits.append(_align(photo, segmenter.process(photo).segmentation_mask, points))
+    for photo, landmarks, alpha in zip(photos(), all_landmarks, alphas, strict=True):
+        height, width = photo.shape[:2]
+        points = landmarks.astype(np.float64) * (width, height, width)
+        portraits.append(_align(photo, alpha, points))
     return tuple(portraits)
 
 
-def _align(photo: Pixels, person: Floats32, points: Floats) -> Portrait:
+def _align(photo: Pixels, alpha: Floats32, points: Floats) -> Portrait:
     """Turn and scale a photo so that forehead and chin lie at fixed places of the canvas; close the mouth."""
-    matrix, scale = upright(points, FACE_HEIGHT, points[[CHIN, FOREHEAD], :2].mean(0), FACE_CENTRE)
+    matrix, scale = placing(points)
     size = (CANVAS, CANVAS)
     image = cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    mask = cv2.warpAffine(person, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    # the segmentation's soft rim shows the old background: keep its inner part
-    alpha = smoothstep(cv2.erode(mask, np.ones((3, 3), np.uint8)), 0.35, 0.95).astype(np.float32)
-    alpha[:8] = 0
     landmarks = np.hstack([points[:, :2] @ matrix[:, :2].T + matrix[:, 2], points[:, 2:] * scale])
     gap = float(lip_opening(landmarks) * face_height(landmarks))
     field = mouth_field(landmarks, (0, 0, CANVAS, CANVAS))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.faces.solutions import Image, Landmarks, import_mediapipe, quiet_native_code
+from preprocess.faces.solutions import Box, Image, Landmarks, import_mediapipe, quiet_native_code, to_boxes
 from utils.clip.files import NUM_LANDMARKS
 
 _STEP_US = 33_333  # between two images, by the graph's clock; nothing in the graphs depends on it
@@ -141,16 +141,16 @@ def _shared_graph(config: str) -> ImageGraph:
 
 
 class FastDetection:
-    """Full-range face detection in single images: a list of MediaPipe's Detection messages."""
+    """Full-range face detection in single images."""
 
     def __init__(self) -> None:
         self._graph = _shared_graph(_DETECTION_GRAPH)
         self._messages = import_mediapipe().packet_getter.get_proto_list
         importlib.import_module("mediapipe.framework.formats.detection_pb2")  # which it looks up by its name
 
-    def __call__(self, image: Image) -> list[Any]:
+    def __call__(self, image: Image) -> list[Box]:
         packet = self._graph(image)
-        return [] if packet is None else self._messages(packet)
+        return [] if packet is None else to_boxes(self._messages(packet))
 
 
 class _Place(NamedTuple):

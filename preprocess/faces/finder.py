@@ -12,8 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from preprocess.faces.fast_graphs import FastDetection
-from preprocess.faces.solutions import Image, SolutionDetection, use_solutions
+from preprocess.faces.backends import new_detection
+from preprocess.faces.solutions import Image
 from utils.media.picture import Picture
 
 DETECTOR_SIDE = 384  # what the detector is given: twice its own input, shrunk by area averaging
@@ -34,21 +34,20 @@ def is_same(one: Face, other: Face) -> bool:
 
 
 class FaceDetector:
-    """MediaPipe Face Detection, full-range model, which keeps no state between images.
+    """MediaPipe Face Detection, full-range model, which keeps no state between images; see backends.py.
 
     It reports faces with a score of 0.6 or more: the threshold of MediaPipe's solution has no effect.
     """
 
-    def __init__(self) -> None:
-        self._detections = SolutionDetection() if use_solutions() else FastDetection()
+    def __init__(self, backend: str = "auto") -> None:
+        self._detect_boxes = new_detection(backend)
 
     def _detect(self, image: Image, left: int, top: int, width: int, height: int) -> list[Face]:
         """Faces in an image of this part of a frame; the image itself may be smaller."""
         faces = []
-        for detection in self._detections(image):
-            box = detection.location_data.relative_bounding_box
-            x, y = left + (box.xmin + box.width / 2) * width, top + (box.ymin + box.height / 2) * height
-            faces.append(Face(x, y, max(box.width * width, box.height * height), detection.score[0]))
+        for box in self._detect_boxes(image):
+            x, y = left + (box.left + box.width / 2) * width, top + (box.top + box.height / 2) * height
+            faces.append(Face(x, y, max(box.width * width, box.height * height), box.score))
         return faces
 
     def in_frame(self, picture: Picture) -> list[Face]:

@@ -12,8 +12,8 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,16 @@ from utils.errors import require_packages
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Landmarks = npt.NDArray[np.float32]  # (478, 2) x, y
+
+
+class Box(NamedTuple):
+    """A detected face, in shares of the image's width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    score: float
 
 
 def use_solutions() -> bool:
@@ -94,5 +104,14 @@ class SolutionDetection:
         with quiet_native_code():
             self._solution = import_mediapipe().solutions.face_detection.FaceDetection(model_selection=1)
 
-    def __call__(self, image: Image) -> list[Any]:
-        return self._solution.process(np.ascontiguousarray(image)).detections or []
+    def __call__(self, image: Image) -> list[Box]:
+        return to_boxes(self._solution.process(np.ascontiguousarray(image)).detections or [])
+
+
+def to_boxes(detections: Iterable[Any]) -> list[Box]:
+    """What MediaPipe's Detection messages say."""
+    boxes = []
+    for detection in detections:
+        box = detection.location_data.relative_bounding_box
+        boxes.append(Box(box.xmin, box.ymin, box.width, box.height, detection.score[0]))
+    return boxes

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from preprocess.faces.backends import backend_flag, new_face_mesh
 from preprocess.faces.finder import Face
-from preprocess.faces.mesh import new_face_mesh
 from preprocess.faces.person import Person
 from preprocess.faces.solutions import Landmarks
 from utils.clip.files import CROP_SIZE, LANDMARKS_NAME, NUM_LANDMARKS, VIDEO_NAME
@@ -59,6 +59,7 @@ class CropConfig:
     min_detection_score: float = opt(
         0.6, "accept a new face from this score of the detector on; it reports no face below 0.6"
     )
+    landmark_backend: str = backend_flag()
 
     def __post_init__(self) -> None:
         require_between(self, 1, 2.2, "crop_margin")
@@ -160,7 +161,7 @@ class FaceTrack:
         self.first_frame, self.config = first_frame, config
         self.pose = self._window = self._first_pose = pose
         self._person, self._find_earlier = Person(), find_earlier
-        self._mesh = new_face_mesh()  # this track's own: it remembers where the face was
+        self._mesh = new_face_mesh(config.landmark_backend)  # its own: it remembers the face's place
         self.missing = 0  # frames since Face Mesh or the detector last saw the face
         self.num_seen = 0  # frames with landmarks
         self.area = 0.0  # face area x frames, by which tracks are compared

@@ -48,7 +48,7 @@ class FaceTracker:
         self._idle_after, self._detect_every, self._max_gap = map(
             self._frames, (IDLE_AFTER_S, config.detect_every_s, config.max_gap_s)
         )
-        self._detector = FaceDetector()
+        self._detector = FaceDetector(config.landmark_backend)
         self._live: list[FaceTrack] = []
         self._pad_to = num_frames if max_tracks is None else None
         self._max_tracks = max_tracks or 1

@@ -19,7 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.clip.make import Change, ClipConfig, clip_settings, is_finished, prepare_clip
+from preprocess.clip.make import (
+    OLDER_SETTINGS,
+    Change,
+    ClipConfig,
+    clip_settings,
+    is_finished,
+    prepare_clip,
+)
 from preprocess.perturb.kinds import KINDS, PICTURE, PICTURE_KINDS, SOUND, Perturbation, random_generator
 from preprocess.work.batch import Batch, WorkConfig, run_batch
 from preprocess.work.jobs import Job
@@ -172,7 +179,7 @@ def variant_config(folder: Path, info: ClipInfo) -> ClipConfig:
         "allow_silent": True,
     }
     try:
-        return ClipConfig(**info.settings, **thresholds)
+        return ClipConfig(**OLDER_SETTINGS | info.settings, **thresholds)
     except (TypeError, ValueError) as error:
         raise ClipError(folder, f"was prepared with other flags ({error}); prepare it again") from error
 

@@ -1,6 +1,6 @@
 """Worker processes on the nodes of a Ray cluster, each with one job or group of jobs at a time.
 
-The nodes need Python with requirements.txt, and the same paths unless input and output are URLs; this
+The nodes need Python with requirements.txt and Ray, and the same paths unless input and output are URLs; this
 project's code is sent to them. The limits are those of local workers. A process or node that dies costs its
 jobs one attempt. Only a few jobs are submitted at a time, so memory does not grow with their number.
 """

@@ -29,7 +29,7 @@ from utils.run.memory import huge_pages_for_children
 AnyJob = TypeVar("AnyJob", bound=Job)
 Outcomes = Generator[tuple[AnyJob, str, str], None, None]  # (job, status, reason) of jobs as they finish
 LOCK_PATIENCE_S = 10.0  # time for the workers of a killed run to end
-PACKAGES = ("av", "mediapipe", "cv2", "soxr", "soundfile")  # that jobs import
+PACKAGES = ("av", "cv2", "soxr", "soundfile")  # that jobs import
 JOBS_PER_PROCESS = 500  # a new process then takes over: native libraries leak
 
 

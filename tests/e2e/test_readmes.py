@@ -135,6 +135,7 @@ def test_flags_named_in_the_text_exist():
     modules |= {("-m", "loaders.audit", "--ids_only")}
     known = {flag for script in modules for flag in flags_of(*script)} | LAUNCHER_FLAGS
     known |= {"--help", "--logdir", "--compare", "--matrix", "--shm-size", "--ipc"}  # the last two: docker's
+    known |= {"--no-deps"}  # pip's
     named = {flag for name in NAMES for flag in FLAG.findall(re.sub(r"\]\([^)]*\)", "", prose_of(name)))}
     assert len(named) > 60
     assert named <= known

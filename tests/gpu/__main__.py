@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 465.0  # of all steps together; what is left of 8 minutes is for the start and the end
 # requirements whose module has another name; a package that offers the same module is as good
-MODULES = {"opencv-python": "cv2", "opencv-contrib-python": "cv2", "scikit-learn": "sklearn"}
+MODULES = {"opencv-contrib-python": "cv2", "scikit-learn": "sklearn"}
 MODULES |= {"scikit-image": "skimage", "protobuf": "google.protobuf"}
 
 
@@ -75,9 +75,11 @@ STEPS = (
 
 def required_packages() -> dict[str, str]:
     """Name -> tested version of what requirements.txt wants at run time, and pytest."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    end = lines.index("# development")
-    pinned = [line for number, line in enumerate(lines) if number < end or line.startswith("pytest==")]
+    lines, further = (
+        (ROOT / name).read_text(encoding="utf-8").splitlines()
+        for name in ("requirements.txt", "requirements-dev.txt")
+    )
+    pinned = [*lines, *(line for line in further if line.startswith("pytest=="))]
     return dict(line.split("==") for line in pinned if line and not line.startswith("#"))
 
 

@@ -53,7 +53,8 @@ MAY_IMPORT = {
     ),
     # an entry point: it reads a data set's tables by the loaders' own readers before the work begins
     "preprocess/prepare.py": (
-        *("preprocess/work", "preprocess/clip", "utils", "loaders/__init__.py", "loaders/listing.py"),
+        *("preprocess/work", "preprocess/clip", "preprocess/faces", "utils"),
+        *("loaders/__init__.py", "loaders/listing.py"),
     ),
     "train.py": ("models", "losses", "loaders", "utils"),
     "test.py": ("models", "losses", "loaders", "preprocess", "utils"),

@@ -84,6 +84,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         generated = content.get("generated_sets")  # None: from before, it is not known
         if not (generated is None or (isinstance(generated, list) and set(map(type, generated)) <= {str})):
             raise CheckpointError(f"{path}: its generated_sets is not a list of names")
+        if not is_dict_of(int, content.get("landmark_backends", {})):  # {}: from before, it is not known
+            raise CheckpointError(f"{path}: its landmark_backends is not a dict of int")
     require_finite(path, content["model"] if "model" in content else content["released"])
     return content
 

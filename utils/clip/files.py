@@ -73,6 +73,7 @@ class ClipInfo:
     source_colour: dict[str, Any] = field(default_factory=dict)  # transfer, primaries, depth; HDR or 10 bit
     interlaced: bool = False  # the source's frames are two fields each
     cuts: list[int] = field(default_factory=list)  # frames with which another shot begins, for any face
+    landmark_models: dict[str, str] = field(default_factory=dict)  # file -> sha256 of the networks for faces
 
 
 _TYPES = typing.get_type_hints(ClipInfo)

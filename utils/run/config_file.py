@@ -20,7 +20,8 @@ from utils.names import brief, parse_json
 RESUMABLE = {"epochs", "patience", "num_workers", "device", "run_dir", "data_root", "decision_fpr"}
 RESUMABLE |= {"prefetch_factor", "checkpoint_activations", "compile", "save_every_steps", "keep_checkpoints"}
 RESUMABLE |= {"max_bad_clips", "loader_timeout_s"}
-PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "opencv-python", "av", "mediapipe", "scikit-learn")
+PACKAGES: tuple[str, ...] = ("torch", "torchvision", "torchaudio", "numpy", "opencv-contrib-python")
+PACKAGES += ("opencv-python-headless", "av", "mediapipe", "ai-edge-litert", "scikit-learn")
 
 
 def read_run_config(path: Path) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -16,10 +17,12 @@ from preprocess.demo import speech
 from preprocess.demo.animation import MAX_OPENING, Puppet, draw_background, draw_motion, render
 from preprocess.demo.dataset import MANIFEST_NAME, make_demo_set
 from preprocess.demo.forgeries import resynthesise_mouth, swap_faces
-from preprocess.demo.geometry import CHIN, NOSE_BASE, face_height, lip_opening, spline_map
-from preprocess.demo.identities import make_identity
+from preprocess.demo.geometry import CHIN, NOSE_BASE, face_height, lip_opening, smoothstep, spline_map
+from preprocess.demo.identities import CANVAS, MEASURED, make_identity, photos, placing
 from preprocess.demo.layouts import plan_clips
 from preprocess.demo.plan import FPS, DemoConfig, draw_scene
+from preprocess.faces.solutions import import_mediapipe, quiet_native_code
+from tests.environment import needs_solutions
 from utils.clip.face_regions import FACE_OVAL
 from utils.errors import DatasetError
 from utils.files import file_sha256
@@ -333,3 +336,24 @@ def test_spline_map_reads_the_source_at_each_knot():
     positions = spline_map(target, source, (10, 10, 100, 100), step=1)
     for knot, place in zip(target.astype(int), source, strict=True):
         np.testing.assert_allclose(positions[knot[1] - 10, knot[0] - 10], place, atol=0.1)
+
+
+@needs_solutions
+def test_what_is_stored_of_the_portraits_is_what_mediapipe_measures():
+    solutions = import_mediapipe().solutions
+    with (
+        np.load(MEASURED) as measured,
+        quiet_native_code(),
+        solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True) as mesh,
+        solutions.selfie_segmentation.SelfieSegmentation(model_selection=0) as segmenter,
+    ):
+        for photo, landmarks, alpha in zip(photos(), measured["landmarks"], measured["alpha"], strict=True):
+            found = mesh.process(photo).multi_face_landmarks[0].landmark
+            np.testing.assert_allclose(landmarks, [(p.x, p.y, p.z) for p in found], atol=1e-4)
+            matrix, _ = placing(landmarks * (photo.shape[1], photo.shape[0], photo.shape[1]))
+            mask = segmenter.process(photo).segmentation_mask
+            mask = cv2.warpAffine(mask, matrix, (CANVAS, CANVAS), borderMode=cv2.BORDER_REPLICATE)
+            # the segmentation's soft rim shows the old background: its inner part is kept
+            rim = smoothstep(cv2.erode(mask, np.ones((3, 3), np.uint8)), 0.35, 0.95)
+            rim[:8] = 0
+            np.testing.assert_allclose(alpha, rim, atol=1e-3)

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from preprocess.faces.backends import new_face_mesh
 from preprocess.faces.fast_graphs import FastDetection, FastMesh
 from preprocess.faces.finder import Face, FaceDetector, _tile_starts, distinct
-from preprocess.faces.mesh import new_face_mesh
 from preprocess.faces.solutions import SolutionDetection, SolutionMesh, import_mediapipe
 from preprocess.faces.track import CropConfig, pose_of
 from preprocess.faces.tracker import FaceTracker
 from tests.commands import ROOT
+from tests.environment import needs_solutions
 from tests.moving_face import moving_face, portrait
 from utils.clip.frames import read_frames
 from utils.media.picture import Picture, PictureConverter
@@ -61,6 +62,7 @@ def test_pose_scales_and_moves_with_the_face(face_landmarks):
     assert small.height == pytest.approx(chin_to_hairline, rel=0.1)
 
 
+@needs_solutions
 def test_fast_landmarks_are_those_of_mediapipes_own_solution_to_the_last_bit():
     """While the face moves and tilts, is gone, and comes back elsewhere; on two sizes of image; forgotten."""
     path = [(190 + 3 * i, 200) for i in range(6)] + [None] * 3 + [(150, 180 + i) for i in range(4)]
@@ -84,6 +86,7 @@ def test_fast_landmarks_are_those_of_mediapipes_own_solution_to_the_last_bit():
     assert num_faces >= 11
 
 
+@needs_solutions
 def test_fast_detections_are_those_of_mediapipes_own_solution():
     frames = moving_face(3, size=(384, 384), face_height=150, path=lambda i: (190 + i, 200) if i else None)
     fast, plain = FastDetection(), SolutionDetection()
@@ -92,11 +95,11 @@ def test_fast_detections_are_those_of_mediapipes_own_solution():
         assert fast(frame) == plain(frame)
         found.append(len(fast(frame)))
     assert found == [0, 1, 1]
-    box = plain(frame)[0].location_data.relative_bounding_box
+    (box,) = plain(frame)
     (face,) = FaceDetector().around(stored(frame), 192, 192, 384)
-    assert face.score == plain(frame)[0].score[0]
+    assert face.score == box.score
     assert face.size == pytest.approx(384 * max(box.width, box.height))
-    assert face.x == pytest.approx(384 * (box.xmin + box.width / 2))
+    assert face.x == pytest.approx(384 * (box.left + box.width / 2))
 
 
 WHOLE_PACKAGE = """
@@ -112,12 +115,14 @@ assert mediapipe.__version__ and not hasattr(mediapipe, "nothing")
 """
 
 
+@needs_solutions
 def test_mediapipe_is_imported_without_matplotlib_and_is_whole_for_others():
     words = [sys.executable, "-c", WHOLE_PACKAGE]
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
+@needs_solutions
 def test_one_variable_of_the_environment_chooses_mediapipes_own_solutions(tmp_path, monkeypatch):
     """They write the same files, and the fast graphs are not used."""
     frames = list(moving_face(40, face_height=100, path=lambda i: (200 + 2 * i, 150)))
@@ -146,6 +151,7 @@ def test_meshes_that_take_turns_do_not_see_each_others_past():
     np.testing.assert_array_equal([mesh(frame) for frame in here], expected)
 
 
+@needs_solutions
 def test_a_graph_that_failed_is_not_used_again():
     (frame,) = moving_face(1, size=(300, 300), face_height=120)
     mesh = FastMesh()

