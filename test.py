@@ -9,6 +9,7 @@
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
     python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
+    python test.py --serve --checkpoint saved_models/X/best.pt
 
 Prints the metrics and writes test_metrics.json, result_card.json, predictions.csv, report.html and its plots
 to --output_dir (default: the folder of the checkpoint); several data sets get a folder each. The score of a
@@ -17,7 +18,7 @@ clip is the mean of the logits of its windows. A checkpoint of a method's publis
 --robustness perturbs the raw videos, prepares them again and writes robustness.json, .csv and .png;
 --shortcuts removes sound, picture or both and writes shortcuts.csv;
 --trimmed both adds a row of the clips without their leading silence.
---scores, --submission, --compare, --matrix and --video have flags of their own: see test.py --video --help.
+--scores, --submission, --compare, --matrix, --video, --serve: modes with flags of their own, see --video --help.
 """
 
 from __future__ import annotations
@@ -279,11 +280,8 @@ def evaluate_all(evaluation: Evaluation, output_dir: Path) -> dict[str, Any]:
     for name, root, folder in zip(test.dataset, test.data_root, folders, strict=True):
         results[name] = evaluate_dataset(evaluation, name, root, folder)
         if evaluation.trimmed_data is not None:
-            trimmed.append(
-                evaluate_dataset(
-                    second_row(evaluation, evaluation.trimmed_data), name, root, folder / outputs.TRIMMED
-                )
-            )
+            second = second_row(evaluation, evaluation.trimmed_data)
+            trimmed.append(evaluate_dataset(second, name, root, folder / outputs.TRIMMED))
             if is_main():
                 outputs.add_trimmed(folder, results[name], trimmed[-1])
     if not several or not is_main():

@@ -134,7 +134,7 @@ class ClipDataset(Dataset[Any]):
                 waveform = sound.read(SAMPLE_RATE_HZ)
             elif sound is not None:
                 delay_s = draw.sound_delay_s if isinstance(draw, WindowStart) else 0.0
-                waveform = _read_sound(sound, start_s - delay_s, window_s)
+                waveform = _read_sound(sound, start_s, window_s, delay_s)
             video = np.zeros((len(frames), 0, 0, 3), np.uint8)
             if "video" in self.inputs:
                 video = crop.read(frames)
@@ -331,10 +331,15 @@ def _header(clip: Clip, crop: Crop, landmarks: npt.NDArray[Any] | None) -> Heade
     return crop.fps, len(landmarks)
 
 
-def _read_sound(sound: SoundReader, start_s: float, duration_s: float) -> npt.NDArray[np.float32]:
-    """A slice of a clip's sound, with silence before its beginning."""
+def _read_sound(
+    sound: SoundReader, start_s: float, duration_s: float, delay_s: float
+) -> npt.NDArray[np.float32]:
+    """A slice of a clip's sound; of a delayed one, with silence before its beginning and after its end."""
+    start_s -= delay_s
     missing_s = min(max(0.0, -start_s), duration_s)
     waveform = sound.read(SAMPLE_RATE_HZ, start_s=max(0.0, start_s), duration_s=duration_s - missing_s)
-    if not missing_s:
+    if not delay_s:
         return waveform
-    return np.concatenate([np.zeros(round(missing_s * SAMPLE_RATE_HZ), np.float32), waveform])
+    before = round(missing_s * SAMPLE_RATE_HZ)
+    after = max(0, round(duration_s * SAMPLE_RATE_HZ) - before - len(waveform))
+    return np.pad(waveform, (before, after))

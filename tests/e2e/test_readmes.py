@@ -19,7 +19,7 @@ FRONT_DOOR = ROOT / "README.md"
 READMES = [FRONT_DOOR, *sorted(path for room in ROOMS for path in (ROOT / room).rglob("README.md"))]
 NAMES = [path.relative_to(ROOT).as_posix() for path in READMES]
 OTHERS = {"apt-get", "pip", "ray", "tensorboard"}  # programs whose flags are not ours to test
-MODES = ("--video", "--compare", "--matrix", "--scores", "--submission")  # of test.py
+MODES = ("--video", "--serve", "--compare", "--matrix", "--scores", "--submission")  # of test.py
 STARTERS = {"torchrun", "srun"}
 LAUNCHER_FLAGS = {"--demo", "--demo_segments"}
 SHELL_FILES = [f"utils/shell/{name}.sh" for name in ("launch", "environment", "demo")]
@@ -131,7 +131,7 @@ def test_flags_named_in_the_text_exist():
     }
     modules = {script for script in commands if script[0] == "-m" and script != ("-m", "utils.checkpoint")}
     modules |= {("train.py", "--model", model) for model in MODELS} | {("train.py", "--search")}
-    modules |= {("test.py",), *(("test.py", mode) for mode in ("--video", "--scores", "--submission"))}
+    modules |= {("test.py",), *(("test.py", mode) for mode in MODES if mode not in ("--compare", "--matrix"))}
     modules |= {("-m", "loaders.audit", "--ids_only")}
     known = {flag for script in modules for flag in flags_of(*script)} | LAUNCHER_FLAGS
     known |= {"--help", "--logdir", "--compare", "--matrix", "--shm-size", "--ipc"}  # the last two: docker's

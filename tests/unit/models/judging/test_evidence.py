@@ -44,6 +44,17 @@ def test_a_curve_has_the_mean_logit_of_each_delay(dataset):
     np.testing.assert_allclose(curve["logit"], began_s - np.array(curve["delay_s"]), atol=0.005)
 
 
+def test_a_sound_that_is_shifted_out_of_its_clip_is_silence(dataset):
+    """A face of a third of a second is shifted by more than it lasts."""
+    for start, delay_s in ((0, 0.6), (30, -0.6)):
+        waveform = dataset[0, WindowStart(start, delay_s)].waveform
+        assert waveform.shape == (0.4 * SAMPLE_RATE_HZ,)
+        assert not waveform.any()
+    half = dataset[0, WindowStart(30, -0.2)].waveform
+    assert half[: SAMPLE_RATE_HZ // 5].any()
+    assert not half[SAMPLE_RATE_HZ // 5 :].any()
+
+
 def test_a_map_has_the_mean_fall_of_each_region(dataset):
     def sharpness(window):
         return window.video.float().diff(dim=2).abs().mean().item()
