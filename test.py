@@ -18,7 +18,7 @@ clip is the mean of the logits of its windows. A checkpoint of a method's publis
 --robustness perturbs the raw videos, prepares them again and writes robustness.json, .csv and .png;
 --shortcuts removes sound, picture or both and writes shortcuts.csv;
 --trimmed both adds a row of the clips without their leading silence.
---scores, --submission, --compare, --matrix, --video, --serve: modes with flags of their own, see --video --help.
+--scores, --submission, --compare, --matrix, --video, --serve have flags of their own: test.py --video --help.
 """
 
 from __future__ import annotations
