@@ -197,8 +197,8 @@ def localise(
         return {}
     clips = [clip for clip in clips if clip.clip_id in timelines]
     proposals = {clip.clip_id: localiser.propose(timelines[clip.clip_id]) for clip in clips}
-    rounded = {name: {k: v.round(4).tolist() for k, v in of.items()} for name, of in proposals.items()}
-    write_text(output_dir / NAME, json.dumps(rounded) + "\n")
+    plain = {name: {k: v.tolist() for k, v in of.items()} for name, of in proposals.items()}
+    write_text(output_dir / NAME, json.dumps(plain) + "\n")
     found: dict[str, Any] = {"stride_s": localiser.stride_s}
     true: dict[str, Any] = {}
     for stream in localiser.rules:

@@ -40,9 +40,9 @@ fi
 SIZE_FLAGS=(--epochs 30 --batch_size 8 --learning_rate 1e-3 --feature_dim 64 --auxiliary_weight 0.2) # variables win
 SIZE_FLAGS+=(--image_size 112 --audio_channels 32 48 64 --classifier_hidden_dim 64 --dropout 0.1 --patience 0)
 WINDOWS=2
-if [[ "$DATASET" == av_deepfake1m ]]; then # chosen on the validation clips of the default set
-    WINDOWS=3                              # show all of a clip, and one of them its forgery
-    SIZE_FLAGS+=(--balance none --pooling max)
+if [[ "$DATASET" == av_deepfake1m ]]; then
+    WINDOWS=3 # show all of a clip, and one of them its forgery
+    SIZE_FLAGS+=(--balance none --pooling max --image_size 80 --epochs 20)
     [[ " ${FLAGS[*]} " == *" --temporal_alignment false "* ]] || SIZE_FLAGS+=(--frame_head true)
 fi
 # the published code has one window of its own length per clip, at the clip's frame rate, and no heads for the modalities
