@@ -32,7 +32,6 @@ Floats = npt.NDArray[np.floating[Any]]  # of either precision, as NumPy's arithm
 Floats32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # x, y, width, height
-_NO_SECOND_MAP = np.empty(0, np.float32)  # for cv2.remap with a map of points
 CHEEKS = (50, 280, 205, 425, 101, 330, 187, 411, 118, 347)
 FOREHEAD, CHIN, NOSE_BASE = 10, 152, 2
 EYES = ((LEFT_UPPER_LID, LEFT_LOWER_LID), (RIGHT_UPPER_LID, RIGHT_LOWER_LID))
@@ -133,7 +132,9 @@ def enlarge(coarse: Floats32, step: int) -> Floats32:
 
 def read_at(image: Pixels | Floats, positions: Floats32, *, border: int = cv2.BORDER_REPLICATE) -> Floats32:
     """`image` (H, W[, C]) read at a map (h, w, 2), bilinear; rounded where `image` is uint8."""
-    pixels = cv2.remap(image, positions, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=border)
+    # as two maps: with one map of points, and an empty second one, OpenCV 5.0 reads beyond the latter
+    x, y = positions[..., 0], positions[..., 1]
+    pixels = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=border)
     return pixels.astype(np.float32, copy=False)
 
 
