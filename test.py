@@ -8,6 +8,7 @@
     python test.py --compare runA/predictions.csv runB/predictions.csv
     python test.py --matrix saved_models/A saved_models/B
     python test.py --video clip.mp4 --checkpoint saved_models/X/best.pt --output_dir verdicts
+    python test.py --serve --checkpoint saved_models/X/best.pt
 
 Prints the metrics and writes test_metrics.json, result_card.json, predictions.csv, report.html and its plots
 to --output_dir (default: the folder of the checkpoint); several data sets get a folder each. The score of a
@@ -16,7 +17,7 @@ clip is the mean of the logits of its windows. A checkpoint of a method's publis
 --robustness perturbs the raw videos, prepares them again and writes robustness.json, .csv and .png;
 --shortcuts removes sound, picture or both and writes shortcuts.csv;
 --trimmed both adds a row of the clips without their leading silence.
---scores, --compare, --matrix and --video are modes with flags of their own: see test.py --video --help.
+--scores, --compare, --matrix, --video, --serve are modes with flags of their own: see test.py --video --help.
 """
 
 from __future__ import annotations

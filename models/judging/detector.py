@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from loaders.batches.collate import Collate
 from loaders.batches.data_config import DataConfig
@@ -63,6 +62,7 @@ from utils.evaluation.scoring import POOLS
 from utils.evaluation.segments import Localiser
 from utils.evaluation.timelines import logits_of_streams
 from utils.run.device import autocast, exact_float32, resolve_device
+from utils.run.progress import Bar
 from utils.types import ClipBatch, DetectorOutput
 
 # fitted on no clip: P(fake) = sigmoid(logit), and both thresholds at 0.5
@@ -364,7 +364,7 @@ class LoadedDetector:
     ) -> Iterator[tuple[ClipBatch, DetectorOutput]]:
         """`_batches` of a face's windows, with a bar."""
         windows = (dataset[0, WindowStart(start)] for start in starts)
-        bar = tqdm(total=len(starts), desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
+        bar = Bar(total=len(starts), desc=what, unit="window", dynamic_ncols=True, disable=len(starts) < 2)
         with bar:
             for batch, output in self._batches(windows, config):
                 yield batch, output

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from loaders.batches.places import window_frames
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from utils.clip.face_regions import FACE_OVAL, LEFT_BROW, LEFT_EYE, LIPS, NOSE, RIGHT_BROW, RIGHT_EYE
 from utils.clip.files import CROP_SIZE, open_landmarks
 from utils.evaluation.metrics import Floats
+from utils.run.progress import Bar
 
 Score = Callable[[Iterable[ClipWindow]], Floats]  # the clip's logits of windows, which it takes in batches
 PROBE_WINDOWS = 3  # windows of a face on which lag and regions are probed
@@ -51,7 +51,7 @@ def lag_curve(
     If picture and sound belong together, a detector that uses both scores lowest near 0.
     """
     delays = [frames / float(fps) for frames in range(-lag_frames, lag_frames + 1)]
-    bar = tqdm(delays, desc="sound against picture", unit="shift", leave=False)
+    bar = Bar(delays, desc="sound against picture", unit="shift", leave=False)
     logits = score(dataset[0, WindowStart(start, delay)] for delay in bar for start in starts)
     curve = logits.reshape(len(delays), len(starts)).mean(axis=1)
     return {"delay_s": [round(delay, 4) for delay in delays], "logit": curve.tolist()}

@@ -11,6 +11,8 @@ from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from models.judging import command, foreign_scores
 from models.judging.detector import JudgeConfig
+from models.judging.serving import command as serving
+from models.judging.serving.config import ServeConfig
 from utils.errors import UsageError
 from utils.report import compare, matrix
 
@@ -18,6 +20,7 @@ from utils.report import compare, matrix
 MODES: dict[str, tuple[tuple[type[Any], ...], Callable[[], int]]] = {
     "compare": ((compare.CompareConfig,), compare.main),
     "matrix": ((matrix.MatrixConfig,), matrix.main),
+    "serve": ((ServeConfig,), serving.main),
     "scores": ((foreign_scores.ScoresConfig, ListingConfig, SplitConfig), foreign_scores.main),
     "video": ((command.VideoConfig,), command.main),
 }

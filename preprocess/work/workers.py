@@ -19,12 +19,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from preprocess.work.jobs import Job
 from preprocess.work.limits import LIMIT_SIGNALS, LimitConfig, describe_error, limited
 from utils.errors import ClipError, FrameworkError, UsageError
 from utils.run.memory import huge_pages_for_children
+from utils.run.progress import Bar
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 Outcomes = Generator[tuple[AnyJob, str, str], None, None]  # (job, status, reason) of jobs as they finish
@@ -286,7 +285,7 @@ def call_limited(
             kind, value = message
             if kind == "frames":
                 if bar is None:
-                    bar = tqdm(total=value[1], desc=progress, unit="frame", dynamic_ncols=True)
+                    bar = Bar(total=value[1], desc=progress, unit="frame", dynamic_ncols=True)
                     cleanup.callback(bar.close)
                 bar.update(value[0] - bar.n)
                 continue

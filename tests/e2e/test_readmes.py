@@ -21,6 +21,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in READMES]
 OTHERS = {"apt-get", "pip", "ray", "tensorboard"}  # programs whose flags are not ours to test
 STARTERS = {"torchrun", "srun"}
 LAUNCHER_FLAGS = {"--demo"}
+TEST_MODES = ("--video", "--serve", "--compare", "--matrix", "--scores")  # of test.py
 SHELL_FILES = [f"utils/shell/{name}.sh" for name in ("launch", "environment", "demo")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--\w[\w-]*")
@@ -84,7 +85,7 @@ def known_flags(script, arguments):
         search = flags_of("train.py", "--search") if "--search" in arguments else set()
         return search | flags_of("train.py", *chosen)
     if script == ("test.py",):
-        modes = [mode for mode in ("--video", "--compare", "--matrix", "--scores") if mode in arguments]
+        modes = [mode for mode in TEST_MODES if mode in arguments]
         return flags_of("test.py", *modes[:1], *chosen) | set(modes)
     if script == ("-m", "loaders.audit") and "--ids_only" in arguments:
         return flags_of(*script, "--ids_only")
@@ -130,7 +131,7 @@ def test_flags_named_in_the_text_exist():
     }
     modules = {script for script in commands if script[0] == "-m" and script != ("-m", "utils.checkpoint")}
     modules |= {("train.py", "--model", model) for model in MODELS} | {("train.py", "--search")}
-    modules |= {("test.py",), ("test.py", "--video"), ("test.py", "--scores")}
+    modules |= {("test.py",), *(("test.py", mode) for mode in ("--video", "--serve", "--scores"))}
     modules |= {("-m", "loaders.audit", "--ids_only")}
     known = {flag for script in modules for flag in flags_of(*script)} | LAUNCHER_FLAGS
     known |= {"--help", "--logdir", "--compare", "--matrix", "--shm-size", "--ipc"}  # the last two: docker's

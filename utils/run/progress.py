@@ -4,6 +4,8 @@ PyTorch is not imported here: commands that list, prepare or audit clips need no
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import logging
 import multiprocessing
@@ -12,12 +14,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["configure_logging", "is_first_process", "logging_redirect_tqdm", "map_files", "progress"]
+__all__ = [
+    "Bar",
+    "configure_logging",
+    "is_first_process",
+    "logging_redirect_tqdm",
+    "map_files",
+    "progress",
+    "told_progress",
+]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,6 +49,36 @@ def configure_logging(log_file: Path | None = None) -> None:
         outputs.append(logging.FileHandler(log_file, encoding="utf-8"))
     line = "%(asctime)s %(message)s"
     logging.basicConfig(level=logging.INFO, format=line, datefmt="%H:%M:%S", handlers=outputs, force=True)
+
+
+Listener = Callable[[str, str, int, int], None]  # (what, unit, how many are done, of how many)
+_listener: Listener | None = None
+
+
+@contextlib.contextmanager
+def told_progress(listener: Listener) -> Iterator[None]:
+    """While active, each `Bar` of this process tells `listener` how far it is, and draws nothing."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+class Bar(tqdm):
+    """tqdm's bar on standard error, or what `told_progress` tells."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        if _listener is not None:
+            options["file"] = io.StringIO()
+        super().__init__(*arguments, **options)
+
+    def update(self, n: int = 1) -> bool | None:
+        shown: bool | None = super().update(n)
+        if _listener is not None and not self.disable:
+            _listener(self.desc, self.unit, self.n, self.total)
+        return shown
 
 
 def progress(items: Iterable[Item], what: str, unit: str, total: int | None = None) -> Iterable[Item]:

@@ -11,7 +11,7 @@ from loaders.splits.drawing import Split
 from tests.clip_factory import make_clip
 from tests.trees.prepared import touch_clip
 from utils.run import progress as module
-from utils.run.progress import FEW, map_files, progress
+from utils.run.progress import FEW, Bar, map_files, progress, told_progress
 
 
 @pytest.fixture
@@ -78,3 +78,18 @@ def test_listing_checksums_and_counting_windows_are_not_silent(long_work, tmp_pa
     shown = capfd.readouterr().err
     for what in ("test: clips:", "test: clips that are not listed:", "checksums:", "windows of the clips:"):
         assert what in shown
+
+
+def test_a_bar_tells_who_listens_and_draws_nothing_meanwhile(capfd):
+    told = []
+    with told_progress(lambda *values: told.append(values)):
+        for step in (1, 2):
+            with Bar(total=2, desc=f"face {step}", unit="window") as bar:
+                bar.update()
+                bar.update()
+    assert told == [(f"face {step}", "window", done, 2) for step in (1, 2) for done in (1, 2)]
+    assert capfd.readouterr().err == ""
+    with Bar(total=2, desc="seen") as bar:
+        bar.update()
+    assert "seen" in capfd.readouterr().err
+    assert len(told) == 4
