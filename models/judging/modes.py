@@ -13,6 +13,7 @@ from loaders.splits.drawing import SplitConfig
 from models.judging import command, foreign_scores, submission
 from models.judging.detector import JudgeConfig
 from models.judging.serving import command as serving
+from models.judging.serving.config import ServeConfig
 from utils.errors import UsageError
 from utils.report import compare, matrix
 
@@ -20,7 +21,7 @@ from utils.report import compare, matrix
 MODES: dict[str, tuple[tuple[type[Any], ...], Callable[[], int]]] = {
     "compare": ((compare.CompareConfig,), compare.main),
     "matrix": ((matrix.MatrixConfig,), matrix.main),
-    "serve": ((serving.ServeConfig,), serving.main),
+    "serve": ((ServeConfig,), serving.main),
     "scores": ((foreign_scores.ScoresConfig, ListingConfig, SplitConfig), foreign_scores.main),
     "submission": ((submission.SubmissionConfig, WorkerConfig), submission.main),
     "video": ((command.VideoConfig,), command.main),

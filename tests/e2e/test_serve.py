@@ -153,8 +153,7 @@ def stopped(pid):
 def test_a_verdict_is_for_its_owner_and_goes_with_time_or_its_owner(served, clip):
     ann, bob, eve = Person(served), Person(served), Person(served)
     of_ann, of_bob = ann.send(clip.read_bytes(), "%ED%81%B4%EB%A6%BD%3Cb%3E.mp4"), bob.send(clip.read_bytes())
-    ends = ("done", "failed")
-    wait_for(lambda: ann.state(of_ann) in ends and bob.state(of_bob) in ends, "they are not judged")
+    wait_for(lambda: {ann.state(of_ann), bob.state(of_bob)} == {"done"}, "they are not judged")
     left_s = time.monotonic()
     status, headers, page = ann.page(of_ann)
     assert status == 200
@@ -175,7 +174,8 @@ def test_a_verdict_is_for_its_owner_and_goes_with_time_or_its_owner(served, clip
     assert again not in ann.videos()
     # Bob has closed his page, Ann goes on asking
     wait_for(lambda: ann.videos() is not None and bob.page(of_bob)[0] == 404, "a verdict outlives its page")
-    assert GONE_S - 1 < time.monotonic() - left_s < KEEP_S + 10
+    assert time.monotonic() - left_s > GONE_S - 1
+    assert ann.page(of_ann)[0] == 200
     wait_for(lambda: of_ann not in ann.videos(), "a verdict is not deleted")
     assert ann.page(of_ann)[0] == 404
     assert served.files() == []
@@ -184,6 +184,7 @@ def test_a_verdict_is_for_its_owner_and_goes_with_time_or_its_owner(served, clip
 @pytest.mark.slow
 def test_fifty_uploads_side_by_side_each_get_their_own_answer(served, clip):
     videos = [clip.read_bytes() if number < 2 else os.urandom(300_000) for number in range(50)]
+    deadline = time.monotonic() + PATIENCE_S
     under_way = threading.Barrier(len(videos), timeout=PATIENCE_S)
 
     def pieces(content):
@@ -198,12 +199,18 @@ def test_fifty_uploads_side_by_side_each_get_their_own_answer(served, clip):
             pieces(content), X_Name=f"{number}.mp4", Content_Length=str(len(content))
         )
         assert status == 201, answer
-        return person.outcome(json.loads(answer)["id"])
+        return person, json.loads(answer)["id"]
 
     with concurrent.futures.ThreadPoolExecutor(len(videos)) as pool:
-        outcomes = list(pool.map(upload, range(len(videos))))
-    assert [outcome["name"] for outcome in outcomes] == [f"{number}.mp4" for number in range(50)]
-    assert [outcome["state"] for outcome in outcomes] == ["done"] * 2 + ["failed"] * 48
+        uploaded = list(pool.map(upload, range(len(videos))))
+    ends = {}  # name -> state
+    while len(ends) < len(videos):
+        for person, video_id in uploaded:
+            video = person.videos().get(video_id)  # None: its end was seen, long ago
+            if video and video["state"] in ("done", "failed"):
+                ends[video["name"]] = video["state"]
+        assert time.monotonic() < deadline, ends
+    assert ends == {f"{number}.mp4": "done" if number < 2 else "failed" for number in range(len(videos))}
     assert served.files() == []
 
 
@@ -211,7 +218,10 @@ def test_fifty_uploads_side_by_side_each_get_their_own_answer(served, clip):
 def test_a_queue_that_is_full_refuses_and_a_person_who_leaves_makes_place(served):
     person = Person(served)
     with stopped(served.judge()):
-        ids = [person.send(b"no video") for _ in range(MAX_QUEUE)]
+        ids = []
+        while len(ids) < MAX_QUEUE:
+            ids.append(person.send(b"no video"))
+            assert len(person.videos()) == len(ids)  # and so the page is not taken for a closed one
         status, _, answer = person.post(b"no video")
         assert (status, "waiting already" in json.loads(answer)["error"]) == (503, True)
         assert "number 3 in the queue" in {video["text"] for video in person.videos().values()}
@@ -345,7 +355,7 @@ def test_no_path_and_no_name_leads_out(served, checkpoint):
         "//etc/passwd",
     ):
         status, _, body = person.ask("GET", path)
-        assert status == 404, path
+        assert status in (404, 308), path  # 308: the same with a single slash
         assert b"root:" not in body
         assert b"import " not in body
     with stopped(served.judge()):
@@ -390,8 +400,9 @@ def test_the_page_works_by_keyboard_and_says_what_happens(browser, served, clip,
         with page.expect_file_chooser() as chooser:
             page.keyboard.press("Enter")
         chooser.value.set_files([clip, tmp_path / "text.mp4", tmp_path / "huge.mp4"])
-        page.get_by_text("Not sent: larger than 4 MB.").wait_for()
-        page.get_by_text("Not judged: cannot be decoded").wait_for(timeout=1000 * PATIENCE_S)
+        page.locator(".failed", has_text="Not sent: larger than 4 MB.").wait_for()
+        failed = page.locator(".failed", has_text="Not judged: cannot be decoded")
+        failed.wait_for(timeout=1000 * PATIENCE_S)
         said = page.get_by_role("status").text_content()
         assert said.startswith("text.mp4: Not judged")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

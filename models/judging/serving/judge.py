@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from models.judging.command import DRAWING_ERRORS
 from models.judging.detector import LoadedDetector, load_detector
 from models.judging.page import write_video_page
-from models.judging.serving.command import ServeConfig
+from models.judging.serving.config import ServeConfig
 from models.judging.serving.folders import remove_tree
 from utils.errors import ClipError, FrameworkError
-from utils.run.progress import configure_logging, told_progress
+from utils.run.progress import Bar, configure_logging, told_progress
 
 VIDEO_NAME = "video"  # of an upload on the disk, whatever its owner calls it
+READY = "ready"
 
 
 class Task(NamedTuple):
@@ -60,7 +61,11 @@ class Judge:
             self.connection.send(task)
 
     def take(self) -> Any:
-        """Its next message: progress (what, unit, done, total), an Outcome, or an error; None if it died."""
+        """Its next message; None if it died.
+
+        READY or a FrameworkError when it has loaded the detector or could not; then for each Task progress
+        as (what, unit, done, total), and an Outcome.
+        """
         try:
             return self.connection.recv()
         except (EOFError, OSError):
@@ -90,12 +95,14 @@ def _serve(connection: Connection, config: ServeConfig, uploads: Path) -> None:
     os.setsid()
     threading.Thread(target=_end_with_server, args=(uploads,), daemon=True).start()
     configure_logging()
+    # tqdm's own lock is a semaphore of the system, which outlives a killed process
+    Bar.set_lock(threading.RLock())
     try:
         detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
     except FrameworkError as error:
         connection.send(error)
         return
-    connection.send("ready")
+    connection.send(READY)
     with told_progress(lambda *progress: connection.send(progress)):
         while True:
             try:

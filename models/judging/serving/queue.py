@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.judging.serving.command import ServeConfig
+from models.judging.serving.config import ServeConfig
 from models.judging.serving.folders import remove_tree
-from models.judging.serving.judge import VIDEO_NAME, Judge, Outcome, Task
+from models.judging.serving.judge import READY, VIDEO_NAME, Judge, Outcome, Task
 from utils.errors import FrameworkError
 
 log = logging.getLogger("test")
@@ -176,30 +176,35 @@ class VideoQueue:
 
     def _judged(self, job: Job) -> Outcome:
         """Have a job judged; the process is killed if the job is removed or too slow, or the queue closes."""
-        try:
-            if not self._judge.is_alive():
-                self._judge.stop()
-                self._judge = Judge(self._config, self._uploads)
-                self._judge.wait_until_ready()
-            self._judge.give(Task(job.folder, job.name))
-            while job.state == RUNNING and self._is_open:
-                if time.monotonic() > job.since + self._config.job_timeout_s:
-                    self._judge.stop()
-                    return Outcome(reason=f"took longer than {self._config.job_timeout_s:g} s")
-                self._forget()
-                if not self._judge.connection.poll(TICK_S):
-                    continue
-                message = self._judge.take()
-                if isinstance(message, Outcome):
-                    return message
-                if message is None:
-                    how = self._judge.ended()
-                    log.error("the judging process %s", how)
-                    return Outcome(reason=f"the judging process {how}: send the video again")
+        if not self._judge.is_alive():
+            self._renew_judge()
+        self._judge.give(Task(job.folder, job.name))
+        while job.state == RUNNING and self._is_open:
+            if time.monotonic() > job.since + self._config.job_timeout_s:
+                self._renew_judge()
+                return Outcome(reason=f"took longer than {self._config.job_timeout_s:g} s")
+            self._forget()
+            if not self._judge.connection.poll(TICK_S):
+                continue
+            message = self._judge.take()
+            if isinstance(message, Outcome):
+                return message
+            if isinstance(message, FrameworkError):
+                return Outcome(reason=str(message))
+            if message is None:
+                how = self._judge.ended()
+                log.error("the judging process %s", how)
+                self._renew_judge()
+                return Outcome(reason=f"the judging process {how}: send the video again")
+            if message != READY:
                 what, unit, done, total = message
-                text = f"{what.removeprefix(f'{VIDEO_NAME}: ')}: {unit} {done} of {total}"
-                job.text, job.progress = text, (done, total)
-            self._judge.stop()
-        except FrameworkError as error:
-            return Outcome(reason=str(error))
+                job.text = f"{what.removeprefix(f'{VIDEO_NAME}: ')}: {unit} {done} of {total}"
+                job.progress = (done, total)
+        self._renew_judge()
         return Outcome(reason="stopped")
+
+    def _renew_judge(self) -> None:
+        """A judge that works on nothing; it loads the checkpoint while the queue goes on."""
+        self._judge.stop()
+        if self._is_open:
+            self._judge = Judge(self._config, self._uploads)

@@ -32,7 +32,7 @@ from werkzeug.exceptions import (
 )
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from models.judging.serving.command import ServeConfig
+from models.judging.serving.config import ServeConfig
 from models.judging.serving.folders import remove_tree, upload_folder
 from models.judging.serving.queue import DONE, SENDING, FullError, Job, VideoQueue
 from utils.errors import UsageError
