@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import ClipWindow
-from preprocess.clip.all_faces import TrackClip
 from utils.clip_type import Clip
 from utils.evaluation.metrics import Floats
 from utils.evaluation.timelines import logits_of_heads
@@ -17,11 +17,11 @@ from utils.types import DetectorOutput
 BATCH_BYTES, MAX_BATCH = 24e6, 16  # of a batch, where its size is not given
 
 
-def unlabelled_clip(track: TrackClip) -> Clip:
+def unlabelled_clip(folder: Path) -> Clip:
     """A clip of which nothing is known."""
     texts = ("category", "method", "identity", "target_id", "pair_key", "stratum", "dataset")
     unknown: dict[str, Any] = dict.fromkeys(texts, "") | {"video_label": None, "audio_label": None}
-    return Clip(clip_id=track.folder.name, folder=track.folder, label=0, source_ids=(), **unknown)
+    return Clip(clip_id=folder.name, folder=folder, label=0, source_ids=(), **unknown)
 
 
 def batch_size_for(data: DataConfig, inputs: frozenset[str]) -> int:

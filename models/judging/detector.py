@@ -246,7 +246,7 @@ class LoadedDetector:
     def _windows_of(self, track: TrackClip) -> ClipDataset:
         needs = needs_of(self.model, self.model.config)
         needs["inputs"] |= signals_of(self.domain)
-        return ClipDataset([unlabelled_clip(track)], self.data, training=False, keeps_frames=True, **needs)
+        return ClipDataset([unlabelled_clip(track.folder)], self.data, training=False, keeps_frames=True, **needs)
 
     def _notes(self, tracked: TrackedVideo) -> list[str]:
         notes = ([self.caveat] if self.caveat else []) + notes_of(tracked)
