@@ -10,7 +10,7 @@ from typing import Any
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from models.judging import command, foreign_scores
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from utils.errors import UsageError
 from utils.report import compare, matrix
 
