@@ -32,6 +32,8 @@ class Method(Protocol):
     # what is loaded: any of "video", "sound", "landmarks", and "features/NAME" for each cached feature NAME;
     # see also inputs_of()
     inputs: ClassVar[frozenset[str]] = INPUTS
+    # of these, what scores do not depend on: only a loss reads it, and an exported network does without
+    for_losses: ClassVar[frozenset[str]] = frozenset()
     # what is judged: "video", "audio" or both. A method that judges audio is undecided on a silent clip
     modalities: frozenset[str] = MODALITIES
     # A method whose config has a field `task`, "deepfake" or "emotion", gives DetectorOutput.emotion_logits

@@ -71,6 +71,8 @@ class ClipBatch:
     feature_padding_masks: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B, S) bool
 
     def __post_init__(self) -> None:
+        if torch.compiler.is_exporting():  # sizes are symbols, which must not be compared
+            return
         num_clips, num_frames = self.video.shape[0], self.video.shape[2]
         expected = {
             "landmarks": (num_clips, num_frames, *self.landmarks.shape[2:]),

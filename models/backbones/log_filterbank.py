@@ -52,7 +52,8 @@ class LogFilterbank(nn.Module):
     def forward(self, samples: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         missing = (num_samples - WINDOW_SAMPLES).clamp_min(0)
         num_rows = 1 + (missing + HOP_SAMPLES - 1) // HOP_SAMPLES
-        longest = 1 + -(-max(samples.shape[1] - WINDOW_SAMPLES, 0) // HOP_SAMPLES)
+        after_first = samples.shape[1] - WINDOW_SAMPLES
+        longest = 1 + (-(-after_first // HOP_SAMPLES) if after_first > 0 else 0)
         emphasised = torch.cat([samples[:, :1], samples[:, 1:] - PRE_EMPHASIS * samples[:, :-1]], dim=1)
         # the published code pads after the emphasis, so the sample after a clip's last one is 0, too
         outside = torch.arange(samples.shape[1], device=samples.device) >= num_samples[:, None]
@@ -77,7 +78,8 @@ def stack_rows(rows: Tensor, num_stacked: int, num_frames: int) -> Tensor:
 
     Missing rows are zeros; rows past the last frame are dropped.
     """
-    wanted = num_frames * num_stacked
-    rows = F.pad(rows[:, :wanted], (0, 0, 0, max(0, wanted - rows.shape[1])))
+    places = torch.arange(num_frames * num_stacked, device=rows.device)
+    missing = places >= rows.shape[1]
+    rows = rows[:, places.clamp_max(rows.shape[1] - 1)].masked_fill(missing[:, None], 0.0)
     stacked = rows.unflatten(1, (num_frames, num_stacked)).flatten(2)
     return F.layer_norm(stacked, stacked.shape[-1:])

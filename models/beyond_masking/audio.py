@@ -6,6 +6,7 @@ import typing
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks.normalization import PaddedBatchNorm1d
@@ -42,7 +43,11 @@ class AudioEncoder(nn.Module):
         for layer in self.layers:
             if isinstance(layer, PaddedBatchNorm1d):
                 layer.padding = padding if has_padding else None
-            features = layer(features)
+            if isinstance(layer, nn.MaxPool1d) and torch.compiler.is_exporting():
+                # torch pools in one dimension only where the number of columns is known
+                features = F.max_pool2d(features[:, :, None], (1, 2))[:, :, 0]
+            else:
+                features = layer(features)
             if isinstance(layer, nn.MaxPool1d) and valid is not None:
                 valid = valid // 2
                 padding = _padding(features, valid)

@@ -49,6 +49,7 @@ class BeyondMaskingDetector(nn.Module, Method):
 
     config_type = BeyondMaskingConfig
     presets = PRESETS
+    for_losses = frozenset({"landmarks"})
     weight_sources = ("video_pretrained",)
     released_keys = RELEASED_KEYS
     min_window_s = 0.1  # with less sound the audio encoder gives no step
@@ -115,8 +116,9 @@ class BeyondMaskingDetector(nn.Module, Method):
         frames: (B, 3, T, S, S). mfcc: (B, C, columns); the first `num_columns` (B,) are valid.
         landmarks: (B, T, L, 2).
         """
+        exports = torch.compiler.is_exporting()  # then nothing is padded, and only scores are wanted
         masked = self.config.use_padding_masks
-        if not masked:
+        if not masked or exports:
             video_padding_mask = num_columns = None
         video = self.video_encoder(frames, video_padding_mask)
         audio, audio_padding_mask = self.audio_encoder(mfcc, num_columns)
@@ -132,7 +134,9 @@ class BeyondMaskingDetector(nn.Module, Method):
             self.alignment.align(streams) if self.config.temporal_alignment else resample_steps(streams)
         )
         # before the alignment: runs resume bit for bit only if dropout draws its numbers in this order
-        parts = self._distill(video, aligned_audio, landmarks, landmark_padding_mask)
+        parts: dict[str, Any] = {}
+        if not exports:
+            parts = self._distill(video, aligned_audio, landmarks, landmark_padding_mask)
 
         # each head sees only its own modality, before the streams are mixed
         video_mean = masked_mean(video, video_padding_mask)

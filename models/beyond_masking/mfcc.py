@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
@@ -41,14 +42,19 @@ class Mfcc(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):  # decibels need float32
             num_samples = (~padding_mask).sum(dim=1)
             waveform = waveform.float().masked_fill(padding_mask, 0.0)
-            spectrum = torch.stft(
-                waveform,
-                WINDOW_SAMPLES,
-                HOP_SAMPLES,
-                window=self.window,
-                pad_mode="constant",
-                return_complex=True,
-            )
+            if torch.compiler.is_exporting():  # stft wants a known number of samples
+                padded = F.pad(waveform, (WINDOW_SAMPLES // 2, WINDOW_SAMPLES // 2))
+                pieces = padded.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES) * self.window
+                spectrum = torch.fft.rfft(pieces).transpose(1, 2)
+            else:
+                spectrum = torch.stft(
+                    waveform,
+                    WINDOW_SAMPLES,
+                    HOP_SAMPLES,
+                    window=self.window,
+                    pad_mode="constant",
+                    return_complex=True,
+                )
             power = spectrum.real.square() + spectrum.imag.square()
             mel_power = power.transpose(1, 2) @ self.mel  # (B, S, NUM_MELS)
             num_columns = 1 + num_samples // HOP_SAMPLES

@@ -40,11 +40,11 @@ def resample_steps(streams: Streams) -> Tensor:
     last: Tensor | float = audio.shape[1] - 1.0
     if streams.audio_padding_mask is not None:
         last = ((~streams.audio_padding_mask).sum(dim=1, keepdim=True) - 1.0).clamp_min(0.0)  # (B, 1)
-    place = place.clamp_min(0.0).expand(len(audio), -1).clamp(max=torch.as_tensor(last, device=audio.device))
+    place = place.clamp_min(0.0).expand(audio.shape[0], -1).clamp(max=last)
     before = place.floor().long()
     after = place.ceil().long()
     share = (place - before)[..., None].to(audio.dtype)
-    rows = torch.arange(len(audio), device=audio.device)[:, None]
+    rows = torch.arange(audio.shape[0], device=audio.device)[:, None]
     return audio[rows, before] * (1 - share) + audio[rows, after] * share
 
 
@@ -81,7 +81,7 @@ class TemporalAlignment(nn.Module):
         """(T, D) in the dtype of `features` (B, T, D)."""
         positions = times_s * POSITIONS_PER_SECOND
         if not self.config.positions_first:
-            positions = torch.arange(len(times_s), device=times_s.device)
+            positions = torch.arange(times_s.shape[0], device=times_s.device)
         return sinusoidal_positions(positions, self.config.feature_dim).to(features.dtype)
 
     def align(self, streams: Streams) -> Tensor:
@@ -106,7 +106,7 @@ class TemporalAlignment(nn.Module):
         fused, _ = self.fusion_attention(video, audio, audio, key_padding_mask=padding, need_weights=False)
         if self.config.fusion_residual:
             fused = self.fusion_norm(video + fused)
-        cls = self.cls_token.expand(len(fused), -1, -1).to(fused.dtype)
+        cls = self.cls_token.expand(fused.shape[0], -1, -1).to(fused.dtype)
         tokens = torch.cat([cls, fused], dim=1)  # (B, 1 + T, D)
         if padding is not None:
             padding = torch.cat([torch.zeros_like(padding[:, :1]), padding], dim=1)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from models.beyond_masking.config import BeyondMaskingConfig
 from models.blocks.frames import resize_frames
 from models.blocks.normalization import PaddedBatchNorm3d
+from models.blocks.padding import real_padding
 from utils.errors import UsageError
 from utils.media import luma
 from utils.run.device import uses_plain_torch
@@ -27,9 +28,10 @@ KINETICS_STD = (0.22803, 0.22145, 0.216989)
 def equalize_luma(video: Tensor) -> Tensor:
     """Histogram-equalise the luma of each frame: (B, 3, T, H, W) uint8 RGB -> same shape and type.
 
-    RGB -> YCrCb, equalise Y, back: by OpenCV on a CPU, by tensor operations with identical results on a GPU.
+    RGB -> YCrCb, equalise Y, back: by OpenCV on a CPU, by tensor operations with identical results on a GPU
+    and in an exported network.
     """
-    if video.is_cuda:
+    if video.is_cuda or torch.compiler.is_exporting():
         return equalize_luma_on_device(video)
     # loaders lay frames out as (B, T, H, W, 3)
     equalized = torch.from_numpy(luma.equalize_luma(video.permute(0, 2, 3, 4, 1).numpy()))
@@ -38,15 +40,15 @@ def equalize_luma(video: Tensor) -> Tensor:
 
 def equalize_luma_on_device(video: Tensor) -> Tensor:
     """`equalize_luma` by tensor operations."""
-    red, green, blue = video.int().unbind(1)  # (B, T, H, W) each
+    red, green, blue = video.float().unbind(1)  # (B, T, H, W) each; all whole numbers below 2**24 are exact
 
     def descale(value: Tensor) -> Tensor:  # OpenCV's fixed point has 14 fractional bits and rounds half up
-        return (value + (1 << 13)) >> 14
+        return ((value + 2**13) * 2**-14).floor()
 
     luma = descale(red * 4899 + green * 9617 + blue * 1868)
     red_difference = (descale((red - luma) * 11682) + 128).clamp_(0, 255) - 128
     blue_difference = (descale((blue - luma) * 9241) + 128).clamp_(0, 255) - 128
-    luma = _equalize(luma)
+    luma = _equalize(luma.int()).float()
     red = luma + descale(red_difference * 22987)
     green = luma + descale(blue_difference * -5636 + red_difference * -11698)
     blue = luma + descale(blue_difference * 29049)
@@ -57,7 +59,7 @@ def _equalize(luma: Tensor) -> Tensor:
     """OpenCV's equalizeHist on each (H, W) image of (B, T, H, W) int 0..255."""
     images = luma.flatten(0, 1).flatten(1)  # (B*T, H*W)
     num_pixels = images.shape[1]
-    histogram = torch.zeros(len(images), 256, dtype=torch.int32, device=luma.device)
+    histogram = torch.zeros(images.shape[0], 256, dtype=torch.int32, device=luma.device)
     histogram.scatter_add_(1, images.long(), torch.ones_like(images, dtype=torch.int32))
     lowest = (histogram > 0).int().argmax(dim=1, keepdim=True)
     lowest_count = histogram.gather(1, lowest)
@@ -188,9 +190,8 @@ class MaskedVideoEncoder(nn.Module):
             # convolutions are fastest in this layout; float32 on a CPU keeps the order of summation of the
             # published numbers
             video = video.contiguous(memory_format=torch.channels_last_3d)
-        padding = None
-        if padding_mask is not None and padding_mask.any():
-            padding = padding_mask
+        padding = real_padding(padding_mask)
+        if padding is not None:
             video = video.masked_fill(padding[:, None, :, None, None], 0.0)
         recomputes = self.checkpoint_activations and torch.is_grad_enabled()
         clip_by_clip = recomputes and self.is_conv3d and self.training and self.runs_clip_by_clip

@@ -60,10 +60,10 @@ def warp(video: Tensor, matrices: Tensor, size: int) -> Tensor:
     """(B, 3, T, H, W) uint8 frames -> (B, 3, T, size, size) of whole levels; black outside of a frame.
 
     matrices: (B, 2, 3), from places of a clip's frames to those of the result, in pixels whose centres are
-    whole numbers. Bilinear. On a CPU by OpenCV, which takes half as long there; elsewhere by `sample`, which
-    differs from it by one level at most.
+    whole numbers. Bilinear. On a CPU by OpenCV, which takes half as long there; elsewhere, and in an exported
+    network, by `sample`, which differs from it by one level at most.
     """
-    if video.device.type != "cpu":
+    if video.device.type != "cpu" or torch.compiler.is_exporting():
         return sample(video, matrices, size)
     clips = video.permute(0, 2, 3, 4, 1).numpy()
     warped = np.empty((*clips.shape[:2], size, size, 3), np.uint8)
@@ -77,7 +77,9 @@ def sample(video: Tensor, matrices: Tensor, size: int) -> Tensor:
     """`warp` by torch, in float32, at places rounded to 1/32 pixel: as OpenCV 4's warpAffine."""
     height, width = video.shape[-2:]
     matrices = matrices.double()
-    backwards = torch.linalg.inv_ex(matrices[:, :, :2]).inverse
+    (a, b), (c, d) = (row.unbind(-1) for row in matrices[:, :, :2].unbind(1))
+    adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
+    backwards = adjugate / (a * d - b * c)[:, None, None]  # ONNX has no inverse
     start = -(backwards @ matrices[:, :, 2:])  # where the first pixel comes from
     line = torch.arange(size, device=video.device, dtype=torch.float64)
     along = (backwards[:, None, :, 0] * line[:, None] * ROUNDING).round()[:, None]  # (B, 1, size, 2)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.blocks.padding import real_padding
+
 
 class StepNorm(nn.BatchNorm1d):
     """Batch norm over the valid steps of a batch: (B, T, D) -> (B, T, D), 0 at padding.
@@ -21,10 +23,11 @@ class StepNorm(nn.BatchNorm1d):
     def forward(  # type: ignore[override]  # a forgotten mask must be an error
         self, features: Tensor, padding_mask: Tensor | None
     ) -> Tensor:
-        if padding_mask is None or not padding_mask.any():
+        mask = real_padding(padding_mask)
+        if mask is None:
             return super().forward(features.flatten(0, 1)).view_as(features)
         normalized = torch.zeros_like(features)
-        valid = ~padding_mask
+        valid = ~mask
         normalized[valid] = super().forward(features[valid]).to(features.dtype)
         return normalized
 

@@ -102,7 +102,7 @@ class TubeletViT(nn.Module):
         if visible is not None:
             tokens = tokens[visible].view(len(tokens), -1, tokens.shape[2])
         if hasattr(self, "class_token"):
-            first = (self.class_token + self.positions[:, :1]).expand(len(tokens), -1, -1)
+            first = (self.class_token + self.positions[:, :1]).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([first, tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)

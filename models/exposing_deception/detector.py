@@ -92,7 +92,9 @@ class ExposingDetector(nn.Module, Method):
     def forward(self, batch: ClipBatch) -> ExposingOutput:
         batch.require_plain()
         shown = ~batch.video_padding_mask  # (B, T)
-        frames = batch.video.transpose(1, 2)[shown]  # (N, 3, H, W) uint8
+        frames = batch.video.transpose(1, 2)  # (B, T, 3, H, W) uint8
+        # (N, 3, H, W); an exported network takes windows without padding
+        frames = frames.flatten(0, 1) if torch.compiler.is_exporting() else frames[shown]
         pictures = self.pictures(frames)
         mixed: dict[str, Tensor] = {}
         if self.training and self.config.mixup:
@@ -162,6 +164,8 @@ def released_prefixes(num_libs: int) -> dict[str, str]:
 
 def _in_place(values: Tensor, shown: Tensor) -> Tensor:
     """(N, ...) of the frames that are `shown` (B, T) -> (B, T, ...), 0 elsewhere."""
+    if torch.compiler.is_exporting():
+        return values.unflatten(0, shown.shape)
     spread = values.new_zeros(*shown.shape, *values.shape[1:])
     spread[shown] = values
     return spread

@@ -56,7 +56,7 @@ def annotate_video(
             for number, place, box, points in faces:
                 verdict, prob = labels[number].verdict, labels[number].frame_probs[place]
                 text = f"{number + 1}: {verdict}{_score(prob, labels[number].frame_logits[place])}"
-                _draw_face(frame, box, points, COLORS[verdict], text)
+                draw_face(frame, box, points, COLORS[verdict], text)
             writer.write(to_even(np.concatenate([frame, line, strip.draw(index)])))
             if not tracked.silent:
                 start, end = (round(n / tracked.fps * SAMPLE_RATE_HZ) for n in (index, index + 1))
@@ -77,7 +77,7 @@ def _samples(path: Path, start: int, count: int) -> npt.NDArray[np.float32]:
     return np.pad(samples, (0, max(0, count - len(samples))))[:count]
 
 
-def _draw_face(frame: Pixels, box: Floats, points: Floats, color: tuple[int, int, int], text: str) -> None:
+def draw_face(frame: Pixels, box: Floats, points: Floats, color: tuple[int, int, int], text: str) -> None:
     """Draw the `box` (x, y, side) of a face, its landmarks (L, 2) in units of the box, and a line of text."""
     x, y, side = box
     unit = max(frame.shape[0], frame.shape[1]) / 640  # line widths and text grow with the picture

@@ -7,6 +7,7 @@ Writes verdict.json, annotated.mp4 (--format avi: annotated.avi), timeline.png a
 into a subfolder per video. --render m2sd draws a video as M2SD's released script does (avi). If a video
 cannot be decoded within the limits, it is reported and the exit status is 1. verdict.json is written first:
 if something cannot be drawn, that alone is missing, and the log says so.
+camera:0 or pipe: judges what comes as it comes: a line of JSON per verdict, live.mp4 and verdict.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from models.judging.annotate import CONTAINERS, FaceLabels, annotate_video
-from models.judging.detector import JudgeConfig, LoadedDetector, load_detector
+from models.judging.config import JudgeConfig
+from models.judging.detector import LoadedDetector, load_detector
+from models.judging.live import is_live, judge_live, open_source
 from models.judging.page import write_video_page
 from models.judging.render_m2sd import frame_scores, render_m2sd
 from models.judging.verdict import Verdict
@@ -48,7 +51,10 @@ DRAWING_ERRORS = (
 class VideoConfig(JudgeConfig):
     """models/judging/command.py: what is judged, and what is written."""
 
-    video: Path = opt(dataclasses.MISSING, "a raw video, or a folder to search for videos")
+    video: Path = opt(
+        dataclasses.MISSING,
+        "a raw video, a folder of videos, camera:N, or pipe: (standard input)",
+    )
     checkpoint: Path = opt(dataclasses.MISSING, "best.pt of a run")
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
     format: str = opt("mp4", "format of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
@@ -136,9 +142,12 @@ def _drawing(target: Path) -> Iterator[None]:
 def main() -> int:
     config = parse_command(VideoConfig, __doc__)
     configure_logging()
-    videos = find_videos(config.video, config.output_dir)
+    videos = [] if is_live(config.video) else find_videos(config.video, config.output_dir)
     require_writable(config.output_dir)
     detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
+    if not videos:
+        judge_live(detector, open_source(config.video), config.output_dir, config)
+        return 0
     several = config.video.is_dir()
     num_failed = 0
     for video in videos:

@@ -17,7 +17,6 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,27 +33,30 @@ from loaders.batches.places import covering_starts
 from loaders.batches.sliding import sliding_config, timeline_of
 from loaders.batches.windows import ClipDataset, ClipWindow, WindowStart
 from models.judging.batches import batch_size_for, batches_of, logits_of, unlabelled_clip
+from models.judging.config import JudgeConfig
 from models.judging.doubts import doubts_of, doubts_of_sound, face_height_px, notes_of
 from models.judging.evidence import lag_curve, region_map, saturated_probes, spread_probes
+from models.judging.stream import DetectorStream
 from models.judging.verdict import (
+    NO_DECISION,
     FaceFeatures,
     FaceVerdict,
     Verdict,
     find_segments,
     join_verdicts,
     over_frames,
+    prob_of,
 )
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_localiser, restore_model
 from preprocess.clip.all_faces import PASSES, TrackClip, TrackedVideo, track_video
 from preprocess.features.extraction import extract_alike
-from preprocess.work.limits import LimitConfig
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.generated import caveat_of, is_demo_video
-from utils.config import from_args, opt, require_at_least, to_plain
+from utils.config import from_args, to_plain
 from utils.errors import CheckpointError, UsageError
-from utils.evaluation.decision import UNDECIDED, Decision, HeadDecision
+from utils.evaluation.decision import UNDECIDED, Decision
 from utils.evaluation.domain import Domain
 from utils.evaluation.metrics import Floats
 from utils.evaluation.promise import promise_of, read_shown
@@ -64,45 +66,6 @@ from utils.evaluation.timelines import logits_of_streams
 from utils.run.device import autocast, exact_float32, resolve_device
 from utils.run.progress import Bar
 from utils.types import ClipBatch, DetectorOutput
-
-# fitted on no clip: P(fake) = sigmoid(logit), and both thresholds at 0.5
-_ZEROS: dict[str, Any] = dict.fromkeys(HeadDecision.__annotations__, 0.0)
-NO_DECISION = HeadDecision(**_ZEROS | {"temperature": 1.0})
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig(LimitConfig):
-    """models/judging/detector.py: how a raw video is judged, and the limits of decoding it."""
-
-    tracker: str = opt(
-        "ours",
-        "how faces are followed; ours: whenever they come, until a cut, over gaps of 1.5 s; m2sd: by the "
-        "rules of M2SD's released script, to compare with its numbers: faces that are in all frames, whose "
-        "boxes overlap by half from each to the next; if none is, one face per stretch between misses",
-        choices=tuple(PASSES),
-    )
-    stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
-    lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")
-    explain: bool = opt(True, "blur regions of the face to see which ones the score relies on")
-    check_domain: bool = opt(True, "faces unlike the training clips in plain facts are undecided")
-    batch_size: int = opt(
-        0,
-        "windows of a face that are scored at once, which take memory; 0 = as many as have 24 MB of frames "
-        "and sound, at most 16",
-    )
-    weights_dir: Path | None = opt(None, "for methods that read features: folder of the backbones' weights")
-    min_face_px: float = opt(48.0, "faces smaller than this, from hairline to chin, are undecided")
-    judge_despite_generated: bool = opt(
-        False,
-        "call videos real or fake although the checkpoint was trained on generated clips (preprocess.demo), "
-        "which know nothing of real people: for tests of the software, never for a verdict about anybody",
-    )
-
-    def __post_init__(self) -> None:
-        LimitConfig.__post_init__(self)
-        require_at_least(self, 0, "stride_s", "lag_frames", "min_face_px", "batch_size")
-        if self.tracker not in PASSES:
-            raise ValueError(f"tracker must be one of {', '.join(PASSES)}, got {self.tracker!r}")
 
 
 def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: str = "auto") -> LoadedDetector:
@@ -206,6 +169,13 @@ class LoadedDetector:
             shown=self.shown,
         ), tracked
 
+    def stream(
+        self, fps: Fraction | float, sample_rate: int, config: JudgeConfig | None = None
+    ) -> DetectorStream:
+        """Judge a video while it is shown (see stream.py). Raises UsageError if the method cannot."""
+        rate = Fraction(fps).limit_denominator(1001)
+        return DetectorStream(self, rate, sample_rate, config or JudgeConfig())
+
     def features(self, video: Path | str, config: JudgeConfig | None = None) -> list[FaceFeatures]:
         """The features of every face of a raw video, by the windows that `judge` scores.
 
@@ -218,7 +188,7 @@ class LoadedDetector:
             tracked = self._track(Path(video), Path(work_dir), config)
             for number, track in enumerate(tracked.tracks, start=1):
                 dataset = self._windows_of(track)
-                starts = self._starts(track.num_frames, tracked.fps, config.stride_s)
+                starts = self.starts_of(track.num_frames, tracked.fps, config.stride_s)
                 what = f"{Path(video).name}: face {number}"
                 batches = self._batches_of(dataset, starts, config, what)
                 rows = [self._embeddings(output) for _, output in batches]
@@ -262,7 +232,7 @@ class LoadedDetector:
     ) -> FaceVerdict:
         decision, fps = self.decision, float(tracked.fps)
         dataset = self._windows_of(track)
-        starts = self._starts(track.num_frames, tracked.fps, config.stride_s)
+        starts = self.starts_of(track.num_frames, tracked.fps, config.stride_s)
         window_s = self.data.window_s if starts else None
         off_domain = reasons + doubts_of(track, tracked, config.min_face_px, window_s)
         if "audio" in self.model.modalities:
@@ -271,7 +241,7 @@ class LoadedDetector:
         window_logits, located = np.zeros(0), dict[str, list[list[float]]]()
         if starts:
             logits, facts, located = self._read_all(dataset, track, tracked.fps, starts, config, what)
-            off_domain += self._unlike_training(facts, [face_height_px(track), fps])
+            off_domain += self.unlike_training(facts, [face_height_px(track), fps])
             window_logits = logits[:, 0]
             logit, *heads = POOLS[self.data.pooling](logits, axis=0).tolist()
             verdict = decision.verdict(logit, off_domain=off_domain)
@@ -287,11 +257,11 @@ class LoadedDetector:
             regions = region_map(score, dataset, probes, tracked.fps)
         return FaceVerdict(
             verdict=verdict,
-            prob=_prob(decision.clip, logit),
+            prob=prob_of(decision.clip, logit),
             logit=logit,
             modalities=decision.modality_verdicts(video_logit, audio_logit, off_domain=off_domain),
-            video_prob=_prob(decision.video, video_logit),
-            audio_prob=_prob(decision.audio, audio_logit),
+            video_prob=prob_of(decision.video, video_logit),
+            audio_prob=prob_of(decision.audio, audio_logit),
             off_domain=off_domain,
             first_frame=track.first_frame,
             num_frames=track.num_frames,
@@ -319,7 +289,7 @@ class LoadedDetector:
         what: str,
     ) -> tuple[Floats, Floats, dict[str, list[list[float]]]]:
         """Logits (n, 3) and facts of the windows at `starts`; FaceVerdict.located, of windows of its own."""
-        sliding = self._starts(track.num_frames, fps, self.localiser.stride_s) if self.localiser else []
+        sliding = self.starts_of(track.num_frames, fps, self.localiser.stride_s) if self.localiser else []
         places = sorted({*starts, *sliding})
         read = [self._read(*batch, config) for batch in self._batches_of(dataset, places, config, what)]
         logits, facts = (
@@ -333,7 +303,7 @@ class LoadedDetector:
         proposals = self.localiser.propose(line).items()
         return logits, facts, {stream: (rows + shift).round(4).tolist() for stream, rows in proposals}
 
-    def _starts(self, num_frames: int, fps: Fraction, stride_s: float) -> list[int]:
+    def starts_of(self, num_frames: int, fps: Fraction, stride_s: float) -> list[int]:
         """First frames of windows that cover a track, 0: half a window apart; [] if it is too short."""
         num_steps = int(num_frames / fps * self.data.video_fps + 1e-6)  # as ClipDataset counts them
         if num_steps == 0 or num_steps / self.data.video_fps < self.model.min_window_s:
@@ -353,7 +323,13 @@ class LoadedDetector:
             facts = describe(self.domain, batch).double().cpu().numpy()
         return logits_of(output), facts, logits_of_streams(output).detach().float().cpu().numpy()
 
-    def _unlike_training(self, facts: Floats, of_file: list[float]) -> list[str]:
+    def judge_windows(self, windows: Sequence[ClipWindow], config: JudgeConfig) -> tuple[Floats, Floats]:
+        """Logits (n, 3) and facts (n, F) of windows, see `_read`."""
+        read = [self._read(*batch, config)[:2] for batch in self._batches(windows, config)]
+        logits, facts = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        return logits, facts
+
+    def unlike_training(self, facts: Floats, of_file: list[float]) -> list[str]:
         """Why a face is unlike the training clips, by facts (windows, W) and FILE_FACTS; [] if it is not."""
         if self.domain is None or not facts.size:
             return []
@@ -391,7 +367,3 @@ class LoadedDetector:
     def _scores(self, windows: Iterable[ClipWindow], config: JudgeConfig) -> Floats:
         """(n,) logits of n windows."""
         return np.concatenate([logits_of(output)[:, 0] for _, output in self._batches(windows, config)])
-
-
-def _prob(head: HeadDecision | None, logit: float | None) -> float | None:
-    return None if logit is None else float((head or NO_DECISION).prob(np.array(logit)))

@@ -11,7 +11,7 @@ from loaders.batches.data_loader import WorkerConfig
 from loaders.listing import ListingConfig
 from loaders.splits.drawing import SplitConfig
 from models.judging import command, foreign_scores, submission
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from models.judging.serving import command as serving
 from models.judging.serving.config import ServeConfig
 from utils.errors import UsageError

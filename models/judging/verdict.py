@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from utils.evaluation.decision import FAKE, REAL, UNDECIDED
+from utils.evaluation.decision import FAKE, REAL, UNDECIDED, HeadDecision
+
+# fitted on no clip: P(fake) = sigmoid(logit), and both thresholds at 0.5
+_ZEROS: dict[str, Any] = dict.fromkeys(HeadDecision.__annotations__, 0.0)
+NO_DECISION = HeadDecision(**_ZEROS | {"temperature": 1.0})
+
+
+def prob_of(head: HeadDecision | None, logit: float | None) -> float | None:
+    """Calibrated P(fake) of a logit; None where there is no logit."""
+    return None if logit is None else float((head or NO_DECISION).prob(np.array(logit)))
 
 
 @dataclass(frozen=True, kw_only=True)

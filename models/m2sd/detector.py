@@ -139,7 +139,7 @@ class M2SDDetector(nn.Module, Method):
         parts: dict[str, Tensor] = {}
         needs_whole = self.config.stage == "finetune" or self.config.vac != "none"
         tokens = self.vit(video) if needs_whole else None
-        if hasattr(self, "distiller"):
+        if hasattr(self, "distiller") and not torch.compiler.is_exporting():
             levels = self.clips.levels(video)
             parts = self.distiller(self.vit, self.frozen, tokens, shown, levels, batch)
         if self.config.stage == "pretrain":  # no score: nothing here knows fakes

@@ -68,7 +68,8 @@ class AlignedClips(nn.Module):
                 video = warp(video, matrices, self.side)
             if video.shape[-1] != self.config.image_size or video.shape[-2] != video.shape[-1]:
                 # clip by clip, which a CPU's caches hold
-                video = torch.cat([resize_frames(clip, self.config.image_size) for clip in video.split(1)])
+                clips = (video,) if torch.compiler.is_exporting() else video.split(1)
+                video = torch.cat([resize_frames(clip, self.config.image_size) for clip in clips])
             video = _of_frames(video.transpose(1, 2), places).transpose(1, 2)  # now that frames are small
             if self.training:
                 mirrored = (torch.rand(len(video)) < 0.5).to(video.device)
@@ -90,7 +91,7 @@ class AlignedClips(nn.Module):
         unit = _sides(video)
         counts = known.sum(1).clamp_min(1)[:, None, None]
         points = torch.where(known[..., None, None], points, 0.0).sum(1) / counts * unit
-        targets = self.template.expand(len(video), -1, -1)
+        targets = self.template.expand(video.shape[0], -1, -1)
         if self.training:
             moves = (2 * torch.rand(targets.shape) - 1) * self.config.jitter_px * self.side / TEMPLATE_SIDE
             targets = targets + moves.to(targets)
@@ -119,4 +120,4 @@ def _mean_face(batch: ClipBatch) -> Tensor:
 
 def _of_frames(values: Tensor, places: Tensor) -> Tensor:
     """(B, n, ...) of (B, T, ...), by the numbers of frames (B, n)."""
-    return values[torch.arange(len(values), device=values.device)[:, None], places]
+    return values[torch.arange(values.shape[0], device=values.device)[:, None], places]

@@ -33,6 +33,7 @@ from models.backbones.log_filterbank import ROWS_PER_SECOND
 from models.backbones.stem_resnet import StemResNet
 from models.backbones.wav2vec2_encoder import EncoderSize, Wav2Vec2Encoder
 from models.blocks.normalization import StepNorm
+from models.blocks.padding import real_padding
 from models.blocks.pooling import masked_mean
 from models.blocks.published import load_renamed
 from models.method import Method
@@ -142,7 +143,7 @@ class MrdfDetector(nn.Module, Method):
         if batch.sample_rate_hz != SAMPLE_RATE_HZ:
             raise ValueError(f"the model takes sound of {SAMPLE_RATE_HZ} Hz, got {batch.sample_rate_hz}")
         video, padding_mask = batch.video, batch.video_padding_mask
-        if self.config.cut_to_shortest:
+        if self.config.cut_to_shortest and not torch.compiler.is_exporting():
             num_frames = int((~padding_mask).sum(dim=1).min())
             video, padding_mask = video[:, :, :num_frames], padding_mask[:, :num_frames]
         frames = self.picture(video)
@@ -154,7 +155,7 @@ class MrdfDetector(nn.Module, Method):
 
         frames: (B, 3, T, S, S). sound: (B, T, 26 * filterbank_stack). padding_mask: (B, T), True = padding.
         """
-        mask = padding_mask if padding_mask.any() else None
+        mask = real_padding(padding_mask)
         video = self.video_encoder(frames, mask)
         if self.config.feature_norm:
             video, sound = self.video_norm(video, mask), self.audio_norm(sound, mask)

@@ -68,6 +68,9 @@ def halve(video: Tensor) -> Tensor:
 
     Equals OpenCV's bilinear resizing by one half.
     """
+    if torch.compiler.is_exporting():  # ONNX adds and shifts no 16-bit numbers; these floats are exact
+        means = F.avg_pool3d(video.float(), (1, 2, 2))
+        return (means + 0.5).floor().to(torch.uint8)
     pairs = video[..., ::2].short() + video[..., 1::2]
     return ((pairs[..., ::2, :] + pairs[..., 1::2, :] + 2) >> 2).to(torch.uint8)
 
@@ -97,13 +100,15 @@ class PictureFrontEnd(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """video: (B, 3, T, H, W) uint8, not equalised."""
         video, size, slack = self._resize(video), self.crop_size, self.image_size - self.crop_size
+        middle = slice(slack // 2, slack // 2 + size)
         if self.training:
             places = torch.randint(slack + 1, (len(video), 2)).tolist()
             mirrored = (torch.rand(len(video)) < 0.5).tolist()
+            clips = []
+            for clip, (top, left), is_mirrored in zip(video, places, mirrored, strict=True):
+                crop = clip[..., top : top + size, left : left + size]
+                clips.append(crop.flip(-1) if is_mirrored else crop)
+            video = torch.stack(clips)
         else:
-            places, mirrored = [[slack // 2] * 2] * len(video), [False] * len(video)
-        clips = []
-        for clip, (top, left), is_mirrored in zip(video, places, mirrored, strict=True):
-            crop = clip[..., top : top + size, left : left + size]
-            clips.append(crop.flip(-1) if is_mirrored else crop)
-        return (torch.stack(clips).float() / 255.0 - PICTURE_MEAN) / PICTURE_STD
+            video = video[..., middle, middle]
+        return (video.float() / 255.0 - PICTURE_MEAN) / PICTURE_STD

@@ -7,6 +7,7 @@ is read.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.menu import backbone_of
-from models.blocks.features import feature_rows
+from models.blocks.features import over_clips
 from models.method import Method
 from utils.clip.packed import FEATURES
 from utils.config import opt
@@ -89,13 +90,13 @@ class ProbeDetector(nn.Module, Method):
     def forward(self, batch: ClipBatch) -> DetectorOutput:
         pooled = []
         for place, name in enumerate(self.config.features):
-            pooled.append(torch.stack([self._pool(rows, place) for rows in feature_rows(batch, name)]))
+            pooled.append(over_clips(functools.partial(self._pool, place=place), batch, name))
         embedding = self.norm(torch.cat(pooled, dim=1))
         return DetectorOutput(logits=self.head(embedding)[:, 0], embedding=embedding)
 
     def _pool(self, rows: Tensor, place: int) -> Tensor:
-        """(S, D) -> (D,)."""
+        """(B, S, D) -> (B, D)."""
         if self.config.pooling_of_rows == "mean":
-            return rows.mean(dim=0)
-        scores = rows @ self.queries[place] / rows.shape[1] ** 0.5
-        return scores.softmax(dim=0) @ rows
+            return rows.mean(dim=1)
+        scores = rows @ self.queries[place] / rows.shape[2] ** 0.5  # (B, S)
+        return (scores.softmax(dim=1)[:, None] @ rows)[:, 0]

@@ -18,6 +18,7 @@ batches' AUCs; encoders are in evaluation mode when they extract.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from models.backbones.backbone import PICTURE_SIZE
 from models.backbones.menu import BACKBONES, backbone_of
-from models.blocks.features import feature_rows
+from models.blocks.features import over_clips, parts_of_rows
 from models.blocks.frames import resize_frames
 from models.method import Method
 from models.td3mf.config import PRESETS, SEEING, TD3MFConfig
@@ -98,12 +99,16 @@ class TD3MFDetector(nn.Module, Method):
 
     def forward(self, batch: ClipBatch) -> DetectorOutput:
         c = self.config
-        video = audio = batch.waveform.new_zeros(len(batch.clip_ids), 0, 0)
+        video = audio = batch.waveform.new_zeros(batch.waveform.shape[0], 0, 0)
         if c.only != "audio":
-            rows = self._rows_of_frames(batch) if c.finetune else feature_rows(batch, c.video_features)
-            video = self._fitted(rows, c.num_steps)
+            fitted = functools.partial(self._fitted, length=c.num_steps)
+            if c.finetune:
+                video = torch.cat([fitted(rows[None]) for rows in self._rows_of_frames(batch)])
+            else:
+                video = over_clips(fitted, batch, c.video_features)
         if c.only != "video":
-            audio = self._fitted(feature_rows(batch, c.audio_features), c.num_audio_rows)
+            fitted = functools.partial(self._fitted, length=c.num_audio_rows)
+            audio = over_clips(fitted, batch, c.audio_features)
         if c.only == "both" and self.training and c.modality_dropout:
             video, audio = self._with_dropped([video, audio])
         logits, fused = self.network(video, audio if c.only == "video" else self._tokens(audio))
@@ -126,13 +131,13 @@ class TD3MFDetector(nn.Module, Method):
         rows = self.video_backbone(torch.cat(pieces))  # (all P, R, V)
         return [part.flatten(0, 1) for part in rows.split([len(clip) for clip in pieces])]
 
-    def _fitted(self, clips: list[Tensor], length: int) -> Tensor:
-        """(B, length, D) of the (S, D) rows of clips with different S."""
+    def _fitted(self, rows: Tensor, length: int) -> Tensor:
+        """(B, S, D) rows -> (B, length, D): cut or filled up with zeros, or the means of equal parts."""
         if self.config.rows == "cut":
-            missing = [max(0, length - len(rows)) for rows in clips]
-            padded = [F.pad(rows[:length], (0, 0, 0, n)) for rows, n in zip(clips, missing, strict=True)]
-            return torch.stack(padded)
-        return torch.stack([F.adaptive_avg_pool1d(rows.T, length).T for rows in clips])
+            return F.pad(rows, (0, 0, 0, length))[:, :length]
+        if torch.compiler.is_exporting():  # ONNX has no pooling of a number of rows that is not known
+            return parts_of_rows(rows.shape[1], length, rows) @ rows
+        return F.adaptive_avg_pool1d(rows.mT, length).mT
 
     def _with_dropped(self, streams: list[Tensor]) -> list[Tensor]:
         """Picture or sound of a share of the windows replaced, each as often."""

@@ -107,7 +107,7 @@ class _Kept(NamedTuple):
     landmarks: Landmarks | None  # source pixels
 
 
-class _Output:
+class Output:
     """The two files of a track, and the frame into which its crops are drawn."""
 
     def __init__(self, video: Path, landmarks: Path, fps: Fraction) -> None:
@@ -146,6 +146,8 @@ class FaceTrack:
     an ended track for this one to go on with, black in between.
     """
 
+    burst = BURST
+
     def __init__(
         self,
         stem: Path,
@@ -168,15 +170,15 @@ class FaceTrack:
         self.boxes: list[list[float]] = []  # x, y, side per frame from first_frame on, smoothed
         self.without_face: list[int] = []
         self._fps, self._pad_to = fps, pad_to
-        self._output: _Output | None = None
+        self._output: Output | None = None
         self._sigma = config.smoothing_s * float(fps)
         self._radius = max(1, min(round(3 * self._sigma), 90))
         self._kept: collections.deque[_Kept] = collections.deque()
         # Poses of the frames around those that are written next: `radius` before the first of them, then that
         # one and all later ones; weight 0 where the face was lost, and before and after the track.
-        self._poses = np.zeros((2 * self._radius + BURST, 3))
-        self._known = np.zeros(2 * self._radius + BURST)
-        offsets = np.arange(2 * self._radius + BURST) - self._radius - np.arange(BURST)[:, None]
+        length = 2 * self._radius + self.burst
+        self._poses, self._known = np.zeros((length, 3)), np.zeros(length)
+        offsets = np.arange(length) - self._radius - np.arange(self.burst)[:, None]
         self._gaussians = np.exp(-0.5 * (offsets / self._sigma) ** 2) * (np.abs(offsets) <= self._radius)
         self._look: _Kept  # set by `look`
         self._detected = False
@@ -261,15 +263,15 @@ class FaceTrack:
         place = self._radius + len(self._kept)
         self._poses[place], self._known[place] = self.pose, known
         self._kept.append(self._look)
-        if len(self._kept) == self._radius + BURST:
+        if len(self._kept) == self._radius + self.burst:
             self._write_burst()
 
     def _write_burst(self) -> None:
-        """Write the next BURST of the kept frames, or all that are left."""
+        """Write the next `burst` of the kept frames, or all that are left."""
         if self._output is None:
             self._begin()
             assert self._output is not None
-        kept = [self._kept.popleft() for _ in range(min(BURST, len(self._kept)))]
+        kept = [self._kept.popleft() for _ in range(min(self.burst, len(self._kept)))]
         boxes = self._smoothed_boxes(len(kept))
         landmarks = np.full((len(kept), NUM_LANDMARKS, 2), np.nan, np.float32)
         for number, (look, (x, y, side)) in enumerate(zip(kept, boxes, strict=True)):
@@ -286,11 +288,14 @@ class FaceTrack:
         self._output.landmarks.write(landmarks.tobytes())
         self.boxes += boxes
 
+    def _new_output(self) -> Output:
+        return Output(self.video_path, self.landmarks_path, self._fps)
+
     def _begin(self) -> None:
         """Open the files, or go on with those of an earlier track."""
         earlier = self._find_earlier(self)
         if earlier is None:
-            self._output = _Output(self.video_path, self.landmarks_path, self._fps)
+            self._output = self._new_output()
             self._output.write_black(self.first_frame if self._pad_to else 0)
             return
         assert earlier._output is not None

@@ -6,7 +6,7 @@ place before a cut, the largest face's track goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,8 +42,10 @@ class FaceTracker:
         fps: Fraction,
         config: CropConfig,
         max_tracks: int | None = None,
+        track_type: Callable[..., FaceTrack] = FaceTrack,
     ) -> None:
         self._folder, self._fps, self._config = folder, fps, config
+        self._track_type = track_type
         self._rate = float(fps)  # a Fraction would take microseconds, several times per frame
         self._idle_after, self._detect_every, self._max_gap = map(
             self._frames, (IDLE_AFTER_S, config.detect_every_s, config.max_gap_s)
@@ -173,7 +175,7 @@ class FaceTracker:
                 return
             self._end(smallest)
         stem = self._folder / f"track_{self._num_started}"
-        track = FaceTrack(
+        track = self._track_type(
             stem,
             first_frame=self._frame,
             fps=self._fps,

@@ -6,6 +6,7 @@
     memory      of a training step, with and without --checkpoint_activations
     evaluate    scoring windows
     frames      single frames: training and scoring against the bare network, loading against the released way
+    stream      judging a video while it is played, 10 minutes in real time: delay, memory, the file's scores
     judge       judging a window from every frame on, against the naive way; scores; memory
     features    extracting features against the bare backbones; memory; what caching saves
     lists       reading the metadata of 100,000 clips, splitting them
@@ -96,6 +97,12 @@ def _judge(scratch: Path, quick: bool) -> dict[str, Any]:
     return judge.measure(scratch, device, **(judge.QUICK if quick else {}))
 
 
+def _stream(scratch: Path, quick: bool) -> dict[str, Any]:
+    from tests.benchmarks import stream
+
+    return stream.measure(scratch, 20.0 if quick else 600.0)
+
+
 def _lists(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import lists
 
@@ -123,6 +130,7 @@ SECTIONS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "frames": _frames,
     "features": _features,
     "judge": _judge,
+    "stream": _stream,
     "lists": _lists,
     "scale": _scale,
     "localise": _localise,

@@ -30,7 +30,8 @@ from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import WindowStart
 from models.blocks.alignment import FACE_MESH, template
 from models.judging.batches import batch_size_for, batches_of
-from models.judging.detector import JudgeConfig, LoadedDetector
+from models.judging.config import JudgeConfig
+from models.judging.detector import LoadedDetector
 from models.m2sd.config import CLIP, M2SDConfig
 from models.m2sd.detector import M2SDDetector
 from models.m2sd.front_end import MEAN, STD

@@ -8,7 +8,7 @@ import torch
 
 from loaders.batches.domain import sample_by_person
 from models import load_detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from tests.clip_factory import make_clip
 from tests.commands import ok, run_command
 from tests.e2e.test_training import TINY

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import load_detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from tests.commands import ok, run_command, run_processes, scores
 from tests.kill import differences, stop_and_resume
 from tests.moving_face import clicks, moving_face, write_video

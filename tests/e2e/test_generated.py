@@ -11,7 +11,7 @@ import pytest
 from models import load_detector
 from models.judging.annotate import COLORS
 from models.judging.command import VideoConfig, judge_video
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from tests.clip_factory import write_clip_folder
 from tests.commands import ok, run_command
 from tests.e2e.test_training import TINY

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from models import load_detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from preprocess.perturb.kinds import Perturbation
 from preprocess.perturb.variants import make_variants
 from tests.clip_factory import clip_info

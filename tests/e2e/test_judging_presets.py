@@ -10,7 +10,7 @@ import train
 from loaders.batches.windows import WindowStart
 from models import MODELS, load_detector
 from models.judging import detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from preprocess.clip.all_faces import track_video
 from preprocess.demo.speech import SAMPLE_RATE_HZ
 from tests.feature_factory import random_recipe

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models import load_detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from models.judging.render_m2sd import THRESHOLD
 from models.m2sd.published import released_names
 from tests.commands import ok, run_command, run_processes, scores

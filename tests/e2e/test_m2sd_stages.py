@@ -7,7 +7,7 @@ import time
 import pytest
 
 from models import load_detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from tests.commands import ok, run_command, run_launcher, run_processes, start_command
 from tests.kill import differences
 from tests.moving_face import clicks, moving_face, write_video

@@ -11,7 +11,7 @@ import pytest
 import test
 from models import MODELS, load_detector
 from models.judging.command import VideoConfig, judge_video
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from models.judging.modes import OF_VIDEOS, SHARED, choose_mode
 from models.judging.render_m2sd import COLORS, THRESHOLD, frame_scores
 from models.judging.verdict import over_frames

@@ -10,7 +10,7 @@ import pytest
 
 from loaders.batches.facts import PICTURE_FACTS, SOUND_FACTS
 from models import load_detector
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from tests.commands import ok, run_command, scores
 from tests.feature_factory import random_recipe, write_noise_features
 from tests.kill import differences, stop_and_resume

@@ -18,7 +18,7 @@ from loaders.batches.sliding import score_timelines
 from models import MODELS, load_detector
 from models.judging import command
 from models.judging.command import VideoConfig, judge_video
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from models.judging.page import write_video_page
 from models.judging.verdict import find_segments
 from preprocess.demo.speech import SAMPLE_RATE_HZ

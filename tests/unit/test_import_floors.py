@@ -31,6 +31,9 @@ MAY_IMPORT = {
     "models/m2sd": ("models/blocks", "models/backbones", "models/method.py", "utils"),
     "models": ("models", "utils"),
     "models/judging": ("models", "losses", "loaders", "preprocess", "utils"),
+    "models/export": ("models", "loaders", "utils"),
+    # an entry point: it hands networks to those who know the methods
+    "utils/checkpoint/__main__.py": (*GROUND, "utils/checkpoint", "models/export"),
     "losses": ("losses", "utils"),
     "loaders": ("loaders/listing.py", "loaders/groups.py", "utils"),
     "loaders/__init__.py": ("loaders/datasets", "loaders/listing.py"),

@@ -2,9 +2,12 @@
 
     python -m utils.checkpoint show   saved_models/X/best.pt
     python -m utils.checkpoint export saved_models/X/best.pt model.safetensors
+    python -m utils.checkpoint export saved_models/X/best.pt model.onnx --data_root PREPARED
 
 `show` prints all but the weights, as JSON. `export` writes weights and configuration to a .safetensors file,
-which test.py accepts like a best.pt, with a model card next to it. No code in a checkpoint is run.
+which test.py accepts like a best.pt, or the network with its front end as .onnx or .pt2 (torch.export), once
+it gives the framework's scores of the clips in PREPARED; a model card lies next to it. No code in a
+checkpoint is run.
 """
 
 from __future__ import annotations
@@ -13,9 +16,23 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from utils.checkpoint.files import load_checkpoint
-from utils.errors import run_command
+from utils.errors import UsageError, run_command
+
+
+def export_network(content: dict[str, Any], args: argparse.Namespace) -> int:
+    """Write the network itself, which the code of its method makes."""
+    from models.export import command
+
+    if args.data_root is None:
+        raise UsageError(f"{args.target.suffix} needs --data_root: prepared clips to check the network on")
+    card, parity = command.export_network(content, args.checkpoint, args.target, args.data_root)
+    count, largest = parity["num_clips"], parity["largest_difference"]
+    sys.stdout.write(f"largest difference of a logit on {count} clips: {largest:.2g}\n")
+    sys.stdout.write(f"written: {args.target} and its model card {card}\n")
+    return 0
 
 
 def main() -> int:
@@ -30,9 +47,18 @@ def main() -> int:
     show.add_argument("checkpoint", type=Path)
     export = commands.add_parser("export", help="write weights, configuration and a model card for others")
     export.add_argument("checkpoint", type=Path, help="best.pt of a run")
-    export.add_argument("target", type=Path, help="the file to write, NAME.safetensors; the card is NAME.md")
+    export.add_argument(
+        "target",
+        type=Path,
+        help="NAME.safetensors with the card NAME.md; NAME.onnx or NAME.pt2 with NAME.json",
+    )
+    export.add_argument(
+        "--data_root", type=Path, help="for .onnx and .pt2: prepared clips, 20 of which are scored both ways"
+    )
     args = parser.parse_args()
     content = load_checkpoint(args.checkpoint)
+    if args.command == "export" and args.target.suffix in (".onnx", ".pt2"):
+        return export_network(content, args)
     if args.command == "export":
         from utils.checkpoint.export import write_export
 

@@ -25,7 +25,7 @@ def write_export(content: dict[str, Any], source: Path, target: Path) -> Path:
     which has no configuration.
     """
     if target.suffix != ".safetensors":
-        raise CheckpointError(f"{target}: its name must end with .safetensors")
+        raise CheckpointError(f"{target}: its name must end with .safetensors, .onnx or .pt2")
     if "model" not in content:
         raise CheckpointError(f"{source}: a bare state_dict has no configuration; export a run's best.pt")
     config = {name: dict(section) for name, section in content["config"].items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from utils.media.picture import Picture
 if TYPE_CHECKING:
     import av
 
+CRF, KEYFRAME_INTERVAL = 18, 12
 _AVX_512F = 13  # OpenCV's number for it; its Python package has no name
 
 
@@ -27,6 +29,16 @@ def _instructions_for_x264() -> str:
     import cv2
 
     return ":asm=avx2" if cv2.checkHardwareSupport(_AVX_512F) else ""
+
+
+def _x264_options(crf: int, keyframe_interval: int, preset: str) -> dict[str, str]:
+    return {
+        "crf": str(crf),
+        "preset": preset,
+        "g": str(keyframe_interval),
+        "bf": "0",
+        "x264-params": f"mbtree=0{_instructions_for_x264()}",
+    }
 
 
 class VideoWriter:
@@ -46,8 +58,8 @@ class VideoWriter:
         fps: Fraction,
         width: int,
         height: int,
-        crf: int = 18,
-        keyframe_interval: int = 12,
+        crf: int = CRF,
+        keyframe_interval: int = KEYFRAME_INTERVAL,
         preset: str = "veryfast",
         container: str = "mp4",
     ) -> None:
@@ -60,13 +72,7 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
         self._stream.codec_context.thread_count = 1
         if container == "mp4":
-            self._stream.options = {
-                "crf": str(crf),
-                "preset": preset,
-                "g": str(keyframe_interval),
-                "bf": "0",
-                "x264-params": f"mbtree=0{_instructions_for_x264()}",
-            }
+            self._stream.options = _x264_options(crf, keyframe_interval, preset)
         else:
             self._stream.codec_context.codec_tag = "XVID"
             self._stream.options = {"qscale": "4", "flags": "+qscale", "global_quality": str(4 * 118)}
@@ -138,3 +144,40 @@ class VideoWriter:
             self.close()
         else:
             self._container.close()
+
+
+class RoundTrip:
+    """Frames as a reader of VideoWriter's file would see them, one by one, without a file."""
+
+    def __init__(self, *, fps: Fraction, width: int, height: int, preset: str) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        encoder: Any = av.CodecContext.create("libx264", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+        encoder.framerate, encoder.time_base = fps, 1 / fps
+        encoder.thread_count = 1
+        encoder.options = _x264_options(CRF, KEYFRAME_INTERVAL, preset)
+        decoder: Any = av.CodecContext.create("h264", "r")
+        decoder.thread_count = 1
+        self._encoder, self._decoder, self._reformatter = encoder, decoder, VideoReformatter()
+        self._time_base = 1 / fps
+        self.num_frames = 0
+        self.decoded: list[npt.NDArray[np.uint8]] = []  # (H, W, 3) RGB; whoever takes them empties it
+
+    def write_frame(self, frame: av.VideoFrame) -> None:
+        """Encode and decode one PyAV frame; its time stamp is set here."""
+        frame.pts, frame.time_base = self.num_frames, self._time_base
+        self.num_frames += 1
+        self._take(self._encoder.encode(frame))
+
+    def close(self) -> None:
+        """Decode what is still under way."""
+        self._take(self._encoder.encode(None))
+        self._take([None])
+
+    def _take(self, packets: Sequence[Any]) -> None:
+        for packet in packets:
+            for frame in self._decoder.decode(packet):
+                image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                self.decoded.append(np.asarray(image, np.uint8))

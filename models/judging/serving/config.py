@@ -7,7 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.judging.detector import JudgeConfig
+from models.judging.config import JudgeConfig
 from utils.config import opt, require_above, require_at_least
 from utils.run.device import device_flag, precision_flag
 

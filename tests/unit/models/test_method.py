@@ -13,7 +13,8 @@ import train
 from loaders.batches.data_config import DataConfig
 from loaders.batches.windows import ClipDataset
 from models import MODELS
-from models.judging.detector import JudgeConfig, LoadedDetector
+from models.judging.config import JudgeConfig
+from models.judging.detector import LoadedDetector
 from models.judging.doubts import doubts_of, doubts_of_sound
 from models.method import Method, without_decay_of_vectors
 from tests.clip_factory import make_batch, make_clip, write_clip_folder
@@ -120,7 +121,7 @@ def test_a_silent_video_is_no_reason_for_a_method_that_only_sees(modalities, rea
     if "audio" in detector.model.modalities:
         found += doubts_of_sound(track, video)
     assert found == reasons
-    assert detector._starts(1, 25.0, 0.0) == [0]  # a frame is enough
+    assert detector.starts_of(1, 25.0, 0.0) == [0]  # a frame is enough
 
 
 def test_a_logit_that_is_a_view_of_a_parameter_is_judged(tmp_path):

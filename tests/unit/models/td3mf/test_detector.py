@@ -14,6 +14,7 @@ import train
 from losses.td3mf import TD3MFLoss, TD3MFLossConfig
 from models.backbones.marlin import MarlinEncoder, MarlinPieces, marlin_plan
 from models.backbones.menu import BACKBONES
+from models.blocks.features import parts_of_rows
 from models.blocks.vit import ViTSize
 from models.restore import released_fields
 from models.td3mf import TD3MFDetector
@@ -94,13 +95,14 @@ def test_a_clips_score_does_not_depend_on_the_others(rows, only):
 
 
 def test_rows_are_means_of_equal_parts_or_the_first_ones():
-    rows = torch.arange(20.0)[:, None]
-    spread = small()._fitted([rows, rows[:5]], 10)[..., 0]
-    assert spread[0].tolist() == [0.5 + 2 * step for step in range(10)]
-    assert spread[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    cut = small(rows="cut")._fitted([rows, rows[:5]], 10)[..., 0]
-    assert cut[0].tolist() == list(range(10))
-    assert cut[1].tolist() == [0, 1, 2, 3, 4, 0, 0, 0, 0, 0]
+    long, short = torch.arange(20.0)[None, :, None], torch.arange(5.0)[None, :, None]
+    spread, cut = small(), small(rows="cut")
+    assert spread._fitted(long, 10).flatten().tolist() == [0.5 + 2 * step for step in range(10)]
+    assert spread._fitted(short, 10).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert cut._fitted(long, 10).flatten().tolist() == list(range(10))
+    assert cut._fitted(short, 10).flatten().tolist() == [0, 1, 2, 3, 4, 0, 0, 0, 0, 0]
+    for rows in (long, short):  # the way of an exported network
+        torch.testing.assert_close(parts_of_rows(rows.shape[1], 10, rows) @ rows, spread._fitted(rows, 10))
 
 
 @pytest.mark.parametrize("kind", ["token", "zeros", "noise"])

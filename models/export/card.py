@@ -1,0 +1,105 @@
+"""The model card of an exported network, JSON: all that a program without this framework has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from loaders.batches.data_config import RELEASED_FRAMES, DataConfig
+from models.export.network import free_axes, input_of_features
+from utils.clip.files import SAMPLE_RATE_HZ
+from utils.files import file_sha256
+
+MEANINGS = {
+    "video": "RGB levels 0..255 of the face crop of preprocess.prepare, not scaled, not equalised",
+    "waveform": f"mono sound of the same seconds, -1..1, {SAMPLE_RATE_HZ} samples per second",
+    "has_landmarks": "whether a face was found in the frame",
+    "logits": "log odds without a calibration, > 0 = fake",
+    "video_logits": "the same of the picture alone",
+    "audio_logits": "the same of the sound alone",
+}
+LANDMARKS = {
+    "face_box": "x and y in units of the face's width, origin at the middle of the landmarks' box, per frame",
+    "clip_zscore": "each coordinate standardised over the frames of the whole clip",
+    "crop": "x and y in units of the crop's sides",
+}
+
+
+def describe(
+    content: dict[str, Any],
+    data: DataConfig,
+    file: Path,
+    inputs: dict[str, Tensor],
+    outputs: list[str],
+    features: Iterable[str],
+    parity: dict[str, Any],
+) -> dict[str, Any]:
+    """The card of the network in `file`, which was made of a checkpoint's `content`.
+
+    inputs: an example of each. features: names of those that were cached. parity: what the check found.
+    """
+    train = content["config"]["train"]
+    about: dict[str, Any] = {
+        name: content[name] for name in ("epoch", "decision", "environment") if name in content
+    }
+    return {
+        "file": file.name,
+        "sha256": file_sha256(file),
+        "model": train["model"],
+        "preset": train.get("preset"),
+        "inputs": {name: _input(name, example, data) for name, example in inputs.items()},
+        "outputs": {name: {"shape": ["batch"], "meaning": MEANINGS[name]} for name in outputs},
+        "features": {name: own for own in features if (name := input_of_features(own)) in inputs},
+        "windows": {
+            "kind": "frames" if data.frames_per_clip else data.window,
+            "window_s": data.window_s,
+            "video_fps": data.video_fps,
+            "num_frames": RELEASED_FRAMES if data.window == "released" else data.window_frames,
+            "per_clip": data.windows_per_clip,
+            "pooling": data.pooling,
+            "landmarks": data.landmark_normalization,
+            "trim_silence": data.trim_silence,
+        },
+        "caller": _duties(data, inputs),
+        "training_data": train.get("dataset"),
+        "generated_sets": content.get("generated_sets", []),
+        "split_checksums": content.get("split_checksums", {}),
+        "parity": parity,
+        **about,
+    }
+
+
+def _input(name: str, example: Tensor, data: DataConfig) -> dict[str, Any]:
+    axes = free_axes(name)
+    meaning = LANDMARKS[data.landmark_normalization] + "; 0 where no face was found"
+    if name != "landmarks":
+        meaning = MEANINGS.get(name, "rows of preprocess.extract_features whose middle lies in the window")
+    return {
+        "dtype": str(example.dtype).removeprefix("torch."),
+        "shape": [axes.get(place, length) for place, length in enumerate(example.shape)],
+        "meaning": meaning,
+    }
+
+
+def _duties(data: DataConfig, inputs: dict[str, Tensor]) -> list[str]:
+    """What is not in the network, and has to be done before or after it."""
+    duties = [
+        "crop the face as preprocess.prepare does",
+        "give the windows of a batch one length: no padding",
+    ]
+    if "waveform" in inputs:
+        duties.append("resample and mix the sound; filters, MFCC and decibels are in the network")
+    if "video" in inputs:
+        duties.append("nothing for the colours: equalisation, size and normalisation are in the network")
+    if any(name.startswith("features_") for name in inputs):
+        duties.append("extract the features: their backbones are not in the network")
+    if data.trim_silence:
+        duties.append(f"begin windows after the leading silence, by the rule {data.trim_rule!r}")
+    return [
+        *duties,
+        f"pool the logits of a clip's windows: {data.pooling}",
+        "apply the decision's thresholds",
+    ]

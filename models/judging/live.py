@@ -1,0 +1,231 @@
+"""test.py --video camera:0 | pipe: : judge what a camera sees, or a file on standard input, as it comes.
+
+    python test.py --video camera:0 --checkpoint saved_models/X/best.pt --output_dir verdict
+    ffmpeg -re -i clip.mp4 -c copy -f matroska - | python test.py --video pipe: --checkpoint ...
+
+Prints a line of JSON per verdict and writes live.mp4, the picture with the running verdict drawn into it, and
+verdict.json with each face's last one. A camera is stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from models.judging.annotate import COLORS, caveat_line, draw_face
+from models.judging.config import JudgeConfig
+from models.judging.detector import LoadedDetector
+from models.judging.stream import RunningVerdict
+from models.judging.walk import open_copy, to_even
+from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
+from utils.errors import ClipError, UsageError
+from utils.files import write_text
+from utils.media.allowed import CODECS, HEAD_BYTES, find_demuxer, open_options, require_allowed, require_codec
+from utils.media.container import import_av, tracks_of
+from utils.media.picture import Picture, PictureConverter
+
+log = logging.getLogger("test")
+SOURCES = ("camera:", "pipe:")
+PROBED_BYTES = 1 << 18  # of a pipe, before the first frame is shown
+FALLEN_BACK_S = 2.0  # the camera's frames are left out while faces are looked for in older ones
+
+
+class Sound(NamedTuple):
+    """Some samples, (C, n) float32."""
+
+    samples: npt.NDArray[np.float32]
+
+
+@dataclass
+class Source:
+    """What is shown: its rates, and an iterator over (time in s, frame or sound)."""
+
+    fps: Fraction
+    sample_rate_hz: int
+    items: Iterator[tuple[float, Picture | npt.NDArray[np.uint8] | Sound]]
+    may_skip: bool  # whether frames may be left out if judging takes too long
+
+
+def is_live(video: Path) -> bool:
+    """Whether --video names a camera or a pipe."""
+    return str(video).startswith(SOURCES)
+
+
+def open_source(video: Path) -> Source:
+    """The camera or the pipe that --video names. Raises UsageError for another name."""
+    kind, _, name = str(video).partition(":")
+    if kind == "pipe" and not name:
+        return open_pipe(open(sys.stdin.fileno(), "rb"))  # noqa: PTH123  # closed with the process
+    if kind == "camera" and name.isdecimal():
+        return open_camera(int(name))
+    raise UsageError(f"--video {video}: camera:N, with the number of a camera, or pipe:")
+
+
+class _Pipe:
+    """A binary stream that cannot be sought, with the bytes that were looked at put back."""
+
+    def __init__(self, file: io.BufferedReader, head: bytes) -> None:
+        self._file, self._head = file, head
+
+    def read(self, size: int) -> bytes:
+        if self._head:
+            taken, self._head = self._head[:size], self._head[size:]
+            return taken
+        return self._file.read1(size)
+
+
+def open_pipe(file: io.BufferedReader) -> Source:
+    """The video and sound of a container that comes through a pipe, as fast as it comes.
+
+    Raises ClipError for what utils/media/allowed.py does not allow.
+    """
+    path = Path("pipe:")
+    av, head = import_av(path), file.read(HEAD_BYTES)
+    demuxer = find_demuxer(path, head)
+    options = open_options(demuxer, "video")
+    codecs = ",".join(name for kind in ("video", "audio") for name in CODECS[kind])
+    options["container_options"] |= {"probesize": str(PROBED_BYTES), "codec_whitelist": codecs}
+    pipe: Any = _Pipe(file, head)
+    container = av.open(pipe, format=demuxer, **options)
+    require_allowed(path, container)
+    tracks = [next(iter(tracks_of(container, kind)), None) for kind in ("video", "audio")]
+    for track in filter(None, tracks):
+        require_codec(path, track)
+    video, audio = tracks
+    if video is None:
+        raise ClipError(path, "has no video stream")
+    fps = Fraction(video.guessed_rate or video.average_rate or 25)
+    rate = SAMPLE_RATE_HZ if audio is None else audio.codec_context.sample_rate
+    return Source(fps, rate, _decoded(av, container, [track for track in tracks if track]), may_skip=False)
+
+
+def _decoded(av: Any, container: Any, tracks: list[Any]) -> Iterator[tuple[float, Any]]:
+    converter, to_float = PictureConverter(), av.AudioResampler(format="fltp")
+    aspect = float(tracks[0].sample_aspect_ratio or 1)
+    with container:
+        for packet in container.demux(tracks):
+            with contextlib.suppress(av.error.InvalidDataError):  # a damaged packet, which players skip
+                for frame in packet.decode():
+                    if isinstance(frame, av.VideoFrame):
+                        yield frame.time, Picture(frame, converter, aspect)
+                        continue
+                    for piece in to_float.resample(frame):
+                        yield frame.time, Sound(np.asarray(piece.to_ndarray(), np.float32))
+
+
+def open_camera(number: int) -> Source:
+    """A camera, and the default microphone if there is one. Raises UsageError if the camera does not open."""
+    import cv2
+
+    camera = cv2.VideoCapture(number)
+    if not camera.isOpened():
+        raise UsageError(f"--video camera:{number}: no such camera, or another program uses it")
+    items: queue.Queue[tuple[float, Any]] = queue.Queue(64)
+
+    def hear(samples: Any, *_: Any) -> None:
+        with contextlib.suppress(queue.Full):
+            items.put_nowait((time.monotonic() - len(samples) / SAMPLE_RATE_HZ, Sound(samples.T.copy())))
+
+    def see() -> None:
+        while True:
+            is_there, image = camera.read()
+            now = time.monotonic()
+            if not is_there:
+                items.put((now, None))
+                return
+            items.put((now, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)))
+
+    def come() -> Iterator[tuple[float, Any]]:
+        with contextlib.ExitStack() as stack:
+            stack.callback(camera.release)
+            try:
+                import sounddevice
+
+                microphone = sounddevice.InputStream(SAMPLE_RATE_HZ, channels=1, callback=hear)
+                stack.enter_context(microphone)
+            except Exception as error:  # noqa: BLE001  # PortAudio's absence has many names
+                log.warning("no microphone (%s): the video is silent", error)
+            threading.Thread(target=see, daemon=True).start()
+            while (item := items.get())[1] is not None:
+                yield item
+
+    rate = camera.get(cv2.CAP_PROP_FPS)
+    return Source(Fraction(rate if rate > 0 else 25).limit_denominator(1001), SAMPLE_RATE_HZ, come(), True)
+
+
+def judge_live(
+    detector: LoadedDetector, source: Source, output_dir: Path, config: JudgeConfig
+) -> dict[int, RunningVerdict]:
+    """Judge a source until it ends or Ctrl-C; write and print its verdicts. Returns each face's last one."""
+    stream = detector.stream(source.fps, source.sample_rate_hz, config)
+    last: dict[int, RunningVerdict] = {}
+    left_out = 0
+
+    def tell(verdicts: list[RunningVerdict]) -> None:
+        for verdict in verdicts:
+            last[verdict.face] = verdict
+            sys.stdout.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+
+    with _Drawing(output_dir / "live.mp4", source.fps, detector.caveat) as drawing:
+        with contextlib.suppress(KeyboardInterrupt):
+            for time_s, item in source.items:
+                if isinstance(item, Sound):
+                    tell(stream.write_sound(item.samples, time_s))
+                elif source.may_skip and stream.delay_s > FALLEN_BACK_S:
+                    left_out += 1
+                else:
+                    tell(stream.write_frame(item, time_s))
+                    drawing.draw(item, last, stream.now_s)
+        tell(stream.close())
+    if left_out:
+        log.warning("%d frames were left out: judging takes longer than they are shown", left_out)
+    content = [dataclasses.asdict(verdict) for verdict in last.values()]
+    write_text(output_dir / "verdict.json", json.dumps({"caveat": detector.caveat, "faces": content}) + "\n")
+    return last
+
+
+class _Drawing:
+    """The picture with the last verdicts in it, written as it comes."""
+
+    def __init__(self, path: Path, fps: Fraction, caveat: str) -> None:
+        self._path, self._fps, self._caveat = path, fps, caveat
+        self._stack = contextlib.ExitStack()
+        self._writer: Any = None
+
+    def __enter__(self) -> _Drawing:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def draw(
+        self, frame: Picture | npt.NDArray[np.uint8], last: dict[int, RunningVerdict], now_s: float
+    ) -> None:
+        image = (frame.rgb() if isinstance(frame, Picture) else frame).copy()
+        height, width = image.shape[:2]
+        line = caveat_line(self._caveat, width, height)
+        nothing = np.full((NUM_LANDMARKS, 2), np.nan)
+        for verdict in last.values():
+            if now_s - verdict.end_s < 4.0:  # of a face that is there
+                text = f"{verdict.face + 1}: {verdict.verdict}  P(fake) {verdict.prob:.2f}"
+                draw_face(image, np.array(verdict.box), nothing, COLORS[verdict.verdict], text)
+        if self._writer is None:
+            size = width, height + len(line)
+            self._writer = self._stack.enter_context(open_copy(self._path, self._fps, *size))
+        self._writer.write(to_even(np.concatenate([image, line])))

@@ -1,0 +1,165 @@
+"""Judging as it is shown: the verdicts of a stream are those of the file, whatever comes late."""
+
+import json
+import os
+import threading
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import train
+from models import MODELS, load_detector
+from models.judging import detector, live
+from models.judging.config import JudgeConfig
+from models.judging.live_sound import LiveSound
+from preprocess.clip.all_faces import track_video
+from preprocess.clip.schedule import frame_schedule
+from preprocess.demo.speech import SAMPLE_RATE_HZ
+from tests.e2e.test_judging_presets import SIZES
+from tests.trees.media import FPS, Media
+from utils.checkpoint.files import save_checkpoint
+from utils.errors import UsageError
+from utils.media.sound import iterate_audio
+from utils.media.times import VideoTimes
+from utils.media.video import iterate_pictures
+from utils.media.writer import VideoWriter
+
+HOW = JudgeConfig(lag_frames=0, explain=False, stride_s=0.4)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """Three seconds: a talking face, which is hidden for a third of a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    frames, waveform = Media(seed=3).make(0, duration_s=3.0)
+    frames = frames.copy()
+    frames[30:38] = 90
+    with VideoWriter(path, fps=Fraction(FPS), width=frames.shape[2], height=frames.shape[1]) as writer:
+        writer.add_audio_stream(SAMPLE_RATE_HZ)
+        for frame in frames:
+            writer.write(frame)
+        writer.write_audio(waveform)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    flags = ["--model", "beyond_masking", *SIZES["beyond_masking"].split(), "--window_s", "0.8"]
+    config = train.parse_args(flags)
+    torch.manual_seed(0)
+    method = MODELS["beyond_masking"](config.model)
+    content = {"model": method.state_dict(), "config": config.as_plain(), "split_checksums": {}}
+    save_checkpoint(path, content)
+    return load_detector(path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def of_file(video, loaded, tmp_path_factory):
+    """The verdict on the file."""
+    tracked = track_video(video, tmp_path_factory.mktemp("tracks"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector, "call_limited", lambda *_, **__: tracked)
+        return loaded.judge(video, HOW)
+
+
+def assert_like_the_file(verdicts, of_file):
+    (face,) = of_file.faces
+    starts = [round(verdict.start_s * FPS) - face.first_frame for verdict in verdicts]
+    assert starts == face.window_starts
+    np.testing.assert_allclose([v.window_logit for v in verdicts], face.window_logits, atol=1e-5)
+    assert verdicts[-1].logit == pytest.approx(face.logit, abs=1e-5)
+    assert verdicts[-1].verdict == face.verdict
+    assert len(face.window_starts) > 4
+
+
+def test_a_stream_has_the_windows_and_scores_of_the_file(video, loaded, of_file):
+    """Its sound comes a second after its frames."""
+    stream = loaded.stream(FPS, 48_000, HOW)
+    sounds = list(iterate_audio(video, 48_000))
+    verdicts, running = [], 0
+    for time_s, picture in iterate_pictures(video):
+        verdicts += stream.write_frame(picture, time_s)
+        while sounds and sounds[0][0] < time_s - 1.0:
+            heard_s, samples = sounds.pop(0)
+            verdicts += stream.write_sound(samples, heard_s)
+        running = len(verdicts)
+    for heard_s, samples in sounds:
+        verdicts += stream.write_sound(samples, heard_s)
+    verdicts += stream.close()
+    assert_like_the_file(verdicts, of_file)
+    assert 0 <= running < len(verdicts)
+
+
+def test_a_pipe_is_judged_and_drawn_as_it_is_played(video, loaded, of_file, tmp_path, capsys):
+    """A recorded file, in real time."""
+    with av.open(video) as source, av.open(tmp_path / "clip.mkv", "w") as target:
+        tracks = {track: target.add_stream_from_template(track) for track in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = tracks[packet.stream]
+                target.mux(packet)
+    content = (tmp_path / "clip.mkv").read_bytes()
+    reader, writer = os.pipe()
+
+    def play():
+        with os.fdopen(writer, "wb") as pipe:
+            for part in np.array_split(np.frombuffer(content, np.uint8), 30):
+                pipe.write(part.tobytes())
+                pipe.flush()
+                time.sleep(0.1)
+
+    player = threading.Thread(target=play)
+    player.start()
+    with os.fdopen(reader, "rb") as pipe:
+        live.judge_live(loaded, live.open_pipe(pipe), tmp_path, HOW)
+    player.join()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (face,) = of_file.faces
+    assert [round(line["start_s"] * FPS) - face.first_frame for line in lines] == face.window_starts
+    assert json.loads((tmp_path / "verdict.json").read_text())["faces"][-1] == lines[-1]
+    with av.open(tmp_path / "live.mp4") as drawn:
+        assert drawn.streams.video[0].frames == of_file.num_frames
+
+
+def test_over_a_stall_the_last_frame_stays(loaded, monkeypatch):
+    stream = loaded.stream(10, 48_000, HOW)
+    shown = []
+    monkeypatch.setattr(stream._faces, "write", lambda picture: shown.append(int(picture.rgb()[0, 0, 0])))
+    times_s = np.array([5.0, 5.1, 5.48, 5.62, 5.68])
+    for number, time_s in enumerate(times_s):
+        stream.write_frame(np.full((64, 64, 3), number, np.uint8), time_s)
+    stream.close()
+    assert shown == [0, 1, 1, 1, 2, 2, 3, 4]
+    in_a_file = frame_schedule(VideoTimes(starts_s=times_s, fps=Fraction(10), constant=False))
+    assert shown[:5] == in_a_file.tolist()
+
+
+def test_missing_sound_is_silent_and_late_sound_is_lost():
+    sound = LiveSound(48_000)
+    sound.write(np.full(4800, 0.5, np.float32), 0.1)
+    sound.fill_to(14_400)
+    sound.write(np.full(9600, 0.25, np.float32), 0.26)  # the first 0.04 s of it are late
+    sound.finish()
+    levels = sound.read(0, 24_000)
+    assert len(levels) == 12_480 + 9600
+    expected = [(2400, 0.0), (7200, 0.5), (12_000, 0.0), (14_300, 0.0), (20_000, 0.25)]
+    assert [(place, round(float(levels[place]), 3)) for place, _ in expected] == expected
+    sound.drop_before(10_000)
+    assert np.array_equal(sound.read(9000, 11_000), levels[10_000:11_000])
+
+
+def test_what_needs_the_whole_video_is_refused(loaded, monkeypatch):
+    monkeypatch.setattr(loaded, "inputs", frozenset({"features/eat"}))
+    with pytest.raises(UsageError, match="cached features"):
+        loaded.stream(25, 48_000)
+
+
+@pytest.mark.parametrize("name", ["camera:front", "pipe:3"])
+def test_a_wrong_source_is_named(name):
+    with pytest.raises(UsageError, match=f"--video {name}"):
+        live.open_source(live.Path(name))
