@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks.vit import TubeletViT, initialise
+from models.blocks.vit import TubeletViT, initialise, initialise_narrow
 from models.m2sd.config import PRESETS, STUDENTS, M2SDConfig, frames_of
 from models.m2sd.distillation import Distiller
 from models.m2sd.front_end import AlignedClips
@@ -87,6 +87,8 @@ class M2SDDetector(nn.Module, Method):
         if c.stage == "finetune":
             self.head = nn.Linear(size.width, 2)
         self.apply(initialise)
+        if c.first_weights == "narrow":
+            initialise_narrow(self.vit)
         if c.stage == "finetune":
             with torch.no_grad():
                 self.head.weight *= c.head_init_scale

@@ -30,8 +30,8 @@ if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
         SIZE_FLAGS=(--vit tiny --image_size 64 --batch_size 8 --learning_rate 1e-3 --warmup_epochs 1)
         SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
         STAGE_SIZES=([teacher]="--mask_ratio 0.75 --epochs 60" [expert]="--epochs 60")
-        STAGE_SIZES+=([pretrain]="--mask_ratio 0.75 --epochs 60 --drop_path 0")
-        STAGE_SIZES+=([finetune]="--mask_ratio 0.75 --epochs 30 --drop_path 0 --windows_per_clip 2")
+        STAGE_SIZES+=([pretrain]="--mask_ratio 0.75 --epochs 60 --drop_path 0 --first_weights narrow")
+        STAGE_SIZES+=([finetune]="--mask_ratio 0.75 --epochs 30 --drop_path 0 --windows_per_clip 2 --jitter_px 0")
     fi
     return
 fi

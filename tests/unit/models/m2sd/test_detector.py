@@ -153,6 +153,19 @@ def test_the_head_starts_small_and_the_released_one_at_nothing():
         assert (norm == 0) == (scale == 0) == (logits == 0).all()
 
 
+def test_a_narrow_students_first_weights_see_detail():
+    """What tells two clips of the same colours apart reaches the class token, as it hardly does otherwise."""
+    noise = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    parts = noise.unflatten(4, (2, 16)).unflatten(3, (2, 16)).unflatten(2, (2, 2))
+    clips = parts.sub(parts.mean(dim=(3, 5, 7), keepdim=True)).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    cosines = {}
+    for name in ("published", "narrow"):
+        features = tiny(first_weights=name).vit(clips / 4)[:, 0]
+        cosines[name] = nn.functional.cosine_similarity(*features, dim=0).item()
+    assert cosines["published"] > 0.999
+    assert cosines["narrow"] < 0.99
+
+
 def test_short_clips_are_mirrored_and_padding_changes_nothing():
     """Trap T8: up to four frames end the published program."""
     places = mirrored_places(torch.tensor([1, 2, 3, 5, 16]), 16).tolist()
@@ -284,6 +297,7 @@ def test_learning_rates_fall_from_the_head_to_the_first_layer():
         (("--image_size", "1600"), "are more than 16384 tubelets"),
         (("--align", "false", "--jitter_px", "2"), "jitter_px has no effect here"),
         (("--rs_weight", "0", "--real_similarity", "centre"), "real_similarity has no effect here"),
+        (("--init_from", "x.pt", "--first_weights", "narrow"), "first_weights has no effect here"),
     ],
 )
 def test_contradictions_are_errors(flags, message):
