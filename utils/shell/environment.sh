@@ -42,9 +42,9 @@ PY
 }
 
 # Of these packages' dependencies, those below are never imported here, and they take 1.3 GB: mediapipe converts
-# language models with JAX and records sound, and torch compiles for GPUs with Triton (--compile).
+# language models with JAX and sentencepiece, and torch compiles for GPUs with Triton (--compile).
 _LARGE=(torch torchvision torchaudio mediapipe)
-_LEFT_OUT=(jax jaxlib sentencepiece sounddevice)
+_LEFT_OUT=(jax jaxlib sentencepiece)
 [[ -e /dev/nvidia0 ]] || _LEFT_OUT+=(triton)
 
 _dependencies() { # PYTHON -> what the packages _LARGE require, without _LEFT_OUT
