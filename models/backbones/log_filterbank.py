@@ -53,7 +53,8 @@ class LogFilterbank(nn.Module):
         missing = (num_samples - WINDOW_SAMPLES).clamp_min(0)
         num_rows = 1 + (missing + HOP_SAMPLES - 1) // HOP_SAMPLES
         after_first = samples.shape[1] - WINDOW_SAMPLES
-        longest = 1 + (-(-after_first // HOP_SAMPLES) if after_first > 0 else 0)
+        # not -(-n // m): integers are divided towards 0 in ONNX
+        longest = 1 + ((after_first + HOP_SAMPLES - 1) // HOP_SAMPLES if after_first > 0 else 0)
         emphasised = torch.cat([samples[:, :1], samples[:, 1:] - PRE_EMPHASIS * samples[:, :-1]], dim=1)
         # the published code pads after the emphasis, so the sample after a clip's last one is 0, too
         outside = torch.arange(samples.shape[1], device=samples.device) >= num_samples[:, None]

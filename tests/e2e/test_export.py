@@ -37,7 +37,7 @@ INPUTS = {
 }
 MORE = {
     "mrdf": ENCODER,
-    "exposing_deception": ("--num_libs", "1"),
+    "exposing_deception": ("--num_libs", "2"),
     "m2sd": ("--stp", "none", "--vac", "none"),
 }
 

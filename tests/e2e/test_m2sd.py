@@ -17,7 +17,7 @@ from utils.checkpoint.files import load_checkpoint
 FLAGS = (
     "--model m2sd --preset demo --image_size 32 --batch_size 4 --num_workers 1 --val_fraction 0.25 "
     "--test_fraction 0.25 --epochs 2 --device cpu --domain_clips 0 --precision fp32 --save_every_steps 5 "
-    "--real_similarity centre"
+    "--real_similarity centre --rs_weight 0.5"
 ).split()
 
 
