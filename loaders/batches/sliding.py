@@ -23,7 +23,7 @@ from loaders.batches.labels import true_segments
 from loaders.batches.windows import ClipDataset
 from utils.clip_type import Clip
 from utils.evaluation.localisation import LocatedFiles, localisation_results
-from utils.evaluation.segments import Localiser, fit_rule
+from utils.evaluation.segments import SEGMENTS_NAME, TRUTHS_NAME, Localiser, fit_rule
 from utils.evaluation.timelines import STREAMS, ClipTimeline, WindowLogits, score_windows
 from utils.files import write_text
 from utils.run.bad_clips import BadClips
@@ -32,7 +32,6 @@ from utils.run.loop_config import LoopConfig
 from utils.run.resume import TrainingState
 
 log = logging.getLogger(__name__)
-NAME, TRUTHS_NAME = "segments.json", "true_segments.json"
 MIN_CLIPS = 2  # with a segment, for a rule to be chosen
 
 
@@ -185,7 +184,7 @@ def localise(
     """
     clips, data = loader.dataset.clips, loader.dataset.config
     if is_main():
-        for name in (NAME, TRUTHS_NAME):
+        for name in (SEGMENTS_NAME, TRUTHS_NAME):
             (output_dir / name).unlink(missing_ok=True)
     if not wanted or not has_segments(clips) or data.label_rule == "emotion":
         return {}
@@ -198,7 +197,7 @@ def localise(
     clips = [clip for clip in clips if clip.clip_id in timelines]
     proposals = {clip.clip_id: localiser.propose(timelines[clip.clip_id]) for clip in clips}
     plain = {name: {k: v.tolist() for k, v in of.items()} for name, of in proposals.items()}
-    write_text(output_dir / NAME, json.dumps(plain) + "\n")
+    write_text(output_dir / SEGMENTS_NAME, json.dumps(plain) + "\n")
     found: dict[str, Any] = {"stride_s": localiser.stride_s}
     true: dict[str, Any] = {}
     for stream in localiser.rules:

@@ -6,6 +6,7 @@ so a crop comes about a second after its frame.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -64,11 +65,8 @@ class _LiveTrack(FaceTrack):
 
     def __init__(self, *args: Any, pieces: queue.SimpleQueue[Any], **options: Any) -> None:
         super().__init__(*args, **options)
-        self._pieces, self.number, self._began = (
-            pieces,
-            int(self.video_path.stem.split("_")[1]),
-            self.first_frame,
-        )
+        self._pieces, self._began = pieces, self.first_frame
+        self.number = int(self.video_path.stem.split("_")[1])
 
     def _new_output(self) -> Output:
         return _LiveOutput(self._fps)
@@ -84,13 +82,11 @@ class _LiveTrack(FaceTrack):
     def _hand_on(self, boxes: list[list[float]], *, is_last: bool) -> None:
         output: Any = self._output
         nothing = np.zeros((0, NUM_LANDMARKS, 2), np.float32)
-        video = (
-            np.stack(output.video.decoded) if output.video.decoded else np.zeros((0, CROP_SIZE, CROP_SIZE, 3))
-        )
+        video = np.array(output.video.decoded, np.uint8).reshape(-1, CROP_SIZE, CROP_SIZE, 3)
         piece = FacePiece(
             face=self.number,
             first_frame=self._began,
-            video=video.astype(np.uint8, copy=False),
+            video=video,
             landmarks=np.concatenate([nothing, *output.points]),
             boxes=np.array(boxes).reshape(-1, 3),
             is_last=is_last,
@@ -120,19 +116,20 @@ class LiveFaces:
     def __init__(self, fps: Fraction) -> None:
         self._frames: queue.Queue[Picture | None] = queue.Queue(MAX_WAITING)
         self._ready: queue.SimpleQueue[FacePiece | BaseException] = queue.SimpleQueue()
-        self._fps, self._stops = fps, False
+        self._fps = fps
         self.num_done = 0  # frames that the tracker has seen
         self._thread = threading.Thread(target=self._follow, name="faces", daemon=True)
         self._thread.start()
 
     def write(self, picture: Picture) -> None:
         """Hand over the next frame at the constant rate; waits while MAX_WAITING of them wait."""
+        self._put(picture)
+
+    def _put(self, picture: Picture | None) -> None:
         while self._thread.is_alive():
-            try:
-                self._frames.put(picture, timeout=0.5)
+            with contextlib.suppress(queue.Full):
+                self._frames.put(picture, timeout=0.2)
                 return
-            except queue.Full:
-                continue
 
     def pieces(self) -> Iterator[FacePiece]:
         """What is ready by now. Raises what the tracker failed with."""
@@ -144,13 +141,7 @@ class LiveFaces:
 
     def close(self) -> None:
         """No further frames; afterwards `pieces` gives all the rest."""
-        self._stops = True
-        while self._thread.is_alive():
-            try:
-                self._frames.put(None, timeout=0.2)
-                break
-            except queue.Full:
-                continue
+        self._put(None)
         self._thread.join()
 
     def _follow(self) -> None:

@@ -19,6 +19,8 @@ from utils.evaluation.metrics import Bools, Floats, Rows
 from utils.evaluation.timelines import POOLS, STREAMS, ClipTimeline
 from utils.names import brief
 
+# next to predictions.csv: what a detector found, and the truth (loaders/batches/sliding.py writes both)
+SEGMENTS_NAME, TRUTHS_NAME = "segments.json", "true_segments.json"
 NUM_LEVELS = 24
 MAX_PROPOSALS = 100
 MAX_STRIDE_S = 3600.0

@@ -9,6 +9,7 @@ from typing import Any
 from utils.errors import DatasetError
 from utils.evaluation.bootstrap import or_reason
 from utils.evaluation.localisation import LocatedFiles, localisation_difference
+from utils.evaluation.segments import SEGMENTS_NAME, TRUTHS_NAME
 from utils.names import parse_json
 
 SHOWN = ("ap_0.5", "ap_0.75", "ap_0.9", "ap_0.95", "ar_100", "score")
@@ -20,7 +21,7 @@ def compare_segments(first: Path, second: Path, identities: Mapping[str, str]) -
 
     Raises DatasetError if these files are damaged, or know of other segments.
     """
-    folders, names = (first.parent, second.parent), ("segments.json", "true_segments.json")
+    folders, names = (first.parent, second.parent), (SEGMENTS_NAME, TRUTHS_NAME)
     if not all((folder / name).is_file() for folder in folders for name in names):
         return {}
     found: dict[str, Any] = {}
@@ -34,7 +35,7 @@ def compare_segments(first: Path, second: Path, identities: Mapping[str, str]) -
             persons, pair = [identities[name] for name in first_files.names], (first_files, second_files)
             found[stream] = or_reason(localisation_difference, pair, persons, f"stream {stream}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(f"{folders[0]}, {folders[1]}: segments.json is damaged ({error!r})") from error
+        raise DatasetError(f"{folders[0]}, {folders[1]}: {SEGMENTS_NAME} is damaged ({error!r})") from error
     return found
 
 
