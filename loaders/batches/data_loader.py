@@ -211,8 +211,18 @@ def training_loader(
     dataset = ItemDataset(clips, data, training=True, seed=seed, **needs)
     if data.frame_changes and "video" not in dataset.inputs:
         raise UsageError(f"{data.frame_changes[0]} has no effect here: the method loads no picture")
+    _warn_of_unheard(dataset)
     batches = TrainingBatches(sampler, batch_size=workers.batch_size, accumulate_steps=accumulate_steps)
     return ClipLoader(dataset, workers, batches, bad_clips), sampler
+
+
+def _warn_of_unheard(dataset: ItemDataset) -> None:
+    """Say how many fakes a method that sees only the picture cannot tell from real clips."""
+    if dataset.config.label_rule != "any" or not dataset.inputs <= {"video", "landmarks"}:
+        return
+    if count := sum(clip.label == 1 and clip.video_label == 0 for clip in dataset.clips):
+        told = f"{count} training clips are fake by their sound alone, which the method does not hear"
+        log.warning("%s: --label_rule video takes their pictures as real", told)
 
 
 def evaluation_loader(

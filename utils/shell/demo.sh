@@ -3,7 +3,7 @@
 
 DEMO_SEED="${DEMO_SEED:-3}" # of the generated faces and voices
 _DRAWN=() _KIND=""
-if [[ "${MODEL:-}" == m2sd && -z "${STAGES:-}" ]]; then # a tiny transformer misses the default set's traces in 300 steps
+if [[ "${MODEL:-}" == m2sd ]]; then # a tiny transformer misses the default set's traces in 300 steps
     _DRAWN=(--num_identities 24 --swap_resolution 24 --swap_colour_error 30)
     _DRAWN+=(--mouth_resolution 20 --mouth_colour_error 30 --mouth_flicker 10)
     _KIND=_crude
@@ -36,7 +36,8 @@ if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
         SIZE_FLAGS+=(--val_fraction 0.2 --test_fraction 0.25)
         STAGE_SIZES=([teacher]="--mask_ratio 0.75 --epochs 60" [expert]="--epochs 60")
         STAGE_SIZES+=([pretrain]="--mask_ratio 0.75 --epochs 60 --drop_path 0 --first_weights narrow")
-        STAGE_SIZES+=([finetune]="--mask_ratio 0.75 --epochs 30 --drop_path 0 --windows_per_clip 2 --jitter_px 0")
+        STAGE_SIZES+=([finetune]="--mask_ratio 0.75 --epochs 20 --drop_path 0 --layer_decay 1 --windows_per_clip 2")
+        STAGE_SIZES[finetune]+=" --jitter_px 0 --batch_size 16 --rs_weight 0.1 --label_rule video"
     fi
     return
 fi

@@ -324,6 +324,23 @@ def test_the_training_loader_balances_by_the_label_rule(tmp_path):
     assert sorted(batch.labels.tolist()) == [0, 0, 1, 1]
 
 
+def test_fakes_in_the_sound_alone_are_named_to_a_method_that_does_not_hear(tmp_path, caplog):
+    folder = write_clip_folder(tmp_path / "a", num_frames=15)
+    clips = [make_clip(folder, label=1, video_label=0), make_clip(folder, label=1, video_label=1)]
+
+    def told(**needs):
+        caplog.clear()
+        rule = needs.pop("label_rule", "any")
+        workers, config = WorkerConfig(num_workers=0), DataConfig(window_s=0.4, label_rule=rule)
+        training_loader(clips, config, workers, balance="none", seed=0, **needs)
+        return caplog.messages
+
+    (message,) = told(inputs=frozenset({"video", "landmarks"}))
+    assert message.startswith("1 training clips are fake by their sound alone")
+    assert not told(inputs=frozenset({"video", "sound"}))
+    assert not told(inputs=frozenset({"video"}), label_rule="video")
+
+
 def test_a_clip_without_enough_sound_for_one_step_is_an_error(tmp_path):
     clip = make_clip(write_clip_folder(tmp_path / "clip", num_frames=2))
     with pytest.raises(ClipError, match="shorter than 0.1 s"):
