@@ -42,7 +42,6 @@ PRECISIONS = ("fp32", "bf16")
 RANDOM_SEED = 0
 RANDOM_WEIGHTS = "random"
 NO_WEIGHTS = "none"
-CHUNKS_AHEAD = 2  # read while the backbone computes, without --num_workers
 WRITERS = 4  # clips written at a time: most of it is waiting for the disk or the store
 
 
@@ -148,18 +147,18 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
         yield waiting
 
 
-def read_ahead(items: Iterable[Chunk | Skipped], count: int) -> Iterator[Chunk | Skipped]:
-    """The items, of which a thread reads `count` ahead."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(1) as reader:
-        waiting = deque(reader.submit(next, iterator, None) for _ in range(count))
-        try:
-            while (item := waiting.popleft().result()) is not None:
-                waiting.append(reader.submit(next, iterator, None))
-                yield item
-        finally:
-            for future in waiting:
-                future.cancel()
+def read_in_turn(pieces: Sequence[ClipPieces]) -> Iterator[Chunk | Skipped]:
+    """All items, the next of each part read at the same time, in threads, when the last ones are used up.
+
+    Not while the backbone computes: its threads wait for each other, so one that loses its core to a reader
+    holds up all.
+    """
+    parts: list[Iterator[Chunk | Skipped]] = [iter(part) for part in pieces]
+    with ThreadPoolExecutor(len(parts)) as readers:
+        while parts:
+            items = list(readers.map(lambda part: next(part, None), parts))
+            parts = [part for part, item in zip(parts, items, strict=True) if item is not None]
+            yield from (item for item in items if item is not None)
 
 
 def new_encoder(config: ExtractConfig) -> Encoder:
@@ -240,12 +239,18 @@ def extract(
     )  # fmt: skip
     name = FEATURES + config.feature_name
     num_workers = config.num_workers if config.num_workers >= 0 else 4 if device.type == "cuda" else 0
-    pieces = ClipPieces(jobs, backbone, like, name)
-    loader = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda")
+    items: Iterable[Chunk | Skipped]
+    if num_workers:
+        pieces = ClipPieces(jobs, backbone, like, name)
+        pin = device.type == "cuda"
+        items = DataLoader(pieces, batch_size=None, num_workers=num_workers, pin_memory=pin)
+    else:
+        count = torch.get_num_threads()
+        items = read_in_turn([ClipPieces(jobs, backbone, like, name, (k, count)) for k in range(count)])
     results = Results(jobs, name)
     writing: deque[Future[tuple[Job, str, str]]] = deque()
     with ThreadPoolExecutor(WRITERS) as writers:
-        for batch in batches(loader if num_workers else read_ahead(loader, CHUNKS_AHEAD), size):
+        for batch in batches(items, size):
             if isinstance(batch, Skipped):
                 yield results.skip(batch)
                 continue

@@ -58,14 +58,24 @@ class Skipped:
 
 
 class ClipPieces(IterableDataset[Any]):
-    """The pieces of all clips in chunks, or why a clip is passed over."""
+    """The pieces of all clips in chunks, or why a clip is passed over.
 
-    def __init__(self, jobs: Sequence[Job], backbone: Backbone, like: FeatureInfo, name: str) -> None:
-        self.jobs, self.backbone, self.like, self.name = jobs, backbone, like, name
+    `part`: (k, n) for every n-th clip from number k on; a DataLoader's workers share the clips by themselves.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        backbone: Backbone,
+        like: FeatureInfo,
+        name: str,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.jobs, self.backbone, self.like, self.name, self.part = jobs, backbone, like, name, part
 
     def __iter__(self) -> Iterator[Chunk | Skipped]:
         worker = get_worker_info()
-        start, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        start, step = (worker.id, worker.num_workers) if worker else self.part
         for index in range(start, len(self.jobs), step):
             job = self.jobs[index]
             folder: Path | None = job.folder
