@@ -4,9 +4,12 @@
 DEMO_SEED="${DEMO_SEED:-3}" # of the generated faces and voices
 _DRAWN=() _KIND=""
 if [[ "${MODEL:-}" == m2sd ]]; then # a tiny transformer misses the default set's traces in 300 steps
-    _DRAWN=(--num_identities 24 --swap_resolution 24 --swap_colour_error 30)
-    _DRAWN+=(--mouth_resolution 20 --mouth_colour_error 30 --mouth_flicker 10)
+    _DRAWN=(--swap_resolution 24 --swap_colour_error 30 --mouth_resolution 20 --mouth_colour_error 30 --mouth_flicker 10)
     _KIND=_crude
+    if [[ -z "${STAGES:-}" ]]; then # most of which learn from the real clips alone
+        _DRAWN+=(--num_identities 24)
+        _KIND=_crude24
+    fi
 fi
 [[ "$DATASET" != av_deepfake1m ]] || _DRAWN+=(--num_identities 28) # each with more clips
 DEMO_DIR="${DEMO_DIR:-demo_data/${DATASET}_seed$DEMO_SEED$_KIND}"
