@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def pytest_xdist_setupnodes(config, specs):
     os.environ[ADDRESS] = server_address()
     for spec in specs:
         spec.python = f"{forking_python()} --fork"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect tests without garbage collections, and exempt what is kept till the end from those of tests."""
+    gc.disable()
+    found = yield
+    gc.freeze()
+    gc.enable()
+    return found
 
 
 @pytest.fixture(scope="session")
