@@ -16,15 +16,10 @@ from utils.files import file_sha256
 MEANINGS = {
     "video": "RGB levels 0..255 of the face crop of preprocess.prepare, not scaled, not equalised",
     "waveform": f"mono sound of the same seconds, -1..1, {SAMPLE_RATE_HZ} samples per second",
-    "has_landmarks": "whether a face was found in the frame",
+    "landmarks": "x and y in units of the crop's sides, as in landmarks.npy; NaN where no face was found",
     "logits": "log odds without a calibration, > 0 = fake",
     "video_logits": "the same of the picture alone",
     "audio_logits": "the same of the sound alone",
-}
-LANDMARKS = {
-    "face_box": "x and y in units of the face's width, origin at the middle of the landmarks' box, per frame",
-    "clip_zscore": "each coordinate standardised over the frames of the whole clip",
-    "crop": "x and y in units of the crop's sides",
 }
 
 
@@ -50,7 +45,7 @@ def describe(
         "sha256": file_sha256(file),
         "model": train["model"],
         "preset": train.get("preset"),
-        "inputs": {name: _input(name, example, data) for name, example in inputs.items()},
+        "inputs": {name: _input(name, example) for name, example in inputs.items()},
         "outputs": {name: {"shape": ["batch"], "meaning": MEANINGS[name]} for name in outputs},
         "features": {name: own for own in features if (name := input_of_features(own)) in inputs},
         "windows": {
@@ -60,7 +55,6 @@ def describe(
             "num_frames": RELEASED_FRAMES if data.window == "released" else data.window_frames,
             "per_clip": data.windows_per_clip,
             "pooling": data.pooling,
-            "landmarks": data.landmark_normalization,
             "trim_silence": data.trim_silence,
         },
         "caller": _duties(data, inputs),
@@ -72,15 +66,12 @@ def describe(
     }
 
 
-def _input(name: str, example: Tensor, data: DataConfig) -> dict[str, Any]:
+def _input(name: str, example: Tensor) -> dict[str, Any]:
     axes = free_axes(name)
-    meaning = LANDMARKS[data.landmark_normalization] + "; 0 where no face was found"
-    if name != "landmarks":
-        meaning = MEANINGS.get(name, "rows of preprocess.extract_features whose middle lies in the window")
     return {
         "dtype": str(example.dtype).removeprefix("torch."),
         "shape": [axes.get(place, length) for place, length in enumerate(example.shape)],
-        "meaning": meaning,
+        "meaning": MEANINGS.get(name, "rows of preprocess.extract_features whose middle lies in the window"),
     }
 
 

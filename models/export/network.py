@@ -6,6 +6,7 @@ The windows of a batch have one length, as in judging: nothing is padded, and th
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -23,7 +24,6 @@ FREE_AXES = {
     "video": {0: "batch", 2: "frames"},
     "waveform": {0: "batch", 1: "samples"},
     "landmarks": {0: "batch", 1: "frames"},
-    "has_landmarks": {0: "batch", 1: "frames"},
 }
 MOST = {"batch": 1024, "frames": 1 << 14, "samples": 1 << 24, "rows": 1 << 16}
 LEAST_S = 0.2  # of sound: with less, some layers see no step
@@ -43,7 +43,10 @@ def inputs_of(batch: ClipBatch, method: Method) -> dict[str, Tensor]:
     if "sound" in wanted:
         inputs["waveform"] = batch.waveform
     if "landmarks" in wanted:
-        inputs |= {"landmarks": batch.landmarks, "has_landmarks": ~batch.landmark_padding_mask}
+        # as they are prepared: the network finds out in which frames there is a face
+        inputs["landmarks"] = batch.landmarks.masked_fill(
+            batch.landmark_padding_mask[..., None, None], math.nan
+        )
     names = sorted(name.removeprefix(FEATURES) for name in wanted if name.startswith(FEATURES))
     return inputs | {input_of_features(name): batch.features[name] for name in names}
 
@@ -77,13 +80,15 @@ class Network(nn.Module):
             return some.new_zeros(some.shape[0], *shape, dtype=dtype)
 
         waveform = given.get("waveform", zeros(0))
+        landmarks = given.get("landmarks", zeros(frames, 0, 2))
+        is_missing = landmarks.isnan().flatten(2).any(2)
         return ClipBatch(
             video=given.get("video", zeros(3, frames, 0, 0, dtype=torch.uint8)),
             waveform=waveform,
-            landmarks=given.get("landmarks", zeros(frames, 0, 2)),
+            landmarks=torch.where(is_missing[..., None, None], 0.0, landmarks),
             video_padding_mask=zeros(frames, dtype=torch.bool),
             audio_padding_mask=torch.zeros_like(waveform, dtype=torch.bool),
-            landmark_padding_mask=~given.get("has_landmarks", zeros(frames, dtype=torch.bool)),
+            landmark_padding_mask=is_missing,
             frame_labels=zeros(frames),
             video_labels=zeros(),
             audio_labels=zeros(),

@@ -65,13 +65,15 @@ class VideoConfig(JudgeConfig):
         "m2sd: as M2SD's released script, a box and a word per face at its threshold, always avi, no sound",
         choices=("full", "m2sd"),
     )
+    stall_s: float = opt(30.0, "camera:N and pipe: end when nothing comes for this time, in s; 0 = never")
     no_thumbnails: bool = opt(False, "show no face in report.html; with --annotate false, in no file at all")
     precision: str = precision_flag("auto = fp32: the probes need smaller steps than those of bf16")
     device: str = device_flag()
 
     def unused(self) -> dict[str, str]:
         """Fields without effect in this configuration and why: giving such a flag is an error."""
-        return {} if self.annotate else dict.fromkeys(("format", "render"), "annotate is false")
+        unused = {} if self.annotate else dict.fromkeys(("format", "render"), "annotate is false")
+        return unused if is_live(self.video) else unused | {"stall_s": "--video is a file"}
 
 
 def find_videos(path: Path, output_dir: Path) -> list[Path]:
@@ -146,7 +148,8 @@ def main() -> int:
     require_writable(config.output_dir)
     detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
     if not videos:
-        judge_live(detector, open_source(config.video), config.output_dir, config)
+        source = open_source(config.video, config, config.stall_s)
+        judge_live(detector, source, config.output_dir, config)
         return 0
     several = config.video.is_dir()
     num_failed = 0

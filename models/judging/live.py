@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import logging
+import os
 import queue
 import sys
 import threading
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,16 +33,16 @@ from models.judging.config import JudgeConfig
 from models.judging.detector import LoadedDetector
 from models.judging.stream import RunningVerdict
 from models.judging.walk import open_copy, to_even
+from preprocess.work.limits import LimitConfig
+from preprocess.work.workers import iterate_limited
 from utils.clip.files import NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.errors import ClipError, UsageError
 from utils.files import write_text
-from utils.media.allowed import CODECS, HEAD_BYTES, find_demuxer, open_options, require_allowed, require_codec
-from utils.media.container import import_av, tracks_of
 from utils.media.picture import Picture, PictureConverter
+from utils.media.pipe import PIPE, Heard, iterate_pipe
 
 log = logging.getLogger("test")
 SOURCES = ("camera:", "pipe:")
-PROBED_BYTES = 1 << 18  # of a pipe, before the first frame is shown
 FALLEN_BACK_S = 2.0  # the camera's frames are left out while faces are looked for in older ones
 
 
@@ -66,70 +67,39 @@ def is_live(video: Path) -> bool:
     return str(video).startswith(SOURCES)
 
 
-def open_source(video: Path) -> Source:
+def open_source(video: Path, limits: LimitConfig, stall_s: float) -> Source:
     """The camera or the pipe that --video names. Raises UsageError for another name."""
     kind, _, name = str(video).partition(":")
     if kind == "pipe" and not name:
-        return open_pipe(open(sys.stdin.fileno(), "rb"))  # noqa: PTH123  # closed with the process
+        return open_pipe(sys.stdin.fileno(), limits, stall_s)
     if kind == "camera" and name.isdecimal():
-        return open_camera(int(name))
+        return open_camera(int(name), stall_s)
     raise UsageError(f"--video {video}: camera:N, with the number of a camera, or pipe:")
 
 
-class _Pipe:
-    """A binary stream that cannot be sought, with the bytes that were looked at put back."""
+def open_pipe(descriptor: int, limits: LimitConfig, stall_s: float) -> Source:
+    """The video and sound of a container that comes through a pipe, decoded in a process of its own.
 
-    def __init__(self, file: io.BufferedReader, head: bytes) -> None:
-        self._file, self._head = file, head
-
-    def read(self, size: int) -> bytes:
-        if self._head:
-            taken, self._head = self._head[:size], self._head[size:]
-            return taken
-        return self._file.read1(size)
-
-
-def open_pipe(file: io.BufferedReader) -> Source:
-    """The video and sound of a container that comes through a pipe, as fast as it comes.
-
-    Raises ClipError for what utils/media/allowed.py does not allow.
+    Raises ClipError for what files are refused for, and if nothing comes for `stall_s`.
     """
-    path = Path("pipe:")
-    av, head = import_av(path), file.read(HEAD_BYTES)
-    demuxer = find_demuxer(path, head)
-    options = open_options(demuxer, "video")
-    codecs = ",".join(name for kind in ("video", "audio") for name in CODECS[kind])
-    options["container_options"] |= {"probesize": str(PROBED_BYTES), "codec_whitelist": codecs}
-    pipe: Any = _Pipe(file, head)
-    container = av.open(pipe, format=demuxer, **options)
-    require_allowed(path, container)
-    tracks = [next(iter(tracks_of(container, kind)), None) for kind in ("video", "audio")]
-    for track in filter(None, tracks):
-        require_codec(path, track)
-    video, audio = tracks
-    if video is None:
-        raise ClipError(path, "has no video stream")
-    fps = Fraction(video.guessed_rate or video.average_rate or 25)
-    rate = SAMPLE_RATE_HZ if audio is None else audio.codec_context.sample_rate
-    return Source(fps, rate, _decoded(av, container, [track for track in tracks if track]), may_skip=False)
+    pipe = Connection(os.dup(descriptor), writable=False)
+    pieces = iterate_limited(iterate_pipe, pipe, stall_s, source=PIPE, limits=limits)
+    fps, rate = next(pieces)
+
+    def items() -> Iterator[tuple[float, Picture | Sound]]:
+        converter = PictureConverter()
+        for piece in pieces:
+            is_sound = isinstance(piece, Heard)
+            yield piece.time_s, Sound(piece.samples) if is_sound else piece.picture(converter)
+
+    return Source(fps, rate, items(), may_skip=False)
 
 
-def _decoded(av: Any, container: Any, tracks: list[Any]) -> Iterator[tuple[float, Any]]:
-    converter, to_float = PictureConverter(), av.AudioResampler(format="fltp")
-    aspect = float(tracks[0].sample_aspect_ratio or 1)
-    with container:
-        for packet in container.demux(tracks):
-            with contextlib.suppress(av.error.InvalidDataError):  # a damaged packet, which players skip
-                for frame in packet.decode():
-                    if isinstance(frame, av.VideoFrame):
-                        yield frame.time, Picture(frame, converter, aspect)
-                        continue
-                    for piece in to_float.resample(frame):
-                        yield frame.time, Sound(np.asarray(piece.to_ndarray(), np.float32))
+def open_camera(number: int, stall_s: float) -> Source:
+    """A camera, and the default microphone if there is one.
 
-
-def open_camera(number: int) -> Source:
-    """A camera, and the default microphone if there is one. Raises UsageError if the camera does not open."""
+    Raises UsageError if the camera does not open, ClipError if it gives no frame for `stall_s` (0: never).
+    """
     import cv2
 
     camera = cv2.VideoCapture(number)
@@ -161,8 +131,18 @@ def open_camera(number: int) -> Source:
             except Exception as error:  # noqa: BLE001  # PortAudio's absence has many names
                 log.warning("no microphone (%s): the video is silent", error)
             threading.Thread(target=see, daemon=True).start()
-            while (item := items.get())[1] is not None:
-                yield item
+            seen_s = time.monotonic()
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    time_s, item = items.get(timeout=0.2)
+                    if item is None:
+                        log.warning("the camera gives no more frames")
+                        return
+                    yield time_s, item
+                    seen_s = seen_s if isinstance(item, Sound) else time.monotonic()
+                if 0 < stall_s < time.monotonic() - seen_s:
+                    what = f"no frame came for {stall_s:g} s; --stall_s changes how long that may take"
+                    raise ClipError(Path(f"camera:{number}"), what)
 
     rate = camera.get(cv2.CAP_PROP_FPS)
     return Source(Fraction(rate if rate > 0 else 25).limit_denominator(1001), SAMPLE_RATE_HZ, come(), True)
@@ -171,10 +151,13 @@ def open_camera(number: int) -> Source:
 def judge_live(
     detector: LoadedDetector, source: Source, output_dir: Path, config: JudgeConfig
 ) -> dict[int, RunningVerdict]:
-    """Judge a source until it ends or Ctrl-C; write and print its verdicts. Returns each face's last one."""
+    """Judge a source until it ends or Ctrl-C; write and print its verdicts. Returns each face's last one.
+
+    Raises the ClipError with which a source breaks off, after the verdicts on what came before.
+    """
     stream = detector.stream(source.fps, source.sample_rate_hz, config)
     last: dict[int, RunningVerdict] = {}
-    left_out = 0
+    left_out, broken = 0, None
 
     def tell(verdicts: list[RunningVerdict]) -> None:
         for verdict in verdicts:
@@ -183,7 +166,7 @@ def judge_live(
             sys.stdout.flush()
 
     with _Drawing(output_dir / "live.mp4", source.fps, detector.caveat) as drawing:
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             for time_s, item in source.items:
                 if isinstance(item, Sound):
                     tell(stream.write_sound(item.samples, time_s))
@@ -191,12 +174,18 @@ def judge_live(
                     left_out += 1
                 else:
                     tell(stream.write_frame(item, time_s))
-                    drawing.draw(item, last, stream.now_s)
+                    drawing.draw(stream.picture, last, stream.now_s)
+        except KeyboardInterrupt:
+            log.info("stopped")
+        except ClipError as error:
+            broken = error
         tell(stream.close())
     if left_out:
         log.warning("%d frames were left out: judging takes longer than they are shown", left_out)
     content = [dataclasses.asdict(verdict) for verdict in last.values()]
     write_text(output_dir / "verdict.json", json.dumps({"caveat": detector.caveat, "faces": content}) + "\n")
+    if broken:
+        raise broken
     return last
 
 
@@ -214,10 +203,8 @@ class _Drawing:
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
 
-    def draw(
-        self, frame: Picture | npt.NDArray[np.uint8], last: dict[int, RunningVerdict], now_s: float
-    ) -> None:
-        image = (frame.rgb() if isinstance(frame, Picture) else frame).copy()
+    def draw(self, picture: Picture, last: dict[int, RunningVerdict], now_s: float) -> None:
+        image = picture.rgb().copy()
         height, width = image.shape[:2]
         line = caveat_line(self._caveat, width, height)
         nothing = np.full((NUM_LANDMARKS, 2), np.nan)

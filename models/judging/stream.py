@@ -34,7 +34,7 @@ from models.judging.live_sound import LiveSound, Samples
 from models.method import Method
 from preprocess.clip.all_faces import MIN_TRACK_S, TrackClip, TrackedVideo
 from preprocess.clip.live import FacePiece, LiveFaces
-from utils.clip.files import SAMPLE_RATE_HZ
+from utils.clip.files import CROP_SIZE, NUM_LANDMARKS, SAMPLE_RATE_HZ
 from utils.clip.packed import FEATURES
 from utils.errors import UsageError
 from utils.evaluation.decision import Decision
@@ -147,6 +147,7 @@ class DetectorStream:
         self._heard = False
         self._early: list[tuple[Samples, float]] = []  # sound from before the first frame
         self._size = 0, 0
+        self._warm_up()
 
     def write_frame(
         self, frame: npt.NDArray[np.uint8] | Picture, time_s: float | None = None
@@ -154,10 +155,13 @@ class DetectorStream:
         """Take the next frame, (H, W, 3) uint8 RGB or as decoded, that is shown from `time_s` on.
 
         Without times frames come at the stream's rate. As in files: at each place of the constant rate the
-        nearest frame is taken, and over a gap (a stall) the last one stays. Waits if frames come faster than
-        faces are found.
+        nearest frame is taken, over a gap (a stall) the last one stays, and all have the first one's size.
+        Waits if frames come faster than faces are found.
         """
         picture = frame if isinstance(frame, Picture) else Picture.from_rgb(frame, self._converter)
+        if self._last is None:
+            self._size = picture.width, picture.height
+        picture = picture.of_size(*self._size)
         if time_s is None:
             time_s = float(self._num_written / self.fps)
         self._num_written += 1
@@ -166,7 +170,6 @@ class DetectorStream:
             for samples, heard_s in self._early:
                 self._sound.write(samples, heard_s - time_s)
             self._early = []
-        self._size = picture.width, picture.height
         self._show_until(time_s - self._first_s, picture)
         self._last = time_s - self._first_s, picture
         return self._verdicts()
@@ -206,6 +209,12 @@ class DetectorStream:
         self._sound.finish()
         self._sound.fill_to(round(self._num_shown / self.fps * SAMPLE_RATE_HZ))
         return self._verdicts()
+
+    @property
+    def picture(self) -> Picture:
+        """The newest frame, which there must be."""
+        assert self._last is not None
+        return self._last[1]
 
     @property
     def now_s(self) -> float:
@@ -271,29 +280,49 @@ class DetectorStream:
                 self._sound.fill_to(last)
             waveform = self._sound.read(first, last)
         places = frames - face.kept_from
-        nothing = np.zeros((len(frames), 0, 0, 3), np.uint8)
         points = normalize_landmarks(face.landmarks, places, data.landmark_normalization)
         found = ~np.isnan(points.reshape(len(points), -1)).any(axis=1)
         points = np.where(found[:, None, None], points, 0.0).astype(np.float32)
-        if "landmarks" not in inputs:
-            points, found = np.zeros((len(frames), 0, 2), np.float32), np.zeros(len(frames), bool)
-        unknown = torch.full((len(frames),), torch.nan)
-        return (
-            start,
-            ClipWindow(
-                video=torch.from_numpy(face.video[places] if "video" in inputs else nothing),
-                waveform=torch.from_numpy(waveform),
-                landmarks=torch.from_numpy(points),
-                has_landmarks=torch.from_numpy(found),
-                frame_labels=unknown,
-                forged_frames=unknown,
-                video_label=math.nan,
-                audio_label=math.nan,
-                label=math.nan,
-                clip_id="stream",
-            ),
-            window_s,
+        return start, self._window(face.video[places], waveform, points, found), window_s
+
+    def _window(
+        self,
+        video: npt.NDArray[np.uint8],
+        waveform: Samples,
+        points: npt.NDArray[np.float32],
+        found: npt.NDArray[np.bool_],
+    ) -> ClipWindow:
+        """A window of frames and their sound, without the inputs that the method does not take."""
+        if "video" not in self._inputs:
+            video = video[:, :0, :0]
+        if "landmarks" not in self._inputs:
+            points, found = points[:, :0], np.zeros_like(found)
+        unknown = torch.full((len(video),), torch.nan)
+        return ClipWindow(
+            video=torch.from_numpy(video),
+            waveform=torch.from_numpy(waveform),
+            landmarks=torch.from_numpy(points),
+            has_landmarks=torch.from_numpy(found),
+            frame_labels=unknown,
+            forged_frames=unknown,
+            video_label=math.nan,
+            audio_label=math.nan,
+            label=math.nan,
+            clip_id="stream",
         )
+
+    def _warm_up(self) -> None:
+        """Judge a window of noise: the first one takes longest, and nobody waits for it yet."""
+        data, rng = self._detector.data, np.random.default_rng(0)
+        num_frames = data.window_frames
+        num_samples = round(num_frames / data.video_fps * SAMPLE_RATE_HZ) if "sound" in self._inputs else 0
+        window = self._window(
+            rng.integers(0, 256, (num_frames, CROP_SIZE, CROP_SIZE, 3), np.uint8),
+            rng.uniform(-0.1, 0.1, num_samples).astype(np.float32),
+            rng.uniform(0, 1, (num_frames, NUM_LANDMARKS, 2)).astype(np.float32),
+            np.ones(num_frames, bool),
+        )
+        self._detector.judge_windows([window], self._config)
 
     def _judge(
         self, number: int, face: _Face, start: int, window: ClipWindow, window_s: float

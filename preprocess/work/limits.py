@@ -76,16 +76,18 @@ class LimitConfig(MediaLimits):
 
 
 @contextlib.contextmanager
-def limited(limits: LimitConfig, source: Path | None, effort: float = 1.0) -> Iterator[None]:
+def limited(
+    limits: LimitConfig, source: Path | None, effort: float = 1.0, *, waits: bool = False
+) -> Iterator[None]:
     """Apply `limits` to this process while it works on one video, and on nothing else.
 
     If `source` is None, the video must be downloaded first, and time counts from `begin_with` on. `effort`
-    is that of `LimitConfig.cpu_s`.
+    is that of `LimitConfig.cpu_s`. If it `waits` for others, who may take long, wall time has no limit.
     """
     global _meter
     kinds = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
     before = {kind: resource.getrlimit(kind) for kind in kinds}
-    _meter = _Meter(limits, effort)
+    _meter = _Meter(limits, effort, waits)
     try:
         with limit_media(limits, _meter.add):
             _set_limit(resource.RLIMIT_CORE, 0)
@@ -132,8 +134,8 @@ LIMIT_SIGNALS: dict[int, str] = {
 class _Meter:
     """Applies the limits of the current video as its length becomes known."""
 
-    def __init__(self, limits: LimitConfig, effort: float) -> None:
-        self._limits, self._effort = limits, effort
+    def __init__(self, limits: LimitConfig, effort: float, waits: bool) -> None:
+        self._limits, self._effort, self._waits = limits, effort, waits
         self._start: tuple[float, float] | None = None  # wall and CPU time
         self._source_bytes = 0
         self._longest = (0, 0, 0.0)  # frames, pixels, seconds
@@ -163,7 +165,7 @@ class _Meter:
         _set_limit(resource.RLIMIT_CPU, round(cpu_start + cpu_s) + 1)
         _set_limit(resource.RLIMIT_FSIZE, self._limits.output_bytes(num_frames, pixels))
         left_s = wall_start + self._limits.wall_s(cpu_s) - time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, max(left_s, 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, 0 if self._waits else max(left_s, 1e-3))
 
 
 _meter: _Meter | None = None

@@ -298,6 +298,61 @@ def call_limited(
         raise ClipError(source, _exit_text(worker.process.exitcode))
 
 
+def iterate_limited(
+    function: Callable[..., Iterable[Any]], *arguments: Any, source: Path, limits: LimitConfig
+) -> Iterator[Any]:
+    """Yield what `function(*arguments)` yields in a process of its own, within `limits`, wall time aside.
+
+    The process waits while nobody takes what it has. Raises what the function does; ClipError if the process
+    dies. Connections may be among the arguments.
+    """
+    do = functools.partial(_do_iterate, functools.partial(function, *arguments), source, limits.limits_only())
+    with _without_main():
+        worker = _Worker(do)
+    try:
+        worker.give(True)
+        while (message := worker.take()) is not None:
+            kind, value = message
+            if kind == "raised":
+                raise value
+            if kind == "returned":
+                return
+            yield value
+        raise ClipError(source, _exit_text(worker.process.exitcode))
+    finally:
+        worker.stop()
+
+
+def _do_iterate(
+    function: Callable[[], Iterable[Any]],
+    source: Path,
+    limits: LimitConfig,
+    _: Any,
+    connection: Connection,
+) -> tuple[str, Any]:
+    def send_all() -> None:
+        for value in function():
+            connection.send(("yielded", value))
+
+    return _outcome(send_all, limited(limits, source, waits=True), source, limits)
+
+
+def _outcome(
+    function: Callable[[], Any],
+    within: contextlib.AbstractContextManager[None],
+    source: Path,
+    limits: LimitConfig,
+) -> tuple[str, Any]:
+    """("returned", value) or ("raised", error) of a call within limits; other errors are raised."""
+    try:
+        with within:
+            return "returned", function()
+    except FrameworkError as error:
+        return "raised", error
+    except (OSError, MemoryError) as error:
+        return "raised", ClipError(source, describe_error(error, limits))
+
+
 def _stop_helper() -> None:
     global _helper
     if _helper is not None and _helper[0] == os.getpid():
@@ -330,10 +385,5 @@ def _do_call(call: _Call, connection: Connection) -> tuple[str, Any]:
 
     os.chdir(call.folder)
     options = {"show_progress": show_progress} if call.shows_progress else {}
-    try:
-        with limited(call.limits, call.source, call.effort):
-            return "returned", call.function(**options)
-    except FrameworkError as error:
-        return "raised", error
-    except (OSError, MemoryError) as error:
-        return "raised", ClipError(call.source, describe_error(error, call.limits))
+    within = limited(call.limits, call.source, call.effort)
+    return _outcome(functools.partial(call.function, **options), within, call.source, call.limits)

@@ -102,16 +102,18 @@ def measure(scratch: Path, seconds: float = 600.0) -> dict[str, Any]:
     streamed = sorted((round(verdict.start_s * FPS), verdict.window_logit) for verdict in verdicts)
     same_windows = [start for start, _ in streamed] == [start for start, _ in of_file]
     differences = [abs(one - other) for (_, one), (_, other) in zip(streamed, of_file, strict=False)]
-    early = [mb for time_s, mb in memory if 0.1 <= time_s / seconds < 0.2]
-    late = [mb for time_s, mb in memory if time_s / seconds >= 0.9]
+    # from a tenth on, when all that is bounded has been filled
+    times_s, sizes_mb = np.array([(time_s, mb) for time_s, mb in memory if time_s >= 0.1 * seconds]).T
+    tenth = max(1, len(sizes_mb) // 9)
     return {
         "seconds": seconds,
         "verdicts": len(verdicts),
         "median_delay_s": float(np.median(delays)),
         "largest_delay_s": max(delays),
         "cpu_share": used / seconds,
-        "memory_after_a_tenth_mb": float(np.median(early)),
-        "memory_at_the_end_mb": float(np.median(late)),
+        "memory_after_a_tenth_mb": float(np.median(sizes_mb[:tenth])),
+        "memory_at_the_end_mb": float(np.median(sizes_mb[-tenth:])),
+        "memory_slope_mb_per_minute": 60 * float(np.polyfit(times_s, sizes_mb, 1)[0]),
         "same_windows": same_windows,
         "largest_difference": max(differences) if same_windows else None,
     }

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from loaders.batches.collate import Collate
 from loaders.batches.windows import ClipDataset
 from models import MODELS
@@ -17,20 +16,20 @@ from models.export import command
 from models.export.judge_onnx import judge
 from models.judging.batches import unlabelled_clip
 from models.method import needs_of
+from tests.checkpoint_factory import ENCODER, write_small_checkpoint
 from tests.clip_factory import write_clip_folder
 from tests.commands import ROOT
-from tests.e2e.test_judging_presets import ENCODER, SIZES
-from tests.feature_factory import random_recipe, write_noise_features
+from tests.feature_factory import write_noise_features
 from utils.checkpoint.__main__ import main
-from utils.checkpoint.files import load_checkpoint, save_checkpoint
-from utils.clip.packed import FEATURES
+from utils.checkpoint.files import load_checkpoint
+from utils.clip.files import LANDMARKS_NAME
 from utils.errors import CheckpointError, UsageError
 from utils.evaluation.scoring import POOLS
 
 INPUTS = {
     "beyond_masking": {"video", "waveform"},
     "exposing_deception": {"video"},
-    "m2sd": {"video", "landmarks", "has_landmarks"},
+    "m2sd": {"video", "landmarks"},
     "mrdf": {"video", "waveform"},
     "probe": {"features_eat", "features_marlin_small"},
     "td3mf": {"features_eat", "features_marlin_small"},
@@ -52,24 +51,21 @@ def untraced():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Clips of different lengths, one of them shorter than a window."""
+    """Clips of different lengths, one of them shorter than a window, with frames without a face."""
     root = tmp_path_factory.mktemp("prepared")
     for number, num_frames in enumerate((70, 40)):
         folder = write_clip_folder(root / f"clip_{number}", num_frames=num_frames, seed=number)
         for name in ("eat", "marlin_small"):
             write_noise_features(folder, name, seed=number)
+        landmarks = np.load(folder / LANDMARKS_NAME)
+        landmarks[20:33] = np.nan
+        np.save(folder / LANDMARKS_NAME, landmarks)
     return root
 
 
 def write_checkpoint(path, model, *flags):
-    config = train.parse_args(["--model", model, *SIZES[model].split(), *MORE.get(model, ()), *flags])
-    torch.manual_seed(0)
-    method = MODELS[model](config.model)
-    names = [name for name in method.inputs_of(config.model) if name.startswith(FEATURES)]
-    recipes = {name: random_recipe(name.removeprefix(FEATURES)) for name in names}
-    content = {"model": method.state_dict(), "config": config.as_plain(), "features": recipes}
-    save_checkpoint(path, content | {"split_checksums": {}, "decision": {"clip": {"threshold": 0.5}}})
-    return method.eval(), config.data
+    decision = {"clip": {"threshold": 0.5}}
+    return write_small_checkpoint(path, model, *MORE.get(model, ()), *flags, decision=decision)
 
 
 def framework_score(method, data, folder):
@@ -125,6 +121,13 @@ def test_what_cannot_be_exported_is_named(prepared, tmp_path):
     content = load_checkpoint(tmp_path / "best.pt")
     with pytest.raises(UsageError, match="planned clip by clip"):
         command.export_network(content, tmp_path / "best.pt", tmp_path / "model.pt2", prepared)
+
+
+def test_the_example_refuses_what_it_cannot_cut(prepared, tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "best.pt", "td3mf", "--trim_silence", "true")
+    export(tmp_path / "best.pt", tmp_path / "model.onnx", prepared, monkeypatch)
+    with pytest.raises(ValueError, match="trim_silence"):
+        judge(tmp_path / "model.onnx", prepared / "clip_0")
 
 
 def test_the_example_loads_no_pytorch():

@@ -6,31 +6,17 @@ from fractions import Fraction
 import pytest
 import torch
 
-import train
 from loaders.batches.windows import WindowStart
 from models import MODELS, load_detector
 from models.judging import detector
 from models.judging.config import JudgeConfig
 from preprocess.clip.all_faces import track_video
 from preprocess.demo.speech import SAMPLE_RATE_HZ
-from tests.feature_factory import random_recipe
+from tests.checkpoint_factory import ENCODER, write_small_checkpoint
 from tests.trees.media import FPS, Media
-from utils.checkpoint.files import save_checkpoint
-from utils.clip.packed import FEATURES
 from utils.errors import UsageError
 from utils.media.writer import VideoWriter
 
-SIZES = {
-    "exposing_deception": "--num_libs 2 --backbone mobilenet_v1 --image_size 32 --fusion_dims 16 8",
-    "beyond_masking": "--image_size 32 --video_channels 4 8 --audio_channels 8 8 8 --feature_dim 16 "
-    "--feedforward_dim 16 --classifier_hidden_dim 16",
-    "m2sd": "--vit tiny --image_size 32",
-    "mrdf": "--image_size 16 --crop_size 14 --feature_dim 16 --video_channels 4 4 8 8 --position_kernel 8 "
-    "--position_groups 4",
-    "probe": "",
-    "td3mf": "--hidden_dim 16",
-}
-ENCODER = ("--encoder_layers", "1", "--transformer_nhead", "4", "--feedforward_dim", "16")
 PRESETS = [(model, preset) for model in sorted(MODELS) for preset in MODELS[model].presets]
 CASES = [
     *((*case, ()) for case in PRESETS),
@@ -78,16 +64,9 @@ def assert_batches_do_not_matter(loaded, track):
 
 @pytest.mark.parametrize(("model", "preset", "more"), CASES)
 def test_a_checkpoint_of_every_preset_judges(model, preset, more, video, tracked, tmp_path, monkeypatch):
-    flags = ["--model", model, "--preset", preset, *SIZES[model].split(), *more]
-    if model == "mrdf" and preset != "released":  # the published code has no encoder
-        flags += ENCODER
-    config = train.parse_args(flags)
-    torch.manual_seed(0)
-    method = MODELS[model](config.model)
-    state = {"model": method.state_dict(), "config": config.as_plain()}
-    features = [name for name in method.inputs_of(config.model) if name.startswith(FEATURES)]
-    state["features"] = {name: random_recipe(name.removeprefix(FEATURES)) for name in features}
-    save_checkpoint(tmp_path / "best.pt", state | {"split_checksums": {}})
+    # the published code of mrdf has no encoder
+    encoder = ENCODER if model == "mrdf" and preset != "released" else ()
+    write_small_checkpoint(tmp_path / "best.pt", model, "--preset", preset, *more, *encoder)
     monkeypatch.setattr(detector, "call_limited", lambda *_, **__: tracked)
     loaded, how = load_detector(tmp_path / "best.pt", device="cpu"), JudgeConfig(lag_frames=1, explain=False)
     if preset == "emotion":

@@ -19,7 +19,8 @@ from tests.e2e.test_video import write_checkpoint, write_video
 from tests.hostile_media import write_jpeg_bomb
 from tests.trees.media import FPS, Media
 
-KEEP_S, GONE_S, MAX_MB, MAX_QUEUE = 16, 8, 4, 60
+KEEP_S, GONE_S, MAX_MB = 16, 8, 4
+MAX_QUEUE, MAX_ADDRESS, MAX_SESSION = 60, 55, 20
 PATIENCE_S = 300
 
 
@@ -51,6 +52,7 @@ class Served:
         self.uploads = root / "uploads"
         flags = {"port": self.port, "checkpoint": checkpoint, "work_dir": self.uploads, "keep_s": KEEP_S}
         flags |= {"gone_s": GONE_S, "max_upload_mb": MAX_MB, "max_queue": MAX_QUEUE, "lag_frames": 0}
+        flags |= {"max_queue_session": MAX_SESSION, "max_queue_address": MAX_ADDRESS}
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
         self.command = start_command("test.py", "--serve", *words, "--explain", "false", "--device", "cpu")
         self.pid = self.command.processes[0].pid
@@ -62,9 +64,9 @@ class Served:
         with contextlib.suppress(OSError):
             return self.ask("GET", "/")[0] == 200
 
-    def ask(self, method, path, body=None, **headers):
-        """(status, headers, body) of a request; `X_Name` in `headers` is X-Name."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+    def ask(self, method, path, body=None, address="127.0.0.1", **headers):
+        """(status, headers, body) of a request from an address; `X_Name` in `headers` is X-Name."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, 60, (address, 0))
         with contextlib.closing(connection):
             connection.request(
                 method, path, body, {name.replace("_", "-"): text for name, text in headers.items()}
@@ -83,14 +85,14 @@ class Served:
 class Person:
     """A browser's session, without the browser."""
 
-    def __init__(self, served):
-        self.served = served
+    def __init__(self, served, address="127.0.0.1"):
+        self.served, self.address = served, address
         _, headers, body = served.ask("GET", "/")
         self.headers = {"Cookie": headers["Set-Cookie"].partition(";")[0]}
         self.token = re.search(rb'data-token="([^"]+)"', body)[1].decode()
 
     def ask(self, method, path, body=None, **headers):
-        return self.served.ask(method, path, body, **self.headers, **headers)
+        return self.served.ask(method, path, body, self.address, **self.headers, **headers)
 
     def post(self, body, **headers):
         return self.ask("POST", "/videos", body, X_Token=self.token, **headers)
@@ -216,18 +218,32 @@ def test_fifty_uploads_side_by_side_each_get_their_own_answer(served, clip):
 
 @pytest.mark.slow
 def test_a_queue_that_is_full_refuses_and_a_person_who_leaves_makes_place(served):
-    person = Person(served)
-    with stopped(served.judge()):
-        ids = []
-        while len(ids) < MAX_QUEUE:
-            ids.append(person.send(b"no video"))
-            assert len(person.videos()) == len(ids)  # and so the page is not taken for a closed one
+    people = [Person(served), Person(served), Person(served), Person(served, "127.0.0.2")]
+    sent = {person: [] for person in people}
+
+    def fill(person, number):
+        for _ in range(number):
+            sent[person].append(person.send(b"no video"))
+            assert [len(one.videos()) for one in people] == list(map(len, sent.values()))  # nobody has left
+
+    def refused(person):
         status, _, answer = person.post(b"no video")
-        assert (status, "waiting already" in json.loads(answer)["error"]) == (503, True)
-        assert "number 3 in the queue" in {video["text"] for video in person.videos().values()}
-        person.ask("DELETE", f"/videos/{ids[-1]}", X_Token=person.token)
-        ids[-1] = person.send(b"no video")
-    assert {person.outcome(video_id)["state"] for video_id in ids} == {"failed"}
+        return status, json.loads(answer)["error"]
+
+    with stopped(served.judge()):
+        fill(people[0], MAX_SESSION)
+        assert refused(people[0]) == (429, "20 of your videos are waiting already: try again later")
+        fill(people[1], MAX_SESSION)
+        fill(people[2], MAX_ADDRESS - 2 * MAX_SESSION)
+        assert refused(people[2]) == (429, "55 videos from your address are waiting already: try again later")
+        fill(people[3], MAX_QUEUE - MAX_ADDRESS)
+        assert refused(people[3]) == (503, "60 videos are waiting already: try again later")
+        assert "number 3 in the queue" in {video["text"] for video in people[0].videos().values()}
+        last = people[3]
+        last.ask("DELETE", f"/videos/{sent[last].pop()}", X_Token=last.token)
+        fill(last, 1)
+    for person in people:
+        assert {person.outcome(video_id)["state"] for video_id in sent[person]} == {"failed"}
     assert served.files() == []
 
 

@@ -1,28 +1,27 @@
 """Judging as it is shown: the verdicts of a stream are those of the file, whatever comes late."""
 
+import itertools
 import json
 import os
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import torch
 
-import train
-from models import MODELS, load_detector
+from models import load_detector
 from models.judging import detector, live
 from models.judging.config import JudgeConfig
 from models.judging.live_sound import LiveSound
 from preprocess.clip.all_faces import track_video
 from preprocess.clip.schedule import frame_schedule
 from preprocess.demo.speech import SAMPLE_RATE_HZ
-from tests.e2e.test_judging_presets import SIZES
+from tests.checkpoint_factory import write_small_checkpoint
 from tests.trees.media import FPS, Media
-from utils.checkpoint.files import save_checkpoint
-from utils.errors import UsageError
+from utils.errors import ClipError, UsageError
 from utils.media.sound import iterate_audio
 from utils.media.times import VideoTimes
 from utils.media.video import iterate_pictures
@@ -49,12 +48,7 @@ def video(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "best.pt"
-    flags = ["--model", "beyond_masking", *SIZES["beyond_masking"].split(), "--window_s", "0.8"]
-    config = train.parse_args(flags)
-    torch.manual_seed(0)
-    method = MODELS["beyond_masking"](config.model)
-    content = {"model": method.state_dict(), "config": config.as_plain(), "split_checksums": {}}
-    save_checkpoint(path, content)
+    write_small_checkpoint(path, "beyond_masking", "--window_s", "0.8")
     return load_detector(path, device="cpu")
 
 
@@ -115,12 +109,13 @@ def test_a_pipe_is_judged_and_drawn_as_it_is_played(video, loaded, of_file, tmp_
 
     player = threading.Thread(target=play)
     player.start()
-    with os.fdopen(reader, "rb") as pipe:
-        live.judge_live(loaded, live.open_pipe(pipe), tmp_path, HOW)
+    live.judge_live(loaded, live.open_pipe(reader, HOW, 30.0), tmp_path, HOW)
+    os.close(reader)
     player.join()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (face,) = of_file.faces
     assert [round(line["start_s"] * FPS) - face.first_frame for line in lines] == face.window_starts
+    np.testing.assert_allclose([line["window_logit"] for line in lines], face.window_logits, atol=1e-5)
     assert json.loads((tmp_path / "verdict.json").read_text())["faces"][-1] == lines[-1]
     with av.open(tmp_path / "live.mp4") as drawn:
         assert drawn.streams.video[0].frames == of_file.num_frames
@@ -153,6 +148,31 @@ def test_missing_sound_is_silent_and_late_sound_is_lost():
     assert np.array_equal(sound.read(9000, 11_000), levels[10_000:11_000])
 
 
+def test_frames_of_another_size_are_scaled_to_the_first(loaded, monkeypatch):
+    stream = loaded.stream(10, 48_000, HOW)
+    shown = []
+    monkeypatch.setattr(stream._faces, "write", lambda picture: shown.append((picture.width, picture.height)))
+    for side in (64, 128, 32):
+        stream.write_frame(np.full((side, 2 * side, 3), side, np.uint8))
+        assert stream.picture.rgb().shape == (64, 128, 3)
+    assert set(shown) == {(128, 64)}
+    stream.close()
+
+
+def test_a_source_that_breaks_off_has_its_verdicts_before_the_error(video, loaded, of_file, tmp_path):
+    def items():
+        yield from itertools.islice(iterate_pictures(video), 60)
+        raise ClipError(Path("pipe"), "nothing came for 2 s")
+
+    source = live.Source(Fraction(FPS), 48_000, items(), may_skip=False)
+    with pytest.raises(ClipError, match="nothing came"):
+        live.judge_live(loaded, source, tmp_path, HOW)
+    (face,) = json.loads((tmp_path / "verdict.json").read_text())["faces"]
+    assert face["num_windows"] > 2
+    with av.open(tmp_path / "live.mp4") as drawn:
+        assert drawn.streams.video[0].frames == 60
+
+
 def test_what_needs_the_whole_video_is_refused(loaded, monkeypatch):
     monkeypatch.setattr(loaded, "inputs", frozenset({"features/eat"}))
     with pytest.raises(UsageError, match="cached features"):
@@ -162,4 +182,4 @@ def test_what_needs_the_whole_video_is_refused(loaded, monkeypatch):
 @pytest.mark.parametrize("name", ["camera:front", "pipe:3"])
 def test_a_wrong_source_is_named(name):
     with pytest.raises(UsageError, match=f"--video {name}"):
-        live.open_source(live.Path(name))
+        live.open_source(Path(name), HOW, 30.0)

@@ -44,10 +44,18 @@ def open_container(
         head = file.read(HEAD_BYTES)
         file.seek(0)
     demuxer = find_demuxer(path, head)
+    options = open_options(demuxer, kind)
+    with clip_errors(path), av.open(file or local_file(path), format=demuxer, **options) as container:
+        require_allowed(path, container)
+        yield container, next(iter(tracks_of(container, kind)), None)
+
+
+@contextlib.contextmanager
+def clip_errors(path: Path) -> Iterator[None]:
+    """Raise FFmpeg's errors as ClipError."""
+    av = import_av(path)
     try:
-        with av.open(file or local_file(path), format=demuxer, **open_options(demuxer, kind)) as container:
-            require_allowed(path, container)
-            yield container, next(iter(tracks_of(container, kind)), None)
+        yield
     except av.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise ClipError(path, "cannot be decoded: it takes more memory than there is for it") from error
@@ -71,7 +79,7 @@ def _is_any(stream: Any, names: tuple[str, ...]) -> bool:
 def decode_packets(
     path: Path, container: av.container.InputContainer, stream: Any
 ) -> Iterator[tuple[Any, list[Any] | None]]:
-    """Yield (packet, its frames); None for a packet that cannot be decoded, which players skip.
+    """Yield (packet, its frames) of a stream or several; None if it cannot be decoded: players skip it.
 
     Raises ClipError at the end if more than MAX_UNDECODED of the packets cannot be decoded.
     """

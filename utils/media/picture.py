@@ -152,6 +152,15 @@ class Picture:
         picture._rgb = image
         return picture
 
+    def of_size(self, width: int, height: int) -> Picture:
+        """The same picture, scaled if it has another size."""
+        if (self.width, self.height) == (width, height):
+            return self
+        import cv2
+
+        image = np.asarray(cv2.resize(self.rgb(), (width, height)), np.uint8)
+        return Picture.from_rgb(image, self._converter)
+
     def decoded(self) -> av.VideoFrame | None:
         """The decoded frame itself if it is yuv420p and displayed as stored, else None."""
         shown_as_stored = self._turns == 0 and not self._mirrored and self._pixel_aspect == 1

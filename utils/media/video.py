@@ -47,7 +47,7 @@ def iterate_pictures(path: Path, file: BinaryIO | None = None) -> Iterator[tuple
             (time_s, Picture(frame, converter, pixel_aspect))
             for time_s, frame in frames(path, container, stream)
         )
-        yield from _in_bursts(_of_one_size(shown, converter))
+        yield from _in_bursts(_of_one_size(shown))
 
 
 def _frames_by_time(
@@ -93,18 +93,12 @@ def _frames_by_number(
                 yield times_s[number], frame
 
 
-def _of_one_size(
-    pictures: Iterator[tuple[float, Picture]], converter: PictureConverter
-) -> Iterator[tuple[float, Picture]]:
+def _of_one_size(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:
     """The same pictures, those of another size scaled to that of the first: a call changes it as it likes."""
     size = None
     for time_s, picture in pictures:
         size = size or (picture.width, picture.height)
-        if (picture.width, picture.height) != size:
-            import cv2
-
-            picture = Picture.from_rgb(np.asarray(cv2.resize(picture.rgb(), size), np.uint8), converter)
-        yield time_s, picture
+        yield time_s, picture.of_size(*size)
 
 
 def _in_bursts(pictures: Iterator[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:

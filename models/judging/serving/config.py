@@ -25,6 +25,8 @@ class ServeConfig(JudgeConfig):
     port: int = opt(8000, "port to listen on; 0 = any free one, which the log names")
     max_upload_mb: int = opt(500, "refuse larger files, in MB")
     max_queue: int = opt(64, "refuse files while this many are being sent, wait, or are judged")
+    max_queue_session: int = opt(10, "the same of one browser, whose page sends the others later")
+    max_queue_address: int = opt(32, "the same of one address, whatever its browsers")
     max_duration_s: float = opt(600.0, "refuse files that last longer, in s; 0 = no limit")
     job_timeout_s: float = opt(1800.0, "give up a video that takes longer, in s")
     keep_s: float = opt(600.0, "delete a verdict after this time, in s")
@@ -42,7 +44,8 @@ class ServeConfig(JudgeConfig):
 
     def __post_init__(self) -> None:
         JudgeConfig.__post_init__(self)
-        require_above(self, 0, "max_upload_mb", "max_queue", "job_timeout_s", "keep_s", "gone_s")
+        require_above(self, 0, "max_upload_mb", "max_queue", "max_queue_session", "max_queue_address")
+        require_above(self, 0, "job_timeout_s", "keep_s", "gone_s")
         require_at_least(self, 0, "port")
         if not self.serve:
             raise ValueError("serve is false: nothing is left to do")

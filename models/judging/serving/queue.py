@@ -35,11 +35,16 @@ class FullError(Exception):
     """No video is taken at the moment; the text says why."""
 
 
+class OwnFullError(FullError):
+    """One person has as many videos in the queue as one may have."""
+
+
 @dataclass(eq=False)
 class Job:
     """A video of an owner. Its `folder` exists until it is done, failed or removed."""
 
     owner: str
+    address: str  # from which it is sent
     name: str
     num_bytes: int  # at most
     folder: Path
@@ -95,16 +100,28 @@ class VideoQueue:
             self._thread.join()
         self._judge.stop()
 
-    def open(self, owner: str, name: str, num_bytes: int) -> Job:
-        """A new job, whose owner now sends `num_bytes`. Raises FullError if there is no place for it."""
+    def open(self, owner: str, address: str, name: str, num_bytes: int) -> Job:
+        """A new job, whose owner now sends `num_bytes` from an address.
+
+        Raises FullError if there is no place for it: in the queue, or (OwnFullError) for more of this owner's
+        or of this address.
+        """
         with self._changed:
-            num_unfinished = sum(job.state in UNFINISHED for job in self._jobs.values())
-            if num_unfinished >= self._config.max_queue:
-                raise FullError(f"{num_unfinished} videos are waiting already: try again later")
+            unfinished = [job for job in self._jobs.values() if job.state in UNFINISHED]
+            num_own = sum(job.owner == owner for job in unfinished)
+            num_near = sum(job.address == address for job in unfinished)
+            for number, most, whose in (
+                (num_own, self._config.max_queue_session, "of your videos"),
+                (num_near, self._config.max_queue_address, "videos from your address"),
+            ):
+                if number >= most:
+                    raise OwnFullError(f"{number} {whose} are waiting already: try again later")
+            if len(unfinished) >= self._config.max_queue:
+                raise FullError(f"{len(unfinished)} videos are waiting already: try again later")
             claimed = sum(job.num_bytes for job in self._jobs.values() if job.state == SENDING)
             if shutil.disk_usage(self._uploads).free < claimed + num_bytes + FREE_BYTES:
                 raise FullError("the disk is full: try again later")
-            job = Job(owner, name, num_bytes, Path(tempfile.mkdtemp(dir=self._uploads)))
+            job = Job(owner, address, name, num_bytes, Path(tempfile.mkdtemp(dir=self._uploads)))
             self._jobs[job.id] = job
         return job
 
@@ -198,7 +215,7 @@ class VideoQueue:
                 return Outcome(reason=f"the judging process {how}: send the video again")
             if message != READY:
                 what, unit, done, total = message
-                job.text = f"{what.removeprefix(f'{VIDEO_NAME}: ')}: {unit} {done} of {total}"
+                job.text = f"{what.removeprefix(f'{VIDEO_NAME}: ')}, {unit} {done} of {total}"
                 job.progress = (done, total)
         self._renew_judge()
         return Outcome(reason="stopped")

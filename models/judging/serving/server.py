@@ -29,12 +29,13 @@ from werkzeug.exceptions import (
     NotFound,
     RequestTimeout,
     ServiceUnavailable,
+    TooManyRequests,
 )
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from models.judging.serving.config import ServeConfig
 from models.judging.serving.folders import remove_tree, upload_folder
-from models.judging.serving.queue import DONE, SENDING, FullError, Job, VideoQueue
+from models.judging.serving.queue import DONE, SENDING, FullError, Job, OwnFullError, VideoQueue
 from utils.errors import UsageError
 from utils.names import one_line
 from utils.report.pages import TEMPLATES
@@ -120,6 +121,7 @@ def make_app(queue: VideoQueue, config: ServeConfig, port: int) -> flask.Flask:
     app.before_request(_require_own_page)
     app.after_request(_harden)
     app.register_error_handler(HTTPException, _tell_error)
+    app.register_error_handler(OwnFullError, lambda full: _tell_error(TooManyRequests(str(full))))
     app.register_error_handler(FullError, lambda full: _tell_error(ServiceUnavailable(str(full))))
 
     @app.get("/")
@@ -142,7 +144,8 @@ def make_app(queue: VideoQueue, config: ServeConfig, port: int) -> flask.Flask:
         length = flask.request.content_length
         if length == 0:
             raise BadRequest("the file is empty")
-        job = queue.open(_owner(), _name(), length or config.max_upload_mb * 1_000_000)
+        num_bytes = length or config.max_upload_mb * 1_000_000
+        job = queue.open(_owner(), flask.request.remote_addr or "", _name(), num_bytes)
         _receive(stream, job, queue)
         return {"id": job.id}, 201
 

@@ -1,7 +1,7 @@
 // The page of test.py --serve: sends one file at a time, then asks the server how far the videos are.
 "use strict";
 
-const { token, maxBytes } = document.body.dataset;
+const { token, maxBytes, maxOwn } = document.body.dataset;
 const PAUSE_MS = 1000; // between questions
 const part = (id) => document.getElementById(id);
 const rows = []; // {name, file, id, state, request, item} in the order on the page
@@ -69,7 +69,8 @@ function take(files) {
 
 function sendNext() {
   const row = rows.find((one) => one.state === "unsent");
-  if (sending || !row) return;
+  const own = rows.filter((one) => ["waiting", "running"].includes(one.state)).length;
+  if (sending || !row || own >= Number(maxOwn)) return; // `ask` comes back when one is judged
   sending = true;
   const request = row.request = new XMLHttpRequest();
   const end = (state, text) => {
@@ -142,6 +143,7 @@ async function ask() {
     const isShown = rows.some((one) => one.id === video.id) || dismissed.has(video.id);
     if (!sending && !isShown && video.state !== "sending") update(addRow(video.name, { id: video.id }), video);
   }
+  sendNext();
 }
 
 function update(row, { state, text, verdict, done, total }) {

@@ -84,6 +84,9 @@ def test_a_given_time_holds_for_any_length_and_what_was_before_comes_back(tmp_pa
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     with limited(LimitConfig(), None):  # not fetched yet: no clock runs
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    with limited(LimitConfig(), tmp_path, waits=True):  # others may be slow, but what it does itself counts
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        assert 0 < resource.getrlimit(resource.RLIMIT_CPU)[0] < 1000
     for name in ("clip_timeout_s", "max_memory_gb", "max_output_gb", "max_pixels"):
         with pytest.raises(ValueError, match="must not be negative|must be >= 0"):
             LimitConfig(**{name: -1})
