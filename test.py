@@ -216,7 +216,7 @@ def evaluate_dataset(evaluation: Evaluation, name: str, data_root: Path, output_
         "split": test.split,
         "seen_in_training": seen,
         "caveat": caveat,
-        "landmark_backends": outputs.tell_backends(clips, name, evaluation.trained_backends),
+        **outputs.tell_backends(clips, name, evaluation.trained_backends),
         **all_metrics(judgement.decision, clips, scores, donor_disjoint, part, judgement.domain),
         **located,
         "checkpoint": test.checkpoint.name,

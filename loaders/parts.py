@@ -29,7 +29,7 @@ class Parts:
     listings: dict[str, Listing]
     splits: dict[str, Split]
     clips: dict[str, list[Clip]]  # part -> clips of all data sets
-    backends: dict[str, int]  # landmark backend -> number of clips
+    backends: dict[str, int]  # landmark backend -> number of clips for training and validation
     table: list[str]  # for the log: number of clips per data set, part, category and state
 
     @property
@@ -46,6 +46,15 @@ def count_backends(clips: Sequence[Clip]) -> dict[str, int]:
     """
     names = map_files(lambda clip: backend_of(read_info_values(clip.folder)), clips, "landmark backends")
     return dict(sorted(Counter(name for name in names if name).items()))
+
+
+def _by_backend(counts: Mapping[tuple[str, str], int], parts: Sequence[str]) -> dict[str, int]:
+    """Landmark backend -> number of clips in `parts`, of the numbers by part and backend ("" = unknown)."""
+    found: Counter[str] = Counter()
+    for (part, name), number in sorted(counts.items()):
+        if name and part in parts:
+            found[name] += number
+    return dict(found)
 
 
 def load_parts(
@@ -67,6 +76,7 @@ def load_parts(
     but has one only, or (without `allow_test_only`) for a data set that is meant for testing only.
     """
     parts = Parts({}, {}, {part: [] for part in SPLITS}, {}, [])
+    backends: Counter[tuple[str, str]] = Counter()  # of each part
     for name, root in data_roots.items():
         listing = parts.listings[name] = DATASETS[name](root, listing_config)
         if listing.test_only and not allow_test_only:
@@ -74,16 +84,19 @@ def load_parts(
             raise UsageError(f"{why}; --allow_test_only_training trains on it nevertheless")
         split = parts.splits[name] = make_split(listing, split_config, check=not allow_leaks)
         if not allow_leaks:
-            require_no_leak(listing, split)
+            backends += require_no_leak(listing, split)
         for part in SPLITS:
-            parts.clips[part] += split.select(listing.clips, part)
+            chosen = split.select(listing.clips, part)
+            parts.clips[part] += chosen
+            if allow_leaks:
+                backends += Counter({(part, name): number for name, number in count_backends(chosen).items()})
         parts.table.extend(summarize(listing, split.split_of) + split.describe_dropped())
         shared = protocol_results(listing, split.split_of, split.published, tells_overlaps=True)["said"]
         parts.table.extend(f"{name}: {line}" for line in shared)
         if why := listing.caveat("trained"):
             parts.table.append(f"{name}: {why}")
-    parts.backends.update(count_backends([clip for clips in parts.clips.values() for clip in clips]))
-    if mixture := describe_mixture(parts.backends):
+    parts.backends.update(_by_backend(backends, ("train", "val")))
+    if mixture := describe_mixture(_by_backend(backends, SPLITS)):
         parts.table.append(f"warning: {mixture}")
     if reals_only:
         parts.clips["val"] = real_clips(parts.clips["val"], label_rule)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.batches.silence import block_levels_db, leading_digital_silence_s, leading_silence_s
+from utils.clip.backends import backend_of
 from utils.clip.files import AUDIO_NAMES, VIDEO_NAME, find_audio, open_landmarks, read_info_values
 from utils.clip.frames import read_frames, read_video_header
 from utils.clip.packed import find_member, open_member
@@ -39,7 +40,7 @@ class ClipFacts:
     """Measurements of a clip: numbers and names by rule, checksums, picture and sound descriptors."""
 
     numbers: dict[str, float]  # NaN = unknown
-    names: dict[str, str]  # of what has no order: codec and colour; "" = unknown
+    names: dict[str, str]  # of what has no order: codec, colour, ...; "" = unknown
     checksums: dict[str, str]  # by kind of file: "raw file", "raw sound", "picture", "sound" -> sha256
     picture: npt.NDArray[np.float32]  # (NUM_FRAMES * 63,) in grey levels
     sound: npt.NDArray[np.float32]  # (SOUND_BANDS * SOUND_STEPS,) in dB; zeros if the clip is silent
@@ -96,7 +97,11 @@ def measure_clip(clip: Clip) -> ClipFacts:
             "brightness": float(grey.mean()),
             "sharpness": float(np.mean([cv2.Laplacian(image, cv2.CV_32F).std() for image in grey])),
         },
-        names={"codec": str(info.get("source_codecs", "")), "colour": _colour(info)},
+        names={
+            "landmark_backend": backend_of(info),
+            "codec": str(info.get("source_codecs", "")),
+            "colour": _colour(info),
+        },
         checksums=checksums,
         picture=picture_descriptor(grey),
         sound=sound_descriptor(waveform),

@@ -7,7 +7,7 @@ loaders/audit/duplicates.py.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loaders.audit.contents import unknown_checksums
@@ -15,6 +15,7 @@ from loaders.audit.facts import known_checksums
 from loaders.audit.findings import DROP_DONORS, REDRAW, REMOVE, Finding
 from loaders.listing import Listing
 from loaders.splits.drawing import Split
+from utils.clip.backends import backend_of
 from utils.clip.files import read_info_values
 from utils.clip_type import Clip
 from utils.errors import DatasetError
@@ -99,20 +100,24 @@ def find_identical_files(
     return findings
 
 
-def require_no_leak(listing: Listing, split: Split) -> None:
+def require_no_leak(listing: Listing, split: Split) -> Counter[tuple[str, str]]:
     """Raise DatasetError, with examples, if splits share persons, clip families or identical files.
 
     Cheap enough for every start of a training: look-ups, and one read of each existing clip.json; of files
     without a checksum, those of one size in several splits are read. Notes (see `find_person_leaks`) are
-    logged as warnings.
+    logged as warnings. Returns what else a run asks of clip.json, so that it is read once: (part, landmark
+    backend) -> number of clips, the backend "" if it is unknown.
     """
     if listing.identity_is == "clip" and all(clip.pair_key == clip.identity for clip in listing.clips):
         log.warning("%s: names neither persons nor families: only identical files are found", listing.dataset)
     findings = find_person_leaks(listing, split)
     used = [clip for clip in listing.clips if clip.clip_id in split.split_of]
     name = f"{listing.dataset}: checksums"
-    known = map_files(lambda clip: known_checksums(read_info_values(clip.folder)), used, name)
-    checksums = {clip.clip_id: values for clip, values in zip(used, known, strict=True)}
+    checksums: dict[str, dict[str, str]] = {}
+    backends: Counter[tuple[str, str]] = Counter()
+    for clip, (known, backend) in zip(used, map_files(_read_known, used, name), strict=True):
+        checksums[clip.clip_id] = known
+        backends[split.split_of[clip.clip_id], backend] += 1
     for clip_id, kind, digest in unknown_checksums(used, split.split_of, checksums):
         checksums[clip_id] = checksums[clip_id] | {kind: digest}
     findings += find_identical_files(split.split_of, checksums)
@@ -123,6 +128,12 @@ def require_no_leak(listing: Listing, split: Split) -> None:
     if leaks:
         shown = "; ".join(f"{leak.summary}, e.g. {leak.examples[0]}" for leak in leaks)
         raise DatasetError(f"{listing.dataset}: its splits leak: {shown}. Remedy: {leaks[0].remedy}")
+    return backends
+
+
+def _read_known(clip: Clip) -> tuple[dict[str, str], str]:
+    info = read_info_values(clip.folder)
+    return known_checksums(info), backend_of(info)
 
 
 def _examples(found: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:

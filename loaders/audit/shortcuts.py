@@ -6,8 +6,8 @@ one person are alike.
 
 A rule is FOUND if its interval lies entirely above 0.6 or below 0.4 and it is significant among all rules and
 groups (Mann-Whitney, p < 0.05 after Holm's correction). It is OPEN if its AUC lies outside [0.4, 0.6] but is
-not FOUND: there are too few clips. Learned scores (codec, colour, classifier) come from five-fold
-cross-validation over identities; only AUCs above 0.6 count for them.
+not FOUND: there are too few clips. Learned scores (codec, colour, landmark backend, classifier) come from
+five-fold cross-validation over identities; only AUCs above 0.6 count for them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from loaders.audit.facts import ClipFacts
 from loaders.audit.findings import Finding
+from utils.clip.backends import REMEDY
 from utils.clip_type import Clip
 from utils.evaluation.metrics import Floats, Labels, Rows, area_under_roc
 from utils.evaluation.significance import holm
@@ -37,8 +38,8 @@ NUM_RESAMPLES = 2000
 MAX_BINS = 1024  # of a rule's values in the resampling; the AUC itself is exact
 MIN_IDENTITIES = 5  # of each class, for an interval
 NUM_FOLDS = 5
-CODEC, COLOUR, CLASSIFIER = "codec", "colour", "classifier"
-LEARNED = (CODEC, COLOUR, CLASSIFIER)
+CODEC, COLOUR, BACKEND, CLASSIFIER = "codec", "colour", "landmark_backend", "classifier"
+LEARNED = (CODEC, COLOUR, BACKEND, CLASSIFIER)
 
 _ENCODE = (
     "encode the raw clips of both classes with the same settings and prepare them again; compare classes "
@@ -72,6 +73,7 @@ RULES: dict[str, tuple[str, str]] = {  # name -> (what it is, remedy)
     "num_faces": ("number of faces", _FACES),
     "face_size": ("face size (pixels)", _FACES),
     "no_face_share": ("share of frames without a face", _FACES),
+    BACKEND: ("networks that found the face (landmark backend)", REMEDY),
     "crop_bit_rate": ("bit rate of the crop (bit/s)", _ENCODE),
     "sharpness": ("sharpness of the crop", _ENCODE),
     "brightness": ("brightness of the crop", _LIGHT),

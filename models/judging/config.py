@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.clip.all_faces import PASSES
+from preprocess.faces.backends import BACKENDS
 from preprocess.work.limits import LimitConfig
 from utils.config import opt, require_at_least
 
@@ -20,6 +21,12 @@ class JudgeConfig(LimitConfig):
         "rules of M2SD's released script, to compare with its numbers: faces that are in all frames, whose "
         "boxes overlap by half from each to the next; if none is, one face per stretch between misses",
         choices=tuple(PASSES),
+    )
+    landmark_backend: str = opt(
+        "auto",
+        "networks that find faces (see preprocess.prepare --help); auto: those of the training clips where "
+        "they are installed, else the first that is there, and the verdict says so",
+        choices=BACKENDS,
     )
     stride_s: float = opt(0.0, "seconds from one window to the next; 0 = half a window")
     lag_frames: int = opt(10, "lag curve: shift the sound by up to N frames in both directions; 0 = no curve")

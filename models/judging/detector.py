@@ -50,9 +50,11 @@ from models.judging.verdict import (
 from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_localiser, restore_model
 from preprocess.clip.all_faces import PASSES, TrackClip, TrackedVideo, track_video
+from preprocess.faces.backends import resolve_like
 from preprocess.features.extraction import extract_alike
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
+from utils.clip.backends import describe_change
 from utils.clip.generated import caveat_of, is_demo_video
 from utils.config import from_args, to_plain
 from utils.errors import CheckpointError, UsageError
@@ -91,6 +93,7 @@ def load_detector(checkpoint: Path | str, *, device: str = "auto", precision: st
     )
     detector.domain = restore_domain(content, path)
     detector.localiser = restore_localiser(content, path)
+    detector.trained_backends = content.get("landmark_backends", {})
     return detector
 
 
@@ -122,6 +125,7 @@ class LoadedDetector:
         self.device, self.precision, self.name = device, precision, name
         self.domain: Domain | None = None  # what the training clips were like, if the checkpoint says so
         self.localiser: Localiser | None = None  # how scores become segments, if the checkpoint says so
+        self.trained_backends: dict[str, int] = {}  # landmark backend -> training clips; {}: it is not known
         self.shown = read_shown(Path(name)) if name and decision else []
         self.caveat = caveat_of(generated_sets)
 
@@ -153,7 +157,7 @@ class LoadedDetector:
             verdict=verdict,
             prob=prob,
             modalities=modalities,
-            notes=self._notes(tracked),
+            notes=self._notes(tracked, config),
             fps=fps,
             num_frames=tracked.num_frames,
             duration_s=tracked.num_frames / fps,
@@ -167,6 +171,7 @@ class LoadedDetector:
             caveat=self.caveat,
             promise=promise_of(self.decision, num_faces=len(faces)) if self.has_decision else None,
             shown=self.shown,
+            landmark_backend=self.backend_for(config),
         ), tracked
 
     def stream(
@@ -208,6 +213,7 @@ class LoadedDetector:
         """
         options: dict[str, Any] = {"source": video, "limits": config, "progress": f"{video.name}: faces"}
         options |= {"rules": config.tracker, "effort": PASSES[config.tracker]}
+        options["backend"] = self.backend_for(config)
         tracked: TrackedVideo = call_limited(track_video, video, work_dir, **options)
         folders = [track.folder for track in tracked.tracks]
         extract_alike(folders, self.model.recipes, config.weights_dir, self.device)
@@ -219,8 +225,16 @@ class LoadedDetector:
         clip = unlabelled_clip(track.folder.name, track.folder)
         return ClipDataset([clip], self.data, training=False, keeps_frames=True, **needs)
 
-    def _notes(self, tracked: TrackedVideo) -> list[str]:
-        notes = ([self.caveat] if self.caveat else []) + notes_of(tracked)
+    def backend_for(self, config: JudgeConfig) -> str:
+        """The landmark backend that finds the faces. Raises UsageError if what `config` names is not here."""
+        return resolve_like(config.landmark_backend, self.trained_backends)
+
+    def backend_note(self, config: JudgeConfig) -> str:
+        """What is to be said if that is another one than in training; "" if nothing."""
+        return describe_change(self.trained_backends, [self.backend_for(config)], "the video")
+
+    def _notes(self, tracked: TrackedVideo, config: JudgeConfig) -> list[str]:
+        notes = [*filter(None, [self.caveat, self.backend_note(config)]), *notes_of(tracked)]
         if not self.has_decision:
             notes.append(
                 "the checkpoint holds no threshold from validation: 0.5 is used, and nothing is undecided"

@@ -182,8 +182,13 @@ def judge_live(
         tell(stream.close())
     if left_out:
         log.warning("%d frames were left out: judging takes longer than they are shown", left_out)
-    content = [dataclasses.asdict(verdict) for verdict in last.values()]
-    write_text(output_dir / "verdict.json", json.dumps({"caveat": detector.caveat, "faces": content}) + "\n")
+    notes = list(filter(None, [detector.backend_note(config)]))
+    for note in notes:
+        log.warning("%s", note)
+    content: dict[str, Any] = {"caveat": detector.caveat, "notes": notes}
+    content["landmark_backend"] = detector.backend_for(config)
+    content["faces"] = [dataclasses.asdict(verdict) for verdict in last.values()]
+    write_text(output_dir / "verdict.json", json.dumps(content) + "\n")
     if broken:
         raise broken
     return last

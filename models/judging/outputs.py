@@ -40,12 +40,16 @@ log = logging.getLogger("test")
 TRIMMED = "trimmed"  # folder of the second row of --trimmed both
 
 
-def tell_backends(clips: Sequence[Clip], name: str, trained: Mapping[str, int]) -> dict[str, int]:
-    """Landmark backend -> number of clips; the log names several of them, and others than in training."""
+def tell_backends(clips: Sequence[Clip], name: str, trained: Mapping[str, int]) -> dict[str, Any]:
+    """What test_metrics.json says of landmark backends: number of clips by each, and warnings, also logged.
+
+    Warnings name several of them, and others than in training.
+    """
     counts = count_backends(clips)
-    for warning in filter(None, (describe_mixture(counts), describe_change(trained, counts))):
+    warnings = list(filter(None, (describe_mixture(counts), describe_change(trained, counts))))
+    for warning in warnings:
         log.warning("%s: %s", name, warning)
-    return counts
+    return {"landmark_backends": counts, "landmark_warnings": warnings}
 
 
 def check_clips(clips: Sequence[Clip], label_rule: str, part: str, *told: str, needs_both: bool) -> None:

@@ -71,6 +71,9 @@ class Detector(Protocol):
     def starts_of(self, num_frames: int, fps: Fraction, stride_s: float) -> list[int]:
         """First frames of the windows of a whole track."""
 
+    def backend_for(self, config: JudgeConfig) -> str:
+        """The landmark backend that finds the faces."""
+
     def unlike_training(self, facts: npt.NDArray[np.float64], of_file: list[float]) -> list[str]:
         """Why a face is unlike the training clips, by facts (n, F) of its windows and of its file."""
 
@@ -138,7 +141,7 @@ class DetectorStream:
             raise UsageError("--landmark_normalization clip_zscore needs the whole video: judge the file")
         self._detector, self._config, self.fps = detector, config, fps
         self._inputs = detector.inputs | signals_of(detector.domain)
-        self._faces, self._sound = LiveFaces(fps), LiveSound(sample_rate_hz)
+        self._faces, self._sound = LiveFaces(fps, detector.backend_for(config)), LiveSound(sample_rate_hz)
         self._converter = PictureConverter()
         self._known: dict[int, _Face] = {}
         self._last: tuple[float, Picture] | None = None  # the frame that is shown, and since when

@@ -79,7 +79,7 @@ class Verdict:
     verdict: str
     prob: float | None  # of the most suspicious face
     modalities: list[str]  # which of "video" and "audio" are fake
-    notes: list[str]  # caveats: gaps without a face, no sound, no stored threshold
+    notes: list[str]  # caveats: gaps without a face, no sound, no stored threshold, another landmark backend
     fps: float
     num_frames: int
     duration_s: float
@@ -95,6 +95,7 @@ class Verdict:
     # and what the tests of this checkpoint showed of that
     promise: dict[str, Any] | None = None
     shown: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    landmark_backend: str = ""  # which networks found the faces (preprocess/faces/backends.py)
 
     def as_plain(self) -> dict[str, Any]:
         """The content of verdict.json; NaN becomes null."""

@@ -56,11 +56,13 @@ def track_video(
     folder: Path,
     *,
     rules: str = "ours",
+    backend: str = "auto",
     show_progress: Callable[[Iterable[Picture], int], Iterable[Picture]] = lambda pictures, count: pictures,
 ) -> TrackedVideo:
     """Write a clip folder for each face of `source` below `folder`, in constant memory.
 
-    rules: one of PASSES. `show_progress(pictures, count)` may wrap the frames of all passes, e.g. in a bar.
+    rules: one of PASSES; backend: one of BACKENDS (preprocess/faces/backends.py). `show_progress(pictures,
+    count)` may wrap the frames of all passes, e.g. in a bar.
     Raises ClipError if the video cannot be decoded. A video without a face or without sound is not an error;
     the result says so.
     """
@@ -73,12 +75,11 @@ def track_video(
     pictures = iter(show_progress(itertools.chain.from_iterable(passes), PASSES[rules] * num_frames))
     tracker: FaceTracker | M2sdTracker
     if rules == "m2sd":
-        tracker = M2sdTracker(folder, fps=fps, max_tracks=MAX_TRACKS)
+        tracker = M2sdTracker(folder, fps=fps, max_tracks=MAX_TRACKS, backend=backend)
         tracker.search(itertools.islice(pictures, num_frames))
     else:
-        tracker = FaceTracker(
-            folder, num_frames=num_frames, fps=fps, config=CropConfig(), max_tracks=MAX_TRACKS
-        )
+        config = CropConfig(landmark_backend=backend)
+        tracker = FaceTracker(folder, num_frames=num_frames, fps=fps, config=config, max_tracks=MAX_TRACKS)
     clips = [
         _to_clip(track, folder / f"face_{number}", sound, fps)
         for number, track in enumerate(tracker.follow(pictures))

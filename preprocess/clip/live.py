@@ -113,10 +113,10 @@ class _LiveTrack(FaceTrack):
 class LiveFaces:
     """Follows faces in a thread: `write` frames, take what is ready with `pieces`, then `close`."""
 
-    def __init__(self, fps: Fraction) -> None:
+    def __init__(self, fps: Fraction, backend: str = "auto") -> None:
         self._frames: queue.Queue[Picture | None] = queue.Queue(MAX_WAITING)
         self._ready: queue.SimpleQueue[FacePiece | BaseException] = queue.SimpleQueue()
-        self._fps = fps
+        self._fps, self._config = fps, CropConfig(landmark_backend=backend)
         self.num_done = 0  # frames that the tracker has seen
         self._thread = threading.Thread(target=self._follow, name="faces", daemon=True)
         self._thread.start()
@@ -153,7 +153,7 @@ class LiveFaces:
                 Path("live"),
                 num_frames=0,
                 fps=self._fps,
-                config=CropConfig(),
+                config=self._config,
                 max_tracks=MAX_TRACKS,
                 track_type=new_track,
             )

@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -89,6 +91,14 @@ def resolve_backend(backend: str) -> str:
     for model in MODEL_FILES:
         find_model(model)
     return "landmarker"
+
+
+def resolve_like(backend: str, trained: Collection[str]) -> str:
+    """`resolve_backend`, but "auto" is the one backend of the training clips if this environment has it."""
+    if backend == "auto" and len(trained) == 1 and (own := next(iter(trained))) in BACKENDS:
+        with contextlib.suppress(UsageError):
+            return resolve_backend(own)
+    return resolve_backend(backend)
 
 
 def has_solutions() -> bool:

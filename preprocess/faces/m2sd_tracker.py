@@ -32,9 +32,10 @@ class M2sdTracker:
     It keeps a few hundred bytes per face and frame, and the files of at most `max_tracks` faces.
     """
 
-    def __init__(self, folder: Path, *, fps: Fraction, max_tracks: int) -> None:
+    def __init__(self, folder: Path, *, fps: Fraction, max_tracks: int, backend: str = "auto") -> None:
         self._folder, self._fps, self._max_tracks = folder, fps, max_tracks
-        self._detector = FaceDetector()
+        self._config = CropConfig(landmark_backend=backend)
+        self._detector = FaceDetector(backend)
         self._faces: list[list[Face]] = []  # of each frame, the best score first
         self.width = self.height = 0  # of the displayed frames
         self.notes = [RULES]  # what a reader of the verdict must know
@@ -94,7 +95,7 @@ class M2sdTracker:
     def _begin(self, number: int, first_frame: int, pose: Pose) -> FaceTrack:
         stem = self._folder / f"track_{number}"
         return FaceTrack(
-            stem, first_frame=first_frame, fps=self._fps, pose=pose, config=CropConfig(), pad_to=None
+            stem, first_frame=first_frame, fps=self._fps, pose=pose, config=self._config, pad_to=None
         )
 
     def _paths(self) -> list[tuple[int, list[Pose]]]:

@@ -1,13 +1,14 @@
 """How fast and how large preprocessing is.
 
-    python -m tests.benchmarks.preprocess [--video clip.mp4] [--repeats 3]
+    python -m tests.benchmarks.preprocess [--video clip.mp4] [--repeats 3] [--landmark_backend landmarker]
 
 The generated videos resemble camera recordings: a face that sways in a still room, sensor noise, and usual
 encoder settings (x264 medium at CRF 23, with B-frames). A clean drawing would decode three times faster.
 `mbit_per_s` and `decode_ms` tell how hard the videos are to decode.
 
 Speed is CPU time on one core. The limit is the least that any preprocessing needs: plain PyAV decoding of
-every frame to RGB on one thread, and MediaPipe's own Face Mesh on every finished crop.
+every frame to RGB on one thread, and on every finished crop the plain network of the backend: MediaPipe's own
+Face Mesh, or Face Landmarker's points in LiteRT's own interpreter.
 `share_of_limit` is the rate of `prepare_clip` (with detection, tracking, crop, encoding, sound, checksums)
 relative to that. `two_process_ratio` is the rate of two processes on two cores relative to one, by the clock;
 `two_process_ratio_of_limit` is the same for the two bare loops: how much the cores slow each other down (they
@@ -30,6 +31,7 @@ import os
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,8 @@ import cv2
 import numpy as np
 
 from preprocess.clip.make import UNCHANGED, Change, ClipConfig, prepare_clip
+from preprocess.faces.backends import backend_flag, resolve_backend
+from preprocess.faces.model_files import LANDMARKER, find_model
 from preprocess.faces.solutions import import_mediapipe, quiet_native_code
 from tests.benchmarks.processes import in_new_process, peak_mb
 from tests.moving_face import clicks, moving_face, write_video
@@ -62,6 +66,7 @@ class BenchmarkConfig:
 
     video: Path | None = opt(None, "a video of a face; default: 240 frames of each of four sizes, made here")
     repeats: int = opt(12, "runs; of each frame the best time counts")
+    landmark_backend: str = backend_flag()
 
 
 def make_video(path: Path, size: str, num_frames: int) -> Path:
@@ -94,16 +99,17 @@ def decode_plainly(path: Path) -> Iterator[None]:
             yield
 
 
-def prepare(video: Path, change: Change = UNCHANGED) -> int:
+def prepare(video: Path, change: Change = UNCHANGED, *, backend: str = "auto") -> int:
     """Prepare a video into a folder that is thrown away; returns its number of frames."""
+    config = ClipConfig(allow_silent=True, landmark_backend=backend)
     with tempfile.TemporaryDirectory() as folder:
-        return prepare_clip(video, Path(folder), ClipConfig(allow_silent=True), change=change).num_frames
+        return prepare_clip(video, Path(folder), config, change=change).num_frames
 
 
-def prepared_crops(video: Path) -> list[np.ndarray]:
+def prepared_crops(video: Path, backend: str = "auto") -> list[np.ndarray]:
     """The finished crops of a video, (224, 224, 3) uint8 RGB each."""
     with tempfile.TemporaryDirectory() as folder:
-        prepare_clip(video, Path(folder), ClipConfig(allow_silent=True))
+        prepare_clip(video, Path(folder), ClipConfig(allow_silent=True, landmark_backend=backend))
         return [image for _, image in iterate_frames(Path(folder) / VIDEO_NAME)]
 
 
@@ -132,12 +138,49 @@ class FrameTimes:
         self.run(lambda: collections.deque(self.mark(frames), maxlen=0))
 
 
-def bare_mesh(crop: np.ndarray) -> Any:
-    """MediaPipe's own Face Mesh, after a first image: its messages on stderr are over by then."""
+Network = Callable[[np.ndarray], Any]
+
+
+def bare_mesh(crop: np.ndarray, backend: str) -> tuple[Network, Network]:
+    """The plain network of a backend, and the same with its landmarks as an array, after a first image.
+
+    The messages on stderr are over by then.
+    """
+    if resolve_backend(backend) == "landmarker":
+        return _bare_landmarker()
     with quiet_native_code():
         mesh = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)
         mesh.process(crop)
-    return mesh
+
+    def read(crop: np.ndarray) -> None:
+        for face in mesh.process(crop).multi_face_landmarks or []:
+            np.array([(point.x, point.y) for point in face.landmark], np.float32)
+
+    return mesh.process, read
+
+
+def _bare_landmarker() -> tuple[Network, Network]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    with zipfile.ZipFile(find_model(LANDMARKER)) as archive:
+        content = archive.read("face_landmarks_detector.tflite")
+    with quiet_native_code():
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()
+    (image,) = interpreter.get_input_details()
+    size = tuple(image["shape"][1:3].tolist())
+    outputs = [output["index"] for output in interpreter.get_output_details()]
+
+    def process(crop: np.ndarray) -> None:
+        interpreter.set_tensor(image["index"], cv2.resize(crop, size)[None].astype(np.float32) / 255)
+        interpreter.invoke()
+
+    def read(crop: np.ndarray) -> None:
+        process(crop)
+        for output in outputs:
+            interpreter.get_tensor(output)
+
+    return process, read
 
 
 def pin(core: int) -> None:
@@ -145,30 +188,25 @@ def pin(core: int) -> None:
     cv2.setNumThreads(1)
 
 
-def measure_times(video: Path, repeats: int, core: int) -> dict[str, np.ndarray]:
+def measure_times(video: Path, repeats: int, core: int, backend: str) -> dict[str, np.ndarray]:
     """CPU seconds of each frame in the bare loops and in `prepare_clip`; pins the process to a core."""
     pin(core)
     times = {name: FrameTimes() for name in ("decode", "mesh", "mesh_and_reading", "prepare")}
     change = Change(settings={}, pictures=lambda pictures, fps, folder: times["prepare"].mark(pictures))
-    crops = prepared_crops(video)
-    with bare_mesh(crops[0]) as mesh:
-
-        def read(crop: np.ndarray) -> None:
-            for face in mesh.process(crop).multi_face_landmarks or []:
-                np.array([(point.x, point.y) for point in face.landmark], np.float32)
-
-        for _ in range(repeats):  # in turn, so that other load hits all alike
-            times["decode"].run_loop(decode_plainly(video))
-            times["mesh"].run_loop(map(mesh.process, crops))
-            times["mesh_and_reading"].run_loop(map(read, crops))
-            times["prepare"].run(lambda: prepare(video, change))
+    crops = prepared_crops(video, backend)
+    process, read = bare_mesh(crops[0], backend)
+    for _ in range(repeats):  # in turn, so that other load hits all alike
+        times["decode"].run_loop(decode_plainly(video))
+        times["mesh"].run_loop(map(process, crops))
+        times["mesh_and_reading"].run_loop(map(read, crops))
+        times["prepare"].run(lambda: prepare(video, change, backend=backend))
     return {name: frame_times.best_s for name, frame_times in times.items()}
 
 
-def measure_share(video: Path, repeats: int, core: int) -> dict[str, float]:
+def measure_share(video: Path, repeats: int, core: int, backend: str) -> dict[str, float]:
     """The limit and `prepare_clip` in ms of CPU time per frame."""
     rounds = min(PROCESSES, repeats)
-    results = [in_new_process(measure_times, video, repeats // rounds, core) for _ in range(rounds)]
+    results = [in_new_process(measure_times, video, repeats // rounds, core, backend) for _ in range(rounds)]
     num_frames = len(results[0]["mesh"]) - 1
     ms = {
         name: 1000 * float(np.minimum.reduce([result[name] for result in results]).sum()) / num_frames
@@ -182,33 +220,34 @@ def measure_share(video: Path, repeats: int, core: int) -> dict[str, float]:
         **{f"{name}_ms": round(value, 2) for name, value in ms.items()},
         "frames_per_second": round(1000 / ms["prepare"], 1),
         "share_of_limit": round((ms["decode"] + ms["mesh"]) / ms["prepare"], 3),
-        # the same, if the bare Face Mesh also has to give its landmarks as an array
+        # the same, if the bare network also has to give its landmarks as an array
         "share_of_limit_with_reading": round((ms["decode"] + ms["mesh_and_reading"]) / ms["prepare"], 3),
     }
 
 
-def _peak_mb(video: Path) -> float:
-    prepare(video)
+def _peak_mb(video: Path, backend: str) -> float:
+    prepare(video, backend=backend)
     return round(peak_mb(), 1)
 
 
-def _work_plainly(video: Path) -> Callable[[], object]:
-    """Plain decoding and bare Face Mesh on the crops, one after the other."""
-    crops = prepared_crops(video)
-    mesh = bare_mesh(crops[0])
+def _work_plainly(video: Path, backend: str) -> Callable[[], object]:
+    """Plain decoding and the bare network on the crops, one after the other."""
+    crops = prepared_crops(video, backend)
+    process, _ = bare_mesh(crops[0], backend)
 
     def work() -> None:
-        for _ in itertools.chain(decode_plainly(video), map(mesh.process, crops)):
+        for _ in itertools.chain(decode_plainly(video), map(process, crops)):
             pass
 
     return work
 
 
 def _race(
-    video: Path, plainly: bool, core: int, is_second: bool, rounds: int, barrier: Any, results: Any
+    video: Path, how: tuple[bool, str], core: int, is_second: bool, rounds: int, barrier: Any, results: Any
 ) -> None:
     pin(core)
-    work = _work_plainly(video) if plainly else lambda: prepare(video)
+    plainly, backend = how
+    work = _work_plainly(video, backend) if plainly else lambda: prepare(video, backend=backend)
     work()
     for alone in [True, False] * rounds:
         barrier.wait()
@@ -220,12 +259,15 @@ def _race(
             results.put((alone, time.perf_counter() - start_s))
 
 
-def race(video: Path, rounds: int, cores: list[int], *, plainly: bool) -> float:
+def race(video: Path, rounds: int, cores: list[int], *, plainly: bool, backend: str) -> float:
     """The rate of two processes, each on its own core, relative to one, by the clock, in the best rounds."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     racers = [
-        context.Process(target=_race, args=(video, plainly, core, core != cores[0], rounds, barrier, results))
+        context.Process(
+            target=_race,
+            args=(video, (plainly, backend), core, core != cores[0], rounds, barrier, results),
+        )
         for core in cores[:2]
     ]
     for racer in racers:
@@ -237,7 +279,7 @@ def race(video: Path, rounds: int, cores: list[int], *, plainly: bool) -> float:
     return round(2 * one / two, 2)
 
 
-def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:
+def measure(video: Path | None = None, *, repeats: int = 12, backend: str = "auto") -> dict[str, Any]:
     """All figures of this benchmark, of `video` or of generated ones of four sizes.
 
     `share_of_limit` is that of `share_video`; `shares` has those of all videos, with milliseconds per frame.
@@ -254,26 +296,28 @@ def measure(video: Path | None = None, *, repeats: int = 12) -> dict[str, Any]:
         else:
             videos = {video.name: video}
         main = videos.get(MAIN_SIZE) or video
-        shares = {name: measure_share(path, repeats, cores[0]) for name, path in videos.items()}
+        shares = {name: measure_share(path, repeats, cores[0], backend) for name, path in videos.items()}
         share_video = next(name for name, path in videos.items() if path == main)
         figures = {
+            "landmark_backend": resolve_backend(backend),
             "share_video": share_video,
             "share_of_limit": shares[share_video]["share_of_limit"],
             "frames_per_second": shares[share_video]["frames_per_second"],
             "shares": shares,
         }
         if len(cores) > 1:
-            figures["two_process_ratio"] = race(main, repeats, cores, plainly=False)
-            figures["two_process_ratio_of_limit"] = race(main, repeats, cores, plainly=True)
+            figures["two_process_ratio"] = race(main, repeats, cores, plainly=False, backend=backend)
+            figures["two_process_ratio_of_limit"] = race(main, repeats, cores, plainly=True, backend=backend)
         for seconds in (10, 60):
             long = make_video(root / f"{seconds}s.mp4", "640x480", seconds * FPS)
-            figures[f"peak_mb_{seconds}s"] = in_new_process(_peak_mb, long)
+            figures[f"peak_mb_{seconds}s"] = in_new_process(_peak_mb, long, backend)
     return figures
 
 
 def main() -> None:
     config = parse_command(BenchmarkConfig, __doc__)
-    json.dump(measure(config.video, repeats=config.repeats), sys.stdout, indent=1)
+    figures = measure(config.video, repeats=config.repeats, backend=config.landmark_backend)
+    json.dump(figures, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 

@@ -116,7 +116,9 @@ def test_a_pipe_is_judged_and_drawn_as_it_is_played(video, loaded, of_file, tmp_
     (face,) = of_file.faces
     assert [round(line["start_s"] * FPS) - face.first_frame for line in lines] == face.window_starts
     np.testing.assert_allclose([line["window_logit"] for line in lines], face.window_logits, atol=1e-5)
-    assert json.loads((tmp_path / "verdict.json").read_text())["faces"][-1] == lines[-1]
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert verdict["faces"][-1] == lines[-1]
+    assert (verdict["notes"], verdict["landmark_backend"]) == ([], of_file.landmark_backend)
     with av.open(tmp_path / "live.mp4") as drawn:
         assert drawn.streams.video[0].frames == of_file.num_frames
 

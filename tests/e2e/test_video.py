@@ -110,6 +110,26 @@ def test_two_faces_side_by_side_have_tracks_and_scores_of_their_own(checkpoint, 
         assert ((face.frame_probs > 0) & (face.frame_probs < 1)).all()
 
 
+def test_another_landmark_backend_than_in_training_is_said(talk, tmp_path):
+    """On the page and in verdict.json; without a flag, faces are found as for the training clips."""
+    video = write_video(tmp_path / "short.mp4", talk[0][0][:15], talk[0][1][: 15 * SAMPLE_RATE_HZ // FPS])
+    for trained, flag, told in (
+        ({"another": 4}, "landmarker", True),
+        ({"landmarker": 3}, "auto", False),
+    ):
+        detector = load_detector(
+            write_checkpoint(tmp_path / "best.pt", landmark_backends=trained), device="cpu"
+        )
+        flags = {"lag_frames": 0, "explain": False, "annotate": False, "landmark_backend": flag}
+        config = VideoConfig(video=video, checkpoint=tmp_path, output_dir=tmp_path, **flags)
+        judge_video(detector, video, tmp_path / flag, config)
+        content = json.loads((tmp_path / flag / "verdict.json").read_text())
+        note = "faces of the video were found by landmarker, those of the training clips by another"
+        assert content["landmark_backend"] == "landmarker"
+        assert any(line.startswith(note) for line in content["notes"]) == told
+        assert (note in (tmp_path / flag / "report.html").read_text()) == told
+
+
 def test_a_black_start_and_a_face_that_goes_are_said(checkpoint, talk, tmp_path):
     frames = talk[0][0].copy()
     frames[:15] = 0

@@ -15,7 +15,10 @@ from utils.files import write_atomically, write_text
 
 CARD = Path(__file__).with_name("model_card.md")
 # exported with the weights; the command line and the state of the training are not
-ABOUT = ("format", "config", "split_checksums", "environment", "epoch", "val", "decision", "generated_sets")
+ABOUT = (
+    *("format", "config", "split_checksums", "environment", "epoch", "val", "decision"),
+    *("generated_sets", "landmark_backends"),
+)
 
 
 def write_export(content: dict[str, Any], source: Path, target: Path) -> Path:

@@ -25,7 +25,7 @@ def describe_mixture(counts: Mapping[str, int]) -> str:
     return f"faces were found with several landmark backends ({found}); {REMEDY}"
 
 
-def describe_change(trained: Iterable[str], tested: Iterable[str]) -> str:
+def describe_change(trained: Iterable[str], tested: Iterable[str], what: str = "the tested clips") -> str:
     """What is to be said if clips are tested whose backend played no part in training; "" if nothing.
 
     Without any name on one side, nothing is known.
@@ -34,6 +34,6 @@ def describe_change(trained: Iterable[str], tested: Iterable[str]) -> str:
     if not names or not further:
         return ""
     return (
-        f"faces of the tested clips were found by {' and '.join(further)}, those of the training clips by "
+        f"faces of {what} were found by {' and '.join(further)}, those of the training clips by "
         f"{' and '.join(names)} (--landmark_backend): scores may differ a little"
     )

@@ -9,6 +9,7 @@ clip.json           ClipInfo; absent in folders that other tools prepared
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Mapping
@@ -114,11 +115,18 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is float or hint is int:
         kinds = (int, float) if hint is float else int
         return isinstance(value, kinds) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
-    outer, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    outer, inner = _parts_of(hint)
     if not isinstance(value, outer):
         return False
     members = value.values() if outer is dict else value if outer is list else ()
-    return all(_fits(member, inner[-1]) for member in members)
+    return inner is Any or all(_fits(member, inner) for member in members)
+
+
+@functools.cache
+def _parts_of(hint: Any) -> tuple[Any, Any]:
+    """A field's type, and that of its members; looked up once, since a run reads a million clip.json."""
+    inner = typing.get_args(hint)
+    return typing.get_origin(hint) or hint, inner[-1] if inner else Any
 
 
 def write_clip_info(folder: Path, info: ClipInfo) -> None:

@@ -74,7 +74,10 @@ def result_card(result: Mapping[str, Any]) -> dict[str, Any]:
         "trimmed": result["trimmed"],
         "label_rule": result["data"]["label_rule"],
         "coverage": result["coverage"]["share"] if "coverage" in result else 1.0,
-        "notes": [text for text in (result["caveat"], sentence_of_seen(result["seen_in_training"])) if text],
+        "notes": [
+            *filter(None, (result["caveat"], sentence_of_seen(result["seen_in_training"]))),
+            *result.get("landmark_warnings", ()),
+        ],
         "command": result["command"],
         "commit": result["environment"]["commit"],
     }

@@ -218,9 +218,30 @@ def test_colours_and_fields_that_only_real_clips_have_are_found(tmp_path, monkey
     assert results["classifier"].auc in (0.0, 1.0)  # it is given the colours, too
 
 
+def test_a_landmark_backend_of_one_class_is_found(tmp_path):
+    """All fakes were prepared by one backend, and all real clips by the other, before it was a flag."""
+    kinds = []
+    for of_label in ({"tools": {"mediapipe": "0.10.21"}}, {"settings": {"landmark_backend": "landmarker"}}):
+        folder = write_clip_folder(tmp_path / str(len(kinds)), num_frames=4)
+        (folder / "clip.json").write_text(json.dumps(clip_info(**of_label)))
+        clip = make_clip(folder, label=len(kinds), category=("RealVideo", "FakeVideo")[len(kinds)])
+        kinds.append((clip, measure_clip(clip)))
+    for backends, state in (
+        (lambda n: n % 2, "found"),
+        (lambda n: n // 2 % 2, "ok"),
+        (lambda n: 0, "constant"),
+    ):
+        clips = [dataclasses.replace(kinds[n % 2][0], identity=f"test/{n}") for n in range(40)]
+        results = find_shortcuts(clips, [kinds[backends(n)][1] for n in range(40)])
+        assert {r.group: r.state for r in results if r.rule == "landmark_backend"}["all"] == state
+        found = [f for f in shortcut_findings(results) if f.kind == "shortcut_landmark_backend"]
+        assert len(found) == (state == "found")
+        assert all("with one --landmark_backend" in finding.remedy for finding in found)
+
+
 def test_colour_and_fields_of_a_clip_of_another_tool_are_unknown(tmp_path):
     facts = measure_clip(make_clip(write_clip_folder(tmp_path / "clip", num_frames=4)))
-    assert facts.names == {"codec": "", "colour": ""}
+    assert facts.names == {"codec": "", "colour": "", "landmark_backend": ""}
     assert math.isnan(facts.numbers["interlaced"])
 
 

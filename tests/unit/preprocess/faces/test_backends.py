@@ -10,16 +10,20 @@ import cv2
 import numpy as np
 import pytest
 
-from loaders.parts import count_backends
+from loaders.listing import ListingConfig
+from loaders.parts import count_backends, load_parts
+from loaders.splits.drawing import SplitConfig
+from models.judging.outputs import tell_backends
 from preprocess import prepare, verify
 from preprocess.clip.make import ClipConfig, current_info
 from preprocess.faces import backends
 from preprocess.faces.fast_graphs import FastDetection, FastMesh
 from preprocess.faces.lite import LiteDetection, LiteMesh
 from preprocess.faces.model_files import DETECTOR, LANDMARKER, find_model
-from tests.clip_factory import make_clip
+from tests.clip_factory import clip_info, make_clip
 from tests.environment import needs_solutions
 from tests.moving_face import moving_face, write_video
+from tests.trees.prepared import touch_clip
 from utils.clip.backends import describe_change
 from utils.clip.files import read_clip_info
 from utils.errors import UsageError
@@ -157,9 +161,55 @@ def test_verify_and_training_name_a_set_of_two_backends(mixed, monkeypatch, capl
     assert count_backends([make_clip(mixed / "raw")]) == {}
 
 
+@pytest.mark.parametrize("allow_leaks", [False, True])
+def test_a_trainings_log_names_a_mixture_and_its_checkpoints_the_backends_of_training(tmp_path, allow_leaks):
+    """Whether or not leaks are looked for; those of test clips are not kept."""
+    table = "path,label,identity,split\n"
+    for number, (part, backend) in enumerate(
+        [("train", "solutions"), ("train", "solutions"), ("val", "solutions"), ("test", "landmarker")]
+    ):
+        folder = touch_clip(tmp_path / "set" / f"clip_{number}")
+        (folder / "clip.json").write_text(json.dumps(clip_info(settings={"landmark_backend": backend})))
+        table += f"clip_{number}.mp4,0,person{number},{part}\n"
+    (tmp_path / "set" / "manifest.csv").write_text(table)
+    allowed = {
+        "allow_leaks": allow_leaks,
+        "allow_test_only": False,
+        "needs_classes": False,
+        "reals_only": True,
+    }
+    parts = load_parts({"manifest": tmp_path / "set"}, ListingConfig(), SplitConfig(), "any", **allowed)
+    (line,) = (line for line in parts.table if "landmark backends" in line)
+    assert line.startswith("warning: faces were found with several landmark backends (1 by landmarker, 3 by")
+    assert parts.about["landmark_backends"] == {"solutions": 3}
+
+
 def test_testing_on_another_backend_than_in_training_is_named():
     assert "found by landmarker, those of the training clips by solutions" in describe_change(
         {"solutions": 9}, {"landmarker": 3}
     )
     for trained, tested in (({}, {"landmarker": 1}), ({"solutions": 1}, {}), ({"a": 1, "b": 1}, {"a": 1})):
         assert describe_change(trained, tested) == ""
+
+
+def test_an_evaluation_keeps_what_it_says_of_backends(tmp_path, caplog):
+    """In test_metrics.json and on its card."""
+    clip = make_clip(touch_clip(tmp_path / "clip"))
+    (clip.folder / "clip.json").write_text(json.dumps(clip_info(settings={"landmark_backend": "landmarker"})))
+    told = tell_backends([clip], "kodf", {"solutions": 3})
+    assert told["landmark_backends"] == {"landmarker": 1}
+    (warning,) = told["landmark_warnings"]
+    assert f"kodf: {warning}" in caplog.text
+    assert "those of the training clips by solutions" in warning
+    assert tell_backends([clip], "kodf", {})["landmark_warnings"] == []
+
+
+def test_a_detector_looks_for_faces_as_its_training_clips_were_made_where_it_can(monkeypatch):
+    assert backends.resolve_like("auto", {"landmarker": 3}) == "landmarker"
+    monkeypatch.setattr(backends, "has_solutions", lambda: False)
+    backends.resolve_backend.cache_clear()
+    for trained in ({"solutions": 3}, {}, {"landmarker": 3, "solutions": 3}, {"of another program": 1}):
+        assert backends.resolve_like("auto", trained) == "landmarker"
+    with pytest.raises(UsageError, match=r"mediapipe.solutions: pip install"):  # it was asked for
+        backends.resolve_like("solutions", {"landmarker": 3})
+    backends.resolve_backend.cache_clear()

@@ -137,12 +137,14 @@ def test_an_export_keeps_the_mark_and_its_card_says_so(tmp_path):
     train = {"model": "m", "preset": "p", "dataset": ["kodf"], "seed": 0, "select_by": "val_auc"}
     sections = {"train": train, "model": {}, "data": {"window_s": 1.0, "video_fps": 25.0}}
     state = {"model": {"a": torch.zeros(1)}, "config": sections, "split_checksums": {}}
+    state["landmark_backends"] = {"solutions": 2}
     for generated in (["kodf"], [], None):
         extra = {} if generated is None else {"generated_sets": generated}  # None: an old checkpoint
         save_checkpoint(tmp_path / "best.pt", state | extra)
         content = load_checkpoint(tmp_path / "best.pt")
         card = write_export(content, tmp_path / "best.pt", tmp_path / "model.safetensors")
         assert load_checkpoint(tmp_path / "model.safetensors").get("generated_sets") == generated
+        assert load_checkpoint(tmp_path / "model.safetensors")["landmark_backends"] == {"solutions": 2}
         assert ("says nothing about real videos" in card.read_text()) == bool(generated)
 
 
