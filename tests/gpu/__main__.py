@@ -1,6 +1,6 @@
 """What a new GPU is asked first, in under 8 minutes: bash tests/gpu.sh OUTPUT_FOLDER [--device cuda|cpu]
 
-Says which packages of requirements.txt are missing, runs the tests marked `gpu`, a training step in an NCCL
+Says which of the required packages are missing, runs the tests marked `gpu`, a training step in an NCCL
 group of one process, and measures training, evaluation, memory and the wait for data at batch 4 and 16 of
 60x224x224. Needs no network, PyAV, soundfile or MediaPipe. Writes OUTPUT_FOLDER/gpu.json and gpu.md after
 every step. A step that fails or takes too long is written down with its error, and the others go on; exit
@@ -29,8 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 465.0  # of all steps together; what is left of 8 minutes is for the start and the end
 # requirements whose module has another name; a package that offers the same module is as good
-MODULES = {"opencv-contrib-python": "cv2", "scikit-learn": "sklearn"}
-MODULES |= {"scikit-image": "skimage", "protobuf": "google.protobuf"}
+MODULES = {"opencv-contrib-python": "cv2", "opencv-python-headless": "cv2", "scikit-learn": "sklearn"}
+MODULES |= {"scikit-image": "skimage", "protobuf": "google.protobuf", "ai-edge-litert": "ai_edge_litert"}
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,15 @@ STEPS = (
 
 
 def required_packages() -> dict[str, str]:
-    """Name -> tested version of what requirements.txt wants at run time, and pytest."""
+    """Name -> tested version of what the set of requirements in use wants at run time, and pytest."""
+    of_python = "requirements.txt" if sys.version_info < (3, 13) else "requirements-current.txt"
+    ours = os.environ.get("REQUIREMENTS") or of_python  # as utils/shell/environment.sh chooses it
     lines, further = (
-        (ROOT / name).read_text(encoding="utf-8").splitlines()
-        for name in ("requirements.txt", "requirements-dev.txt")
+        [line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+        for name in (ours, "requirements-dev.txt")
     )
     pinned = [*lines, *(line for line in further if line.startswith("pytest=="))]
-    return dict(line.split("==") for line in pinned if line and not line.startswith("#"))
+    return dict(line.split("==") for line in pinned if line)
 
 
 def describe_packages() -> tuple[list[str], dict[str, str]]:

@@ -1,6 +1,7 @@
 """tests/gpu.sh: guarded steps, one JSON and one table; its tests are collected, and skipped with a reason."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -67,8 +68,15 @@ def test_no_step_begins_after_the_limit_and_all_wanted_packages_are_known(run, m
     monkeypatch.setattr(command, "LIMIT_S", 0.5)
     status, content, _, _ = run(step("late", WRITES))
     assert (status, content["steps"][0]["error"]) == (1, "no time was left for it")
-    assert {"av", "mediapipe", "torch", "pytest"} <= command.required_packages().keys()
-    assert "ray" not in command.required_packages()
+    packages = command.required_packages()
+    assert {"av", "torch", "pytest"} <= packages.keys()
+    assert "ray" not in packages
+    assert all(re.fullmatch(r"[\d.]+", version) for version in packages.values())
+
+
+def test_in_a_complete_environment_no_package_is_missing():
+    """Each name of a package is turned into that of its module; versions are the environment's affair."""
+    assert command.describe_packages()[0] == []
 
 
 def test_the_shell_command_says_how_it_is_called():

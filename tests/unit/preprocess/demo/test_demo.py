@@ -21,6 +21,7 @@ from preprocess.demo.geometry import CHIN, NOSE_BASE, face_height, lip_opening, 
 from preprocess.demo.identities import CANVAS, MEASURED, make_identity, photos, placing
 from preprocess.demo.layouts import plan_clips
 from preprocess.demo.plan import FPS, DemoConfig, draw_scene
+from preprocess.faces.backends import new_face_mesh
 from preprocess.faces.solutions import import_mediapipe, quiet_native_code
 from tests.environment import needs_solutions
 from utils.clip.face_regions import FACE_OVAL
@@ -56,20 +57,15 @@ def clip_path(root, row):
 
 @pytest.fixture(scope="module")
 def clips(root, rows):
-    """Per metadata row: frames, waveform, and the landmarks that Face Mesh finds (None: no face)."""
-    mediapipe = pytest.importorskip("mediapipe")
+    """Per metadata row: frames, waveform, and the landmarks that the face mesh finds (None: no face)."""
     found = []
     for row in rows[1:]:
         path = clip_path(root, row)
         frames = np.stack([frame for _, frame in iterate_frames(path)])
         waveform = np.concatenate([piece for _, piece in iterate_audio(path, speech.SAMPLE_RATE_HZ)])
-        with mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True) as mesh:
-            results = [mesh.process(frame).multi_face_landmarks for frame in frames]
-        size = frames.shape[1]
-        points = [
-            np.array([[p.x * size, p.y * size] for p in result[0].landmark]) if result else None
-            for result in results
-        ]
+        mesh, size = new_face_mesh(), frames.shape[1]
+        shares = [mesh(frame) for frame in frames]
+        points = [None if seen is None else size * seen for seen in shares]
         found.append((row, frames, waveform, points))
     return found
 
@@ -243,13 +239,10 @@ def outside_hull(landmarks, grow):
 
 
 def test_rendered_landmarks_lie_where_face_mesh_sees_them(scene):
-    mediapipe = pytest.importorskip("mediapipe")
     frames, landmarks = scene[:2]
-    with mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True) as mesh:
-        for frame, truth in zip(frames[::6], landmarks[::6], strict=True):
-            seen = mesh.process(frame).multi_face_landmarks[0].landmark
-            seen = np.array([[p.x * 320, p.y * 320] for p in seen])
-            assert np.linalg.norm(seen - truth, axis=1).mean() < 0.03 * face_height(truth)
+    mesh = new_face_mesh()
+    for frame, truth in zip(frames[::6], landmarks[::6], strict=True):
+        assert np.linalg.norm(320 * mesh(frame) - truth, axis=1).mean() < 0.03 * face_height(truth)
 
 
 def test_a_face_swap_changes_the_face_and_nothing_else(scene):
@@ -264,7 +257,6 @@ def test_a_face_swap_changes_the_face_and_nothing_else(scene):
 
 
 def test_a_resynthesised_mouth_follows_the_wanted_openings(scene):
-    mediapipe = pytest.importorskip("mediapipe")
     frames, landmarks = scene[:2]
     wanted = MAX_OPENING * (0.5 + 0.5 * np.cos(np.arange(25) / 25 * 6 * np.pi))
     forged = resynthesise_mouth(frames, landmarks, wanted, np.random.default_rng(0))
@@ -273,9 +265,8 @@ def test_a_resynthesised_mouth_follows_the_wanted_openings(scene):
     for index, points in enumerate(landmarks):
         rows = int(points[NOSE_BASE, 1] - 0.3 * (points[CHIN, 1] - points[NOSE_BASE, 1]))
         assert change[index, : rows - 20].max() == 0
-    with mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True) as mesh:
-        seen = [mesh.process(frame).multi_face_landmarks[0].landmark for frame in forged]
-    gaps = lip_opening(np.array([[[p.x, p.y] for p in points] for points in seen]))
+    mesh = new_face_mesh()
+    gaps = lip_opening(np.stack([mesh(frame) for frame in forged]))
     assert np.corrcoef(gaps, wanted)[0, 1] > 0.85
     assert np.corrcoef(gaps, lip_opening(landmarks))[0, 1] < 0.5
 
