@@ -67,7 +67,7 @@ def judge(model: Path, folder: Path) -> float:
     card, session = json.loads(model.with_suffix(".json").read_text()), onnxruntime.InferenceSession(model)
     about, logits = card["windows"], []
     with av.open(folder / "cropped_video.mp4") as video:
-        fps = Fraction(video.streams.video[0].average_rate)
+        fps = Fraction(video.streams.video[0].average_rate or 0)  # a prepared clip has one
         pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     with wave.open(str(folder / "cropped_video.wav")) as file:
         rate, sound = file.getframerate(), np.frombuffer(file.readframes(-1), "<i2") / np.float32(32768)

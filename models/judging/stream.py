@@ -273,7 +273,7 @@ class DetectorStream:
         places = frames - face.kept_from
         nothing = np.zeros((len(frames), 0, 0, 3), np.uint8)
         points = normalize_landmarks(face.landmarks, places, data.landmark_normalization)
-        found = ~np.isnan(points.reshape(len(points), -1)).any(axis=1)
+        found = np.asarray(~np.isnan(points.reshape(len(points), -1)).any(axis=1), np.bool_)
         points = np.where(found[:, None, None], points, 0.0).astype(np.float32)
         if "landmarks" not in inputs:
             points, found = np.zeros((len(frames), 0, 2), np.float32), np.zeros(len(frames), bool)
