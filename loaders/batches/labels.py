@@ -109,7 +109,7 @@ def _inside(
     """(T,) 1 where a time lies in one of the segments, else 0."""
     spans = np.array(segments, np.float64).reshape(-1, 2)
     inside = (spans[:, 0] <= times_s[:, None]) & (times_s[:, None] < spans[:, 1])
-    return inside.any(axis=1).astype(np.float32)
+    return np.asarray(inside.any(axis=1), np.float32)
 
 
 def frame_labels(clip: Clip, rule: str, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

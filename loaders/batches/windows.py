@@ -147,7 +147,7 @@ class ClipDataset(Dataset[Any]):
             video = change_frames(video, self.config, (self.seed, *draw, index))
         points, has_landmarks = self._landmarks(landmarks, frames)
         label, video_label, audio_label = self._labels(clip, start_s, window_s)
-        rule, times_s = self.config.label_rule, (frames + 0.5) / float(fps)
+        rule, times_s = self.config.label_rule, np.asarray((frames + 0.5) / float(fps), np.float64)
         return ClipWindow(
             video=torch.from_numpy(video),
             waveform=torch.from_numpy(waveform),
@@ -206,7 +206,7 @@ class ClipDataset(Dataset[Any]):
         if landmarks is None:
             return np.zeros((len(frames), 0, 2), np.float32), np.zeros(len(frames), bool)
         points = normalize_landmarks(landmarks, frames, self.config.landmark_normalization)
-        has_landmarks = ~np.isnan(points.reshape(len(points), -1)).any(axis=1)
+        has_landmarks = np.asarray(~np.isnan(points.reshape(len(points), -1)).any(axis=1), np.bool_)
         return np.where(has_landmarks[:, None, None], points, 0.0).astype(np.float32), has_landmarks
 
     def _labels(self, clip: Clip, start_s: float, window_s: float) -> tuple[float, float, float]:

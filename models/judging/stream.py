@@ -284,7 +284,7 @@ class DetectorStream:
             waveform = self._sound.read(first, last)
         places = frames - face.kept_from
         points = normalize_landmarks(face.landmarks, places, data.landmark_normalization)
-        found = ~np.isnan(points.reshape(len(points), -1)).any(axis=1)
+        found = np.asarray(~np.isnan(points.reshape(len(points), -1)).any(axis=1), np.bool_)
         points = np.where(found[:, None, None], points, 0.0).astype(np.float32)
         return start, self._window(face.video[places], waveform, points, found), window_s
 

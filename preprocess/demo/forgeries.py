@@ -107,10 +107,10 @@ def swap_faces(
         original = frames[index][place].astype(np.float32)
         local = points - [x, y]
         core = face_mask(local, (tall, width), grow=0.75, feather=2, points=FACE_OVAL)
-        inner = _match(inner, original, core) + tint
+        matched = _match(inner, original, core) + tint
         mask = face_mask(local, (tall, width), grow=0.9, feather=0.014 * height, points=INNER_FACE)
         mask = (mask * config.swap_opacity)[..., None]
-        forged[index][place] = (original + mask * (inner - original)).round().clip(0, 255)
+        forged[index][place] = (original + mask * (matched - original)).round().clip(0, 255)
     return forged
 
 

@@ -151,7 +151,7 @@ def face_mask(
     mask = np.zeros(size, np.uint8)
     cv2.fillConvexPoly(mask, np.round(hull).astype(np.int32), (255,))
     soft = cv2.GaussianBlur(mask, (0, 0), max(feather, 0.3))
-    return soft.astype(np.float32) / 255
+    return np.asarray(soft.astype(np.float32) / 255, np.float32)
 
 
 def bounding_box(points: Floats, size: tuple[int, ...], *, margin: float) -> Box:

@@ -82,8 +82,9 @@ def photos() -> list[Pixels]:
         import skimage.data
     except ImportError as error:
         raise UsageError(f"the demo set needs {error.name}: pip install matplotlib scikit-image") from error
-    hopper = cv2.imread(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))[..., ::-1]
-    found = [np.ascontiguousarray(photo, np.uint8) for photo in (hopper, skimage.data.astronaut())]
+    hopper = cv2.imread(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    assert hopper is not None  # matplotlib ships it
+    found = [np.ascontiguousarray(photo, np.uint8) for photo in (hopper[..., ::-1], skimage.data.astronaut())]
     return found + [np.ascontiguousarray(photo[:, ::-1]) for photo in found]
 
 

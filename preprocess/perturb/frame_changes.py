@@ -84,7 +84,9 @@ def lower_resolution(image: Frame, factor: float) -> Frame:
 def compress_jpeg(image: Frame, quality: float) -> Frame:
     """Encode as JPEG and decode again."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it has just been encoded
+    return np.ascontiguousarray(decoded[..., ::-1], np.uint8)
 
 
 def _with_new_blocks(image: Frame, density: float, rng: np.random.Generator) -> Frame:

@@ -117,7 +117,9 @@ def aucs_without(scores: Floats, labels: Labels, fold: Folds, num_folds: int) ->
     return np.concatenate(found)
 
 
-def _pairs_without(scores: Floats, fake: Labels, fold: Folds, order: Folds) -> tuple[Floats, bool]:
+def _pairs_without(
+    scores: Floats, fake: npt.NDArray[np.bool_], fold: Folds, order: Folds
+) -> tuple[Floats, bool]:
     """((epochs, parts) pairs of a real and a fake above it, neither in the part; whether some are tied).
 
     All pairs, less those with either clip in the part, and those with both, which went twice, again.

@@ -39,6 +39,7 @@ def write_sound(
         waveform = soxr.resample(waveform, rate_hz, coded_hz, quality=RESAMPLER_QUALITY)
     with av.open(local_file(path), "w", format=_CONTAINERS[codec]) as container:
         stream = container.add_stream(codec, rate=coded_hz, layout="mono")
+        assert isinstance(stream, av.AudioStream)
         stream.bit_rate = bit_rate
         to_codec = av.AudioResampler(format=formats[0].name, layout="mono", rate=coded_hz)
         for start in range(0, len(waveform), 1024):

@@ -63,7 +63,7 @@ def read_video_times(path: Path, file: BinaryIO | None = None) -> VideoTimes:
         raise ClipError(
             path, f"cut off: {end_s:.1f} of {duration_s:.1f} announced seconds are there; get the file again"
         )
-    starts_s = np.unique(np.asarray(stamps, np.int64)) * float(time_base)
+    starts_s = np.asarray(np.unique(np.asarray(stamps, np.int64)) * float(time_base), np.float64)
     fps, constant = _frame_rate(starts_s, nominal)
     if not MIN_FPS <= fps <= MAX_FPS:
         raise ClipError(path, f"has {float(fps):g} frames per second")
