@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test command: lint, types and all tests, on two cores and without a network in about ten minutes.
+# The test command: lint, types and all tests, on two cores and without a network in about a quarter of an hour.
 #   bash tests/run.sh [any pytest flag]       e.g. -n 0 -k splits: in one process, what matches
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
