@@ -18,6 +18,7 @@ import mmap
 import os
 import re
 import sqlite3
+import threading
 import tokenize
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ class Pack:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock = threading.Lock()  # two threads could be given the same cached statement of SQL
         try:
             # immutable: nobody writes to it, so no locks are needed, also on network file systems
             address = f"{(root / INDEX_NAME).absolute().as_uri()}?mode=ro&immutable=1"
@@ -196,7 +198,8 @@ class Pack:
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         """The rows that a query returns. Raises DatasetError if the file is damaged."""
         try:
-            return self._database.execute(query, values).fetchall()
+            with self._lock:
+                return self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise self._not_ours(error) from error
 
