@@ -21,6 +21,7 @@ _MEAN_FACE = (
     (167.3069, 203.3733),
 )
 ROUNDING, PLACES = 1024, 32  # steps of a pixel that OpenCV rounds products and places to
+ROUNDS_PLACES = int(cv2.__version__.partition(".")[0]) < 5  # levels differ by up to 6 on noise otherwise
 HALF_UP = 0.5 + 2**-12  # exact levels are multiples of 1/1024
 _RAISED, _MEAN_FACE_SIDE = 30, 256
 # Face Mesh's points whose mean is each of these; its "right" eye is the subject's
@@ -60,10 +61,11 @@ def warp(video: Tensor, matrices: Tensor, size: int) -> Tensor:
     """(B, 3, T, H, W) uint8 frames -> (B, 3, T, size, size) of whole levels; black outside of a frame.
 
     matrices: (B, 2, 3), from places of a clip's frames to those of the result, in pixels whose centres are
-    whole numbers. Bilinear. On a CPU by OpenCV, which takes half as long there; elsewhere, and in an exported
-    network, by `sample`, which differs from it by one level at most.
+    whole numbers. Bilinear. On a CPU by OpenCV 4, which takes half as long there; elsewhere, in an exported
+    network, and with OpenCV 5, which does not round places, by `sample`, which differs from OpenCV 4 by one
+    level at most.
     """
-    if video.device.type != "cpu" or torch.compiler.is_exporting():
+    if video.device.type != "cpu" or torch.compiler.is_exporting() or not ROUNDS_PLACES:
         return sample(video, matrices, size)
     clips = video.permute(0, 2, 3, 4, 1).numpy()
     warped = np.empty((*clips.shape[:2], size, size, 3), np.uint8)

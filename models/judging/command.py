@@ -156,7 +156,9 @@ def main() -> int:
     for video in videos:
         folder = config.output_dir
         if several:
-            folder = folder / video.relative_to(config.video).with_suffix("")
+            place = video.relative_to(config.video)
+            # "...mp4" has no stem: ".." is the folder above
+            folder = folder / place.parent / (place.stem if place.stem.strip(".") else place.name)
         with logging_redirect_tqdm():
             try:
                 verdict = judge_video(detector, video, folder, config)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.blocks.alignment import five_points, sample, similarity_to, template, warp
+from tests.environment import needs_opencv_4
 
 POINTS = torch.tensor([(310, 220), (400, 215), (352, 275), (318, 330), (392, 326)]).double()
 
@@ -48,6 +49,7 @@ def test_points_of_face_mesh_have_the_templates_order():
     assert five_points(landmarks)[0, :, 0].tolist() == [3, 7, 5, 3.5, 6.5]
 
 
+@needs_opencv_4
 @pytest.mark.parametrize("size", [112, 224])
 def test_frames_are_warped_as_opencv_does(size):
     rng = np.random.default_rng(0)

@@ -108,6 +108,7 @@ def test_labels_stay_unknown_unless_they_follow(table):
         ("path,label,source_id\na.mp4,1,7;1E+05\n", "line 2: '1E.05' was an id before"),
         ("path,label\na.mp4,0\na.avi,0\n", "line 3: manifest/a is listed twice"),
         ("path,label\n/data/a.mp4,0\n", "line 2: the path is empty or leads outside the data root"),
+        ("path,label\na/..mp4,0\n", "line 2: the path is empty or leads outside the data root"),
         ("path,label\n", "manifest: its metadata lists no clip"),
         ("\n", "manifest.csv: is empty; its first line must name the columns path, label"),
         ("path;label;method\na.mp4;0;x\n", "line 1: no column path, label; .* by commas, not by semicolons"),
