@@ -397,6 +397,8 @@ class Window:
         self.errors = []
         self.page.on("console", lambda message: self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        # asked for early: a key pressed right after the browser is asked for dialogs may overtake the request
+        self.page.on("filechooser", lambda _: None)
         self.page.goto(served.url)
 
     def __enter__(self):
