@@ -99,8 +99,8 @@ class _Face:
     """A face on the way: the frames that a later window may show, and what its windows said."""
 
     first_frame: int
-    video: npt.NDArray[np.uint8]
-    landmarks: npt.NDArray[np.float32]
+    video: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    landmarks: list[npt.NDArray[np.float32]] = field(default_factory=list)
     kept_from: int = 0  # number, within the face, of the first frame that is kept
     num_frames: int = 0
     is_complete: bool = False
@@ -113,8 +113,8 @@ class _Face:
     facts: npt.NDArray[np.float64] | None = None  # sum over the windows
 
     def add(self, piece: FacePiece) -> None:
-        self.video = np.concatenate([self.video, piece.video])
-        self.landmarks = np.concatenate([self.landmarks, piece.landmarks])
+        self.video.extend(piece.video)
+        self.landmarks.extend(piece.landmarks)
         self.num_frames += len(piece.video)
         self.is_complete |= piece.is_last
         self.sides.extend(piece.boxes[:, 2].tolist())
@@ -124,8 +124,7 @@ class _Face:
 
     def drop_before(self, frame: int) -> None:
         if frame > self.kept_from:
-            self.video = self.video[frame - self.kept_from :].copy()
-            self.landmarks = self.landmarks[frame - self.kept_from :].copy()
+            del self.video[: frame - self.kept_from], self.landmarks[: frame - self.kept_from]
             self.kept_from = frame
 
 
@@ -232,8 +231,7 @@ class DetectorStream:
     def _verdicts(self) -> list[RunningVerdict]:
         for piece in self._faces.pieces():
             if piece.face not in self._known:
-                empty = piece.video[:0], piece.landmarks[:0]
-                self._known[piece.face] = _Face(piece.first_frame, *empty)
+                self._known[piece.face] = _Face(piece.first_frame)
             self._known[piece.face].add(piece)
         found = []
         for number, face in list(self._known.items()):
@@ -283,10 +281,11 @@ class DetectorStream:
                 self._sound.fill_to(last)
             waveform = self._sound.read(first, last)
         places = frames - face.kept_from
-        points = normalize_landmarks(face.landmarks, places, data.landmark_normalization)
+        video, points = (np.stack([kept[place] for place in places]) for kept in (face.video, face.landmarks))
+        points = normalize_landmarks(points, np.arange(len(points)), data.landmark_normalization)
         found = np.asarray(~np.isnan(points.reshape(len(points), -1)).any(axis=1), np.bool_)
         points = np.where(found[:, None, None], points, 0.0).astype(np.float32)
-        return start, self._window(face.video[places], waveform, points, found), window_s
+        return start, self._window(video, waveform, points, found), window_s
 
     def _window(
         self,

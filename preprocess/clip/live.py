@@ -61,7 +61,7 @@ class _LiveOutput(Output):
 class _LiveTrack(FaceTrack):
     """A track that hands on its frames and keeps none of them."""
 
-    burst = 4  # as few as fit a latency of a second and a bit
+    burst = 1  # a frame waits for no other one's crop
 
     def __init__(self, *args: Any, pieces: queue.SimpleQueue[Any], **options: Any) -> None:
         super().__init__(*args, **options)
