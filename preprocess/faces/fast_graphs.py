@@ -19,7 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.faces.solutions import Box, Image, Landmarks, import_mediapipe, quiet_native_code, to_boxes
+from preprocess.faces.solutions import (
+    Box,
+    Image,
+    Landmarks,
+    OncePerThread,
+    import_mediapipe,
+    quiet_native_code,
+    to_boxes,
+)
 from utils.clip.files import NUM_LANDMARKS
 
 _STEP_US = 33_333  # between two images, by the graph's clock; nothing in the graphs depends on it
@@ -129,22 +137,19 @@ class ImageGraph:
                 self._graph.add_packet_to_input_stream(name, packet.at(self._time_us))
             self._graph.wait_until_idle()
         except BaseException:  # it cannot go on after an error
-            _shared_graph.cache_clear()
+            _graph_of_thread.forget()
             raise
         return self._packets.get("found")
 
 
-@functools.cache
-def _shared_graph(config: str) -> ImageGraph:
-    """This process's graph with that config: creating one takes as long as a dozen images."""
-    return ImageGraph(config)
+_graph_of_thread = OncePerThread(ImageGraph)
 
 
 class FastDetection:
     """Full-range face detection in single images."""
 
     def __init__(self) -> None:
-        self._graph = _shared_graph(_DETECTION_GRAPH)
+        self._graph = _graph_of_thread(_DETECTION_GRAPH)
         self._messages = import_mediapipe().packet_getter.get_proto_list
         importlib.import_module("mediapipe.framework.formats.detection_pb2")  # which it looks up by its name
 
@@ -165,7 +170,7 @@ class FastMesh:
     """Face Mesh with the irises, following one face: (H, W, 3) -> (478, 2), or None without a face."""
 
     def __init__(self) -> None:
-        self._search, self._mesh = _shared_graph(_SEARCH_GRAPH), _shared_graph(_MESH_GRAPH)
+        self._search, self._mesh = _graph_of_thread(_SEARCH_GRAPH), _graph_of_thread(_MESH_GRAPH)
         mediapipe = import_mediapipe()
         from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 

@@ -12,7 +12,6 @@ are those of MediaPipe's graphs (mediapipe/modules/face_detection, mediapipe/tas
 
 from __future__ import annotations
 
-import functools
 import math
 import zipfile
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.faces.model_files import DETECTOR, LANDMARKER, find_model
-from preprocess.faces.solutions import Box, Image, Landmarks, quiet_native_code
+from preprocess.faces.solutions import Box, Image, Landmarks, OncePerThread, quiet_native_code
 
 Values = npt.NDArray[np.float32]
 
@@ -58,9 +57,9 @@ class Network:
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-@functools.cache
+@OncePerThread
 def _network(member: str) -> Network:
-    """This process's network: of Face Landmarker's archive, or, with "", the full-range detector."""
+    """This thread's network: of Face Landmarker's archive, or, with "", the full-range detector."""
     if not member:
         return Network(find_model(DETECTOR).read_bytes())
     with zipfile.ZipFile(find_model(LANDMARKER)) as archive:

@@ -8,12 +8,14 @@ by bit), but a third more time for Face Mesh. Use it if another version of Media
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,9 @@ from utils.errors import require_packages
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Landmarks = npt.NDArray[np.float32]  # (478, 2) x, y
+
+Made = TypeVar("Made")
+_importing = threading.Lock()
 
 
 class Box(NamedTuple):
@@ -37,6 +42,27 @@ class Box(NamedTuple):
 def use_solutions() -> bool:
     """Whether PLAIN_MEDIAPIPE asks for MediaPipe's own solutions."""
     return os.environ.get("PLAIN_MEDIAPIPE", "0") not in ("", "0")
+
+
+class OncePerThread(Generic[Made]):
+    """A decorator: what a function of a text makes is kept, for each text and thread.
+
+    Loading a network takes as long as a dozen images, and none can be used by two threads at a time.
+    """
+
+    def __init__(self, make: Callable[[str], Made]) -> None:
+        self._make, self._kept = make, threading.local()
+        functools.update_wrapper(self, make)
+
+    def __call__(self, text: str) -> Made:
+        kept = vars(self._kept)
+        if text not in kept:
+            kept[text] = self._make(text)
+        return kept[text]
+
+    def forget(self) -> None:
+        """Make all things of this thread again when they are asked for."""
+        vars(self._kept).clear()
 
 
 @contextlib.contextmanager
@@ -61,14 +87,15 @@ def import_mediapipe() -> Any:
     require_packages(["mediapipe"], "preprocessing")
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "mediapipe" not in sys.modules:
-        spec = importlib.util.find_spec("mediapipe")
-        assert spec is not None  # it is required above
-        package = importlib.util.module_from_spec(spec)
-        sys.modules["mediapipe"] = package  # its folders, without what its __init__ imports
-        graphs = importlib.import_module("mediapipe.python")
-        vars(package).update({name: value for name, value in vars(graphs).items() if name[0] != "_"})
-        package.__getattr__ = _import_part  # type: ignore[method-assign]
+    with _importing:
+        if "mediapipe" not in sys.modules:
+            spec = importlib.util.find_spec("mediapipe")
+            assert spec is not None  # it is required above
+            package = importlib.util.module_from_spec(spec)
+            sys.modules["mediapipe"] = package  # its folders, without what its __init__ imports
+            graphs = importlib.import_module("mediapipe.python")
+            vars(package).update({name: value for name, value in vars(graphs).items() if name[0] != "_"})
+            package.__getattr__ = _import_part  # type: ignore[method-assign]
     return sys.modules["mediapipe"]
 
 

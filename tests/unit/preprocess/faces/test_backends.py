@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -49,6 +50,22 @@ def test_both_backends_detect_the_same_faces_at_the_same_places():
             found = landmarker(np.ascontiguousarray(image))
             expected = solutions(np.ascontiguousarray(image))
             np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("mesh", [pytest.param(FastMesh, marks=needs_solutions), LiteMesh])
+def test_faces_are_followed_in_several_threads_at_once_as_in_one(mesh):
+    """As in a program that judges two cameras."""
+    frames = turned_faces(16)
+
+    def follow():
+        return list(map(mesh(), frames))
+
+    alone = follow()
+    with ThreadPoolExecutor(3) as threads:
+        together = [threads.submit(follow) for _ in range(3)]
+    for found in together:
+        for one, other in zip(found.result(), alone, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @needs_solutions
