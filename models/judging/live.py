@@ -13,12 +13,13 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -43,7 +44,7 @@ from utils.media.pipe import PIPE, Heard, iterate_pipe
 
 log = logging.getLogger("test")
 SOURCES = ("camera:", "pipe:")
-FALLEN_BACK_S = 2.0  # the camera's frames are left out while faces are looked for in older ones
+FALLEN_BACK_S = 2.0  # a camera's frames are left out while this much of older ones waits
 
 
 class Sound(NamedTuple):
@@ -58,8 +59,7 @@ class Source:
 
     fps: Fraction
     sample_rate_hz: int
-    items: Iterator[tuple[float, Picture | npt.NDArray[np.uint8] | Sound]]
-    may_skip: bool  # whether frames may be left out if judging takes too long
+    items: Generator[tuple[float, Picture | npt.NDArray[np.uint8] | Sound], None, None]
 
 
 def is_live(video: Path) -> bool:
@@ -86,13 +86,13 @@ def open_pipe(descriptor: int, limits: LimitConfig, stall_s: float) -> Source:
     pieces = iterate_limited(iterate_pipe, pipe, stall_s, source=PIPE, limits=limits)
     fps, rate = next(pieces)
 
-    def items() -> Iterator[tuple[float, Picture | Sound]]:
+    def items() -> Generator[tuple[float, Picture | Sound], None, None]:
         converter = PictureConverter()
         for piece in pieces:
             is_sound = isinstance(piece, Heard)
             yield piece.time_s, Sound(piece.samples) if is_sound else piece.picture(converter)
 
-    return Source(fps, rate, items(), may_skip=False)
+    return Source(fps, rate, items())
 
 
 def open_camera(number: int, stall_s: float) -> Source:
@@ -102,50 +102,73 @@ def open_camera(number: int, stall_s: float) -> Source:
     """
     import cv2
 
-    camera = cv2.VideoCapture(number)
-    if not camera.isOpened():
+    device = cv2.VideoCapture(number)
+    if not device.isOpened():
         raise UsageError(f"--video camera:{number}: no such camera, or another program uses it")
-    items: queue.Queue[tuple[float, Any]] = queue.Queue(64)
+    rate = device.get(cv2.CAP_PROP_FPS)
+    fps = Fraction(rate if rate > 0 else 25).limit_denominator(1001)
+    camera = _Camera(device, math.ceil(FALLEN_BACK_S * fps))
+    return Source(fps, SAMPLE_RATE_HZ, camera.items(Path(f"camera:{number}"), stall_s))
 
-    def hear(samples: Any, *_: Any) -> None:
-        with contextlib.suppress(queue.Full):
-            items.put_nowait((time.monotonic() - len(samples) / SAMPLE_RATE_HZ, Sound(samples.T.copy())))
 
-    def see() -> None:
-        while True:
-            is_there, image = camera.read()
-            now = time.monotonic()
-            if not is_there:
-                items.put((now, None))
-                return
-            items.put((now, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)))
+class _Camera:
+    """What a camera sees and a microphone hears, by threads of their own."""
 
-    def come() -> Iterator[tuple[float, Any]]:
+    def __init__(self, device: Any, max_waiting: int) -> None:
+        self._device, self._room = device, threading.Semaphore(max_waiting)
+        self._items: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self._left_out = 0
+
+    def items(self, name: Path, stall_s: float) -> Generator[tuple[float, Any], None, None]:
         with contextlib.ExitStack() as stack:
-            stack.callback(camera.release)
+            stack.callback(self._end)
             try:
                 import sounddevice
 
-                microphone = sounddevice.InputStream(SAMPLE_RATE_HZ, channels=1, callback=hear)
+                microphone = sounddevice.InputStream(SAMPLE_RATE_HZ, channels=1, callback=self._hear)
                 stack.enter_context(microphone)
             except Exception as error:  # noqa: BLE001  # PortAudio's absence has many names
                 log.warning("no microphone (%s): the video is silent", error)
-            threading.Thread(target=see, daemon=True).start()
+            threading.Thread(target=self._see, daemon=True).start()
             seen_s = time.monotonic()
             while True:
                 with contextlib.suppress(queue.Empty):
-                    time_s, item = items.get(timeout=0.2)
+                    time_s, item = self._items.get(timeout=0.2)
                     if item is None:
                         log.warning("the camera gives no more frames")
                         return
                     yield time_s, item
-                    seen_s = seen_s if isinstance(item, Sound) else time.monotonic()
+                    if not isinstance(item, Sound):
+                        self._room.release()
+                        seen_s = time.monotonic()
                 if 0 < stall_s < time.monotonic() - seen_s:
                     what = f"no frame came for {stall_s:g} s; --stall_s changes how long that may take"
-                    raise ClipError(Path(f"camera:{number}"), what)
+                    raise ClipError(name, what)
 
-    rate = camera.get(cv2.CAP_PROP_FPS)
-    return Source(Fraction(rate if rate > 0 else 25).limit_denominator(1001), SAMPLE_RATE_HZ, come(), True)
+    def _hear(self, samples: Any, *_: Any) -> None:
+        self._items.put((time.monotonic() - len(samples) / SAMPLE_RATE_HZ, Sound(samples.T.copy())))
+
+    def _see(self) -> None:
+        import cv2
+
+        is_there = True
+        while is_there and not self._ended.is_set():
+            is_there, image = self._device.read()
+            now = time.monotonic()
+            if not is_there:
+                self._items.put((now, None))
+            elif self._room.acquire(blocking=False):
+                self._items.put((now, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)))
+            else:
+                self._left_out += 1
+        self._device.release()  # here, since it must not be while a frame is read
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._left_out:
+            what = "%d frames were left out: judging takes longer than they are shown"
+            log.warning(what, self._left_out)
 
 
 def judge_live(
@@ -157,7 +180,7 @@ def judge_live(
     """
     stream = detector.stream(source.fps, source.sample_rate_hz, config)
     last: dict[int, RunningVerdict] = {}
-    left_out, broken = 0, None
+    broken = None
 
     def tell(verdicts: list[RunningVerdict]) -> None:
         for verdict in verdicts:
@@ -165,13 +188,12 @@ def judge_live(
             sys.stdout.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
-    with _Drawing(output_dir / "live.mp4", source.fps, detector.caveat) as drawing:
+    drawing = _Drawing(output_dir / "live.mp4", source.fps, detector.caveat)
+    with drawing, contextlib.closing(source.items):
         try:
             for time_s, item in source.items:
                 if isinstance(item, Sound):
                     tell(stream.write_sound(item.samples, time_s))
-                elif source.may_skip and stream.delay_s > FALLEN_BACK_S:
-                    left_out += 1
                 else:
                     tell(stream.write_frame(item, time_s))
                     drawing.draw(stream.picture, last, stream.now_s)
@@ -180,8 +202,6 @@ def judge_live(
         except ClipError as error:
             broken = error
         tell(stream.close())
-    if left_out:
-        log.warning("%d frames were left out: judging takes longer than they are shown", left_out)
     notes = list(filter(None, [detector.backend_note(config)]))
     for note in notes:
         log.warning("%s", note)

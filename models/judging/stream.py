@@ -223,11 +223,6 @@ class DetectorStream:
         """Time of the newest frame, from the first one on."""
         return float(self._num_shown / self.fps)
 
-    @property
-    def delay_s(self) -> float:
-        """Seconds of the stream between the newest frame and the last one in which faces were looked for."""
-        return float((self._num_shown - self._faces.num_done) / self.fps)
-
     def _verdicts(self) -> list[RunningVerdict]:
         for piece in self._faces.pieces():
             if piece.face not in self._known:

@@ -117,7 +117,6 @@ class LiveFaces:
         self._frames: queue.Queue[Picture | None] = queue.Queue(MAX_WAITING)
         self._ready: queue.SimpleQueue[FacePiece | BaseException] = queue.SimpleQueue()
         self._fps, self._config = fps, CropConfig(landmark_backend=backend)
-        self.num_done = 0  # frames that the tracker has seen
         self._thread = threading.Thread(target=self._follow, name="faces", daemon=True)
         self._thread.start()
 
@@ -164,4 +163,3 @@ class LiveFaces:
     def _pictures(self) -> Iterator[Picture]:
         while (picture := self._frames.get()) is not None:
             yield picture
-            self.num_done += 1

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -166,13 +167,77 @@ def test_a_source_that_breaks_off_has_its_verdicts_before_the_error(video, loade
         yield from itertools.islice(iterate_pictures(video), 60)
         raise ClipError(Path("pipe"), "nothing came for 2 s")
 
-    source = live.Source(Fraction(FPS), 48_000, items(), may_skip=False)
+    source = live.Source(Fraction(FPS), 48_000, items())
     with pytest.raises(ClipError, match="nothing came"):
         live.judge_live(loaded, source, tmp_path, HOW)
     (face,) = json.loads((tmp_path / "verdict.json").read_text())["faces"]
     assert face["num_windows"] > 2
     with av.open(tmp_path / "live.mp4") as drawn:
         assert drawn.streams.video[0].frames == 60
+
+
+class FilmCamera:
+    """What cv2.VideoCapture says and does of a camera that shows a film, in real time."""
+
+    def __init__(self, film, freezes_after=10_000):
+        self.film, self.left, self.thawed = cv2.VideoCapture(str(film)), freezes_after, threading.Event()
+        self.began_s, self.num_read, self.released = None, 0, threading.Event()
+
+    def isOpened(self):
+        return True
+
+    def get(self, what):
+        return self.film.get(what)
+
+    def read(self):
+        self.began_s = self.began_s or time.monotonic()
+        time.sleep(max(0.0, self.began_s + self.num_read / FPS - time.monotonic()))
+        self.num_read += 1
+        if self.num_read > self.left:
+            self.thawed.wait(60)
+        return self.film.read()
+
+    def release(self):
+        self.film.release()
+        self.released.set()
+
+
+def test_a_camera_is_judged_until_it_gives_no_more_frames(
+    video, loaded, tmp_path, monkeypatch, caplog, capsys
+):
+    camera = FilmCamera(video)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: camera)
+    live.judge_live(loaded, live.open_source(Path("camera:0"), HOW, 30.0), tmp_path, HOW)
+    assert "gives no more frames" in caplog.text
+    assert camera.released.wait(10)
+    ends_s = [json.loads(line)["end_s"] for line in capsys.readouterr().out.splitlines()]
+    assert len(ends_s) > 2
+    assert ends_s == sorted(ends_s)
+    (face,) = json.loads((tmp_path / "verdict.json").read_text())["faces"]
+    assert face["num_windows"] == len(ends_s)
+
+
+def test_a_camera_that_freezes_has_its_verdicts_before_the_error(video, loaded, tmp_path, monkeypatch):
+    camera = FilmCamera(video, freezes_after=50)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: camera)
+    source = live.open_source(Path("camera:0"), HOW, 1.0)
+    with pytest.raises(ClipError, match=r"no frame came for 1 s; --stall_s"):
+        live.judge_live(loaded, source, tmp_path, HOW)
+    (face,) = json.loads((tmp_path / "verdict.json").read_text())["faces"]
+    assert face["num_windows"] > 1
+    camera.thawed.set()
+    assert camera.released.wait(10)
+
+
+def test_frames_of_a_camera_are_left_out_while_two_seconds_of_them_wait(video, monkeypatch, caplog):
+    camera = FilmCamera(video)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: camera)
+    items = live.open_source(Path("camera:0"), HOW, 30.0).items
+    next(items)
+    assert camera.released.wait(60)  # judging takes that long
+    waiting = list(items)
+    assert len(waiting) == round(live.FALLEN_BACK_S * FPS) - 1  # the first one had its place, too
+    assert f"{round(3.0 * FPS) - len(waiting) - 1} frames were left out" in caplog.text
 
 
 def test_what_needs_the_whole_video_is_refused(loaded, monkeypatch):
