@@ -20,10 +20,14 @@ SECRET = "well-kept-secret"
 @contextlib.contextmanager
 def ray_cluster():
     """A ray.cluster_utils.Cluster with a head and two more nodes."""
+    from ray._private.node import Node
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # These hooks would stay in this process. A fork that lets go of them crashes in their gRPC clients:
+        # one of multiprocessing frees those for the exit on Python 3.13, a loader worker that for SIGTERM.
+        patch.setattr(Node, "_register_shutdown_hooks", lambda node: None)
         found = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
         for _ in range(2):
             found.add_node(**NODE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from tests.browser import launched_browser
@@ -26,7 +28,14 @@ def forked_trials():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def collected():
+    """At the end, garbage is collected here: in a fork, what is left of Ray's clients of gRPC crashes it."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def cluster(collected):
     """A Ray cluster of three nodes with a core each."""
     with ray_cluster() as found:
         yield found
