@@ -47,7 +47,7 @@ def write_plain_clip(folder: Path, seconds: int) -> Path:
 class _PlainWav:
     """What SoundReader needs of a mono wav of 16 bits."""
 
-    channels = 1
+    channels, subtype = 1, "PCM_16"
 
     def __init__(self, path: Path) -> None:
         with wave.open(str(path), "rb") as file:
@@ -58,9 +58,9 @@ class _PlainWav:
     def seek(self, place: int) -> None:
         self._place = place
 
-    def read(self, count: int, *, dtype: str, always_2d: bool) -> npt.NDArray[np.float32]:
+    def read(self, count: int, *, dtype: str, always_2d: bool) -> npt.NDArray[np.int16]:
         end = self.frames if count < 0 else self._place + count
-        return self._samples[self._place : end].astype(np.float32) / 32768
+        return self._samples[self._place : end]
 
 
 @contextlib.contextmanager
