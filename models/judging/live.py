@@ -219,7 +219,7 @@ class _Drawing:
 
     def __init__(self, path: Path, fps: Fraction, caveat: str) -> None:
         self._path, self._fps, self._caveat = path, fps, caveat
-        self._stack = contextlib.ExitStack()
+        self._stack, self._converter = contextlib.ExitStack(), PictureConverter()
         self._writer: Any = None
 
     def __enter__(self) -> _Drawing:
@@ -229,7 +229,7 @@ class _Drawing:
         self._stack.close()
 
     def draw(self, picture: Picture, last: dict[int, RunningVerdict], now_s: float) -> None:
-        image = picture.rgb().copy()
+        image = picture.for_thread(self._converter).rgb().copy()  # faces are looked for in it meanwhile
         height, width = image.shape[:2]
         line = caveat_line(self._caveat, width, height)
         nothing = np.full((NUM_LANDMARKS, 2), np.nan)

@@ -163,7 +163,8 @@ class DetectorStream:
         picture = frame if isinstance(frame, Picture) else Picture.from_rgb(frame, self._converter)
         if self._last is None:
             self._size = picture.width, picture.height
-        picture = picture.of_size(*self._size)
+        if (picture.width, picture.height) != self._size:
+            picture = picture.for_thread(self._converter).of_size(*self._size)
         if time_s is None:
             time_s = float(self._num_written / self.fps)
         self._num_written += 1

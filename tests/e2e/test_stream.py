@@ -18,6 +18,7 @@ from models.judging import detector, live
 from models.judging.config import JudgeConfig
 from models.judging.live_sound import LiveSound
 from preprocess.clip.all_faces import track_video
+from preprocess.clip.live import LiveFaces
 from preprocess.clip.schedule import frame_schedule
 from preprocess.demo.speech import SAMPLE_RATE_HZ
 from tests.checkpoint_factory import write_small_checkpoint
@@ -90,8 +91,16 @@ def test_a_stream_has_the_windows_and_scores_of_the_file(video, loaded, of_file)
     assert 0 <= running < len(verdicts)
 
 
-def test_a_pipe_is_judged_and_drawn_as_it_is_played(video, loaded, of_file, tmp_path, capsys):
-    """A recorded file, in real time."""
+def test_a_pipe_is_judged_and_drawn_as_it_is_played(video, loaded, of_file, tmp_path, capsys, monkeypatch):
+    """A recorded file, in real time; drawn before faces are looked for, as on a busy machine."""
+    pictures = LiveFaces._pictures
+
+    def take_late(faces):
+        for picture in pictures(faces):
+            time.sleep(0.05)
+            yield picture
+
+    monkeypatch.setattr(LiveFaces, "_pictures", take_late)
     with av.open(video) as source, av.open(tmp_path / "clip.mkv", "w") as target:
         tracks = {track: target.add_stream_from_template(track) for track in source.streams}
         for packet in source.demux():

@@ -7,6 +7,7 @@ interpolates, nearly the same).
 
 from __future__ import annotations
 
+import copy
 import math
 import struct
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,15 @@ class Picture:
 
         picture = cls(av.VideoFrame.from_ndarray(image, format="rgb24"), converter, is_upright=True)
         picture._rgb = image
+        return picture
+
+    def for_thread(self, converter: PictureConverter) -> Picture:
+        """The same picture for another thread, which has a converter of its own.
+
+        A converter serves one thread, and `cut` takes other pixels of a picture that `rgb` was asked for.
+        """
+        picture = copy.copy(self)
+        picture._converter = converter
         return picture
 
     def of_size(self, width: int, height: int) -> Picture:

@@ -127,3 +127,20 @@ def test_planes_of_an_rgb_picture_are_cut_from_it():
     picture = Picture.from_rgb(image, CONVERTER)
     planes = picture.cut(40, 20, 300, 220)
     assert np.abs(picture.to_rgb(planes).astype(int) - image[20:220, 40:300]).mean() < 3
+
+
+def test_a_picture_that_another_thread_shows_is_cut_as_before(tmp_path):
+    write_video(tmp_path / "clip.mp4", moving_face(2, size=(160, 120), face_height=60), fps=25)
+    cuts = []
+    for look in (
+        lambda picture: None,
+        lambda picture: picture.for_thread(PictureConverter()).rgb(),
+        Picture.rgb,
+    ):
+        _, picture = next(iterate_pictures(tmp_path / "clip.mp4"))
+        look(picture)
+        cuts.append(picture.cut(20, 10, 120, 110))
+    untouched, shown_apart, shown = cuts
+    for one, other in zip(untouched, shown_apart, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(untouched.y, shown.y)  # what a thread of its own spares it
