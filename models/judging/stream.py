@@ -42,8 +42,8 @@ from utils.evaluation.domain import Domain
 from utils.media.picture import Picture, PictureConverter
 from utils.media.sound import SILENCE
 
-# crops come about 1.3 s after their frames; sound that is later than this counts as silence
-PATIENCE_S = 1.8
+# crops come about 1.2 s after their frames; sound that is later than this counts as silence
+PATIENCE_S = 1.6
 MOST_EARLY = 1000  # pieces of sound that wait for the first frame
 REMEMBERED = 15_000  # frames of a face by which its size is judged: ten minutes at 25 frames per second
 

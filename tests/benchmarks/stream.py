@@ -34,6 +34,7 @@ SMALL += "--feedforward_dim 32 --classifier_hidden_dim 32".split()
 def write_video(path: Path, seconds: float) -> Path:
     """A talking face with sound, the same ROUND_S again and again."""
     frames, waveform = Media(seed=3).make(0, duration_s=min(ROUND_S, seconds))
+    waveform = np.resize(waveform, round(len(frames) / FPS * SAMPLE_RATE_HZ))  # it speaks again, all the time
     with VideoWriter(path, fps=Fraction(FPS), width=frames.shape[2], height=frames.shape[1]) as writer:
         writer.add_audio_stream(SAMPLE_RATE_HZ)
         for _ in range(max(1, round(seconds / ROUND_S))):
