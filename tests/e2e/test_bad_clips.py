@@ -108,12 +108,14 @@ def test_a_clip_without_some_of_its_windows_gets_no_score_and_is_not_read_again(
         evaluation_loader(clips, DATA, workers)
 
 
-@pytest.mark.parametrize(("fault", "message"), [
-    (lambda: os.kill(os.getpid(), signal.SIGSEGV), "worker ended with signal SIGSEGV while it read bad"),
-    (lambda: os._exit(3), "worker ended with status 3 while it read bad"),
-    (lambda: time.sleep(100), "no loader worker gave a batch for 2 s while they read bad"),
+@pytest.mark.parametrize(("fault", "timeout_s", "message"), [
+    (lambda: os.kill(os.getpid(), signal.SIGSEGV), 60, "worker ended with signal SIGSEGV while it read bad"),
+    (lambda: os._exit(3), 60, "worker ended with status 3 while it read bad"),
+    (lambda: time.sleep(100), 2, "no loader worker gave a batch for 2 s while they read bad"),
 ])  # fmt: skip
-def test_a_loader_worker_that_dies_or_hangs_is_reported_with_its_clip(tmp_path, monkeypatch, fault, message):
+def test_a_loader_worker_that_dies_or_hangs_is_reported_with_its_clip(
+    tmp_path, monkeypatch, fault, timeout_s, message
+):
     clips = [make_clip(write_clip_folder(tmp_path / name, num_frames=15), clip_id=name)
              for name in ("a", "b", "bad", "c")]  # fmt: skip
     read = ClipDataset.__getitem__
@@ -124,7 +126,7 @@ def test_a_loader_worker_that_dies_or_hangs_is_reported_with_its_clip(tmp_path, 
         return read(dataset, key)
 
     monkeypatch.setattr(ClipDataset, "__getitem__", read_or_fail)  # inherited by the forked workers
-    workers = WorkerConfig(batch_size=2, num_workers=1, loader_timeout_s=2)
+    workers = WorkerConfig(batch_size=2, num_workers=1, loader_timeout_s=timeout_s)
     batches, _ = training_loader(clips, DATA, workers, balance="none", seed=0)
     with pytest.raises(LoaderError, match=message):
         list(batches)
