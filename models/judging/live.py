@@ -188,15 +188,15 @@ def judge_live(
             sys.stdout.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
-    drawing = _Drawing(output_dir / "live.mp4", source.fps, detector.caveat)
-    with drawing, contextlib.closing(source.items):
+    with _Drawing(output_dir / "live.mp4", source.fps, detector.caveat) as drawing:
         try:
-            for time_s, item in source.items:
-                if isinstance(item, Sound):
-                    tell(stream.write_sound(item.samples, time_s))
-                else:
-                    tell(stream.write_frame(item, time_s))
-                    drawing.draw(stream.picture, last, stream.now_s)
+            with contextlib.closing(source.items):
+                for time_s, item in source.items:
+                    if isinstance(item, Sound):
+                        tell(stream.write_sound(item.samples, time_s))
+                    else:
+                        tell(stream.write_frame(item, time_s))
+                        drawing.draw(stream.picture, last, stream.now_s)
         except KeyboardInterrupt:
             log.info("stopped")
         except ClipError as error:
