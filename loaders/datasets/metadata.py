@@ -203,10 +203,8 @@ def inside(text: Any, origin: Path | str) -> PurePosixPath:
     if not isinstance(text, str):
         raise DatasetError(f"{origin}: expected a path, found {brief(text)}")
     path = PurePosixPath(nfc(text).replace("\\", "/"))
-    leads_out = (
-        path.is_absolute() or ".." in path.parts or not path.stem.strip(".")
-    )  # "..mp4": of clip folder "."
-    if not path.parts or leads_out or ":" in path.parts[0]:
+    has_name = path.stem.strip(".") != ""  # "..mp4" has none: its clip folder would be "."
+    if not has_name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise DatasetError(f"{origin}: the path is empty or leads outside the data root: {brief(text)}")
     if not is_plain(text) or not fits_file_system(path.as_posix()):
         raise DatasetError(f"{origin}: the path is too long or has control characters: {brief(text)}")

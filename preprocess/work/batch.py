@@ -159,9 +159,13 @@ def _is_generated(root: Store) -> bool:
     return any(root.size(name) is not None for name in (MANIFEST_NAME, MARK_NAME))
 
 
+def _clip_folder(name: Path) -> Path:
+    """A video's name without its suffix; of "..mp4", with_suffix("") makes an error from Python 3.13 on."""
+    return name.parent / name.stem
+
+
 def _job(name: Path, raw: RawDataset, output: Store, within: Path | None, problem: str) -> Job:
-    root, sound = raw.root, raw.sounds.get(name)
-    folder = name.parent / name.stem  # "..mp4" has none: with_suffix("") is an error from Python 3.13 on
+    root, sound, folder = raw.root, raw.sounds.get(name), _clip_folder(name)
     if isinstance(root, LocalStore) and isinstance(output, LocalStore):
         sound = root.path / sound if sound else None
         place, video = output.path / folder, root.path / name
@@ -221,7 +225,7 @@ def _clashes(names: list[Path]) -> dict[Path, str]:
         if name.stem in {".", ".."}:  # the clip folder of "...mp4" would be the folder above
             problems[name] = "the name leaves none for the clip folder; rename it"
         else:
-            owners.setdefault(PurePath(nfc(name.parent / name.stem)), []).append(name)
+            owners.setdefault(PurePath(nfc(_clip_folder(name))), []).append(name)
     for folder, found in owners.items():
         for name in found if len(found) > 1 else ():
             others = " and ".join(str(other) for other in found if other is not name)
@@ -242,10 +246,10 @@ def _require_sources_outside(names: list[Path], videos: list[Path], raw: Store, 
         for place in (path, *path.parents):
             sources.setdefault(place, name)
     for name in names:
-        source = sources.get(output.place(name.parent / name.stem))
+        source = sources.get(output.place(_clip_folder(name)))
         if source is not None:
             raise UsageError(
-                f"{output}/{name.with_suffix('')}, the clip folder of {raw}/{name}, would replace the video "
+                f"{output}/{_clip_folder(name)}, the clip folder of {raw}/{name}, would replace the video "
                 f"{raw}/{source}; choose another --output"
             )
 
