@@ -46,6 +46,8 @@ _SOLUTIONS_FILES = (
 class FaceMesh(Protocol):
     """Landmarks of one face, followed from image to image."""
 
+    takes_alpha: bool  # whether images may have a fourth channel, and are then turned in less time
+
     def __call__(self, image: Image) -> Landmarks | None:
         """(H, W, 3) -> (478, 2) float32, x and y as shares of width and height; None without a face."""
         ...

@@ -169,6 +169,8 @@ class _Place(NamedTuple):
 class FastMesh:
     """Face Mesh with the irises, following one face: (H, W, 3) -> (478, 2), or None without a face."""
 
+    takes_alpha = False
+
     def __init__(self) -> None:
         self._search, self._mesh = _graph_of_thread(_SEARCH_GRAPH), _graph_of_thread(_MESH_GRAPH)
         mediapipe = import_mediapipe()

@@ -111,6 +111,8 @@ def _import_part(name: str) -> Any:
 class SolutionMesh:
     """Face Mesh with the irises, following one face: the plain twin of FastMesh."""
 
+    takes_alpha = False
+
     def __init__(self) -> None:
         with quiet_native_code():
             self._solution = import_mediapipe().solutions.face_mesh.FaceMesh(refine_landmarks=True)

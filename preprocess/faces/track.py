@@ -205,7 +205,8 @@ class FaceTrack:
             min(max(0, 2 * round(((centre - origin) / self._shrink - side / 2) / 2)), length - 2)
             for centre, origin, length in ((pose.x, left, planes.width), (pose.y, top, planes.height))
         )
-        seen = picture.to_rgb(planes.part(x0, y0, x0 + side, y0 + side))
+        part = planes.part(x0, y0, x0 + side, y0 + side)
+        seen = picture.to_rgb(part, alpha=self._mesh.takes_alpha)
         down, right = side - seen.shape[0], side - seen.shape[1]
         if down or right:  # at the frame's edge; Face Mesh is exact on square images only
             seen = np.asarray(cv2.copyMakeBorder(seen, 0, down, 0, right, cv2.BORDER_REPLICATE), np.uint8)

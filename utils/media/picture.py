@@ -76,15 +76,15 @@ class PictureConverter:
         image = _view(self._region.reformat(cut, format="rgb24", threads=1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
 
-    def rgb(self, planes: Planes) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) uint8 RGB."""
+    def rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB; with `alpha` (h, w, 4), the last of which says nothing."""
         if self._face is None or self._face[1].y.shape != planes.y.shape:
             frame = new_frame(planes.width, planes.height)
             self._face = frame, Planes.of_frame(frame)
         frame, targets = self._face
         for target, plane in zip(targets, planes, strict=True):
             target[:] = plane
-        return _view(self._rgb.reformat(frame, format="rgb24", threads=1))
+        return _view(self._rgb.reformat(frame, format="rgba" if alpha else "rgb24", threads=1))
 
     def planes(self, image: npt.NDArray[np.uint8]) -> Planes:
         """The planes of (h, w, 3) uint8 RGB."""
@@ -95,8 +95,9 @@ class PictureConverter:
 
 
 def _view(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
-    """A view of an rgb24 frame, (H, W, 3) uint8."""
-    return _rows(frame.planes[0])[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+    """A view of an rgb24 or rgba frame, (H, W, 3) or (H, W, 4) uint8."""
+    channels = len(frame.format.components)
+    return _rows(frame.planes[0])[:, : channels * frame.width].reshape(frame.height, frame.width, channels)
 
 
 def _rows(plane: Any) -> npt.NDArray[np.uint8]:
@@ -227,9 +228,9 @@ class Picture:
         planes = self.planes().part(*self._stored(x0, y0, x1, y1))
         return Planes(*map(self._upright, planes)).shrunk(shrink)
 
-    def to_rgb(self, planes: Planes) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video."""
-        return self._converter.rgb(planes)
+    def to_rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video; `alpha`: (h, w, 4)."""
+        return self._converter.rgb(planes, alpha=alpha)
 
     def _upright(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """A view of a stored image or plane as it is displayed."""

@@ -100,6 +100,14 @@ def test_the_landmarkers_mesh_follows_tilted_and_small_faces_and_forgets():
     assert mesh._place is None
 
 
+def test_the_landmarkers_mesh_finds_the_same_with_a_fourth_channel():
+    with_three, with_four = LiteMesh(), LiteMesh()
+    frames = turned_faces(6)
+    for frame in [*frames[:3], *frames[4:]]:  # without the one that shows no face
+        with_alpha = np.dstack([frame, np.full(frame.shape[:2], 255, np.uint8)])
+        np.testing.assert_array_equal(with_four(with_alpha), with_three(frame))
+
+
 def test_a_backend_that_is_not_there_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setenv("FACE_MODELS", str(tmp_path))
     find_model.cache_clear()

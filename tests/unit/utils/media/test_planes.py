@@ -84,6 +84,15 @@ def test_a_part_is_the_same_piece_of_every_plane():
     np.testing.assert_array_equal(CONVERTER.rgb(part), rgb[4:34, 10:40])
 
 
+def test_a_fourth_channel_changes_no_colour():
+    planes, converter = ramp(90, 58), PictureConverter()
+    rgb = converter.rgb(planes).copy()
+    with_alpha = converter.rgb(planes, alpha=True)
+    assert with_alpha.shape == (58, 90, 4)
+    np.testing.assert_array_equal(with_alpha[..., :3], rgb)
+    np.testing.assert_array_equal(converter.rgb(planes), rgb)
+
+
 def colourful(count: int, size: tuple[int, int]) -> list[np.ndarray]:
     """A face before strong colours, which a wrong matrix or range would shift by 10 to 20 levels."""
     frames = []
