@@ -38,7 +38,7 @@ class Person:
         left, top = (x - side / 2) / factor, (y - side / 2) / factor
         planes.shrunk(factor).draw_square(left, top, side / factor, self._drawn)
         self._luma += self._drawn.y
-        self._colour += self._drawn[1:]
+        self._colour += self._drawn.u, self._drawn.v
 
     def is_like(self, other: Person) -> bool:
         """Whether both are the same person, as far as can be told."""

@@ -16,14 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from utils.media.colour import ColourMapper, is_wide
-from utils.media.planes import Planes, new_frame
+from utils.media.planes import Coding, Planes, new_frame
 
 if TYPE_CHECKING:
     import av
 
-# colour matrices that need no conversion: BT.601 under its two names, and "unspecified", read as BT.601
-_BT_601 = (2, 5, 6)
-_FULL_RANGE = 2
 PLANAR_FORMATS = ("yuv420p", "yuvj420p")  # cut before conversion; nearly all files have one of them
 
 
@@ -84,6 +81,7 @@ class PictureConverter:
         frame, targets = self._face
         for target, plane in zip(targets, planes, strict=True):
             target[:] = plane
+        planes.coding.put_on(frame)
         return _view(self._rgb.reformat(frame, format="rgba" if alpha else "rgb24", threads=1))
 
     def planes(self, image: npt.NDArray[np.uint8]) -> Planes:
@@ -214,19 +212,18 @@ class Picture:
     def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
         """A copy of columns x0 to x1 and rows y0 to y1 (ends excluded; all even, in the frame), shrunk."""
         frame = self._frame
+        coding = Coding.of_frame(frame)
         as_it_is = (
             self._rgb is None
-            and frame.format.name == "yuv420p"
-            and frame.colorspace in _BT_601
-            and frame.color_range != _FULL_RANGE
+            and frame.format.name in PLANAR_FORMATS
             and self._pixel_aspect == 1
             and not ((self._turns or self._mirrored) and (frame.width % 2 or frame.height % 2))
         )
-        if not as_it_is:
+        if coding is None or not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
         planes = self.planes().part(*self._stored(x0, y0, x1, y1))
-        return Planes(*map(self._upright, planes)).shrunk(shrink)
+        return Planes(*map(self._upright, planes), coding=coding).shrunk(shrink)
 
     def to_rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video; `alpha`: (h, w, 4)."""

@@ -1,10 +1,14 @@
 """Pictures as codecs hold them, yuv420p: a plane of luma and two planes of chroma at half its resolution.
 
 A picture that stays in this form between decoder and encoder takes half the memory and two conversions less.
+Its colours stay as the file codes them, too, and become BT.601's when it is drawn, at the size of a crop.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,16 +17,68 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import av
 
+Floats = npt.NDArray[np.float64]
 
 _UINT8 = np.dtype(np.uint8)
+_FULL_RANGE = 2  # FFmpeg's number
+# FFmpeg's numbers of colour matrices: BT.601 has three, of which "unspecified" is read as it
+_BT_709, _BT_601, _ALSO_BT_601 = 1, 5, (2, 6)
+_RED_AND_BLUE = {_BT_709: (0.2126, 0.0722), _BT_601: (0.299, 0.114)}  # their shares in luma
 
 
-class Planes(NamedTuple):
-    """Luma (h, w) and chroma (h / 2, w / 2) twice, uint8; h and w are even. BT.601, 16 to 235."""
+class Coding(NamedTuple):
+    """How planes code colours: by which matrix, and from 0 to 255 or from 16 to 235 (chroma 240)."""
+
+    matrix: int = _BT_601
+    full_range: bool = False
+
+    @classmethod
+    def of_frame(cls, frame: av.VideoFrame) -> Coding | None:
+        """None for one of the rare matrices that are not known here."""
+        matrix = _BT_601 if frame.colorspace in _ALSO_BT_601 else frame.colorspace
+        full_range = frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
+        return cls(matrix, full_range) if matrix in _RED_AND_BLUE else None
+
+    def put_on(self, frame: av.VideoFrame) -> None:
+        """Say it of a frame."""
+        frame.colorspace, frame.color_range = self.matrix, _FULL_RANGE if self.full_range else 1
+
+    def levels(self) -> tuple[Floats, Floats]:
+        """(3,) each: Y, Cb, Cr of black, and how far each of them reaches."""
+        if self.full_range:
+            return np.array([0.0, 128, 128]), np.array([255.0, 255, 255])
+        return np.array([16.0, 128, 128]), np.array([219.0, 224, 224])
+
+    def of_rgb(self) -> Floats:
+        """(3, 3): R'G'B' in [0, 1] -> Y in [0, 1], Cb and Cr in [-1/2, 1/2] (ITU-R BT.601 and BT.709)."""
+        red, blue = _RED_AND_BLUE[self.matrix]
+        luma = np.array([red, 1 - red - blue, blue])
+        only_red, _, only_blue = np.eye(3)
+        return np.stack([luma, (only_blue - luma) / (2 - 2 * blue), (only_red - luma) / (2 - 2 * red)])
+
+
+BT_601 = Coding()
+
+
+@functools.cache
+def _to_bt_601(coding: Coding) -> tuple[list[list[float]], list[float]]:
+    """(3, 3) factors and (3,) summands: Y, Cb, Cr as coded -> in BT.601, 16 to 235."""
+    (black, reach), (new_black, new_reach) = coding.levels(), BT_601.levels()
+    factors = new_reach[:, None] * (BT_601.of_rgb() @ np.linalg.inv(coding.of_rgb())) / reach
+    return factors.tolist(), (new_black - factors @ black).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """Luma (h, w) and chroma (h / 2, w / 2) twice, uint8; h and w are even."""
 
     y: npt.NDArray[np.uint8]
     u: npt.NDArray[np.uint8]
     v: npt.NDArray[np.uint8]
+    coding: Coding = field(default=BT_601, kw_only=True)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        return iter((self.y, self.u, self.v))
 
     @property
     def width(self) -> int:
@@ -48,7 +104,7 @@ class Planes(NamedTuple):
     def part(self, x0: int, y0: int, x1: int, y1: int) -> Planes:
         """A view of columns x0 to x1 and rows y0 to y1 (ends left out; all even)."""
         half = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
-        return Planes(self.y[y0:y1, x0:x1], self.u[half], self.v[half])
+        return Planes(self.y[y0:y1, x0:x1], self.u[half], self.v[half], coding=self.coding)
 
     def shrunk(self, factor: int) -> Planes:
         """A copy with the means of factor x factor pixels. Incomplete blocks at the far edges are left out,
@@ -57,7 +113,7 @@ class Planes(NamedTuple):
         import cv2
 
         if factor == 1:
-            return Planes(self.y.copy(), self.u.copy(), self.v.copy())
+            return Planes(self.y.copy(), self.u.copy(), self.v.copy(), coding=self.coding)
         columns, rows = (max(1, length // (2 * factor)) for length in (self.width, self.height))
         sizes = (2 * columns, 2 * rows), (columns, rows), (columns, rows)
         return Planes(
@@ -67,13 +123,14 @@ class Planes(NamedTuple):
                     np.uint8,
                 )
                 for plane, (w, h) in zip(self, sizes, strict=True)
-            )
+            ),
+            coding=self.coding,
         )
 
     def draw_square(self, x: float, y: float, side: float, target: Planes) -> None:
         """Fill `target`, a square, with the square of `side` pixels whose top left corner is (x, y).
 
-        Outside of the picture, the pixels at its edge are repeated.
+        Outside of the picture, the pixels at its edge are repeated. `target` is in BT.601.
         """
         import cv2
 
@@ -89,6 +146,24 @@ class Planes(NamedTuple):
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
+        if self.coding != BT_601:
+            _recode(target, self.coding)
+
+
+def _recode(planes: Planes, coding: Coding) -> None:
+    """Put BT.601's values in the place of those of another coding."""
+    import cv2
+
+    (luma, *chroma), (offset, *offsets) = _to_bt_601(coding)
+    # What the colours add to luma, at their resolution; it is between -33 and 33, and 128 stands for 0.
+    grey = 128 * (luma[1] + luma[2])
+    added = cv2.addWeighted(planes.u, luma[1], planes.v, luma[2], 128 - grey)
+    added = cv2.resize(added, planes.y.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    cv2.addWeighted(planes.y, luma[0], added, 1, offset + grey - 128, dst=planes.y)
+    planes.u[:], planes.v[:] = (
+        cv2.addWeighted(planes.u, factors[1], planes.v, factors[2], summand)
+        for factors, summand in zip(chroma, offsets, strict=True)
+    )
 
 
 def new_frame(width: int, height: int) -> av.VideoFrame:

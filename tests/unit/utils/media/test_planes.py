@@ -7,7 +7,7 @@ import pytest
 
 from tests.moving_face import moving_face, turn_by_metadata, write_video
 from utils.media.picture import Picture, PictureConverter
-from utils.media.planes import Planes, new_frame
+from utils.media.planes import Coding, Planes, new_frame
 from utils.media.video import iterate_pictures
 
 CONVERTER = PictureConverter()
@@ -43,6 +43,38 @@ def test_a_square_shows_each_plane_at_the_same_place(size):
     # rounding aside, not a tenth of a pixel off
     assert abs(float((square.y - (x / 2 + places)).mean())) < 0.1
     assert abs(float((square.u - (x / 2 + half_places)).mean())) < 0.1
+
+
+# luma's shares of red and blue, as ITU-R BT.601 and BT.709 print them
+SHARES = {5: (0.299, 0.114), 1: (0.2126, 0.0722)}
+
+
+def decoded_colours(planes: Planes, matrix: int, full_range: bool) -> np.ndarray:
+    """(h, w, 3) R'G'B' in [0, 1] by the standards' formulas, not cut off at 0 and 1."""
+    y, u, v = (
+        planes.y.astype(float),
+        *(plane.repeat(2, 0).repeat(2, 1) - 128.0 for plane in (planes.u, planes.v)),
+    )
+    y, u, v = (y / 255, u / 255, v / 255) if full_range else ((y - 16) / 219, u / 224, v / 224)
+    red_share, blue_share = SHARES[matrix]
+    red, blue = y + 2 * (1 - red_share) * v, y + 2 * (1 - blue_share) * u
+    green = (y - red_share * red - blue_share * blue) / (1 - red_share - blue_share)
+    return np.stack([red, green, blue], axis=-1)
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("matrix", [1, 5])
+def test_a_square_is_drawn_in_bt_601_whatever_its_source_is_coded_in(matrix, full_range):
+    rng = np.random.default_rng(0)
+    y, *chroma = (rng.integers(60, 190, (side, side), np.uint8) for side in (64, 32, 32))
+    planes = Planes(y, *chroma, coding=Coding(matrix, full_range))
+    drawn = drawn_square(planes, 0, 0, 64, 64)
+    expected = decoded_colours(planes, matrix, full_range)
+    away = np.abs(decoded_colours(drawn, 5, False) - expected) * 255
+    # half a level of luma, of what the colours add to it, and of chroma, which counts up to 2.0 times in blue
+    assert away.max() < 2.5
+    assert away.mean() < 1
+    assert planes.shrunk(2).coding == planes.part(0, 0, 8, 8).coding == planes.coding
 
 
 def test_outside_a_square_repeats_the_edge():
