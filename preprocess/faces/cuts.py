@@ -73,17 +73,19 @@ def _cells(start: float, end: float) -> slice:
 
 def luma_grid(picture: Picture) -> Grid:
     """The grid of a picture, from some of its rows: it costs a hundredth of following a face."""
-    frame = picture.decoded()
-    if frame is not None and min(frame.width, frame.height) > 1:
-        luma = picture.planes().y
-    else:
+    stored = picture.stored_luma()
+    if stored is None:
         luma = np.asarray(cv2.cvtColor(picture.thumbnail(2 * SIDE), cv2.COLOR_RGB2GRAY), np.uint8)
+    else:
+        luma = stored
     if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
         if columns % (2 * SIDE) == 0:  # twice as fast again, and within a grey level of the same
             luma = np.asarray(cv2.resize(luma, (columns // 2, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     cells = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    if stored is not None:
+        cells = np.ascontiguousarray(picture.upright(cells))
     sums, squares = cv2.integral2(cells, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
     return Grid(cells, np.asarray(sums, np.float64), np.asarray(squares, np.float64))
 

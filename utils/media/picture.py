@@ -8,9 +8,11 @@ interpolates, nearly the same).
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import re
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,28 @@ from utils.media.planes import Coding, Planes, new_frame
 if TYPE_CHECKING:
     import av
 
-PLANAR_FORMATS = ("yuv420p", "yuvj420p")  # cut before conversion; nearly all files have one of them
+KEPT_FORMATS = ("yuv420p", "yuvj420p")  # cut without conversion; nearly all files have one of them
+
+
+class Layout(NamedTuple):
+    """How a planar format stores its pictures."""
+
+    num_bytes: int  # of a value
+    columns: int  # of luma to one of chroma, 1 or 2
+    rows: int
+
+
+@functools.cache
+def layout_of(format_name: str) -> Layout | None:
+    """None for a format whose pictures cannot be cut before they are converted."""
+    import av
+
+    if not re.fullmatch(r"yuvj?4[24][0-4]p(1\dle)?", format_name):
+        return None
+    pixels = av.VideoFormat(format_name)
+    return Layout(
+        -(-pixels.components[0].bits // 8), 2 // pixels.chroma_width(2), 2 // pixels.chroma_height(2)
+    )
 
 
 class PictureConverter:
@@ -57,19 +80,22 @@ class PictureConverter:
         return np.asarray(small.to_ndarray(), np.uint8)
 
     def region(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
-        """(y1 - y0, x1 - x0, 3) uint8 RGB of a frame in one of PLANAR_FORMATS."""
+        """(y1 - y0, x1 - x0, 3) uint8 RGB of a frame whose format has a layout."""
         import av
 
-        # chroma has half the resolution: cut at even places, so that it stays aligned
+        layout = layout_of(frame.format.name)
+        assert layout is not None
+        # where chroma has half the resolution: cut at even places, so that it stays aligned
         left, top = x0 - x0 % 2, y0 - y0 % 2
         width, height = x1 - left + (x1 - left) % 2, y1 - top + (y1 - top) % 2
         cut = av.VideoFrame(width, height, frame.format.name)
         cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
         for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
-            half = 1 if index == 0 else 2
-            rows = _rows(source)[top // half : (top + height) // half, left // half : (left + width) // half]
+            num_bytes, columns, rows = layout if index else (layout.num_bytes, 1, 1)
+            stored = _rows(source)[top // rows : (top + height) // rows]
+            stored = stored[:, left // columns * num_bytes : (left + width) // columns * num_bytes]
             into = _rows(target)
-            into[: rows.shape[0], : rows.shape[1]] = rows
+            into[: stored.shape[0], : stored.shape[1]] = stored
         image = _view(self._region.reformat(cut, format="rgb24", threads=1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
 
@@ -181,6 +207,14 @@ class Picture:
             self._planes = Planes.of_frame(self._frame)
         return self._planes
 
+    def stored_luma(self) -> npt.NDArray[np.uint8] | None:
+        """A view of the luma as stored, (h, w) uint8, both even; None if there is no such plane."""
+        layout = layout_of(self._frame.format.name)
+        height, width = self._frame.height // 2 * 2, self._frame.width // 2 * 2
+        if layout is None or layout.num_bytes > 1 or not height * width:
+            return None
+        return _rows(self._frame.planes[0])[:height, :width]
+
     def rgb(self) -> npt.NDArray[np.uint8]:
         """The whole frame, (H, W, 3) uint8."""
         if self._rgb is None:
@@ -190,7 +224,7 @@ class Picture:
 
                 size = self._upright_width, self._upright_height
                 image = np.asarray(cv2.resize(image, size), np.uint8)
-            self._rgb = np.ascontiguousarray(self._upright(image))
+            self._rgb = np.ascontiguousarray(self.upright(image))
         return self._rgb
 
     def thumbnail(self, max_side: int) -> npt.NDArray[np.uint8]:
@@ -200,14 +234,14 @@ class Picture:
             max(1, round(self._upright_width * scale)),
             max(1, round(self._upright_height * scale)),
         )
-        return np.ascontiguousarray(self._upright(self._converter.thumbnail(self._frame, *size)))
+        return np.ascontiguousarray(self.upright(self._converter.thumbnail(self._frame, *size)))
 
     def region(self, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
         """Columns x0 to x1 and rows y0 to y1 (ends excluded, in the frame), (h, w, 3) uint8."""
-        cheap = self._frame.format.name in PLANAR_FORMATS and self._pixel_aspect == 1
+        cheap = layout_of(self._frame.format.name) is not None and self._pixel_aspect == 1
         if self._rgb is not None or not cheap:
             return self.rgb()[y0:y1, x0:x1]
-        return self._upright(self._converter.region(self._frame, *self._stored(x0, y0, x1, y1)))
+        return self.upright(self._converter.region(self._frame, *self._stored(x0, y0, x1, y1)))
 
     def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
         """A copy of columns x0 to x1 and rows y0 to y1 (ends excluded; all even, in the frame), shrunk."""
@@ -215,7 +249,7 @@ class Picture:
         coding = Coding.of_frame(frame)
         as_it_is = (
             self._rgb is None
-            and frame.format.name in PLANAR_FORMATS
+            and frame.format.name in KEPT_FORMATS
             and self._pixel_aspect == 1
             and not ((self._turns or self._mirrored) and (frame.width % 2 or frame.height % 2))
         )
@@ -223,13 +257,13 @@ class Picture:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
         planes = self.planes().part(*self._stored(x0, y0, x1, y1))
-        return Planes(*map(self._upright, planes), coding=coding).shrunk(shrink)
+        return Planes(*map(self.upright, planes), coding=coding).shrunk(shrink)
 
     def to_rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB of planes that were cut from a frame of this video; `alpha`: (h, w, 4)."""
         return self._converter.rgb(planes, alpha=alpha)
 
-    def _upright(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def upright(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """A view of a stored image or plane as it is displayed."""
         if self._mirrored:
             image = image[:, ::-1]

@@ -13,9 +13,10 @@ from preprocess.clip.crop import require_faces
 from preprocess.faces.cuts import CUT, WHOLE, Place, find_cuts, luma_grid, may_be_cut, unlike
 from preprocess.faces.track import CropConfig
 from preprocess.faces.tracker import FaceTracker
-from tests.moving_face import moving_face
+from tests.moving_face import moving_face, turn_by_metadata, write_video
 from utils.errors import NoFaceError
 from utils.media.picture import Picture, PictureConverter
+from utils.media.video import iterate_pictures
 
 FPS = 15
 PLACE = (240, 160)
@@ -104,6 +105,21 @@ def test_a_grid_holds_the_mean_luma_of_the_pictures_cells(size):
     whole = luma[: size[0] // 80 * 80, : size[1] // 40 * 40]  # what is divided into cells
     expected = cv2.resize(whole, (40, 40), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(luma_grid(Picture(frame, PictureConverter())).luma - expected).max() <= 2
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj444p", "yuv420p10le"])
+def test_a_grid_is_of_the_picture_as_displayed(tmp_path, degrees, pixel_format):
+    path = write_video(
+        tmp_path / "video.mp4", [frame[:320] for frame in landscape(2)], pixel_format=pixel_format
+    )
+    if degrees:
+        turn_by_metadata(path, degrees)
+    for _, picture in iterate_pictures(path):
+        grey = cv2.cvtColor(picture.rgb(), cv2.COLOR_RGB2GRAY)
+        expected = cv2.resize(grey, (40, 40), interpolation=cv2.INTER_AREA).astype(float)
+        luma = luma_grid(picture).luma.astype(float)
+        assert np.corrcoef(luma.ravel(), expected.ravel())[0, 1] > 0.995
 
 
 def test_a_pan_a_zoom_a_fade_and_a_dissolve_are_no_cuts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import av
 import numpy as np
 import pytest
 
@@ -161,6 +162,23 @@ def test_planes_show_the_colours_of_the_frame(tmp_path, degrees, options):
             difference = np.abs(picture.to_rgb(planes).astype(int) - picture.region(x0, y0, x1, y1))
             assert np.median(difference) <= 1
             assert (difference > 8).mean() < 0.05  # at edges, where colour is halved
+
+
+@pytest.mark.parametrize(
+    "pixel_format", ["yuv422p", "yuv444p", "yuvj444p", "yuv440p", "yuv420p10le", "yuv422p10le", "yuv444p12le"]
+)
+def test_a_region_is_converted_as_in_the_whole_picture(pixel_format):
+    """Whatever the resolution of the chroma and the depth, and without converting the whole."""
+    (image,) = colourful(1, (320, 240))
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixel_format)
+    whole = Picture(frame, PictureConverter()).rgb()
+    picture = Picture(frame, PictureConverter())
+    for x0, y0, x1, y1 in ((0, 0, 320, 240), (31, 50, 180, 203), (200, 100, 320, 240)):
+        region = picture.region(x0, y0, x1, y1)
+        away = np.abs(region.astype(int) - whole[y0:y1, x0:x1])
+        assert away[2:-2, 2:-2].max() <= 1  # at its edges the scaler has no further chroma to interpolate
+        assert np.median(away) == 0
+    assert picture._rgb is None
 
 
 def test_planes_of_an_rgb_picture_are_cut_from_it():
