@@ -8,43 +8,18 @@ interpolates, nearly the same).
 from __future__ import annotations
 
 import copy
-import functools
 import math
-import re
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from utils.media.colour import ColourMapper, is_wide
-from utils.media.planes import Coding, Planes, new_frame
+from utils.media.planes import Coding, Planes, layout_of, new_frame
 
 if TYPE_CHECKING:
     import av
-
-KEPT_FORMATS = ("yuv420p", "yuvj420p")  # cut without conversion; nearly all files have one of them
-
-
-class Layout(NamedTuple):
-    """How a planar format stores its pictures."""
-
-    num_bytes: int  # of a value
-    columns: int  # of luma to one of chroma, 1 or 2
-    rows: int
-
-
-@functools.cache
-def layout_of(format_name: str) -> Layout | None:
-    """None for a format whose pictures cannot be cut before they are converted."""
-    import av
-
-    if not re.fullmatch(r"yuvj?4[24][0-4]p(1\dle)?", format_name):
-        return None
-    pixels = av.VideoFormat(format_name)
-    return Layout(
-        -(-pixels.components[0].bits // 8), 2 // pixels.chroma_width(2), 2 // pixels.chroma_height(2)
-    )
 
 
 class PictureConverter:
@@ -91,11 +66,8 @@ class PictureConverter:
         cut = av.VideoFrame(width, height, frame.format.name)
         cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
         for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
-            num_bytes, columns, rows = layout if index else (layout.num_bytes, 1, 1)
-            stored = _rows(source)[top // rows : (top + height) // rows]
-            stored = stored[:, left // columns * num_bytes : (left + width) // columns * num_bytes]
-            into = _rows(target)
-            into[: stored.shape[0], : stored.shape[1]] = stored
+            stored = layout.part(source, index, left, top, left + width, top + height)
+            layout.part(target, index, 0, 0, width, height)[: stored.shape[0], : stored.shape[1]] = stored
         image = _view(self._region.reformat(cut, format="rgb24", threads=1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
 
@@ -211,7 +183,7 @@ class Picture:
         """A view of the luma as stored, (h, w) uint8, both even; None if there is no such plane."""
         layout = layout_of(self._frame.format.name)
         height, width = self._frame.height // 2 * 2, self._frame.width // 2 * 2
-        if layout is None or layout.num_bytes > 1 or not height * width:
+        if layout is None or layout.bits > 8 or not height * width:
             return None
         return _rows(self._frame.planes[0])[:height, :width]
 
@@ -246,17 +218,17 @@ class Picture:
     def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
         """A copy of columns x0 to x1 and rows y0 to y1 (ends excluded; all even, in the frame), shrunk."""
         frame = self._frame
-        coding = Coding.of_frame(frame)
+        layout, coding = layout_of(frame.format.name), Coding.of_frame(frame)
         as_it_is = (
             self._rgb is None
-            and frame.format.name in KEPT_FORMATS
             and self._pixel_aspect == 1
             and not ((self._turns or self._mirrored) and (frame.width % 2 or frame.height % 2))
         )
-        if coding is None or not as_it_is:
+        if layout is None or coding is None or not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
-        planes = self.planes().part(*self._stored(x0, y0, x1, y1))
+        place = self._stored(x0, y0, x1, y1)
+        planes = self.planes().part(*place) if layout.is_that_of_planes else layout.planes(frame, *place)
         return Planes(*map(self.upright, planes), coding=coding).shrunk(shrink)
 
     def to_rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ Its colours stay as the file codes them, too, and become BT.601's when it is dra
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -66,6 +67,51 @@ def _to_bt_601(coding: Coding) -> tuple[list[list[float]], list[float]]:
     (black, reach), (new_black, new_reach) = coding.levels(), BT_601.levels()
     factors = new_reach[:, None] * (BT_601.of_rgb() @ np.linalg.inv(coding.of_rgb())) / reach
     return factors.tolist(), (new_black - factors @ black).tolist()
+
+
+class Layout(NamedTuple):
+    """How a planar format stores its pictures."""
+
+    bits: int  # of a value, which takes two bytes if these are more than 8
+    columns: int  # of luma to one of chroma, 1 or 2
+    rows: int
+
+    @property
+    def is_that_of_planes(self) -> bool:
+        return self == (8, 2, 2)
+
+    def part(self, plane: Any, index: int, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[Any]:
+        """A view of columns x0 to x1 and rows y0 to y1 of the picture, in one plane of a frame."""
+        columns, rows = (self.columns, self.rows) if index else (1, 1)
+        kind = np.dtype("<u2" if self.bits > 8 else np.uint8)
+        values = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
+        return values[y0 // rows : y1 // rows, x0 // columns : x1 // columns]
+
+    def planes(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> Planes:
+        """The same of all planes of a frame, with 8 bits, and chroma by means at half the resolution."""
+        import cv2
+
+        made = []
+        for index, plane in enumerate(frame.planes):
+            values = self.part(plane, index, x0, y0, x1, y1)
+            if self.bits > 8:
+                values = cv2.convertScaleAbs(values, alpha=2.0 ** (8 - self.bits))
+            if index and (self.columns, self.rows) != (2, 2):
+                size = (x1 - x0) // 2, (y1 - y0) // 2
+                values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+            made.append(np.asarray(values, np.uint8))
+        return Planes(*made)
+
+
+@functools.cache
+def layout_of(format_name: str) -> Layout | None:
+    """None for a format whose pictures cannot be cut before they are converted."""
+    import av
+
+    if not re.fullmatch(r"yuvj?4[24][0-4]p(1\dle)?", format_name):
+        return None
+    pixels = av.VideoFormat(format_name)
+    return Layout(pixels.components[0].bits, 2 // pixels.chroma_width(2), 2 // pixels.chroma_height(2))
 
 
 @dataclass(frozen=True, slots=True)
