@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,7 @@ PRECISIONS = ("fp32", "bf16")
 RANDOM_SEED = 0
 RANDOM_WEIGHTS = "random"
 NO_WEIGHTS = "none"
+READ_ITEMS, READ_BYTES = 16, 1 << 24  # that a thread reads before the backbone goes on
 WRITERS = 4  # clips written at a time: most of it is waiting for the disk or the store
 
 
@@ -148,17 +150,27 @@ def batches(items: Iterable[Chunk | Skipped], size: int) -> Iterator[Skipped | l
 
 
 def read_in_turn(pieces: Sequence[ClipPieces]) -> Iterator[Chunk | Skipped]:
-    """All items, the next of each part read at the same time, in threads, when the last ones are used up.
+    """All items, the next ones of all parts read at the same time, in threads, when the last are used up.
 
     Not while the backbone computes: its threads wait for each other, so one that loses its core to a reader
-    holds up all.
+    holds up all. And several at a time: those threads are still awake for a while when it has computed.
     """
     parts: list[Iterator[Chunk | Skipped]] = [iter(part) for part in pieces]
     with ThreadPoolExecutor(len(parts)) as readers:
         while parts:
-            items = list(readers.map(lambda part: next(part, None), parts))
-            parts = [part for part, item in zip(parts, items, strict=True) if item is not None]
-            yield from (item for item in items if item is not None)
+            found = list(readers.map(_next_items, parts))
+            parts = [part for part, items in zip(parts, found, strict=True) if items]
+            yield from itertools.chain.from_iterable(found)
+
+
+def _next_items(part: Iterator[Chunk | Skipped]) -> list[Chunk | Skipped]:
+    items, num_bytes = [], 0
+    for item in itertools.islice(part, READ_ITEMS):
+        items.append(item)
+        num_bytes += sum(values.nbytes for values in item.inputs) if isinstance(item, Chunk) else 0
+        if num_bytes >= READ_BYTES:
+            break
+    return items
 
 
 def new_encoder(config: ExtractConfig) -> Encoder:
