@@ -75,14 +75,19 @@ def luma_grid(picture: Picture) -> Grid:
     """The grid of a picture, from some of its rows: it costs a hundredth of following a face."""
     stored = picture.stored_luma()
     if stored is None:
-        luma = np.asarray(cv2.cvtColor(picture.thumbnail(2 * SIDE), cv2.COLOR_RGB2GRAY), np.uint8)
+        luma, bits = cv2.cvtColor(picture.thumbnail(2 * SIDE), cv2.COLOR_RGB2GRAY), 8
     else:
-        luma = stored
-    if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
+        luma, bits = stored
+    has_rows = min(luma.shape) >= 2 * SIDE
+    if has_rows:  # two rows per cell, and as many columns as fit: four times as fast
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
-        if columns % (2 * SIDE) == 0:  # twice as fast again, and within a grey level of the same
-            luma = np.asarray(cv2.resize(luma, (columns // 2, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    if bits > 8:
+        luma = cv2.convertScaleAbs(luma, alpha=2.0 ** (8 - bits))
+    if (
+        has_rows and luma.shape[1] % (2 * SIDE) == 0
+    ):  # twice as fast again, and within a grey level of the same
+        luma = cv2.resize(luma, (luma.shape[1] // 2, SIDE), interpolation=cv2.INTER_AREA)
     cells = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     if stored is not None:
         cells = np.ascontiguousarray(picture.upright(cells))

@@ -7,6 +7,7 @@ in a table.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -86,25 +87,31 @@ def _to_light(signal: npt.NDArray[np.float64], transfer: int) -> npt.NDArray[np.
 
 
 class ColourMapper:
-    """Maps the frames of one video to yuv420p in BT.601, as ordinary screens show them."""
+    """Maps the frames of one video, or parts of them, to yuv420p in BT.601, as ordinary screens show them.
+
+    A size is slow the first time (0.1 s); the last few sizes are kept.
+    """
 
     def __init__(self) -> None:
-        self._graph: tuple[Any, Callable[[av.VideoFrame], av.VideoFrame]] | None = None
+        self._graph_of = functools.lru_cache(maxsize=8)(_new_graph)
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        kind = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
-        if self._graph is None or self._graph[0] != kind:
-            self._graph = kind, _graph_for(frame)
-        return self._graph[1](frame)
+        size = frame.width, frame.height
+        return self._graph_of(
+            *size, frame.format.name, frame.colorspace, frame.color_range, Colour.of(frame)
+        )(frame)
 
 
-def _graph_for(frame: av.VideoFrame) -> Callable[[av.VideoFrame], av.VideoFrame]:
+def _new_graph(
+    width: int, height: int, format_name: str, colorspace: int, color_range: int, colour: Colour
+) -> Callable[[av.VideoFrame], av.VideoFrame]:
     """FFmpeg's filters: to R'G'B' by the file's matrix, through the table, to yuv420p."""
+    from av import VideoFormat
     from av.filter import Graph
 
     grid = np.linspace(0, 1, _TABLE_SIZE)
     blue, green, red = np.meshgrid(grid, grid, grid, indexing="ij")  # red changes fastest
-    table = shown_on_a_screen(np.stack([red, green, blue], axis=-1).reshape(-1, 3), Colour.of(frame))
+    table = shown_on_a_screen(np.stack([red, green, blue], axis=-1).reshape(-1, 3), colour)
     with tempfile.NamedTemporaryFile("w", suffix=".cube") as file:
         file.write(f"LUT_3D_SIZE {_TABLE_SIZE}\n")
         np.savetxt(file, table, fmt="%.6f")
@@ -112,17 +119,17 @@ def _graph_for(frame: av.VideoFrame) -> Callable[[av.VideoFrame], av.VideoFrame]
         graph = Graph()
         graph.threads = 1
         source = graph.add_buffer(
-            width=frame.width,
-            height=frame.height,
-            format=frame.format,
-            time_base=frame.time_base or Fraction(1, 25),
+            width=width,
+            height=height,
+            format=VideoFormat(format_name, width, height),
+            time_base=Fraction(1, 25),
         )
         steps = (
             source,
             graph.add(
                 "scale",
-                in_color_matrix="bt2020" if frame.colorspace in (9, 10) else "auto",
-                in_range="pc" if frame.color_range == 2 else "tv",
+                in_color_matrix="bt2020" if colorspace in (9, 10) else "auto",
+                in_range="pc" if color_range == 2 else "tv",
             ),
             graph.add("format", "gbrp10le"),
             graph.add("lut3d", file=file.name, interp="tetrahedral"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +30,8 @@ class PictureConverter:
         from av.video.reformatter import VideoReformatter
 
         # one per use: a scaler is set up again whenever the sizes change
-        self._whole, self._region, self._thumbnail, self._rgb, self._planes = (
-            VideoReformatter() for _ in range(5)
+        self._whole, self._region, self._thumbnail, self._small, self._rgb, self._planes = (
+            VideoReformatter() for _ in range(6)
         )
         self.to_screen = ColourMapper()
         # the frame that `rgb` converts and views of its planes, replaced when the size changes
@@ -49,27 +50,40 @@ class PictureConverter:
 
     def thumbnail(self, frame: av.VideoFrame, width: int, height: int) -> npt.NDArray[np.uint8]:
         """(height, width, 3) uint8 RGB, shrunk by area averaging."""
+        wide = is_wide(frame.color_trc, frame.color_primaries)
         small = self._thumbnail.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation="AREA", threads=1
+            frame,
+            width=width,
+            height=height,
+            format=frame.format.name if wide else "rgb24",
+            interpolation="AREA",
+            threads=1,
         )
+        if wide:
+            small = self._small.reformat(self.to_screen(small), format="rgb24", threads=1)
         return np.asarray(small.to_ndarray(), np.uint8)
 
     def region(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
         """(y1 - y0, x1 - x0, 3) uint8 RGB of a frame whose format has a layout."""
-        import av
-
         layout = layout_of(frame.format.name)
         assert layout is not None
         # where chroma has half the resolution: cut at even places, so that it stays aligned
         left, top = x0 - x0 % 2, y0 - y0 % 2
         width, height = x1 - left + (x1 - left) % 2, y1 - top + (y1 - top) % 2
-        cut = av.VideoFrame(width, height, frame.format.name)
-        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
-        for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
-            stored = layout.part(source, index, left, top, left + width, top + height)
-            layout.part(target, index, 0, 0, width, height)[: stored.shape[0], : stored.shape[1]] = stored
+        place = left, top, left + width, top + height
+        parts = [layout.part(plane, index, *place) for index, plane in enumerate(frame.planes)]
+        if is_wide(frame.color_trc, frame.color_primaries):
+            cut = self.to_screen(_frame_of(parts, frame, *_rounded_up(width, height)))
+        else:
+            cut = _frame_of(parts, frame, width, height)
         image = _view(self._region.reformat(cut, format="rgb24", threads=1))
         return image[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def planes_on_screen(self, planes: Planes, frame: av.VideoFrame) -> Planes:
+        """What an ordinary screen shows of planes that were cut from a frame, with the frame's own values."""
+        size = planes.width, planes.height
+        shown = self.to_screen(_frame_of(planes, frame, *_rounded_up(*size)))
+        return Planes.of_frame(shown).part(0, 0, *size)
 
     def rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB; with `alpha` (h, w, 4), the last of which says nothing."""
@@ -88,6 +102,31 @@ class PictureConverter:
 
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         return Planes.of_frame(self._planes.reformat(frame, format="yuv420p", threads=1))
+
+
+def _rounded_up(width: int, height: int) -> tuple[int, int]:
+    """To one of few sizes, as a mapper of colours wants them."""
+    return -(-width // 64) * 64, -(-height // 64) * 64
+
+
+def _frame_of(
+    parts: Iterable[npt.NDArray[Any]], like: av.VideoFrame, width: int, height: int
+) -> av.VideoFrame:
+    """A frame of this size with planes cut from a frame, their edges repeated, in its format and colours."""
+    import av
+
+    layout = layout_of(like.format.name)
+    assert layout is not None
+    frame = av.VideoFrame(width, height, like.format.name)
+    frame.colorspace, frame.color_range = like.colorspace, like.color_range
+    frame.color_trc, frame.color_primaries = like.color_trc, like.color_primaries
+    for index, (part, plane) in enumerate(zip(parts, frame.planes, strict=True)):
+        rows, columns = part.shape
+        target = layout.part(plane, index, 0, 0, width, height)
+        target[:rows, :columns] = part
+        target[:rows, columns:] = part[:, -1:]
+        target[rows:] = target[rows - 1]
+    return frame
 
 
 def _view(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
@@ -128,9 +167,9 @@ class Picture:
             pixel_aspect = 1
         self._turns, self._mirrored = (0, False) if is_upright else converter.orientation(frame)
         self.interlaced = bool(frame.interlaced_frame)
-        if is_wide(frame.color_trc, frame.color_primaries):
-            frame = converter.to_screen(frame)
-        self._frame, self._converter, self._pixel_aspect = frame, converter, pixel_aspect
+        self._is_wide = is_wide(frame.color_trc, frame.color_primaries)
+        self._stored_frame, self._on_screen = frame, None if self._is_wide else frame
+        self._converter, self._pixel_aspect = converter, pixel_aspect
         self._rgb: npt.NDArray[np.uint8] | None = None
         self._planes: Planes | None = None
         width, height = frame.width, frame.height
@@ -140,6 +179,13 @@ class Picture:
             height = round(height / pixel_aspect)
         self._upright_width, self._upright_height = width, height
         self.width, self.height = (height, width) if self._turns % 2 else (width, height)
+
+    @property
+    def _frame(self) -> av.VideoFrame:
+        """The frame in colours for ordinary screens, all of it; prefer to ask for a part of it."""
+        if self._on_screen is None:
+            self._on_screen = self._converter.to_screen(self._stored_frame)
+        return self._on_screen
 
     @classmethod
     def from_rgb(cls, image: npt.NDArray[np.uint8], converter: PictureConverter) -> Picture:
@@ -179,13 +225,14 @@ class Picture:
             self._planes = Planes.of_frame(self._frame)
         return self._planes
 
-    def stored_luma(self) -> npt.NDArray[np.uint8] | None:
-        """A view of the luma as stored, (h, w) uint8, both even; None if there is no such plane."""
-        layout = layout_of(self._frame.format.name)
-        height, width = self._frame.height // 2 * 2, self._frame.width // 2 * 2
-        if layout is None or layout.bits > 8 or not height * width:
+    def stored_luma(self) -> tuple[npt.NDArray[Any], int] | None:
+        """(A view of the luma as stored, (h, w), both even, its bits); None if there is no such plane."""
+        frame = self._stored_frame
+        layout = layout_of(frame.format.name)
+        height, width = frame.height // 2 * 2, frame.width // 2 * 2
+        if layout is None or not height * width:
             return None
-        return _rows(self._frame.planes[0])[:height, :width]
+        return layout.part(frame.planes[0], 0, 0, 0, width, height), layout.bits
 
     def rgb(self) -> npt.NDArray[np.uint8]:
         """The whole frame, (H, W, 3) uint8."""
@@ -206,25 +253,31 @@ class Picture:
             max(1, round(self._upright_width * scale)),
             max(1, round(self._upright_height * scale)),
         )
-        return np.ascontiguousarray(self.upright(self._converter.thumbnail(self._frame, *size)))
+        return np.ascontiguousarray(self.upright(self._converter.thumbnail(self._stored_frame, *size)))
 
     def region(self, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[np.uint8]:
         """Columns x0 to x1 and rows y0 to y1 (ends excluded, in the frame), (h, w, 3) uint8."""
-        cheap = layout_of(self._frame.format.name) is not None and self._pixel_aspect == 1
+        frame = self._stored_frame
+        cheap = layout_of(frame.format.name) is not None and self._pixel_aspect == 1
         if self._rgb is not None or not cheap:
             return self.rgb()[y0:y1, x0:x1]
-        return self.upright(self._converter.region(self._frame, *self._stored(x0, y0, x1, y1)))
+        return self.upright(self._converter.region(frame, *self._stored(x0, y0, x1, y1)))
 
     def cut(self, x0: int, y0: int, x1: int, y1: int, shrink: int = 1) -> Planes:
         """A copy of columns x0 to x1 and rows y0 to y1 (ends excluded; all even, in the frame), shrunk."""
-        frame = self._frame
+        frame = self._stored_frame
         layout, coding = layout_of(frame.format.name), Coding.of_frame(frame)
         as_it_is = (
             self._rgb is None
             and self._pixel_aspect == 1
             and not ((self._turns or self._mirrored) and (frame.width % 2 or frame.height % 2))
         )
-        if layout is None or coding is None or not as_it_is:
+        if as_it_is and self._is_wide and layout is not None and layout.halves_chroma:
+            place = self._stored(x0, y0, x1, y1)
+            parts = [layout.part(plane, index, *place) for index, plane in enumerate(frame.planes)]
+            deep = Planes(*map(self.upright, parts)).shrunk(shrink)
+            return self._converter.planes_on_screen(deep, frame)
+        if layout is None or coding is None or self._is_wide or not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
         place = self._stored(x0, y0, x1, y1)

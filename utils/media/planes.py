@@ -77,8 +77,12 @@ class Layout(NamedTuple):
     rows: int
 
     @property
+    def halves_chroma(self) -> bool:
+        return (self.columns, self.rows) == (2, 2)
+
+    @property
     def is_that_of_planes(self) -> bool:
-        return self == (8, 2, 2)
+        return self.bits == 8 and self.halves_chroma
 
     def part(self, plane: Any, index: int, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[Any]:
         """A view of columns x0 to x1 and rows y0 to y1 of the picture, in one plane of a frame."""
@@ -96,7 +100,7 @@ class Layout(NamedTuple):
             values = self.part(plane, index, x0, y0, x1, y1)
             if self.bits > 8:
                 values = cv2.convertScaleAbs(values, alpha=2.0 ** (8 - self.bits))
-            if index and (self.columns, self.rows) != (2, 2):
+            if index and not self.halves_chroma:
                 size = (x1 - x0) // 2, (y1 - y0) // 2
                 values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
             made.append(np.asarray(values, np.uint8))
@@ -166,7 +170,7 @@ class Planes:
             *(
                 np.asarray(
                     cv2.resize(plane[: h * factor, : w * factor], (w, h), interpolation=cv2.INTER_AREA),
-                    np.uint8,
+                    plane.dtype,
                 )
                 for plane, (w, h) in zip(self, sizes, strict=True)
             ),

@@ -61,8 +61,30 @@ def test_a_picture_in_bt_2020_looks_as_on_an_ordinary_screen(transfer):
     assert np.median(away) <= 2
     assert away[10:36, 12:50].max() <= 8  # red
     assert away[42:54].mean() <= 4
-    region = picture.region(8, 8, 56, 40).astype(int)
-    assert np.abs(region - image[8:40, 8:56]).mean() < 4
+    untouched = Picture(picture._stored_frame, PictureConverter())
+    for x0, y0, x1, y1 in ((8, 8, 56, 40), (0, 0, 128, 96)):
+        region, cut = untouched.region(x0, y0, x1, y1), untouched.to_rgb(untouched.cut(x0, y0, x1, y1))
+        for part in (region, cut):
+            assert np.abs(part.astype(int) - image[y0:y1, x0:x1]).mean() < 4
+    small = untouched.to_rgb(untouched.cut(8, 8, 56, 40, shrink=2)).astype(int)
+    assert np.abs(small - image[8:40, 8:56].reshape(16, 2, 24, 2, 3).mean(axis=(1, 3))).mean() < 6
+    assert (
+        np.abs(untouched.thumbnail(64).astype(int) - image.reshape(48, 2, 64, 2, 3).mean((1, 3))).mean() < 5
+    )
+    assert untouched._on_screen is None  # mapping all of it takes several times as long
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_part_of_a_turned_wide_picture_looks_as_the_same_part_of_the_whole(turns):
+    frame = as_frame(coded(numbered_frame(21), HLG), HLG)
+    converter = PictureConverter()
+    converter._orientation = turns, False  # as a phone's file says with its first frame
+    whole = Picture(frame, converter).rgb().astype(int)
+    picture = Picture(frame, converter)
+    assert (picture.width, picture.height) == whole.shape[1::-1]
+    for x0, y0, x1, y1 in ((8, 20, 80, 84), (0, 0, picture.width, picture.height)):
+        shown = picture.to_rgb(picture.cut(x0, y0, x1, y1))
+        assert np.abs(shown - whole[y0:y1, x0:x1]).mean() < 3
 
 
 @pytest.mark.parametrize(
