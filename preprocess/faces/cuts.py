@@ -78,15 +78,12 @@ def luma_grid(picture: Picture) -> Grid:
         luma, bits = cv2.cvtColor(picture.thumbnail(2 * SIDE), cv2.COLOR_RGB2GRAY), 8
     else:
         luma, bits = stored
-    has_rows = min(luma.shape) >= 2 * SIDE
-    if has_rows:  # two rows per cell, and as many columns as fit: four times as fast
+    if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
         step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
         luma = luma[: 2 * SIDE * step : step, :columns]
     if bits > 8:
         luma = cv2.convertScaleAbs(luma, alpha=2.0 ** (8 - bits))
-    if (
-        has_rows and luma.shape[1] % (2 * SIDE) == 0
-    ):  # twice as fast again, and within a grey level of the same
+    if len(luma) == 2 * SIDE and luma.shape[1] % (2 * SIDE) == 0:  # twice as fast again, to a grey level
         luma = cv2.resize(luma, (luma.shape[1] // 2, SIDE), interpolation=cv2.INTER_AREA)
     cells = np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
     if stored is not None:

@@ -272,15 +272,14 @@ class Picture:
             and self._pixel_aspect == 1
             and not ((self._turns or self._mirrored) and (frame.width % 2 or frame.height % 2))
         )
+        place = self._stored(x0, y0, x1, y1)
         if as_it_is and self._is_wide and layout is not None and layout.halves_chroma:
-            place = self._stored(x0, y0, x1, y1)
             parts = [layout.part(plane, index, *place) for index, plane in enumerate(frame.planes)]
             deep = Planes(*map(self.upright, parts)).shrunk(shrink)
             return self._converter.planes_on_screen(deep, frame)
         if layout is None or coding is None or self._is_wide or not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
-        place = self._stored(x0, y0, x1, y1)
         planes = self.planes().part(*place) if layout.is_that_of_planes else layout.planes(frame, *place)
         return Planes(*map(self.upright, planes), coding=coding).shrunk(shrink)
 
