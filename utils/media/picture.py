@@ -171,7 +171,6 @@ class Picture:
         self._stored_frame, self._on_screen = frame, None if self._is_wide else frame
         self._converter, self._pixel_aspect = converter, pixel_aspect
         self._rgb: npt.NDArray[np.uint8] | None = None
-        self._planes: Planes | None = None
         width, height = frame.width, frame.height
         if pixel_aspect > 1:
             width = round(width * pixel_aspect)
@@ -221,9 +220,7 @@ class Picture:
 
     def planes(self) -> Planes:
         """Views of the planes as stored, of a yuv420p frame."""
-        if self._planes is None:
-            self._planes = Planes.of_frame(self._frame)
-        return self._planes
+        return Planes.of_frame(self._frame)
 
     def stored_luma(self) -> tuple[npt.NDArray[Any], int] | None:
         """(A view of the luma as stored, (h, w), both even, its bits); None if there is no such plane."""
@@ -280,7 +277,7 @@ class Picture:
         if layout is None or coding is None or self._is_wide or not as_it_is:
             converted = self._converter.planes(self.region(x0, y0, x1, y1))
             return converted if shrink == 1 else converted.shrunk(shrink)  # not shared with the frame
-        planes = self.planes().part(*place) if layout.is_that_of_planes else layout.planes(frame, *place)
+        planes = layout.planes(frame, *place)
         return Planes(*map(self.upright, planes), coding=coding).shrunk(shrink)
 
     def to_rgb(self, planes: Planes, *, alpha: bool = False) -> npt.NDArray[np.uint8]:

@@ -80,10 +80,6 @@ class Layout(NamedTuple):
     def halves_chroma(self) -> bool:
         return (self.columns, self.rows) == (2, 2)
 
-    @property
-    def is_that_of_planes(self) -> bool:
-        return self.bits == 8 and self.halves_chroma
-
     def part(self, plane: Any, index: int, x0: int, y0: int, x1: int, y1: int) -> npt.NDArray[Any]:
         """A view of columns x0 to x1 and rows y0 to y1 of the picture, in one plane of a frame."""
         columns, rows = (self.columns, self.rows) if index else (1, 1)
@@ -92,7 +88,10 @@ class Layout(NamedTuple):
         return values[y0 // rows : y1 // rows, x0 // columns : x1 // columns]
 
     def planes(self, frame: av.VideoFrame, x0: int, y0: int, x1: int, y1: int) -> Planes:
-        """The same of all planes of a frame, with 8 bits, and chroma by means at half the resolution."""
+        """The same of all planes of a frame, with 8 bits, and chroma by means at half the resolution.
+
+        Views where the frame has them so.
+        """
         import cv2
 
         made = []
