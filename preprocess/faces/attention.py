@@ -38,9 +38,9 @@ class AttentionNetwork:
         squares = _sample(features[0], matrices @ self._pixels - 0.5)
         size = self._operations.square
         outputs = self._parts.of_arrays(squares.reshape(len(squares), size, size, -1))
-        for refined, (values,) in zip(self._operations.refined, outputs, strict=True):
-            matrix = matrices[refined.region] * refined.factors
-            found[refined.landmarks] = values @ matrix[:, :2].T + matrix[:, 2]
+        refined, (values,) = self._operations.refined, np.concatenate(outputs, axis=1)
+        back = matrices[refined.regions] * refined.factors  # (M, 2, 3)
+        found[refined.landmarks] = (back[:, :, :2] @ values[:, :, None])[:, :, 0] + back[:, :, 2]
         return found, logit.item()
 
     def _squares(self, mesh: Values) -> npt.NDArray[np.float64]:

@@ -22,11 +22,11 @@ _NUM_MESH = 468  # landmarks of the whole face; then come those of the two irise
 
 
 class Refined(NamedTuple):
-    """An output of the second part: landmarks (N, 2) in pixels of a region's square."""
+    """The M landmarks of all outputs of the second part, x and y in pixels of a region's square each."""
 
-    region: int
-    landmarks: Indices
-    factors: Values  # (2, 3) for the matrix from that square to the features: then it is one to the image
+    landmarks: Indices  # (M,) which they are
+    regions: Indices  # (M,)
+    factors: Values  # (M, 2, 3) for the matrix from that square to the features, to lead to the image
 
 
 class Operations(NamedTuple):
@@ -37,7 +37,7 @@ class Operations(NamedTuple):
     margins: npt.NDArray[np.float64]  # (R, 2) sides of the square, in sides of the box
     square: int  # pixels across it
     scale: float  # pixels of the features per pixel of the image
-    refined: list[Refined]  # the second part's outputs
+    refined: Refined
 
 
 def cut(content: bytes) -> tuple[bytes, bytes, Operations]:
@@ -51,15 +51,6 @@ def cut(content: bytes) -> tuple[bytes, bytes, Operations]:
     matrices = [step.inputs[1] for step in squares]
     regions = [file.options(matrix) for matrix in matrices]
     landmarks = [np.array(region["subset_idxs"]) for region in regions]
-    irises = iter(np.arange(_NUM_MESH, NUM_LANDMARKS).reshape(2, -1))
-    refined = []
-    for step in put_back:
-        matrix, factors = file.made_by[step.inputs[1]].inputs
-        region = matrices.index(matrix)
-        is_iris = file.graph.tensors[step.inputs[0]].shape[1] != len(landmarks[region])
-        of_space = file.constant(factors)[0]  # (4, 4)
-        found = next(irises) if is_iris else landmarks[region]
-        refined.append(Refined(region, found, of_space[:2, [0, 1, 3]]))
     (mesh,) = file.made_by[matrices[0]].inputs
     first = file.part(file.graph.inputs, [mesh, squares[0].inputs[0], file.graph.outputs[-1]])
     second = file.part([step.outputs[0] for step in squares], [step.inputs[0] for step in put_back])
@@ -69,9 +60,23 @@ def cut(content: bytes) -> tuple[bytes, bytes, Operations]:
         np.array([[region["scale_x"], region["scale_y"]] for region in regions]),
         regions[0]["output_width"],
         file.constant(file.made_by[mesh].inputs[1]).item(),
-        refined,
+        _refined(file, put_back, matrices, landmarks),
     )
     return first, second, operations
+
+
+def _refined(file: _File, steps: list[Any], matrices: list[int], landmarks: list[Indices]) -> Refined:
+    """What the second part gives, by the last `steps`; `matrices` and `landmarks` are those of regions."""
+    irises = iter(np.arange(_NUM_MESH, NUM_LANDMARKS).reshape(2, -1))
+    found = []
+    for step in steps:
+        matrix, factors = file.made_by[step.inputs[1]].inputs
+        region = matrices.index(matrix)
+        is_iris = file.graph.tensors[step.inputs[0]].shape[1] != len(landmarks[region])
+        places = next(irises) if is_iris else landmarks[region]
+        of_plane = file.constant(factors)[:, :2, [0, 1, 3]]  # of (1, 4, 4) for places in space
+        found.append((places, np.full(len(places), region), of_plane.repeat(len(places), axis=0)))
+    return Refined(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 class _File:
