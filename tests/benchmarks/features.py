@@ -1,9 +1,10 @@
 """Extracting features against the bare backbone, memory as the number of clips grows, and what caching saves.
 
 Backbone and command in turn on the same pieces, from prepared clips with the command and already on the
-device without it, for at least a dozen batches; of several rounds the fastest of each counts. A share is the
-bare backbone's time over the command's. On a CPU, reading takes cores from the backbone, and other programs
-disturb both: the share of processor time says what the command itself costs.
+device without it, for at least a dozen batches; of at least three rounds, and as many as begin within a
+minute, the fastest of each counts. A share is the bare backbone's time over the command's. On a CPU, reading
+takes cores from the backbone, and other programs disturb both: the share of processor time says what the
+command itself costs.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from utils.files import file_sha256
 from utils.run.device import exact_float32
 
 CLIP_S = 10
+ROUNDS_S = 60.0  # other programs slow down most rounds of a fast backbone
 MIN_BATCHES = 12  # so that starting and the last, partly filled batch weigh little
 MEASURED = ("marlin_small", "marlin_base", "marlin_large", "efficientface", "audio_resnet18")
 
@@ -50,11 +52,14 @@ def measure(
     backbones: tuple[str, ...] = MEASURED,
     num_clips: int = 4,
     rounds: int = 3,
+    rounds_s: float = ROUNDS_S,
     min_batches: int = MIN_BATCHES,
 ) -> dict[str, Any]:
     """{figure: value}; memory with a cheap backbone."""
     clip = prepared_clip(scratch / "clip")
-    rows = [of_backbone(name, clip, torch.device(device), rounds, min_batches) for name in backbones]
+    rows = [
+        of_backbone(name, clip, torch.device(device), rounds, rounds_s, min_batches) for name in backbones
+    ]
     saved = _training(_clips(clip, scratch / "set", num_clips), torch.device(device))
     few, many = (in_new_process(_peak_mb, scratch / "clip", scratch / str(n), n) for n in (4, 40))
     return {
@@ -130,8 +135,13 @@ def _inputs(backbone: Backbone, num_frames: int) -> list[torch.Tensor]:
     return inputs
 
 
-def of_backbone(name: str, clip: Path, device: torch.device, rounds: int, min_batches: int) -> dict[str, Any]:
-    """Rates of `name` on copies of `clip`, and its shares of the bare backbone's wall and processor time."""
+def of_backbone(
+    name: str, clip: Path, device: torch.device, rounds: int, rounds_s: float, min_batches: int
+) -> dict[str, Any]:
+    """Rates of `name` on copies of `clip`, and its shares of the bare backbone's wall and processor time.
+
+    At least `rounds`, and further ones for `rounds_s` seconds.
+    """
     backbone = BACKBONES[name]
     config = ExtractConfig(backbone=name, random_weights=True, device=str(device))
     rate = FPS if backbone.mouth else backbone.sample_rate_hz or FPS
@@ -153,11 +163,14 @@ def of_backbone(name: str, clip: Path, device: torch.device, rounds: int, min_ba
             shutil.rmtree(folder / FEATURES, ignore_errors=True)
         list(extract(config, folder_jobs(folders)))
 
-    spent = [(*_spent(bare), *_spent(command)) for _ in range(rounds)]
+    spent, started = [], time.perf_counter()
+    while len(spent) < rounds or time.perf_counter() - started < rounds_s:
+        spent.append((*_spent(bare), *_spent(command)))
     shutil.rmtree(clip.with_name(name))
     bare_s, bare_cpu_s, ours_s, ours_cpu_s = map(min, zip(*spent, strict=True))
     return {
         "backbone": name,
+        "rounds": len(spent),
         "share_of_bare": bare_s / ours_s,
         "share_of_bare_cpu": bare_cpu_s / ours_cpu_s,
         "pieces_per_s": num_clips * len(plan.pieces) / ours_s,
