@@ -79,8 +79,14 @@ def luma_grid(picture: Picture) -> Grid:
     else:
         luma, bits = stored
     if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
-        step, columns = len(luma) // (2 * SIDE), luma.shape[1] // SIDE * SIDE
-        luma = luma[: 2 * SIDE * step : step, :columns]
+        step, left_over = divmod(len(luma), 2 * SIDE)
+        columns = luma.shape[1] // SIDE * SIDE
+        if (
+            left_over or columns != luma.shape[1]
+        ):  # from all of the picture, or cells would not be in their places
+            luma = cv2.resize(luma, (columns, 2 * SIDE), interpolation=cv2.INTER_NEAREST)
+        else:
+            luma = luma[::step]
     if bits > 8:
         luma = cv2.convertScaleAbs(luma, alpha=2.0 ** (8 - bits))
     if len(luma) == 2 * SIDE and luma.shape[1] % (2 * SIDE) == 0:  # twice as fast again, to a grey level
