@@ -268,7 +268,9 @@ def probe(path):
 def test_the_command_writes_verdict_video_plot_and_page(checkpoint, talk, tmp_path, container, codecs):
     folder = tmp_path / "videos"
     folder.mkdir()
-    write_video(folder / "a.mp4", *talk[0], fps=30)  # a rate other than training's, and an odd size below
+    write_video(
+        folder / "take 1.2.mp4", *talk[0], fps=30
+    )  # a rate other than training's, and an odd size below
     (folder / "broken.mp4").write_bytes(b"no video")
     output = tmp_path / "out"
     result = run_command(
@@ -279,14 +281,14 @@ def test_the_command_writes_verdict_video_plot_and_page(checkpoint, talk, tmp_pa
     assert "broken.mp4" in result.stderr
     assert "1 judged, 1 failed" in result.stderr
     (line,) = map(json.loads, result.stdout.splitlines())
-    verdict = json.loads((output / "a/verdict.json").read_text())
+    verdict = json.loads((output / "take 1.2/verdict.json").read_text())
     assert verdict["verdict"] == line["verdict"]
     assert len(verdict["faces"][0]["frame_probs"]) == 50
-    num_frames, rate, picture, sound, seconds = probe(output / f"a/annotated.{container}")
+    num_frames, rate, picture, sound, seconds = probe(output / f"take 1.2/annotated.{container}")
     assert (num_frames, rate, (picture, sound)) == (50, 30, codecs)
     assert seconds == pytest.approx(50 / 30, abs=0.06)
-    assert (output / "a/timeline.png").read_bytes().startswith(b"\x89PNG")
-    page = (output / "a/report.html").read_text()
+    assert (output / "take 1.2/timeline.png").read_bytes().startswith(b"\x89PNG")
+    page = (output / "take 1.2/report.html").read_text()
     assert "data:image/jpeg;base64," in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert not list(output.rglob(".work_*"))
