@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -32,6 +33,8 @@ from preprocess.faces.solutions import (
 from utils.config import opt
 from utils.errors import UsageError, require_packages
 from utils.files import file_sha256
+
+log = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=Any)
 
@@ -93,9 +96,12 @@ def resolve_backend(backend: str) -> str:
         return "solutions"
     require_packages({"ai_edge_litert": "ai-edge-litert"}, f"--landmark_backend {backend}")
     if backend == "auto":
-        with contextlib.suppress(UsageError):
+        try:
             return resolve_backend("mesh")
-        return resolve_backend("landmarker")
+        except UsageError as error:
+            found = resolve_backend("landmarker")
+            log.warning("faces are found by landmarker, whose landmarks differ by 1 to 2 %%: %s", error)
+            return found
     for model in MODEL_FILES[backend]:
         find_model(model)
     return backend

@@ -81,9 +81,7 @@ def luma_grid(picture: Picture) -> Grid:
     if min(luma.shape) >= 2 * SIDE:  # two rows per cell, and as many columns as fit: four times as fast
         step, left_over = divmod(len(luma), 2 * SIDE)
         columns = luma.shape[1] // SIDE * SIDE
-        if (
-            left_over or columns != luma.shape[1]
-        ):  # from all of the picture, or cells would not be in their places
+        if left_over or columns != luma.shape[1]:  # from all of it, or cells would not be in their places
             luma = cv2.resize(luma, (columns, 2 * SIDE), interpolation=cv2.INTER_NEAREST)
         else:
             luma = luma[::step]

@@ -159,13 +159,15 @@ def test_a_backend_that_is_not_there_is_named_with_the_command_that_installs_it(
         find_model(FACE_MESH)
 
 
-def test_auto_is_what_is_there(monkeypatch, resolved_anew):
+def test_auto_is_what_is_there(monkeypatch, resolved_anew, caplog):
     monkeypatch.setattr(backends, "has_solutions", lambda: True)
     backends.resolve_backend.cache_clear()
     assert backends.resolve_backend("auto") == "solutions"
     for missing, name in (((), "mesh"), ((FACE_MESH,), "landmarker")):
         without_mediapipe(monkeypatch, missing)
+        assert not caplog.records
         assert backends.resolve_backend("auto") == name
+    assert f"by landmarker, whose landmarks differ by 1 to 2 %: {FACE_MESH.name} is not" in caplog.text
     with pytest.raises(UsageError, match=r"mediapipe.solutions: pip install mediapipe==0.10.21"):
         backends.resolve_backend("solutions")
     with pytest.raises(UsageError, match="face_landmark_with_attention.tflite is not installed"):
