@@ -1,10 +1,10 @@
 """Extracting features against the bare backbone, memory as the number of clips grows, and what caching saves.
 
 Backbone and command in turn on the same pieces, from prepared clips with the command and already on the
-device without it, for at least a dozen batches; of at least three rounds, and as many as begin within a
-minute, the fastest of each counts. A share is the bare backbone's time over the command's. On a CPU, reading
-takes cores from the backbone, and other programs disturb both: the share of processor time says what the
-command itself costs.
+device without it, for two seconds, or a batch of a slow backbone. Of at least three rounds, and as many as
+begin within a minute, the fastest of each counts. A share is the bare backbone's time over the command's. On
+a CPU, reading takes cores from the backbone, and other programs disturb both: the share of processor time
+says what the command itself costs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ from utils.run.device import exact_float32
 
 CLIP_S = 10
 ROUNDS_S = 60.0  # other programs slow down most rounds of a fast backbone
-MIN_BATCHES = 12  # so that starting and the last, partly filled batch weigh little
+NUM_BATCHES = 12  # so that starting and the last, partly filled batch weigh little
+ROUND_S = 2.0  # and as many as take that long: of short rounds, some are without disturbance
 MEASURED = ("marlin_small", "marlin_base", "marlin_large", "efficientface", "audio_resnet18")
 
 
@@ -53,12 +55,12 @@ def measure(
     num_clips: int = 4,
     rounds: int = 3,
     rounds_s: float = ROUNDS_S,
-    min_batches: int = MIN_BATCHES,
+    num_batches: int = NUM_BATCHES,
 ) -> dict[str, Any]:
     """{figure: value}; memory with a cheap backbone."""
     clip = prepared_clip(scratch / "clip")
     rows = [
-        of_backbone(name, clip, torch.device(device), rounds, rounds_s, min_batches) for name in backbones
+        of_backbone(name, clip, torch.device(device), rounds, rounds_s, num_batches) for name in backbones
     ]
     saved = _training(_clips(clip, scratch / "set", num_clips), torch.device(device))
     few, many = (in_new_process(_peak_mb, scratch / "clip", scratch / str(n), n) for n in (4, 40))
@@ -136,7 +138,7 @@ def _inputs(backbone: Backbone, num_frames: int) -> list[torch.Tensor]:
 
 
 def of_backbone(
-    name: str, clip: Path, device: torch.device, rounds: int, rounds_s: float, min_batches: int
+    name: str, clip: Path, device: torch.device, rounds: int, rounds_s: float, num_batches: int
 ) -> dict[str, Any]:
     """Rates of `name` on copies of `clip`, and its shares of the bare backbone's wall and processor time.
 
@@ -146,17 +148,20 @@ def of_backbone(
     config = ExtractConfig(backbone=name, random_weights=True, device=str(device))
     rate = FPS if backbone.mouth else backbone.sample_rate_hz or FPS
     plan, size = backbone.plan(Fraction(rate), CLIP_S * rate), backbone.batch_size
-    num_clips = math.ceil(min_batches * size / len(plan.pieces))
-    num_batches = math.ceil(num_clips * len(plan.pieces) / size)
-    folders = _clips(clip, clip.with_name(name), num_clips)
     inputs = [values.to(device) for values in _inputs(backbone, plan.pieces.shape[1])]
 
-    def bare() -> None:
+    def bare(num_batches: int) -> None:
         encoder = make_encoder(config)[0].to(device)
         with torch.inference_mode(), exact_float32():
             for _ in range(num_batches):
                 encoder(*inputs)
         finish(device)
+
+    bare(1)  # what is done once per process
+    wanted = min(num_batches, max(1, round(ROUND_S / _spent(partial(bare, 1))[0])))
+    num_clips = math.ceil(wanted * size / len(plan.pieces))
+    num_batches = math.ceil(num_clips * len(plan.pieces) / size)
+    folders = _clips(clip, clip.with_name(name), num_clips)
 
     def command() -> None:
         for folder in folders:
@@ -165,7 +170,7 @@ def of_backbone(
 
     spent, started = [], time.perf_counter()
     while len(spent) < rounds or time.perf_counter() - started < rounds_s:
-        spent.append((*_spent(bare), *_spent(command)))
+        spent.append((*_spent(partial(bare, num_batches)), *_spent(command)))
     shutil.rmtree(clip.with_name(name))
     bare_s, bare_cpu_s, ours_s, ours_cpu_s = map(min, zip(*spent, strict=True))
     return {
