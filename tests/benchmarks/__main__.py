@@ -86,7 +86,7 @@ def _features(scratch: Path, quick: bool) -> dict[str, Any]:
     from tests.benchmarks import features
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    small = {"backbones": ("audio_resnet18",), "num_clips": 2, "rounds": 1, "rounds_s": 0.0, "num_batches": 1}
+    small = {"backbones": ("audio_resnet18",), "num_clips": 2, "rounds": 1, "rounds_s": 0.0, "max_batches": 1}
     return features.measure(scratch, device, **(small if quick else {}))
 
 

@@ -42,7 +42,7 @@ from utils.run.device import exact_float32
 
 CLIP_S = 10
 ROUNDS_S = 60.0  # other programs slow down most rounds of a fast backbone
-NUM_BATCHES = 12  # so that starting and the last, partly filled batch weigh little
+MAX_BATCHES = 12  # so that starting and the last, partly filled batch weigh little
 ROUND_S = 2.0  # and as many as take that long: of short rounds, some are without disturbance
 MEASURED = ("marlin_small", "marlin_base", "marlin_large", "efficientface", "audio_resnet18")
 
@@ -55,12 +55,12 @@ def measure(
     num_clips: int = 4,
     rounds: int = 3,
     rounds_s: float = ROUNDS_S,
-    num_batches: int = NUM_BATCHES,
+    max_batches: int = MAX_BATCHES,
 ) -> dict[str, Any]:
     """{figure: value}; memory with a cheap backbone."""
     clip = prepared_clip(scratch / "clip")
     rows = [
-        of_backbone(name, clip, torch.device(device), rounds, rounds_s, num_batches) for name in backbones
+        of_backbone(name, clip, torch.device(device), rounds, rounds_s, max_batches) for name in backbones
     ]
     saved = _training(_clips(clip, scratch / "set", num_clips), torch.device(device))
     few, many = (in_new_process(_peak_mb, scratch / "clip", scratch / str(n), n) for n in (4, 40))
@@ -138,7 +138,7 @@ def _inputs(backbone: Backbone, num_frames: int) -> list[torch.Tensor]:
 
 
 def of_backbone(
-    name: str, clip: Path, device: torch.device, rounds: int, rounds_s: float, num_batches: int
+    name: str, clip: Path, device: torch.device, rounds: int, rounds_s: float, max_batches: int
 ) -> dict[str, Any]:
     """Rates of `name` on copies of `clip`, and its shares of the bare backbone's wall and processor time.
 
@@ -158,7 +158,7 @@ def of_backbone(
         finish(device)
 
     bare(1)  # what is done once per process
-    wanted = min(num_batches, max(1, round(ROUND_S / _spent(partial(bare, 1))[0])))
+    wanted = min(max_batches, max(1, round(ROUND_S / _spent(partial(bare, 1))[0])))
     num_clips = math.ceil(wanted * size / len(plan.pieces))
     num_batches = math.ceil(num_clips * len(plan.pieces) / size)
     folders = _clips(clip, clip.with_name(name), num_clips)
