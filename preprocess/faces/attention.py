@@ -83,5 +83,5 @@ def _sample(features: Values, places: npt.NDArray[np.float64]) -> Values:
     sampled = upper + below * (row(width) - upper)
     inside = (places >= 0) & (places <= np.array([[width - 1], [height - 1]]))
     if not inside.all():
-        sampled *= inside.all(axis=1)[..., None]
+        sampled *= np.expand_dims(inside.all(axis=1), -1)
     return sampled
