@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # A short run with the second set of requirements, requirements-current.txt (NumPy 2, OpenCV 5, no mediapipe):
-# make a demo set, prepare it, train an epoch, test, judge a video, parity with published code.
+# types, make a demo set, prepare it, train an epoch, test, judge a video, parity with published code.
 #   bash tests/smoke.sh [--install]     --install: only the environment, VENV or .venv/current
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export REQUIREMENTS=requirements-current.txt VENV="${VENV:-.venv/current}" OMP_NUM_THREADS=1
 source utils/shell/environment.sh
-python -m pip install --quiet --disable-pip-version-check pytest==9.2.0
+python -m pip install --quiet --disable-pip-version-check $(grep -E '^(mypy|pytest)==' requirements-dev.txt)
 [[ "${1:-}" != --install ]] || exit 0
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+python -m mypy # NumPy 2 has other annotations
 python -m preprocess.demo --output "$folder/raw" --num_identities 4 --duration_s 1 --frame_size 240
 python -m preprocess.prepare --dataset fakeavceleb --source "$folder/raw" --output "$folder/prepared" --min_face_fraction 0.5
 python -m preprocess.verify --data_root "$folder/prepared" --deep
