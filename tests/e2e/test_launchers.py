@@ -102,6 +102,42 @@ def test_a_launcher_leaves_a_methods_own_values_to_its_presets(asked):
     assert "either FOLDS or --fold" in result.stderr
 
 
+def test_the_launcher_extracts_the_features_that_it_trains_on(asked, tmp_path):
+    fake = tmp_path / "bin" / "python"
+    fake.write_text('#!/bin/sh\n[ "$1" = -m ] || [ "$1" = train.py ] || exit 0\necho "$@"\n')
+    where = {"PATH": f"{fake.parent}:{os.environ['PATH']}", "DATA_ROOT": "/data", "RUN_DIR": "/run"}
+
+    def calls(*flags, **variables):
+        """What each extraction was asked for, and the configuration of the training."""
+        result = run_launcher("run_fakeavceleb.sh", *flags, **where | variables)
+        assert result.returncode == 0, result.stderr
+        *extractions, training = result.stdout.splitlines()
+        always = "-m preprocess.extract_features --data_root /data --device auto "
+        assert all(call.startswith(always) for call in extractions), extractions
+        asked_for = [call.removeprefix(always) for call in extractions]
+        return asked_for, train.parse_args(training.split()[1:]).as_plain()["model"]
+
+    weights = {"WEIGHTS_DIR": "/weights"}
+    td3mf = {"MODEL": "td3mf", **weights}
+    found, model = calls(VIDEO_FEATURES="efficientface", AUDIO_FEATURES="wavlm_base.layer6", **td3mf)
+    assert found == [
+        "--backbone efficientface --weights_dir /weights",
+        "--backbone wavlm_base --layer 6 --weights_dir /weights",
+    ]
+    assert (model["video_features"], model["audio_features"]) == ("efficientface", "wavlm_base.layer6")
+    found, model = calls("--only", "video", **td3mf)
+    assert found == ["--backbone marlin_small --weights_dir /weights"]
+    found, model = calls("--finetune", "true", AUDIO_FEATURES="mfcc", **td3mf)
+    assert (found, model["audio_features"]) == (["--backbone mfcc"], "mfcc")
+    found, model = calls(MODEL="probe", FEATURES="mfcc clip_vit_b16", **weights)
+    assert found == ["--backbone mfcc", "--backbone clip_vit_b16 --weights_dir /weights"]
+    assert model["features"] == ["mfcc", "clip_vit_b16"]
+    for flags, variables in (([], {"FEATURES": "mfcc"}), (["--audio_features", "mfcc"], {})):
+        result = run_launcher("run_fakeavceleb.sh", *flags, **where | td3mf | variables)
+        assert result.returncode == 2
+        assert "AUDIO_FEATURES" in result.stderr
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_resumes_a_run_of_other_values(asked, launcher, tmp_path):
     flags = ["--model", "mrdf", "--preset", "paper", "--seed", "7", "--batch_size", "3", "--epochs", "5"]

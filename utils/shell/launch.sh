@@ -29,6 +29,13 @@ for _flag in "${FLAGS[@]}"; do
             echo "error: $_flag is a variable of the launcher: set DATA_ROOT, RUN_DIR or DEVICE, or call train.py" >&2
             exit 2
             ;;
+        --features* | --video_features* | --audio_features*)
+            if [[ "${MODEL:-}" =~ ^(td3mf|probe)$ ]]; then
+                echo "error: $_flag is a variable of the launcher, which extracts the features first: set" \
+                    "FEATURES for probe, VIDEO_FEATURES and AUDIO_FEATURES for td3mf" >&2
+                exit 2
+            fi
+            ;;
         --fold | --fold=*)
             if [[ -n "${FOLDS:-}" ]]; then
                 echo "error: give either FOLDS or --fold, not both" >&2
@@ -67,20 +74,42 @@ _folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
     done
 }
 
-# for methods that read features of frozen backbones: which ones, and the folder of the backbones' published weights
-[[ ! "${MODEL:-}" =~ ^(td3mf|probe)$ ]] || FEATURES="${FEATURES:-marlin_small eat}"
+# of methods that read features of frozen backbones: the flags that name them, and which are extracted first, with the
+# published weights in WEIGHTS_DIR
+FEATURE_FLAGS=() EXTRACTED=()
+case "${MODEL:-}" in
+    probe)
+        EXTRACTED=(${FEATURES:-marlin_small eat})
+        [[ -z "${FEATURES:-}" ]] || FEATURE_FLAGS=(--features "${EXTRACTED[@]}")
+        ;;
+    td3mf)
+        if [[ -n "${FEATURES:-}" ]]; then
+            echo "error: FEATURES is for MODEL=probe: set VIDEO_FEATURES and AUDIO_FEATURES" >&2
+            exit 2
+        fi
+        [[ -z "${VIDEO_FEATURES:-}" ]] || FEATURE_FLAGS+=(--video_features "$VIDEO_FEATURES")
+        [[ -z "${AUDIO_FEATURES:-}" ]] || FEATURE_FLAGS+=(--audio_features "$AUDIO_FEATURES")
+        [[ " ${FLAGS[*]} " =~ " --only"[\ =]"audio "|" --finetune"[\ =]"true " ]] || EXTRACTED+=("${VIDEO_FEATURES:-marlin_small}")
+        [[ " ${FLAGS[*]} " =~ " --only"[\ =]"video " ]] || EXTRACTED+=("${AUDIO_FEATURES:-eat}")
+        ;;
+esac
+if _resumes "${FLAGS[@]}" && [[ ${#FEATURE_FLAGS[@]} == 0 ]]; then
+    EXTRACTED=() # the run knows which ones it reads, and they are there
+fi
 _extract_features() {
-    local backbone weights=() launch=(python)
+    local name flags weights=() launch=(python)
     [[ "$GPUS" == 1 ]] || launch=(python -m torch.distributed.run --standalone --nproc_per_node "$GPUS")
     if [[ -n "${WEIGHTS_DIR:-}" ]]; then
         weights=(--weights_dir "$WEIGHTS_DIR")
     elif [[ "$DEMO" == true ]]; then
         weights=(--random_weights)
     fi
-    for backbone in ${FEATURES:-}; do
-        echo "== features of $backbone" >&2
-        "${launch[@]}" -m preprocess.extract_features --data_root "$DATA_ROOT" --backbone "$backbone" \
-            --device "${DEVICE:-auto}" "${weights[@]}"
+    for name in "${EXTRACTED[@]}"; do
+        echo "== features of $name" >&2
+        flags=(--backbone "${name%.layer*}")
+        [[ "$name" != *.layer* ]] || flags+=(--layer "${name##*.layer}")
+        [[ "$name" == mfcc ]] || flags+=("${weights[@]}") # which has none
+        "${launch[@]}" -m preprocess.extract_features --data_root "$DATA_ROOT" --device "${DEVICE:-auto}" "${flags[@]}"
     done
 }
 
@@ -164,5 +193,5 @@ _train_once() { # RUN_DIR [flags]
         [[ -z "${!name}" ]] || flags+=("--${pair#*:}" "${!name}")
     done
     "${launch[@]}" train.py --dataset "$DATASET" "${data_flags[@]}" --run_dir "$run_dir" \
-        "${sizes[@]}" "${flags[@]}" "$@" "${FLAGS[@]}"
+        "${sizes[@]}" "${flags[@]}" "${FEATURE_FLAGS[@]}" "$@" "${FLAGS[@]}"
 }
