@@ -17,8 +17,12 @@ from utils.names import brief, parse_json
 from utils.run.config_file import RESUMABLE
 from utils.run.resume import require_no_run
 from utils.search.definition import Definition, Flags, Trial, words_of
+from utils.search.study import TRIALS
 
 RECORD = "search.json"
+TEST = "test"  # folder of a trial's evaluation on what it was trained on
+ELSEWHERE = "test_elsewhere"  # folder of those on other data sets, each in a folder of its own
+METRICS = "test_metrics.json"
 # settings that may change while a search goes on: they do not change what a trial becomes
 FREE = RESUMABLE - {"epochs", "patience", "decision_fpr"}
 Plain = dict[str, dict[str, Any]]  # sections of a run's configuration, as in config.json
@@ -112,21 +116,34 @@ def shown_changes(trial: Trial) -> str:
     )
 
 
-def require_same_search(run_dir: Path, definition: Definition, command: Sequence[str]) -> None:
-    """Write down what is searched, or raise UsageError if the folder holds another search, or a run."""
-    path = run_dir / RECORD
+def require_same_search(run_dir: Path, checked: Checked, command: Sequence[str]) -> None:
+    """Write down what is searched, or raise UsageError if the folder holds another search, or a run, or has
+    tested a data set elsewhere under the same name.
+    """
+    path, definition = run_dir / RECORD, checked.definition
     require_no_run(run_dir)
     settings = {name: list(words) for name, words in definition.settings.items()}
     now = {"definition": definition.content, "settings": settings, "command": shlex.join(command)}
+    roots = {name: str(Path(root).resolve()) for name, root in checked.elsewhere.items()}
     if path.is_file():
         try:
             before = parse_json(path.read_bytes())
             changed = differences(before, now)
+            roots_before = dict(before.get("elsewhere", {}))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: is not the record of a search ({error!r})") from error
         if changed:
             what = ", ".join(changed)
             raise UsageError(f"{run_dir} holds another search ({what} differs): choose another --run_dir")
+        for name in sorted(roots.keys() & roots_before.keys()):
+            tests = f"{TRIALS}/*/{ELSEWHERE}/{name}"
+            if roots[name] != roots_before[name] and any(run_dir.glob(f"{tests}/{METRICS}")):
+                raise UsageError(
+                    f"--search_test {name}: trials were tested on {roots_before[name]}, not {roots[name]}: "
+                    f"delete {run_dir}/{tests}, or choose another --run_dir"
+                )
+        roots = roots_before | roots
+    now["elsewhere"] = roots
     write_text(path, json.dumps(now, indent=1) + "\n")
 
 
@@ -135,7 +152,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     settings = [{k: v for k, v in record["settings"].items() if k not in FREE} for record in (before, now)]
     names = sorted(settings[0].keys() | settings[1].keys())
     changed = [f"--{name}" for name in names if settings[0].get(name) != settings[1].get(name)]
-    definitions = [record["definition"] for record in (before, now)]
+    definitions = [dict(record["definition"]) for record in (before, now)]
+    for content in definitions:  # a trial's number is its place among the values in their order
+        content["space"] = json.dumps(content.get("space"))
     keys = ["sampler", "space", "rows", "seeds", "pruning"]
     if definitions[0].get("test"):  # what was not tested may be tested later
         keys.append("test")

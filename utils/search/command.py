@@ -64,7 +64,7 @@ def main(argv: Sequence[str], parse: Callable[[list[str]], Any]) -> int:
     require_writable(run_dir)
     writing = ProcessLock(run_dir / "write.lock")  # several processes may share the folder
     with held(writing):
-        require_same_search(run_dir, definition, sys.argv)
+        require_same_search(run_dir, checked, sys.argv)
     configure_logging(run_dir / "search.log")
     study = Study(run_dir, definition)
     with logging_redirect_tqdm(), stop_request() as request:

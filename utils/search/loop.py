@@ -19,7 +19,7 @@ from utils.evaluation.metrics import Floats
 from utils.files import locked_folder
 from utils.report.page import read_training_curves
 from utils.run.resume import StopRequest
-from utils.search.checks import Checked
+from utils.search.checks import ELSEWHERE, METRICS, TEST, Checked
 from utils.search.children import Child, Children
 from utils.search.definition import Trial, words_of
 from utils.search.study import CLAIMS, Study, Taken
@@ -29,9 +29,6 @@ PAUSE_S = 0.2  # between two looks at the children
 WAIT_S = 2.0  # the same while only other processes work
 BAR = {"mininterval": 10.0, "smoothing": 0.0}  # seconds, as logs are files, too; the ETA is of the mean rate
 WRITE_S = 60.0  # between two versions of the page
-TEST = "test"  # folder of a trial's evaluation on what it was trained on
-ELSEWHERE = "test_elsewhere"  # folder of those on other data sets, each in a folder of its own
-METRICS = "test_metrics.json"
 
 
 @dataclass

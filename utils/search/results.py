@@ -17,9 +17,8 @@ from utils.errors import DatasetError
 from utils.evaluation.results import write_csv
 from utils.names import parse_json
 from utils.report.compare import find_predictions, paired_difference, read_caveat
-from utils.search.checks import Checked, shown_changes
+from utils.search.checks import ELSEWHERE, METRICS, TEST, Checked, shown_changes
 from utils.search.definition import Trial
-from utils.search.loop import ELSEWHERE, METRICS, TEST
 from utils.search.study import Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}

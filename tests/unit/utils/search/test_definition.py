@@ -156,17 +156,33 @@ def test_data_sets_elsewhere_need_a_search_that_tests():
 
 
 def test_a_folder_belongs_to_one_search(tmp_path):
-    require_same_search(tmp_path, define(SPACE, "--epochs", "3"), ["train.py"])
-    again = define({**SPACE, "about": "said better", "test": True}, "--epochs", "3", "--num_workers", "1")
-    require_same_search(tmp_path, again, ["train.py"])
+    def require(definition, elsewhere=()):
+        require_same_search(tmp_path, Checked(definition, train.parse_args, dict(elsewhere)), ["train.py"])
+
+    space = {"dropout": [0.1, 0.2], "seed": [1, 2]}
+    require(define({"space": space}, "--epochs", "3"))
+    said = {"space": space, "about": "said better", "test": True}
+    again = define(said, "--epochs", "3", "--num_workers", "1")
+    require(again, {"dfdc": "/tmp"})
     with pytest.raises(UsageError, match=r"another search \(--epochs, test differs\)"):
-        require_same_search(tmp_path, define(SPACE, "--epochs", "4"), ["train.py"])
+        require(define({"space": space}, "--epochs", "4"))
+    # the values' order numbers the trials
+    turned = {"space": dict(reversed(space.items())), "test": True}
+    with pytest.raises(UsageError, match=r"another search \(space differs\)"):
+        require(define(turned, "--epochs", "3"))
+    require(again, {"dfdc": "/usr"})  # nothing was tested yet
+    tested = tmp_path / "trials/point_001/test_elsewhere/dfdc/test_metrics.json"
+    tested.parent.mkdir(parents=True)
+    tested.touch()
+    require(again, {"dfdc": "/usr/../usr", "kodf": "/tmp"})
+    with pytest.raises(UsageError, match="--search_test dfdc: trials were tested on /usr, not /tmp"):
+        require(again, {"dfdc": "/tmp"})
     (tmp_path / "search.json").write_text("[]")
     with pytest.raises(UsageError, match="is not the record of a search"):
-        require_same_search(tmp_path, again, ["train.py"])
+        require(again)
     (tmp_path / "last.pt").touch()
     with pytest.raises(UsageError, match="already holds a run"):
-        require_same_search(tmp_path, again, ["train.py"])
+        require(again)
     assert differences({"settings": {}, "definition": {}}, {"settings": {}, "definition": {"seeds": [1]}})
 
 
