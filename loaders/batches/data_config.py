@@ -68,6 +68,11 @@ class DataConfig:
         "amplitude = at the first sample beyond 0.0005 at 16 kHz, as in papers",
         choices=TRIM_RULES,
     )
+    rows_after_end: bool = opt(
+        False,
+        "for methods that read features: of a clip that ends within a window, also the rows about what "
+        "follows its end, as far as a backbone gives them (published code of td3mf)",
+    )
     max_length_gap_s: float = opt(
         0.1, "largest allowed difference in length between a clip's picture and sound, in seconds"
     )

@@ -147,6 +147,7 @@ class ClipDataset(Dataset[Any]):
             video = change_frames(video, self.config, (self.seed, *draw, index))
         points, has_landmarks = self._landmarks(landmarks, frames)
         label, video_label, audio_label = self._labels(clip, start_s, window_s)
+        features_end_s = start_s + max(window_s, self.config.window_s if self.config.rows_after_end else 0)
         rule, times_s = self.config.label_rule, np.asarray((frames + 0.5) / float(fps), np.float64)
         return ClipWindow(
             video=torch.from_numpy(video),
@@ -162,7 +163,7 @@ class ClipDataset(Dataset[Any]):
             is_equalized=is_equalized,
             features={
                 name.removeprefix(FEATURES): torch.from_numpy(
-                    read_features(clip.folder, name, start_s, start_s + window_s, self.recipes)
+                    read_features(clip.folder, name, start_s, features_end_s, self.recipes)
                 )
                 for name in sorted(self.inputs)
                 if name.startswith(FEATURES)

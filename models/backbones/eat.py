@@ -119,7 +119,8 @@ def eat_plan(rate_hz: Fraction, num_samples: int) -> Plan:
 
     Published: a clip is cut or filled up to 10 s, and its 998 frames to 1024 without sound. A clip of up to
     10 s is the same here, but without sound where the 2D3MF release has silence; of a longer one nothing is
-    cut. Rows after the end stay because 2D3MF's network reads the 512 tokens of a piece.
+    cut. Rows after the end stay because 2D3MF's network reads the 512 tokens of a piece
+    (--rows_after_end, of its preset `released`).
     """
     count = -(-frame_count(num_samples, HOP) // FRAMES)
     step, length = PATCH * HOP, (PATCH - 1) * HOP + WINDOW

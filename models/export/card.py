@@ -56,6 +56,7 @@ def describe(
             "per_clip": data.windows_per_clip,
             "pooling": data.pooling,
             "trim_silence": data.trim_silence,
+            "features_s": data.window_s if data.rows_after_end else 0.0,  # at least, also after a clip's end
         },
         "caller": _duties(data, inputs),
         "training_data": train.get("dataset"),

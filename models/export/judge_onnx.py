@@ -50,7 +50,8 @@ def judge(model: Path, folder: Path) -> float:
         given = {"video": pictures[frames].transpose(3, 0, 1, 2), "landmarks": landmarks[frames]}
         given["waveform"] = sound[round(start_s * rate) :][: round((end_s - start_s) * rate)]
         for name, features in card["features"].items():
-            given[name] = rows_of(folder / f"features/{features}.npy", start_s, end_s)
+            features_end_s = max(end_s, start_s + card["windows"]["features_s"])
+            given[name] = rows_of(folder / f"features/{features}.npy", start_s, features_end_s)
         logits += session.run(["logits"], {name: given[name][None] for name in card["inputs"]})
     return float(np.max(logits) if card["windows"]["pooling"] == "max" else np.mean(logits))
 

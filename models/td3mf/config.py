@@ -30,7 +30,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "rows": "cut",
             "modality_dropout": 0.0,
         },
-        "data": {"window_s": 12.8, **WINDOWS},  # ten rows of MARLIN at 25 frames per second
+        # ten rows of MARLIN at 25 frames per second
+        "data": {"window_s": 12.8, "rows_after_end": True, **WINDOWS},
         "train": {
             "optimizer": "adam",
             "adam_betas": (0.5, 0.9),

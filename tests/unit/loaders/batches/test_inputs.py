@@ -98,6 +98,11 @@ def test_cached_features_are_cut_to_the_window_padded_and_masked(tmp_path):
     assert values[1, :, 1].tolist() == list(range(70, 170, 10))
     assert mask.sum(1).tolist() == [5, 0]
     assert batch.video.numel() == batch.waveform.numel() == 0
+    dataset = ClipDataset(
+        clips, dataclasses.replace(config, rows_after_end=True), training=False, inputs=frozenset({FEATURES})
+    )
+    all_rows = [dataset[place, 0].features["frozen"][:, 0].tolist() for place in range(2)]
+    assert all_rows == [list(range(10)), list(range(7, 17))]
 
     longer = batch.padded_to((*batch.lengths[:2], 12))
     assert longer.feature_padding_masks["frozen"].sum(1).tolist() == [7, 2]
