@@ -146,18 +146,20 @@ def import_clip(source: Path, name: str, folder: Path) -> None:
 def main() -> int:
     config = parse_command(LayoutConfig, __doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # whose name says which data set it is: of "." or "..", too
+    source = config.source.resolve() if config.source.name in ("", "..") else config.source
     rows, failed = [], 0
-    for name, part in sorted(parts_of(config.source, config.lists).items()):
-        if not re.fullmatch(r".*-[01]", name):
-            raise DatasetError(f"{config.source}: {name} does not end with -0 or -1")
+    for name, part in sorted(parts_of(source, config.lists).items()):
+        if not re.fullmatch(r"[^/\0]+-[01]", name):
+            raise DatasetError(f"{source}: {name} is no name that ends with -0 or -1")
         try:
-            import_clip(config.source, name, config.output / "clips" / name)
+            import_clip(source, name, config.output / "clips" / name)
         except ClipError as error:
             log.error("%s", error)
             failed += 1
             continue
-        row = {"path": f"clips/{name}", "label": name[-1], "identity": person_of(config.source.name, name)}
-        if config.source.name == "RAVDESS":
+        row = {"path": f"clips/{name}", "label": name[-1], "identity": person_of(source.name, name)}
+        if source.name == "RAVDESS":
             row["emotion"] = emotion_of(name)
         rows.append({**row, "split": part})
     if rows:

@@ -60,6 +60,10 @@ def test_a_data_set_is_read_as_it_is_and_trained_on(monkeypatch, source, tmp_pat
     listing = DATASETS["manifest"](output, ListingConfig())
     assert len(listing.clips) == 16
     assert {clip.split for clip in listing.clips} == {"train", "val", "test"}
+    monkeypatch.chdir(source)
+    assert run(monkeypatch, ".", tmp_path / "again") == 0
+    assert (tmp_path / "again/manifest.csv").read_text() == (output / "manifest.csv").read_text()
+    assert "emotion" in (output / "manifest.csv").read_text()
     assert sum(clip.label for clip in listing.clips) == 8
     assert len({clip.identity for clip in listing.clips}) == 8
     folder = listing.clips[0].folder
@@ -92,6 +96,10 @@ def test_what_is_missing_is_named_and_contradictions_are_refused(monkeypatch, so
     assert "missing" in caplog.text
     with pytest.raises(DatasetError, match="none of train_eat.txt"):
         run(monkeypatch, source, tmp_path / "other", "eat")
+    with (source / "val_resnet.txt").open("a") as file:
+        file.write("../../elsewhere-0\n")
+    with pytest.raises(DatasetError, match="elsewhere-0 is no name that ends with"):
+        run(monkeypatch, source, tmp_path / "other")
     with (source / "test_resnet.txt").open("a") as file:
         file.write((source / "train_resnet.txt").read_text().splitlines()[0])
     with pytest.raises(DatasetError, match="is also in the train part"):
