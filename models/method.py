@@ -131,6 +131,12 @@ def without_decay_of_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any
     return [group for group in split if group["params"]]
 
 
+def clips_at_once(config: Mapping[str, Values]) -> int:
+    """How many clips the batch norms of a method's `check` see together, in all processes."""
+    num_parts = config.get("train", {}).get("accumulate_steps", 1)
+    return int(config.get("workers", {}).get("batch_size", 2 * num_parts)) // int(num_parts)
+
+
 def check_config(method: type[Method], config: Mapping[str, Values]) -> None:
     """Raise UsageError if the flags do not suit the method; `config` has at least "data" and "model"."""
     window_s = config["data"]["window_s"]

@@ -33,7 +33,7 @@ from models.blocks.published import load_renamed
 from models.exposing_deception.backbones import FEATURES, load_backbone, make_backbone
 from models.exposing_deception.config import PRESETS, ExposingConfig
 from models.exposing_deception.pictures import PictureFrontEnd
-from models.method import Method
+from models.method import Method, clips_at_once
 from utils.checkpoint.foreign import read_foreign_weights
 from utils.errors import CheckpointError, UsageError
 from utils.types import ClipBatch, DetectorOutput
@@ -86,8 +86,8 @@ class ExposingDetector(nn.Module, Method):
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
         data = config["data"]
         frames = data.get("frames_per_clip") or round(data["window_s"] * data.get("video_fps", 25.0))
-        if config.get("workers", {}).get("batch_size") == 1 and frames < 2:
-            raise UsageError("--batch_size 1 with single frames: the batch norms need two pictures")
+        if clips_at_once(config) == 1 and frames < 2:
+            raise UsageError("batch norms need two pictures at once: raise --batch_size, or show more frames")
 
     def forward(self, batch: ClipBatch) -> ExposingOutput:
         batch.require_plain()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.backbones.menu import backbone_of
 from models.blocks.features import over_clips
-from models.method import Method
+from models.method import Method, clips_at_once
 from utils.clip.packed import FEATURES
 from utils.config import opt
 from utils.errors import UsageError
@@ -84,8 +84,8 @@ class ProbeDetector(nn.Module, Method):
 
     @staticmethod
     def check(config: Mapping[str, Mapping[str, Any]]) -> None:
-        if config.get("workers", {}).get("batch_size") == 1:
-            raise UsageError("--batch_size 1: features are standardised over the clips of a batch")
+        if clips_at_once(config) == 1:
+            raise UsageError("features are standardised over clips: --batch_size must hold two at once")
 
     def forward(self, batch: ClipBatch) -> DetectorOutput:
         pooled = []

@@ -113,6 +113,8 @@ class TD3MFConfig:
         require_at_least(self, 0, "audio_steps", "backbone_learning_rate")
         if backbone_of(self.audio_features).sees:
             raise ValueError(f"audio_features: {self.audio_features} sees pictures")
+        if self.finetune and self.only != "audio" and BACKBONES[self.video_features].mouth:
+            raise ValueError(f"finetune: {self.video_features} sees mouths, which the frames are not cut to")
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(f"modality_dropout must be in [0, 1), got {self.modality_dropout}")
         if self.only == "both":

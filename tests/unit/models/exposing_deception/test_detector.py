@@ -164,7 +164,10 @@ def test_contradictions_are_found_before_anything_is_read():
     data = {"window_s": 0.04, "trim_silence": False}
     with pytest.raises(UsageError, match="two pictures"):
         check_config(ExposingDetector, {"data": data, "model": {}, "workers": {"batch_size": 1}})
-    check_config(ExposingDetector, {"data": data, "model": {}, "workers": {"batch_size": 2}})
+    two = {"data": data, "model": {}, "workers": {"batch_size": 2}}
+    check_config(ExposingDetector, two)
+    with pytest.raises(UsageError, match="two pictures"):
+        check_config(ExposingDetector, two | {"train": {"accumulate_steps": 2}})
     for fields, message in (({"num_libs": 1}, "num_libs"), ({"fusion_dims": (1,)}, "2 widths")):
         with pytest.raises(ValueError, match=message):
             ExposingConfig(**fields)

@@ -65,8 +65,9 @@ def test_a_probe_becomes_ridge_regression_and_padding_changes_nothing(pooling):
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UsageError, match="standardised over the clips of a batch"):
-        train.parse_args(["--model", "probe", "--batch_size", "1"])
+    for words in (["--batch_size", "1"], ["--batch_size", "4", "--accumulate_steps", "4"]):
+        with pytest.raises(UsageError, match="--batch_size must hold two at once"):
+            train.parse_args(["--model", "probe", *words])
     with pytest.raises(UsageError, match="named once each"):
         train.parse_args(["--model", "probe", "--features", "marlin_small", "marlin_small"])
     with pytest.raises(UsageError, match="no backbone gives nothing; choose from audio_resnet18, "):

@@ -182,6 +182,7 @@ def test_weights_of_the_backbone_are_read_from_a_file_that_must_fit(tiny, tmp_pa
         ("--backbone_learning_rate 1", "finetune is false"),
         ("--modality_dropout 1", r"must be in \[0, 1\)"),
         ("--frames_per_clip 4", "judge single frames"),
+        ("--finetune true --video_features avhubert_base_video", "sees mouths"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(flags, message):
