@@ -11,7 +11,8 @@ prepared again loses them.
 Weights are not downloaded: a missing file is an error that says where it comes from and under which licence.
 After an interruption, call it again: features that fit the flags, the weights and the clip stay. Machines
 take a --shard each (1/16, 2/16, ...), or one command hands out the clips on a Ray cluster (--executor ray).
-DATA_ROOT/features_failures.csv lists the clips that cannot be read; the exit status is then 1.
+DATA_ROOT/features_failures_BACKBONE.csv lists the clips that cannot be read, or written; the exit status is
+then 1.
 
 DATA_ROOT may be a URL of an object store, as the --output of preprocess.prepare: of a clip, what the backbone
 reads is fetched, and the features are uploaded next to it. What is there fits if its .json and clip.json do.
@@ -55,7 +56,7 @@ def main() -> int:
     batch = find_clips(place.data_root)
     jobs = batch.jobs[shard - 1 :: num_shards]
     suffix = f"_{shard}_of_{num_shards}"
-    table = f"features_failures{'' if num_shards == 1 else suffix}.csv"
+    table = f"features_failures_{config.feature_name}{'' if num_shards == 1 else suffix}.csv"
     with lock_partial(batch.output.workspace(), f"{config.feature_name}{suffix}") as partial:
         if on_ray:
             outcomes = extract_on_ray(config, jobs, partial, address=executor.ray_address)

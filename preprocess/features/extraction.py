@@ -126,11 +126,12 @@ class Results:
         """Write all rows (S, E) of the clip that `chunk` is of: its outcome."""
         job = self.jobs[chunk.index]
         if not np.isfinite(rows).all():
-            return job, "failed", "not finite features; try --precision fp32"
+            hint = "" if chunk.info.settings["precision"] == "fp32" else "; try --precision fp32"
+            return job, "failed", f"not finite features{hint}"
         try:
             install_features(job, self.name, rows, chunk.info)
-        except StoreError as error:
-            return job, "failed", str(error)
+        except (StoreError, OSError) as error:  # of a full disk it is another error, which ends all
+            return job, "failed", str(error).replace(f"{job.folder}/", "")
         return job, "done", ""
 
 

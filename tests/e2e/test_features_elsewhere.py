@@ -88,20 +88,21 @@ def on_s3(server, prepared) -> str:
     """Made by the command at a URL, with processes that read ahead, and fetch."""
     url = put(prepared, "s3://bucket/features")
     line = last_line(extract(url, *RESNET, "--num_workers", 2))
-    assert line == f"23 extracted, 0 already there, 1 failed (see {url}/features_failures.csv)"
+    assert line == f"23 extracted, 0 already there, 1 failed (see {url}/features_failures_audio_resnet18.csv)"
     return url
 
 
 def test_features_at_a_url_are_those_of_a_local_run(on_s3, local):
     assert tree(on_s3) == tree(local)
-    assert f"{BAD},cropped_video.wav: is not a readable" in tree(on_s3)["features_failures.csv"].decode()
+    table = tree(on_s3)["features_failures_audio_resnet18.csv"].decode()
+    assert f"{BAD},cropped_video.wav: is not a readable" in table
 
 
 def test_a_second_run_fetches_no_sound_and_writes_nothing_but_its_list(server, on_s3):
     server.requests.clear()
     assert last_line(extract(on_s3)).startswith("0 extracted, 23 already there, 1 failed")
     kinds = Counter(kind for kind, _ in server.requests)
-    assert kinds["PUT"] == 1  # features_failures.csv
+    assert kinds["PUT"] == 1  # features_failures_audio_resnet18.csv
     assert kinds["GET"] == 2 * 23 + 2  # clip.json and the features' .json; of the bad clip also the sound
 
 

@@ -217,7 +217,7 @@ def on_ray(cluster: object) -> tuple[str, ...]:
 def test_actors_work_at_a_url(server, cluster, clips, extracted):
     url = features.put(clips, "s3://bucket/on_ray")
     line = features.last_line(features.extract(url, *features.RESNET, *on_ray(cluster)))
-    assert line == f"23 extracted, 0 already there, 1 failed (see {url}/features_failures.csv)"
+    assert line == f"23 extracted, 0 already there, 1 failed (see {url}/features_failures_audio_resnet18.csv)"
     assert features.tree(url) == tree(extracted)
     assert not open_store(url).workspace().exists()
 

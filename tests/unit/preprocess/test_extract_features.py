@@ -253,13 +253,21 @@ def test_a_clips_rows_do_not_depend_on_the_others_or_on_workers(monkeypatch, cli
 def test_what_cannot_be_read_is_listed_and_the_others_go_on(monkeypatch, clips, tiny, caplog):
     (clips / "clip_70" / VIDEO_NAME).write_bytes(b"no video")
     assert extract(monkeypatch, clips) == 1
-    table = (clips / "features_failures.csv").read_text()
+    table = (clips / "features_failures_marlin_small.csv").read_text()
     assert f'\nclip_70,"{VIDEO_NAME}: cannot be decoded' in table
     assert table.count("\n") == 2
     assert len(list(clips.rglob("marlin_small.npy"))) == 2
     shutil.rmtree(clips / "clip_70")
     assert extract(monkeypatch, clips) == 0
-    assert not (clips / "features_failures.csv").exists()
+    assert not (clips / "features_failures_marlin_small.csv").exists()
+
+
+def test_what_cannot_be_written_is_listed_and_the_others_go_on(monkeypatch, clips, tiny, caplog):
+    (clips / "clip_70/features").write_text("a file in the folder's place")
+    assert extract(monkeypatch, clips) == 1
+    table = (clips / "features_failures_marlin_small.csv").read_text()
+    assert "\nclip_70,[Errno 20] Not a directory: 'features/marlin_small.npy'" in table
+    assert len(list(clips.rglob("marlin_small.npy"))) == 2
 
 
 def test_features_that_are_not_finite_are_a_clips_failure(monkeypatch, clips, tiny, caplog):
@@ -275,7 +283,7 @@ def test_features_that_are_not_finite_are_a_clips_failure(monkeypatch, clips, ti
     spoilt = dataclasses.replace(tiny, make=lambda: Spoilt(MarlinEncoder(TINY_MARLIN)))
     monkeypatch.setitem(BACKBONES, "marlin_small", spoilt)
     assert extract(monkeypatch, clips) == 1
-    assert "clip_1,not finite features" in (clips / "features_failures.csv").read_text()
+    assert "clip_1,not finite features" in (clips / "features_failures_marlin_small.csv").read_text()
     assert len(list(clips.rglob("marlin_small.npy"))) == 3
 
 

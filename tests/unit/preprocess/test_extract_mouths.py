@@ -158,7 +158,7 @@ def test_a_clip_without_a_face_or_with_other_landmarks_is_listed(monkeypatch, cl
         path = clips / f"clip_{number}" / LANDMARKS_NAME
         np.save(path, change(np.load(path)))
     assert extract(monkeypatch, clips, "avhubert_base") == 1
-    table = (clips / "features_failures.csv").read_text()
+    table = (clips / "features_failures_avhubert_base.csv").read_text()
     assert "no face in any frame" in table
     assert "19 landmark frames for 20 video frames" in table
 
