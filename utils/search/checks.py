@@ -117,8 +117,10 @@ def shown_changes(trial: Trial) -> str:
 
 
 def require_same_search(run_dir: Path, checked: Checked, command: Sequence[str]) -> None:
-    """Write down what is searched, or raise UsageError if the folder holds another search, or a run, or has
-    tested a data set elsewhere under the same name.
+    """Write down what is searched.
+
+    Raises UsageError if the folder holds another search, or a run, or if its trials were tested elsewhere on
+    another folder under the same name.
     """
     path, definition = run_dir / RECORD, checked.definition
     require_no_run(run_dir)
