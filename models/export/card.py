@@ -38,7 +38,9 @@ def describe(
     """
     train = content["config"]["train"]
     about: dict[str, Any] = {
-        name: content[name] for name in ("epoch", "decision", "environment") if name in content
+        name: content[name]
+        for name in ("epoch", "decision", "environment", "landmark_backends")
+        if name in content
     }
     return {
         "file": file.name,
@@ -58,7 +60,7 @@ def describe(
             "trim_silence": data.trim_silence,
             "features_s": data.window_s if data.rows_after_end else 0.0,  # at least, also after a clip's end
         },
-        "caller": _duties(data, inputs),
+        "caller": _duties(content, data, inputs),
         "training_data": train.get("dataset"),
         "generated_sets": content.get("generated_sets", []),
         "split_checksums": content.get("split_checksums", {}),
@@ -76,10 +78,11 @@ def _input(name: str, example: Tensor) -> dict[str, Any]:
     }
 
 
-def _duties(data: DataConfig, inputs: dict[str, Tensor]) -> list[str]:
+def _duties(content: dict[str, Any], data: DataConfig, inputs: dict[str, Tensor]) -> list[str]:
     """What is not in the network, and has to be done before or after it."""
+    backends = " or ".join(content.get("landmark_backends", {}))
     duties = [
-        "crop the face as preprocess.prepare does",
+        "crop the face as preprocess.prepare does" + (f" --landmark_backend {backends}" if backends else ""),
         "give the windows of a batch one length: no padding",
     ]
     if "waveform" in inputs:
@@ -90,6 +93,8 @@ def _duties(data: DataConfig, inputs: dict[str, Tensor]) -> list[str]:
         duties.append("extract the features: their backbones are not in the network")
     if data.trim_silence:
         duties.append(f"begin windows after the leading silence, by the rule {data.trim_rule!r}")
+    if content.get("domain"):
+        duties.append("leave clips undecided that are unlike the training clips: the network does not tell")
     return [
         *duties,
         f"pool the logits of a clip's windows: {data.pooling}",

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from models.restore import restore_decision
+from models.restore import restore_decision, restore_localiser
 from tests.clip_factory import write_clip_folder
 from tests.commands import ok, run_command, run_processes, start_command
 from tests.e2e.test_training import TINY
+from utils.checkpoint.export import write_export
 from utils.checkpoint.files import load_checkpoint
 from utils.evaluation.segments import Localiser
 
@@ -53,7 +54,11 @@ def evaluate(run_dir, planted, output_dir, *flags, processes=1):
 
 
 def test_rules_are_stored_and_test_py_prints_the_metric(run_dir, planted, tmp_path):
-    localiser = Localiser.from_plain(load_checkpoint(run_dir / "best.pt")["localiser"])
+    content = load_checkpoint(run_dir / "best.pt")
+    localiser = Localiser.from_plain(content["localiser"])
+    write_export(content, run_dir / "best.pt", tmp_path / "model.safetensors")
+    exported = load_checkpoint(tmp_path / "model.safetensors")
+    assert restore_localiser(exported, run_dir).as_plain() == localiser.as_plain()
     assert (localiser.stride_s, localiser.num_clips) == (0.12, 6)
     assert localiser.rules.keys() == {"clip", "video"}  # no sound is forged
     assert "challenge score of their segments: clip" in (run_dir / "train.log").read_text()

@@ -15,6 +15,7 @@ from tests.commands import ok, run_command, scores
 from tests.feature_factory import random_recipe, write_noise_features
 from tests.kill import differences, stop_and_resume
 from tests.moving_face import clicks, moving_face, write_video
+from utils.checkpoint.export import write_export
 from utils.checkpoint.files import load_checkpoint
 from utils.clip_type import EMOTIONS
 from utils.errors import UsageError
@@ -55,6 +56,17 @@ def test_a_run_says_what_it_learnt_from_and_describes_the_signals(run_dir):
     content = load_checkpoint(run_dir / "best.pt")
     assert content["features"] == {f"features/{name}": random_recipe(name) for name in NAMES}
     assert {"noise", "bandwidth"} <= set(content["domain"]["names"])
+
+
+def test_an_export_knows_all_that_its_checkpoint_does(run_dir, tmp_path):
+    best, target = run_dir / "best.pt", tmp_path / "model.safetensors"
+    content = load_checkpoint(best)
+    write_export(content, best, target)
+    exported = load_checkpoint(target)
+    assert content.keys() == exported.keys()
+    for name in content.keys() - {"config", "model"}:
+        assert exported[name] == json.loads(json.dumps(content[name])), name
+    assert load_detector(target).model.recipes == load_detector(best).model.recipes
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(root, run_dir, tmp_path):

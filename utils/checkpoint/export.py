@@ -14,10 +14,11 @@ from utils.errors import CheckpointError
 from utils.files import write_atomically, write_text
 
 CARD = Path(__file__).with_name("model_card.md")
-# exported with the weights; the command line and the state of the training are not
+# exported with the weights: all of a best.pt, so that it is judged by as that is; the command line and the
+# state of the training are not
 ABOUT = (
-    *("format", "config", "split_checksums", "environment", "epoch", "val", "decision"),
-    *("generated_sets", "landmark_backends"),
+    *("format", "config", "split_checksums", "environment", "epoch", "val", "decision", "localiser"),
+    *("generated_sets", "landmark_backends", "domain", "features"),
 )
 
 
