@@ -59,7 +59,8 @@ def main() -> None:
     others = [model for model in MODEL_FILES["mesh"] if model != FACE_MESH] if config.folder else []
     require_writable(folder)
     with tempfile.TemporaryDirectory() as temporary:
-        for path in (download_face_mesh(Path(temporary)), *map(find_model, others)):
+        found = [find_model(model, looks_in_folder=False) for model in others]
+        for path in (download_face_mesh(Path(temporary)), *found):
             write_atomically(folder / path.name, functools.partial(shutil.copyfile, path))
             log.info("installed %s", folder / path.name)
 

