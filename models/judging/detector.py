@@ -51,7 +51,7 @@ from models.method import Method, check_config, needs_of
 from models.restore import restore_decision, restore_domain, restore_localiser, restore_model
 from preprocess.clip.all_faces import PASSES, TrackClip, TrackedVideo, track_video
 from preprocess.faces.backends import resolve_like
-from preprocess.features.extraction import extract_alike
+from preprocess.features.extraction import config_alike, extract_alike
 from preprocess.work.workers import call_limited
 from utils.checkpoint.files import load_checkpoint
 from utils.clip.backends import describe_change
@@ -141,8 +141,7 @@ class LoadedDetector:
 
     def judge_tracks(self, video: Path, work_dir: Path, config: JudgeConfig) -> tuple[Verdict, TrackedVideo]:
         """`judge`, plus the tracked faces, whose files stay in `work_dir`."""
-        if self.tells_emotions:
-            raise UsageError(f"{self.name}: tells emotions apart, and says nothing of real and fake")
+        self.require_ready(config)
         tracked = self._track(video, work_dir, config)
         must_abstain = self.caveat and not (config.judge_despite_generated or is_demo_video(video))
         reasons = [self.caveat] if must_abstain else []
@@ -225,6 +224,14 @@ class LoadedDetector:
         clip = unlabelled_clip(track.folder.name, track.folder)
         return ClipDataset([clip], self.data, training=False, keeps_frames=True, **needs)
 
+    def require_ready(self, config: JudgeConfig) -> None:
+        """Raise UsageError or CheckpointError if it can judge no video, whatever is in it."""
+        if self.tells_emotions:
+            raise UsageError(f"{self.name}: tells emotions apart, and says nothing of real and fake")
+        self.backend_for(config)
+        for name, recipe in self.model.recipes.items():
+            config_alike(name, recipe, config.weights_dir, self.device)
+
     def backend_for(self, config: JudgeConfig) -> str:
         """The landmark backend that finds the faces. Raises UsageError if what `config` names is not here."""
         return resolve_like(config.landmark_backend, self.trained_backends)
@@ -233,13 +240,13 @@ class LoadedDetector:
         """What is to be said if that is another one than in training; "" if nothing."""
         return describe_change(self.trained_backends, [self.backend_for(config)], "the video")
 
+    def notes(self, config: JudgeConfig) -> list[str]:
+        """What is to be said of the verdicts on any video."""
+        missing = "the checkpoint holds no threshold from validation: 0.5 is used, and nothing is undecided"
+        return [*filter(None, [self.backend_note(config)]), *([] if self.has_decision else [missing])]
+
     def _notes(self, tracked: TrackedVideo, config: JudgeConfig) -> list[str]:
-        notes = [*filter(None, [self.caveat, self.backend_note(config)]), *notes_of(tracked)]
-        if not self.has_decision:
-            notes.append(
-                "the checkpoint holds no threshold from validation: 0.5 is used, and nothing is undecided"
-            )
-        return notes
+        return [*filter(None, [self.caveat]), *self.notes(config), *notes_of(tracked)]
 
     def _judge_face(
         self, track: TrackClip, tracked: TrackedVideo, config: JudgeConfig, what: str, reasons: list[str]

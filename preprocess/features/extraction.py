@@ -276,6 +276,31 @@ def extract(
         yield from (future.result() for future in writing)
 
 
+def config_alike(
+    name: str, recipe: Mapping[str, Any], weights_dir: Path | None, device: torch.device
+) -> ExtractConfig:
+    """The flags that make the features that a recipe (FeatureInfo.recipe) describes; errors as below."""
+    settings, is_random = recipe["settings"], recipe["weights"] == RANDOM_WEIGHTS
+    needs_file = not is_random and recipe["weights"] != NO_WEIGHTS
+    if needs_file and weights_dir is None:
+        raise UsageError(f"give --weights_dir: the checkpoint reads {name}, of {recipe['weights']}")
+    try:
+        config = ExtractConfig(
+            backbone=recipe["backbone"],
+            weights_dir=weights_dir if needs_file else None,
+            random_weights=is_random,
+            layer=settings.get("layer", 0),
+            device=str(device),
+            precision=settings.get("precision", "fp32"),
+            batch_size=0 if device.type == "cuda" else 1,  # a short video has few pieces
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"nothing gives {brief(name)} ({error})") from error
+    if FEATURES + config.feature_name != name:
+        raise CheckpointError(f"{brief(name)} would be {config.feature_name}")
+    return config
+
+
 def extract_alike(
     folders: list[Path],
     recipes: Mapping[str, Mapping[str, Any]],
@@ -288,24 +313,7 @@ def extract_alike(
     a clip cannot be read.
     """
     for name, recipe in recipes.items() if folders else ():
-        settings, is_random = recipe["settings"], recipe["weights"] == RANDOM_WEIGHTS
-        needs_file = not is_random and recipe["weights"] != NO_WEIGHTS
-        if needs_file and weights_dir is None:
-            raise UsageError(f"give --weights_dir: the checkpoint reads {name}, of {recipe['weights']}")
-        try:
-            config = ExtractConfig(
-                backbone=recipe["backbone"],
-                weights_dir=weights_dir if needs_file else None,
-                random_weights=is_random,
-                layer=settings.get("layer", 0),
-                device=str(device),
-                precision=settings.get("precision", "fp32"),
-                batch_size=0 if device.type == "cuda" else 1,  # a short video has few pieces
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"nothing gives {brief(name)} ({error})") from error
-        if FEATURES + config.feature_name != name:
-            raise CheckpointError(f"{brief(name)} would be {config.feature_name}")
+        config = config_alike(name, recipe, weights_dir, device)
         for job, status, reason in extract(config, folder_jobs(folders), _kept_encoder(config)):
             if status == "failed":
                 raise ClipError(job.folder, reason)

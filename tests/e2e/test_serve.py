@@ -14,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import start_command
+from models.judging.serving.config import ServeConfig
+from models.judging.serving.judge import Task, _judge
+from tests.checkpoint_factory import write_small_checkpoint
+from tests.commands import run_command, start_command
 from tests.e2e.test_video import write_checkpoint, write_video
 from tests.hostile_media import write_jpeg_bomb
 from tests.trees.media import FPS, Media
+from utils.errors import UsageError
 
 KEEP_S, GONE_S, MAX_MB = 16, 8, 4
 MAX_QUEUE, MAX_ADDRESS, MAX_SESSION = 60, 55, 20
@@ -278,9 +282,50 @@ def test_an_upload_that_breaks_off_leaves_nothing(served):
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as raw:
         raw.sendall("\r\n".join([*lines, "", "half of a video"]).encode())
         wait_for(person.videos, "the upload does not begin")
-        assert len(served.files()) == 1
+        wait_for(lambda: len(served.files()) == 1, "nothing of it is kept")
     wait_for(lambda: not person.videos(), "the upload does not end")
     wait_for(lambda: not served.files(), "a part of it is still there")
+
+
+def test_an_upload_that_trickles_ends_when_nobody_waits_for_it(served):
+    """Each byte comes before a connection counts as silent."""
+    person = Person(served)
+    lines = ["POST /videos HTTP/1.1", f"Host: 127.0.0.1:{served.port}", "Content-Length: 1000000"]
+    lines += [f"{name}: {text}" for name, text in {**person.headers, "X-Token": person.token}.items()]
+    ended = threading.Event()
+
+    def trickle(raw):
+        with contextlib.suppress(OSError):
+            while not ended.wait(0.2):
+                raw.sendall(b"x")
+
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as raw:
+        raw.sendall("\r\n".join([*lines, "", ""]).encode())
+        sender = threading.Thread(target=trickle, args=(raw,))
+        sender.start()
+        try:
+            (video_id,) = wait_for(person.videos, "the upload does not begin")
+            assert person.ask("DELETE", f"/videos/{video_id}", X_Token=person.token)[0] == 204
+            wait_for(lambda: not served.files(), "it is still being sent")
+        finally:
+            ended.set()
+            sender.join()
+
+
+def test_a_checkpoint_that_can_judge_no_video_is_refused_at_once(tmp_path):
+    write_small_checkpoint(tmp_path / "best.pt", "td3mf", "--task", "emotion", "--label_rule", "emotion")
+    refused = run_command("test.py", "--serve", "--port", "0", "--checkpoint", tmp_path / "best.pt")
+    assert refused.returncode == 2
+    assert "tells emotions apart" in refused.stderr
+
+
+def test_what_sending_again_would_not_mend_is_told(tmp_path):
+    class Unable:
+        def judge_tracks(self, *_):
+            raise UsageError("give --weights_dir")
+
+    task, config = Task(tmp_path, "clip.mp4"), ServeConfig(checkpoint=tmp_path / "best.pt")
+    assert _judge(Unable(), task, config).reason == "it could not be judged: give --weights_dir"
 
 
 @pytest.mark.slow

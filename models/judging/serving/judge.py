@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from models.judging.serving.folders import remove_tree
 from utils.errors import ClipError, FrameworkError
 from utils.run.progress import Bar, configure_logging, told_progress
 
+log = logging.getLogger("test")
 VIDEO_NAME = "video"  # of an upload on the disk, whatever its owner calls it
 READY = "ready"
 
@@ -99,6 +101,7 @@ def _serve(connection: Connection, config: ServeConfig, uploads: Path) -> None:
     Bar.set_lock(threading.RLock())
     try:
         detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
+        detector.require_ready(config)
     except FrameworkError as error:
         connection.send(error)
         return
@@ -129,6 +132,10 @@ def _judge(detector: LoadedDetector, task: Task, config: ServeConfig) -> Outcome
     except ClipError as error:
         inside = "" if error.path == video else f"{error.path.name}: "
         return Outcome(reason=f"{inside}{error.reason}".replace(str(video), task.name))
+    except (FrameworkError, OSError) as error:  # nothing that sending it again would mend
+        log.error("%s", error)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return Outcome(reason=f"it could not be judged: {reason}")
     verdict = dataclasses.replace(verdict, video=task.name)
     try:
         write_video_page(task.folder, verdict, tracked, no_thumbnails=config.no_thumbnails)

@@ -12,6 +12,7 @@ random bits, and only its owner's session may use it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import signal
@@ -168,27 +169,50 @@ def make_app(queue: VideoQueue, config: ServeConfig, port: int) -> flask.Flask:
 
 def _receive(stream: Any, job: Job, queue: VideoQueue) -> None:
     """Write an upload to its place and put it into the queue; if that fails, nothing of it remains."""
-    is_queued = False
+    is_queued, ended = False, threading.Event()
+    connection = flask.request.environ["werkzeug.socket"]
     deadline = time.monotonic() + UPLOAD_S
+    watch = threading.Thread(target=_hang_up, args=(connection, job, deadline, ended), daemon=True)
     try:
         with job.video.open("wb") as file:
+            watch.start()
             while piece := stream.read(PIECE_BYTES):
-                if job.state != SENDING:
-                    raise NotFound("it was deleted while it was sent")
-                if time.monotonic() > deadline:
-                    raise RequestTimeout(f"sending took longer than {UPLOAD_S:g} s")
+                _require_time(job, deadline)
                 file.write(piece)
+            _require_time(job, deadline)
             if not file.tell():
                 raise BadRequest("the file is empty")
         is_queued = queue.submit(job)
     except OSError as error:
+        _require_time(job, deadline)
         if isinstance(error, (ConnectionError, TimeoutError)):
             raise BadRequest("the connection broke") from error
         raise ServiceUnavailable(f"it cannot be written: {error.strerror}") from error
+    except BadRequest:  # of a connection that broke, maybe by _hang_up
+        _require_time(job, deadline)
+        raise
     finally:
+        ended.set()
         if not is_queued:
             queue.remove(job)
             remove_tree(job.folder)
+
+
+def _require_time(job: Job, deadline: float) -> None:
+    """Raise NotFound for a job that was deleted, RequestTimeout for one that takes too long."""
+    if job.state != SENDING:
+        raise NotFound("it was deleted while it was sent")
+    if time.monotonic() > deadline:
+        raise RequestTimeout(f"sending took longer than {UPLOAD_S:g} s")
+
+
+def _hang_up(connection: Any, job: Job, deadline: float, ended: threading.Event) -> None:
+    """Stop to listen to who sends a job that nobody waits for: reading waits for a whole piece."""
+    while not ended.wait(1.0):
+        if job.state != SENDING or time.monotonic() > deadline:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+            return
 
 
 def _require_own_page() -> None:
