@@ -58,7 +58,7 @@ class VideoConfig(JudgeConfig):
     checkpoint: Path = opt(dataclasses.MISSING, "best.pt of a run")
     output_dir: Path = opt(dataclasses.MISSING, "where results are written")
     format: str = opt("mp4", "format of the annotated video: mp4 (H.264) or avi (XVID)", choices=CONTAINERS)
-    annotate: bool = opt(True, "write the annotated video")
+    annotate: bool = opt(True, "write the annotated video (camera:N and pipe: live.mp4)")
     render: str = opt(
         "full",
         "what the annotated video shows; full: boxes, landmarks, verdicts, P(fake) over time, with sound; "
@@ -72,8 +72,11 @@ class VideoConfig(JudgeConfig):
 
     def unused(self) -> dict[str, str]:
         """Fields without effect in this configuration and why: giving such a flag is an error."""
+        if is_live(self.video):
+            names = ("format", "render", "tracker", "lag_frames", "explain")
+            return dict.fromkeys(names, "--video is judged as it comes")
         unused = {} if self.annotate else dict.fromkeys(("format", "render"), "annotate is false")
-        return unused if is_live(self.video) else unused | {"stall_s": "--video is a file"}
+        return unused | {"stall_s": "--video is a file"}
 
 
 def find_videos(path: Path, output_dir: Path) -> list[Path]:
@@ -149,7 +152,7 @@ def main() -> int:
     detector = load_detector(config.checkpoint, device=config.device, precision=config.precision)
     if not videos:
         source = open_source(config.video, config, config.stall_s)
-        judge_live(detector, source, config.output_dir, config)
+        judge_live(detector, source, config.output_dir, config, annotate=config.annotate)
         return 0
     several = config.video.is_dir()
     num_failed = 0

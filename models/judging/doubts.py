@@ -36,8 +36,12 @@ def doubts_of_sound(track: TrackClip, tracked: TrackedVideo) -> list[str]:
     """Reasons in a face's sound, for methods that judge it."""
     if tracked.silent:
         return ["no sound"]
-    level = _level_dbfs(track.folder / AUDIO_NAME)
-    return [f"no speech: the sound's level is {level:.0f} dB"] if level < SILENCE_DBFS else []
+    return doubts_of_level(_level_dbfs(track.folder / AUDIO_NAME))
+
+
+def doubts_of_level(level_dbfs: float) -> list[str]:
+    """Reasons in the level of the loudest second of a face's sound."""
+    return [f"no speech: the sound's level is {level_dbfs:.0f} dB"] if level_dbfs < SILENCE_DBFS else []
 
 
 def notes_of(tracked: TrackedVideo) -> list[str]:

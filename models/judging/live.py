@@ -172,11 +172,12 @@ class _Camera:
 
 
 def judge_live(
-    detector: LoadedDetector, source: Source, output_dir: Path, config: JudgeConfig
+    detector: LoadedDetector, source: Source, output_dir: Path, config: JudgeConfig, *, annotate: bool = True
 ) -> dict[int, RunningVerdict]:
     """Judge a source until it ends or Ctrl-C; write and print its verdicts. Returns each face's last one.
 
-    Raises the ClipError with which a source breaks off, after the verdicts on what came before.
+    annotate: whether live.mp4 is written. Raises the ClipError with which a source breaks off, after the
+    verdicts on what came before.
     """
     stream = detector.stream(source.fps, source.sample_rate_hz, config)
     last: dict[int, RunningVerdict] = {}
@@ -188,7 +189,8 @@ def judge_live(
             sys.stdout.write(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
-    with _Drawing(output_dir / "live.mp4", source.fps, detector.caveat) as drawing:
+    path = output_dir / "live.mp4" if annotate else None
+    with _Drawing(path, source.fps, detector.caveat) as drawing:
         try:
             with contextlib.closing(source.items):
                 for time_s, item in source.items:
@@ -202,7 +204,8 @@ def judge_live(
         except ClipError as error:
             broken = error
         tell(stream.close())
-    notes = list(filter(None, [detector.backend_note(config)]))
+        drawing.hold(stream.now_s)
+    notes = detector.notes(config)
     for note in notes:
         log.warning("%s", note)
     content: dict[str, Any] = {"caveat": detector.caveat, "notes": notes}
@@ -215,12 +218,14 @@ def judge_live(
 
 
 class _Drawing:
-    """The picture with the last verdicts in it, written as it comes."""
+    """The picture with the last verdicts in it, as it comes, at the stream's constant rate; None: nowhere."""
 
-    def __init__(self, path: Path, fps: Fraction, caveat: str) -> None:
+    def __init__(self, path: Path | None, fps: Fraction, caveat: str) -> None:
         self._path, self._fps, self._caveat = path, fps, caveat
         self._stack, self._converter = contextlib.ExitStack(), PictureConverter()
         self._writer: Any = None
+        self._image: npt.NDArray[np.uint8] | None = None  # the last one
+        self._num_written = 0
 
     def __enter__(self) -> _Drawing:
         return self
@@ -229,6 +234,9 @@ class _Drawing:
         self._stack.close()
 
     def draw(self, picture: Picture, last: dict[int, RunningVerdict], now_s: float) -> None:
+        self.hold(now_s - float(1 / self._fps))
+        if self._path is None or self._is_drawn_to(now_s):
+            return  # of several frames between two places one is shown
         image = picture.for_thread(self._converter).rgb().copy()  # faces are looked for in it meanwhile
         height, width = image.shape[:2]
         line = caveat_line(self._caveat, width, height)
@@ -240,4 +248,14 @@ class _Drawing:
         if self._writer is None:
             size = width, height + len(line)
             self._writer = self._stack.enter_context(open_copy(self._path, self._fps, *size))
-        self._writer.write(to_even(np.concatenate([image, line])))
+        self._image = to_even(np.concatenate([image, line]))
+        self.hold(now_s)
+
+    def hold(self, until_s: float) -> None:
+        """Show the last picture up to a time."""
+        while self._image is not None and not self._is_drawn_to(until_s):
+            self._writer.write(self._image)
+            self._num_written += 1
+
+    def _is_drawn_to(self, time_s: float) -> bool:
+        return self._num_written >= round(time_s * float(self._fps))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from utils.clip.files import SAMPLE_RATE_HZ
-from utils.media.sound import LARGEST_AUDIO_GAP_S, RESAMPLER_QUALITY
+from utils.media.sound import LARGEST_AUDIO_GAP_S, RESAMPLER_QUALITY, is_lost, mix_to_mono
 
 Samples = npt.NDArray[np.float32]
 
@@ -15,7 +17,8 @@ class LiveSound:
     """Mono PCM16 at SAMPLE_RATE_HZ; sample 0 belongs to the first frame. What nobody will read is dropped.
 
     As in files: gaps are silent, sound from before the first frame is cut off. Sound that comes after its
-    time was filled with silence (`fill_to`) is lost.
+    time was filled with silence (`fill_to`) is lost. Whether a mix cancels a channel is known of what came
+    so far, in a file of all of it.
     """
 
     def __init__(self, sample_rate_hz: int) -> None:
@@ -29,8 +32,8 @@ class LiveSound:
         self._first = 0  # number of the first kept sample
         self._next: int | None = None  # of the next one that the resampler gives
         self._next_s: float | None = None  # when the next sample of the source is due
-        self.loudest = self.loudest_second = 0.0  # amplitude, and mean square of a second
-        self._second, self._in_second = 0.0, 0
+        self._energies, self._mixed = np.zeros(0), 0.0  # of the channels, and of their mean
+        self.loudest = 0.0  # amplitude
 
     @property
     def end(self) -> int:
@@ -40,7 +43,7 @@ class LiveSound:
     def write(self, samples: Samples, time_s: float | None = None) -> None:
         """Append (N,) or (C, N) samples in [-1, 1], the first of them at `time_s` after the first frame."""
         if samples.ndim == 2:
-            samples = np.asarray(samples.mean(axis=0, dtype=np.float32))
+            samples = self._mono(samples)
         if self._next is None:
             self._next_s = time_s or 0.0
             self._next = round(self._next_s * SAMPLE_RATE_HZ)
@@ -51,6 +54,15 @@ class LiveSound:
             self._next_s = time_s - missing / self._rate
         self._next_s += len(samples) / self._rate
         self._append(self._resampler.resample_chunk(np.ascontiguousarray(samples, np.float32)))
+
+    def _mono(self, channels: Samples) -> Samples:
+        """(C, N) -> (N,): their mean, or the loudest one where that has cancelled it."""
+        mean = mix_to_mono(channels, None)
+        if len(channels) != len(self._energies):
+            self._energies, self._mixed = np.zeros(len(channels)), 0.0
+        self._energies += np.square(channels, dtype=np.float64).sum(axis=1)
+        self._mixed += float(np.square(mean, dtype=np.float64).sum())
+        return channels[self._energies.argmax()] if is_lost(self._energies, self._mixed) else mean
 
     def finish(self) -> None:
         """No further samples."""
@@ -67,15 +79,7 @@ class LiveSound:
             # as a wav file stores them
             stored = np.clip(np.rint(samples * 32768.0), -32768, 32767) / np.float32(32768)
             self.loudest = max(self.loudest, float(np.abs(stored).max()))
-            self._measure(stored)
             self._kept = np.concatenate([self._kept, stored.astype(np.float32)])
-
-    def _measure(self, samples: Samples) -> None:
-        self._second += float(np.square(samples, dtype=np.float64).sum())
-        self._in_second += len(samples)
-        if self._in_second >= SAMPLE_RATE_HZ:
-            self.loudest_second = max(self.loudest_second, self._second / self._in_second)
-            self._second, self._in_second = 0.0, 0
 
     def fill_to(self, end: int) -> None:
         """Append silence up to a sample."""
@@ -88,6 +92,31 @@ class LiveSound:
 
     def drop_before(self, start: int) -> None:
         """Forget samples that nobody will read."""
-        count = min(start - self._first, len(self._kept))
-        if count > 0:
-            self._kept, self._first = self._kept[count:].copy(), self._first + count
+        if start > self.end:  # nothing was heard yet: do not fill it with silence later
+            self._kept, self._first = np.zeros(0, np.float32), start
+        elif start > self._first:
+            self._kept, self._first = self._kept[start - self._first :].copy(), start
+
+
+class LoudestSecond:
+    """The level of a face's sound, as doubts_of_sound takes it from a file: of its loudest second."""
+
+    def __init__(self) -> None:
+        self._loudest = self._energy = 0.0  # mean square of a whole second, and energy of the one that began
+        self._count = 0
+
+    def add(self, samples: Samples) -> None:
+        """Take the next samples."""
+        while len(samples):
+            taken, samples = np.split(samples, [SAMPLE_RATE_HZ - self._count])
+            self._energy += float(np.square(taken, dtype=np.float64).sum())
+            self._count += len(taken)
+            if self._count == SAMPLE_RATE_HZ:
+                self._loudest = max(self._loudest, self._energy / self._count)
+                self._energy, self._count = 0.0, 0
+
+    @property
+    def dbfs(self) -> float:
+        """Root mean square level, in dBFS."""
+        begun = self._energy / self._count if self._count else 0.0
+        return 10 * math.log10(max(self._loudest, begun) + 1e-12)

@@ -29,8 +29,8 @@ from loaders.batches.places import last_start_frame, window_frames
 from loaders.batches.transforms import normalize_landmarks
 from loaders.batches.windows import ClipWindow
 from models.judging.config import JudgeConfig
-from models.judging.doubts import SILENCE_DBFS, doubts_of, face_height_px
-from models.judging.live_sound import LiveSound, Samples
+from models.judging.doubts import doubts_of, doubts_of_level, face_height_px
+from models.judging.live_sound import LiveSound, LoudestSecond, Samples
 from models.method import Method
 from preprocess.clip.all_faces import MIN_TRACK_S, TrackClip, TrackedVideo
 from preprocess.clip.live import FacePiece, LiveFaces
@@ -111,6 +111,8 @@ class _Face:
     total: float = 0.0  # of the windows' logits, or the largest
     num_windows: int = 0
     facts: npt.NDArray[np.float64] | None = None  # sum over the windows
+    level: LoudestSecond = field(default_factory=LoudestSecond)  # of its sound up to sample `heard_to`
+    heard_to: int = 0
 
     def add(self, piece: FacePiece) -> None:
         self.video.extend(piece.video)
@@ -136,6 +138,8 @@ class DetectorStream:
             raise UsageError(f"{detector.name}: tells emotions apart, and says nothing of real and fake")
         if any(name.startswith(FEATURES) for name in detector.inputs):
             raise UsageError("the method reads cached features, which need the whole video: judge the file")
+        if config.tracker != "ours":
+            raise UsageError(f"tracker {config.tracker} needs the whole video: judge the file")
         if detector.data.landmark_normalization == "clip_zscore":
             raise UsageError("--landmark_normalization clip_zscore needs the whole video: judge the file")
         self._detector, self._config, self.fps = detector, config, fps
@@ -227,7 +231,8 @@ class DetectorStream:
     def _verdicts(self) -> list[RunningVerdict]:
         for piece in self._faces.pieces():
             if piece.face not in self._known:
-                self._known[piece.face] = _Face(piece.first_frame)
+                origin = round(piece.first_frame / self.fps * SAMPLE_RATE_HZ)
+                self._known[piece.face] = _Face(piece.first_frame, heard_to=origin)
             self._known[piece.face].add(piece)
         found = []
         for number, face in list(self._known.items()):
@@ -276,6 +281,8 @@ class DetectorStream:
                     return None
                 self._sound.fill_to(last)
             waveform = self._sound.read(first, last)
+            face.level.add(self._sound.read(face.heard_to, last))
+            face.heard_to = max(face.heard_to, last)
         places = frames - face.kept_from
         video, points = (np.stack([kept[place] for place in places]) for kept in (face.video, face.landmarks))
         points = normalize_landmarks(points, np.arange(len(points)), data.landmark_normalization)
@@ -374,11 +381,7 @@ class DetectorStream:
         reasons = [detector.caveat] if detector.caveat and not self._config.judge_despite_generated else []
         reasons += doubts_of(track, video, self._config.min_face_px, window_s)
         if "audio" in detector.model.modalities:
-            level = 10 * math.log10(self._sound.loudest_second + 1e-12)
-            if video.silent:
-                reasons.append("no sound")
-            elif level < SILENCE_DBFS:
-                reasons.append(f"no speech: the sound's level is {level:.0f} dB")
+            reasons += ["no sound"] if video.silent else doubts_of_level(face.level.dbfs)
         assert face.facts is not None
         of_file = [face_height_px(track), float(self.fps)]
         return reasons + detector.unlike_training(face.facts[None] / face.num_windows, of_file)
@@ -390,4 +393,6 @@ class DetectorStream:
         for face in self._known.values():
             start = Fraction(face.first_frame + face.kept_from) / self.fps
             first = min(first, round(start * SAMPLE_RATE_HZ) - 1)
+            if "sound" in self._inputs:
+                first = min(first, face.heard_to)
         self._sound.drop_before(first)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 
 from models import load_detector
-from models.judging import detector, live
+from models.judging import command, detector, live
 from models.judging.config import JudgeConfig
-from models.judging.live_sound import LiveSound
+from models.judging.live_sound import LiveSound, LoudestSecond
 from preprocess.clip.all_faces import track_video
 from preprocess.clip.live import LiveFaces
 from preprocess.clip.schedule import frame_schedule
@@ -128,7 +129,10 @@ def test_a_pipe_is_judged_and_drawn_as_it_is_played(video, loaded, of_file, tmp_
     np.testing.assert_allclose([line["window_logit"] for line in lines], face.window_logits, atol=1e-5)
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert verdict["faces"][-1] == lines[-1]
-    assert (verdict["notes"], verdict["landmark_backend"]) == ([], of_file.landmark_backend)
+    assert verdict["landmark_backend"] == of_file.landmark_backend
+    assert [note.partition(":")[0] for note in verdict["notes"]] == [
+        "the checkpoint holds no threshold from validation"
+    ]
     with av.open(tmp_path / "live.mp4") as drawn:
         assert drawn.streams.video[0].frames == of_file.num_frames
 
@@ -160,6 +164,52 @@ def test_missing_sound_is_silent_and_late_sound_is_lost():
     assert np.array_equal(sound.read(9000, 11_000), levels[10_000:11_000])
 
 
+def test_hours_without_sound_are_not_kept():
+    sound = LiveSound(48_000)
+    sound.drop_before(36_000 * 48_000)
+    sound.fill_to(36_001 * 48_000)
+    assert len(sound.read(0, sound.end)) == 48_000
+    sound.write(np.ones(48_000, np.float32), 1.0)  # far too late
+    sound.finish()
+    assert not sound.read(0, sound.end).any()
+
+
+def test_channels_that_cancel_each_other_are_heard_as_in_a_file():
+    tone = np.sin(np.arange(9600) / 20).astype(np.float32) / 2
+    for channels in ([tone, -tone], [tone, 0 * tone]):
+        sound = LiveSound(48_000)
+        sound.write(np.stack(channels))
+        sound.finish()
+        share = 1.0 if channels[1].any() else 0.5
+        np.testing.assert_allclose(sound.read(0, 9600), share * tone, atol=0.01)
+
+
+def test_a_level_is_that_of_the_loudest_second_also_of_one_that_has_begun():
+    samples = np.random.default_rng(0).standard_normal(120_000).astype(np.float32)
+    samples *= np.repeat([0.01, 0.03, 0.02], [48_000, 48_000, 24_000]).astype(np.float32)
+    level, places = LoudestSecond(), (0, 7, 30_000, 47_999, 48_001, 97_000, 120_000)
+    for start, end in itertools.pairwise(places):
+        level.add(samples[start:end])
+        seconds = [samples[:end][begin : begin + 48_000] for begin in range(0, end, 48_000)]
+        expected = max(np.square(second, dtype=np.float64).mean() for second in seconds)
+        assert level.dbfs == pytest.approx(10 * np.log10(expected + 1e-12))
+
+
+def test_speech_from_before_a_face_is_not_its_own(video, loaded):
+    stream, verdicts = loaded.stream(FPS, 48_000, HOW), []
+    pictures = [picture for _, picture in iterate_pictures(video)]
+    height, width = pictures[0].height, pictures[0].width
+    for _ in range(2 * FPS):
+        stream.write_frame(np.full((height, width, 3), 90, np.uint8))
+        stream.write_sound(np.sin(np.arange(48_000 // FPS) / 20).astype(np.float32) / 2)
+    for picture in pictures:
+        verdicts += stream.write_frame(picture)
+        verdicts += stream.write_sound(np.zeros(48_000 // FPS, np.float32))
+    verdicts += stream.close()
+    assert len(verdicts) > 2
+    assert all(any("no speech" in reason for reason in verdict.reasons) for verdict in verdicts)
+
+
 def test_frames_of_another_size_are_scaled_to_the_first(loaded, monkeypatch):
     stream = loaded.stream(10, 48_000, HOW)
     shown = []
@@ -183,6 +233,44 @@ def test_a_source_that_breaks_off_has_its_verdicts_before_the_error(video, loade
     assert face["num_windows"] > 2
     with av.open(tmp_path / "live.mp4") as drawn:
         assert drawn.streams.video[0].frames == 60
+
+
+def test_a_stall_lasts_as_long_in_the_drawn_video(video, loaded, tmp_path):
+    def items():
+        for number, (_, picture) in enumerate(itertools.islice(iterate_pictures(video), 40)):
+            late_s = 1.0 if number >= 20 else 0.0
+            yield number / FPS + late_s, picture
+
+    live.judge_live(loaded, live.Source(Fraction(FPS), 48_000, items()), tmp_path, HOW)
+    with av.open(tmp_path / "live.mp4") as drawn:
+        assert drawn.streams.video[0].frames == 40 + FPS
+    (tmp_path / "live.mp4").unlink()
+    source = live.Source(Fraction(FPS), 48_000, items())
+    live.judge_live(loaded, source, tmp_path, HOW, annotate=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["verdict.json"]
+
+
+@pytest.mark.parametrize(
+    ("source", "flags"),
+    [
+        ("camera:0", "--tracker m2sd"),
+        ("pipe:", "--render m2sd"),
+        ("pipe:", "--format avi"),
+        ("camera:0", "--lag_frames 3"),
+        ("camera:0", "--explain false"),
+        ("clip.mp4", "--stall_s 3"),
+    ],
+)
+def test_flags_that_a_live_source_or_a_file_does_not_know_are_refused(monkeypatch, source, flags):
+    words = ["test.py", "--video", source, "--checkpoint", "best.pt", "--output_dir", "out"]
+    monkeypatch.setattr(sys, "argv", words + flags.split())
+    with pytest.raises(UsageError, match=f"{flags.split()[0][2:]} has no effect"):
+        command.main()
+
+
+def test_a_stream_follows_faces_in_its_own_way_only(loaded):
+    with pytest.raises(UsageError, match="tracker m2sd needs the whole video"):
+        loaded.stream(FPS, 48_000, JudgeConfig(tracker="m2sd"))
 
 
 class FilmCamera:

@@ -31,6 +31,7 @@ from utils.media.allowed import (
 from utils.media.container import clip_errors, decode_packets, import_av, tracks_of
 from utils.media.picture import Picture, PictureConverter
 from utils.media.planes import Planes, new_frame
+from utils.media.sound import mix_to_mono, shares_of
 
 PIPE = Path("pipe")  # its name in errors
 PROBED_BYTES = 1 << 18  # before the first frame is shown
@@ -144,7 +145,9 @@ def _decoded(source: Any) -> Iterator[Rates | Shown | Heard]:
             require_codec(PIPE, track)
         if video is None:
             raise ClipError(PIPE, "has no video stream")
-        fps = Fraction(video.guessed_rate or video.average_rate or USUAL_FPS)
+        # without an average, the guess may be the rate of fields, of which a frame has two
+        known = video.guessed_rate if video.average_rate else video.codec_context.framerate
+        fps = Fraction(known or video.guessed_rate or USUAL_FPS)
         rate = SILENT_HZ if audio is None else audio.codec_context.sample_rate
         yield Rates(fps if 1 <= fps <= MAX_PIPE_FPS else USUAL_FPS, rate)
         yield from _in_order(container, video, audio, rate)
@@ -183,7 +186,7 @@ def _in_order(container: Any, video: Any, audio: Any, rate: int) -> Iterator[Sho
 
 
 class _Sound:
-    """Decoded sound as floats at one rate, whatever its format changes to."""
+    """Decoded sound as floats at one rate, whatever its format changes to; surround is mixed as in files."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -197,5 +200,7 @@ class _Sound:
         form = frame.format.name, frame.layout.name, frame.sample_rate
         if form != self._format:
             self._format, self._resampler = form, av.AudioResampler(format="fltp", rate=self._rate)
+        shares = shares_of([channel.name for channel in frame.layout.channels])
         for piece in self._resampler.resample(frame):
-            yield np.asarray(piece.to_ndarray(), np.float32)
+            channels = np.asarray(piece.to_ndarray(), np.float32)
+            yield channels if shares is None else mix_to_mono(channels, shares)[None]

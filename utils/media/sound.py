@@ -71,7 +71,7 @@ def iterate_audio(
             )
         if rate_hz != source_rate:
             raise ClipError(path, f"the sample rate changes from {source_rate} to {rate_hz} Hz")
-        waiting.append(_mono(channels, heard.shares))
+        waiting.append(mix_to_mono(channels, heard.shares))
         num_waiting += channels.shape[1]
         if num_waiting < source_rate // 2:
             continue
@@ -85,7 +85,18 @@ def iterate_audio(
         yield position_s, resampler.resample_chunk(rest, last=True)
 
 
-def _mono(
+def shares_of(names: Sequence[str]) -> npt.NDArray[np.float32] | None:
+    """(C,) share of each channel of a surround track in what a mono listener hears; None: all alike."""
+    wanted = np.array([_SHARES.get(name, 0.0) for name in names], np.float32)
+    return wanted if len(names) > 2 and wanted.any() else None
+
+
+def is_lost(energies: npt.NDArray[np.float64], mixed: float) -> bool:
+    """Whether a mix of energy `mixed` has cancelled the loudest of its channels, of `energies` (C,)."""
+    return bool(energies.max(initial=0.0) > mixed * 10 ** (LOST_IN_THE_MIX_DB / 10))
+
+
+def mix_to_mono(
     channels: npt.NDArray[np.float32], shares: npt.NDArray[np.float32] | None
 ) -> npt.NDArray[np.float32]:
     """(C, n) -> (n,): the mean, or by `shares` (C,)."""
@@ -131,8 +142,7 @@ def _choose(path: Path) -> _Heard:
 
 def _listen(path: Path, index: int, names: list[str]) -> _Heard:
     """Decode a track, and choose the shares of its channels."""
-    wanted = np.array([_SHARES.get(name, 0.0) for name in names], np.float32)
-    shares = wanted if len(names) > 2 and wanted.any() else None
+    shares = shares_of(names)
     energies, mixed, loudest = np.zeros(len(names)), 0.0, 0.0
     report, pieces, num_bytes = SoundReport(), [], 0
     for piece in _joined(_decoded(path, index, report)):
@@ -142,9 +152,9 @@ def _listen(path: Path, index: int, names: list[str]) -> _Heard:
             pieces.append(piece)
         if len(channels) == len(names):
             energies += np.square(channels, dtype=np.float64).sum(axis=1)
-        mixed += float(np.square(_mono(channels, shares), dtype=np.float64).sum())
+        mixed += float(np.square(mix_to_mono(channels, shares), dtype=np.float64).sum())
         loudest = max(loudest, float(np.abs(channels).max(initial=0.0)))
-    if energies.max(initial=0.0) > mixed * 10 ** (LOST_IN_THE_MIX_DB / 10):
+    if is_lost(energies, mixed):
         shares = np.zeros(len(names), np.float32)
         shares[energies.argmax()] = 1.0
     if num_bytes > KEPT_BYTES:

@@ -17,6 +17,7 @@ from utils.errors import ClipError
 from utils.media.allowed import MediaLimits, limit_media
 from utils.media.picture import PictureConverter
 from utils.media.pipe import PIPE, Heard, Rates, Shown, iterate_pipe
+from utils.media.sound import iterate_audio
 from utils.media.video import iterate_pictures
 
 STALL_S = 0.5
@@ -88,6 +89,44 @@ def test_frames_are_those_of_the_file(matroska, tmp_path):
     assert [piece.time_s for piece in pieces[1:]] == [time_s for time_s, _ in expected]
     for piece, (_, picture) in zip(pieces[1:], expected, strict=True):
         assert np.array_equal(piece.picture(PictureConverter()).rgb(), picture.rgb())
+
+
+def test_a_large_first_picture_does_not_double_the_rate(tmp_path):
+    """What is probed ends in it, so that no average rate is known."""
+    path, rng = tmp_path / "clip.ts", np.random.default_rng(0)
+    with av.open(path, "w", format="mpegts") as target:
+        stream = target.add_stream("libx264", rate=25, width=640, height=360, pix_fmt="yuv420p")
+        stream.options = {"qp": "4", "preset": "ultrafast"}
+        for _ in range(4):
+            noise = rng.integers(0, 255, (360, 640, 3), np.uint8)
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        target.mux(stream.encode())
+    pieces, error = read(path.read_bytes())
+    assert (error, pieces[0].fps, len(frames_of(pieces))) == ("", 25, 4)
+
+
+def test_surround_is_mixed_as_in_a_file(tmp_path):
+    path, tone = tmp_path / "clip.mkv", np.sin(np.arange(48_000) / 20).astype(np.float32) / 2
+    channels = np.zeros((6, 48_000), np.float32)
+    channels[2] = tone  # a voice is in the centre
+    with av.open(path, "w", format="matroska") as target:
+        video = target.add_stream("mpeg4", rate=10, width=64, height=48, pix_fmt="yuv420p")
+        sound = target.add_stream("ac3", rate=48_000, layout="5.1")
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            target.mux(video.encode(frame))
+        heard = av.AudioFrame.from_ndarray(channels, format="fltp", layout="5.1")
+        heard.sample_rate, heard.pts, heard.time_base = 48_000, 0, Fraction(1, 48_000)
+        target.mux(sound.encode(heard))
+        for track in (video, sound):
+            target.mux(track.encode())
+    pieces, error = read(path.read_bytes())
+    samples = np.concatenate([piece.samples for piece in pieces if isinstance(piece, Heard)], axis=1)
+    of_file = np.concatenate([samples for _, samples in iterate_audio(path, 48_000)])
+    assert (error, len(samples)) == ("", 1)
+    assert np.abs(of_file).max() > 0.4
+    np.testing.assert_allclose(samples[0], of_file, atol=1e-5)
 
 
 @pytest.mark.parametrize(
