@@ -102,6 +102,17 @@ def test_a_launcher_leaves_a_methods_own_values_to_its_presets(asked):
     assert "either FOLDS or --fold" in result.stderr
 
 
+def test_a_resumed_demo_keeps_its_own_features(asked, tmp_path):
+    flags = ["--model", "td3mf", "--audio_features", "mfcc", "--run_dir", str(tmp_path)]
+    flags += ["--data_root", str(tmp_path / "prepared")]
+    before = train.parse_args(flags).as_plain()
+    (tmp_path / "config.json").write_text(json.dumps({"config": before}))
+    where = {"MODEL": "td3mf", "RUN_DIR": str(tmp_path), "DEMO_DIR": str(tmp_path)}
+    assert asked("run_fakeavceleb.sh", "--demo", "--resume", **where) == before
+    model = asked("run_fakeavceleb.sh", "--demo", **where, PRESET="corrected")["model"]
+    assert model["audio_features"] == "audio_resnet18"
+
+
 def test_the_launcher_extracts_the_features_that_it_trains_on(asked, tmp_path):
     fake = tmp_path / "bin" / "python"
     fake.write_text('#!/bin/sh\n[ "$1" = -m ] || [ "$1" = train.py ] || exit 0\necho "$@"\n')

@@ -32,8 +32,6 @@ echo "== training and testing; to watch: tensorboard --logdir saved_models" >&2
 DATA_ROOT="$DEMO_DIR/prepared"
 RUN_DIR="${RUN_DIR:-saved_models/demo_${DATASET}_$(date +%Y%m%d_%H%M%S)}"
 if [[ "${MODEL:-beyond_masking}" != beyond_masking ]]; then
-    [[ "$MODEL" != probe ]] || FEATURES="${FEATURES:-marlin_small audio_resnet18}"
-    [[ "$MODEL" != td3mf || " ${FLAGS[*]} " =~ " --only"[\ =]"video " ]] || AUDIO_FEATURES="${AUDIO_FEATURES:-audio_resnet18}"
     SIZE_FLAGS=(--preset demo) # of the method; PRESET wins
     if [[ -n "${STAGES:-}" ]]; then # whose presets are the stages'
         SIZE_FLAGS=(--vit tiny --image_size 64 --batch_size 8 --learning_rate 1e-3 --warmup_epochs 1)

@@ -76,9 +76,13 @@ _folds() { # FOLDS, e.g. "1-5" or "1 3", as numbers on lines
 
 # of methods that read features of frozen backbones: the flags that name them, and which are extracted first, with the
 # published weights in WEIGHTS_DIR
-FEATURE_FLAGS=() EXTRACTED=()
+FEATURE_FLAGS=() EXTRACTED=() _DEMO_SOUND=
+if [[ "$DEMO" == true ]] && ! _resumes "${FLAGS[@]}"; then
+    _DEMO_SOUND=audio_resnet18 # takes less time than eat
+fi
 case "${MODEL:-}" in
     probe)
+        FEATURES="${FEATURES:-${_DEMO_SOUND:+marlin_small $_DEMO_SOUND}}"
         EXTRACTED=(${FEATURES:-marlin_small eat})
         [[ -z "${FEATURES:-}" ]] || FEATURE_FLAGS=(--features "${EXTRACTED[@]}")
         ;;
@@ -87,6 +91,7 @@ case "${MODEL:-}" in
             echo "error: FEATURES is for MODEL=probe: set VIDEO_FEATURES and AUDIO_FEATURES" >&2
             exit 2
         fi
+        [[ " ${FLAGS[*]} " =~ " --only"[\ =]"video " ]] || AUDIO_FEATURES="${AUDIO_FEATURES:-$_DEMO_SOUND}"
         [[ -z "${VIDEO_FEATURES:-}" ]] || FEATURE_FLAGS+=(--video_features "$VIDEO_FEATURES")
         [[ -z "${AUDIO_FEATURES:-}" ]] || FEATURE_FLAGS+=(--audio_features "$AUDIO_FEATURES")
         [[ " ${FLAGS[*]} " =~ " --only"[\ =]"audio "|" --finetune"[\ =]"true " ]] || EXTRACTED+=("${VIDEO_FEATURES:-marlin_small}")
